@@ -1,0 +1,117 @@
+//! One error type for the workspace. What the user did wrong is a list of [`Problem`]s, found before any model loads; what
+//! went wrong around us keeps its cause.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Everything in the workspace returns this.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a command could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The arguments, config, data or checkpoint are wrong: exit code 2, one line each.
+    #[error("{}", lines(.0))]
+    Invalid(Vec<Problem>),
+    /// A file or folder could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A loss or gradient is no longer a number.
+    #[error(
+        "step {step}: {what} is not finite, expected a number; lower the learning rate or look at the rows of this step"
+    )]
+    NonFinite {
+        /// The step (0-based) in which it was seen.
+        step: u64,
+        /// The quantity.
+        what: String,
+    },
+    /// libtorch refused an operation.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+    /// Something else failed while running.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// One mistake of the user's: where it stands, and what is wrong with what was expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// A file, `file:line`, a config key's file or a flag.
+    pub place: String,
+    /// What is wrong, what was expected, and the fix where there is one.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Error {
+    /// A single mistake of the user's.
+    pub fn invalid(place: impl fmt::Display, what: impl fmt::Display) -> Self {
+        Error::Invalid(vec![Problem { place: place.to_string(), what: what.to_string() }])
+    }
+
+    /// Wraps an [`std::io::Error`] with the path it happened at; for `map_err`.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Error::Io { path: path.to_owned(), source }
+    }
+
+    /// The process's exit code: 2 for the user's mistakes, 1 for a run that failed.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Error::Invalid(_)) { 2 } else { 1 }
+    }
+}
+
+/// Collects mistakes, so that all are reported at once.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, place: impl fmt::Display, what: impl fmt::Display) {
+        self.0.push(Problem { place: place.to_string(), what: what.to_string() });
+    }
+
+    /// Takes the problems out of an [`Error::Invalid`], so that checking can go on; any other error is returned.
+    pub fn absorb<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Invalid(problems)) => {
+                self.0.extend(problems);
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `Ok` when nothing was found.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every problem, in the order found.
+    pub fn into_result(self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(self.0)) }
+    }
+}

@@ -1,0 +1,5 @@
+//! PPO.
+
+pub mod gae;
+pub mod loss;
+pub mod rewards;

@@ -1,0 +1,3 @@
+//! The reward model.
+
+pub mod loss;

@@ -1,0 +1,2 @@
+//! align
+fn main() {}
