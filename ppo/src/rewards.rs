@@ -1,1 +1,255 @@
-//! rewards
+//! From the reward model's scores to a reward for every token: what becomes of responses without an end, normalising by
+//! running statistics, clipping, and the KL penalty.
+
+use align_common::masked::{self, EPSILON, Mask, Table};
+use serde::{Deserialize, Serialize};
+
+/// What becomes of the score of a response that was cut off before its end token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MissingEnd {
+    /// The score stays.
+    None,
+    /// A value is subtracted from the score.
+    Subtract,
+    /// A value takes the score's place.
+    Replace,
+}
+
+/// The scores after responses without an end got what they deserve; scores of ended responses stay.
+///
+/// # Shapes
+/// `scores` and `ended` (B) → (B).
+pub fn apply_missing_end(scores: &[f64], ended: &[bool], missing_end: MissingEnd, value: f64) -> Vec<f64> {
+    assert_eq!(scores.len(), ended.len(), "every score needs to know whether its response ended");
+    let apply = |(&score, &ended): (&f64, &bool)| match missing_end {
+        _ if ended => score,
+        MissingEnd::None => score,
+        MissingEnd::Subtract => score - value,
+        MissingEnd::Replace => value,
+    };
+    scores.iter().zip(ended).map(apply).collect()
+}
+
+/// How scores are normalised before they become rewards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalize {
+    /// Not at all.
+    None,
+    /// The running mean is subtracted. Qwen report, section 3.2.2.
+    RunningMean,
+    /// The running mean is subtracted, and the rest divided by the running standard deviation.
+    RunningMeanStd,
+}
+
+/// Mean and variance of every number seen so far, all with equal weight. Numbers are taken one by one (Welford), so that the
+/// state after a stream does not depend on how it was cut into batches, to the last bit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunningMoments {
+    count: u64,
+    mean: f64,
+    /// Sum of squared distances from the mean.
+    m2: f64,
+}
+
+impl RunningMoments {
+    /// Nothing seen yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in a batch.
+    pub fn update(&mut self, numbers: &[f64]) {
+        for &number in numbers {
+            self.count += 1;
+            let distance = number - self.mean;
+            self.mean += distance / self.count as f64;
+            self.m2 += distance * (number - self.mean);
+        }
+    }
+
+    /// Takes in what another saw: the pairwise rule of Chan, Golub and LeVeque (1979).
+    pub fn merge(&mut self, other: &Self) {
+        let count = self.count + other.count;
+        if count == 0 {
+            return;
+        }
+        let (ours, theirs, distance) = (self.count as f64, other.count as f64, other.mean - self.mean);
+        self.mean += distance * theirs / count as f64;
+        self.m2 += other.m2 + distance * distance * ours * theirs / count as f64;
+        self.count = count;
+    }
+
+    /// How many numbers were seen.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Their mean; 0 before the first.
+    pub fn mean(&self) -> f64 {
+        self.mean
+    }
+
+    /// Their biased variance; 0 before the second.
+    pub fn variance(&self) -> f64 {
+        self.m2 / self.count.max(1) as f64
+    }
+
+    /// Their standard deviation (biased); 0 before the second.
+    pub fn std(&self) -> f64 {
+        self.variance().sqrt()
+    }
+
+    /// The scores by this state. Update first: the running statistics include the current batch.
+    pub fn normalize(&self, scores: &[f64], normalize: Normalize) -> Vec<f64> {
+        let (shift, scale) = match normalize {
+            Normalize::None => (0.0, 1.0),
+            Normalize::RunningMean => (self.mean, 1.0),
+            Normalize::RunningMeanStd => (self.mean, (self.variance() + EPSILON).sqrt().recip()),
+        };
+        scores.iter().map(|score| (score - shift) * scale).collect()
+    }
+}
+
+/// The scores held within ±`clip`; as they are where it is absent.
+pub fn clip_scores(scores: &[f64], clip: Option<f64>) -> Vec<f64> {
+    let clip = clip.unwrap_or(f64::INFINITY);
+    scores.iter().map(|score| score.clamp(-clip, clip)).collect()
+}
+
+/// What turns raw scores into the ones that are rewarded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScoreShaping {
+    /// What becomes of responses without an end.
+    pub missing_end: MissingEnd,
+    /// The number [`MissingEnd`] subtracts or puts in place.
+    pub missing_end_value: f64,
+    /// How scores are normalised.
+    pub normalize: Normalize,
+    /// Bound of the normalised score.
+    pub clip: Option<f64>,
+}
+
+impl ScoreShaping {
+    /// The scores to reward, in this order: missing ends, running statistics (which see the scores after missing ends were
+    /// handled, and this batch before it is normalised), normalising, clipping.
+    ///
+    /// # Shapes
+    /// `scores` and `ended` (B) → (B).
+    pub fn shape(&self, scores: &[f64], ended: &[bool], moments: &mut RunningMoments) -> Vec<f64> {
+        let scores = apply_missing_end(scores, ended, self.missing_end, self.missing_end_value);
+        moments.update(&scores);
+        clip_scores(&moments.normalize(&scores, self.normalize), self.clip)
+    }
+}
+
+/// The constant that turns a reward model into the first value model: with it, the value at an end token is the normalised
+/// score there. `moments` has seen the first rollout and nothing else.
+///
+/// A constant cannot divide, so under [`Normalize::RunningMeanStd`] the value starts centred but not scaled.
+pub fn value_shift(moments: &RunningMoments, normalize: Normalize) -> f64 {
+    match normalize {
+        Normalize::None => 0.0,
+        Normalize::RunningMean | Normalize::RunningMeanStd => -moments.mean(),
+    }
+}
+
+/// The per-token estimate of KL(policy ‖ reference) whose mean is right: `logprob − ref_logprob` ("k1"); 0 where no token
+/// counts.
+///
+/// # Shapes
+/// All (B, R).
+///
+/// Source: J. Schulman, "Approximating KL Divergence" (2020).
+pub fn kl_k1(logprobs: &Table, ref_logprobs: &Table, response_mask: &Mask) -> Table {
+    masked::zip_with(logprobs, ref_logprobs, response_mask, |policy, reference| policy - reference)
+}
+
+/// The per-token estimate of KL(policy ‖ reference) that is never negative: `exp(d) − 1 − d` with `d = ref_logprob −
+/// logprob` ("k3"); 0 where no token counts. For reporting: as a reward its gradient is biased.
+///
+/// # Shapes
+/// All (B, R).
+///
+/// Source: J. Schulman, "Approximating KL Divergence" (2020).
+pub fn kl_k3(logprobs: &Table, ref_logprobs: &Table, response_mask: &Mask) -> Table {
+    masked::zip_with(logprobs, ref_logprobs, response_mask, |policy, reference| {
+        let difference = reference - policy;
+        difference.exp_m1() - difference
+    })
+}
+
+/// The divergence of whole responses: each summed over its tokens, then averaged over responses. 0 without responses.
+///
+/// # Shapes
+/// Both (B, R).
+pub fn kl_per_response(kl: &Table, response_mask: &Mask) -> f64 {
+    masked::sum(kl, response_mask) / kl.nrows().max(1) as f64
+}
+
+/// The reward of each token: `−kl_coef · kl`, plus the score on the last counted token, which is the one that ended the
+/// response, or the last one of a response that was cut off; 0 where no token counts. A response of no tokens gets none.
+///
+/// # Shapes
+/// `scores` (B), `kl` and `response_mask` (B, R) → (B, R).
+///
+/// # Panics
+/// When shapes differ or a row's mask is not a prefix.
+///
+/// Source: arXiv 1909.08593, equation 2.
+pub fn token_rewards(scores: &[f64], kl: &Table, response_mask: &Mask, kl_coef: f64) -> Table {
+    assert_eq!(scores.len(), kl.nrows(), "every response needs a score");
+    let mut rewards = masked::zip_with(kl, kl, response_mask, |kl, _| -kl_coef * kl);
+    for (row, (length, score)) in masked::lengths(response_mask).into_iter().zip(scores).enumerate() {
+        if let Some(last) = length.checked_sub(1) {
+            rewards[(row, last)] += score;
+        }
+    }
+    rewards
+}
+
+/// Decides the weight of the KL penalty, step after step. Its state travels in checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub enum KlController {
+    /// The weight stays.
+    Fixed {
+        /// The weight.
+        kl_coef: f64,
+    },
+    /// The weight follows the divergence.
+    Adaptive {
+        /// The weight at present.
+        kl_coef: f64,
+        /// The divergence aimed at, in nats a response.
+        target: f64,
+        /// How many responses it takes to answer an error in full.
+        horizon: f64,
+    },
+}
+
+impl KlController {
+    /// The weight at present.
+    pub fn kl_coef(&self) -> f64 {
+        match self {
+            KlController::Fixed { kl_coef } | KlController::Adaptive { kl_coef, .. } => *kl_coef,
+        }
+    }
+
+    /// Takes in a step: its mean divergence per response, and its number of responses. The adaptive weight is multiplied by
+    /// `1 + clip(kl/target − 1, ±0.2) · num_responses / horizon`.
+    ///
+    /// Source: arXiv 1909.08593, section 2.2.
+    pub fn update(&mut self, kl: f64, num_responses: usize) {
+        if let KlController::Adaptive { kl_coef, target, horizon } = self {
+            let error = (kl / *target - 1.0).clamp(-0.2, 0.2);
+            *kl_coef *= 1.0 + error * num_responses as f64 / *horizon;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "rewards_tests.rs"]
+mod tests;

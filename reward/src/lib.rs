@@ -1,3 +1,4 @@
 //! The reward model.
 
 pub mod loss;
+pub mod stats;
