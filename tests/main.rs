@@ -1,1 +1,3 @@
-//! tests
+//! Drives `align` from outside, and compares its numbers with recorded ones.
+
+mod oracles;

@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn numbers(tensor: &Tensor) -> Vec<f64> {
-        Vec::<f64>::try_from(tensor.to_kind(Kind::Double)).unwrap()
+        Vec::<f64>::try_from(tensor.to_kind(Kind::Double)).expect("a flat tensor of f64")
     }
 
     fn close(found: &[f64], expected: &[f64]) {

@@ -104,12 +104,12 @@ fn the_value_at_an_end_token_starts_as_the_normalised_score() {
 fn state_survives_json() {
     let mut moments = RunningMoments::new();
     moments.update(&[0.1, 0.2, 0.7]);
-    let text = serde_json::to_string(&moments).unwrap();
-    assert_eq!(serde_json::from_str::<RunningMoments>(&text).unwrap(), moments);
+    let text = serde_json::to_string(&moments).expect("plain numbers");
+    assert_eq!(serde_json::from_str::<RunningMoments>(&text).expect("what was just written"), moments);
     let controller = KlController::Adaptive { kl_coef: 0.1 + 0.2, target: 6.0, horizon: 1e4 };
-    let text = serde_json::to_string(&controller).unwrap();
-    assert_eq!(serde_json::from_str::<KlController>(&text).unwrap(), controller);
-    assert_eq!(serde_json::to_string(&Normalize::RunningMeanStd).unwrap(), "\"running-mean-std\"");
+    let text = serde_json::to_string(&controller).expect("plain numbers");
+    assert_eq!(serde_json::from_str::<KlController>(&text).expect("what was just written"), controller);
+    assert_eq!(serde_json::to_string(&Normalize::RunningMeanStd).expect("a name"), "\"running-mean-std\"");
 }
 
 #[test]
