@@ -1,1 +1,94 @@
-//! The transformers.
+//! The transformers: [`CausalLm`], which ends in a distribution over tokens, and [`ScalarModel`], which ends in a number per
+//! position, a score or a value. `config.json` decides the architecture.
+//!
+//! - `config`: `config.json` of the three families; `header`: what a folder holds, checked before anything loads;
+//!   `weights`: safetensors ⇄ parameters.
+//! - `transformer`: the layers, top-down; `rope`: positions; `attention`: segments of a flat batch; `heads`: the two heads.
+//! - `causal`, `scalar`: the two faces.
+
+mod attention;
+mod causal;
+mod config;
+mod header;
+mod heads;
+mod rope;
+mod scalar;
+mod transformer;
+mod weights;
+
+pub use causal::CausalLm;
+pub use config::{Family, ModelConfig, Yarn};
+pub use header::{Face, Header, inspect};
+pub use heads::{GradOf, LmHead, Over, TokenStats};
+pub use scalar::ScalarModel;
+pub use weights::{Parameter, SideFiles};
+
+#[cfg(test)]
+mod tests;
+
+use tch::{Device, Kind, Tensor};
+
+/// How a model is held and computed.
+#[derive(Debug, Clone)]
+pub struct ModelOptions {
+    /// Where it lives.
+    pub device: Device,
+    /// The dtype of products: `Float` or `BFloat16`.
+    pub compute: Kind,
+    /// Whether it is trained: fp32 master weights that require gradients. Otherwise weights are held in the compute dtype.
+    pub trainable: bool,
+    /// Whether activations inside layers are computed again during the backward pass instead of kept.
+    pub recompute_layers: bool,
+}
+
+/// Dropout in one forward pass: at the embedding, the attention probabilities and both residual outputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout {
+    /// The probability that a value is dropped.
+    pub p: f64,
+    /// What the masks are a function of, with the layer.
+    pub key: u64,
+}
+
+impl Dropout {
+    /// Seeds libtorch's generator for a layer (0: the embedding), so that its masks depend on nothing drawn before.
+    fn reseed(&self, layer: u64) {
+        tch::manual_seed((self.key ^ layer.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64 & i64::MAX);
+    }
+}
+
+/// Goes backward from `output` with ∂L/∂output = `grad`.
+pub fn backward_with(output: &Tensor, grad: &Tensor) {
+    (output * grad.detach()).sum(Kind::Float).backward();
+}
+
+/// Rows of hidden states (T, D), in ascending order: (N, D). Its backward pass is one copy, where that of `index_select` adds
+/// row by row.
+///
+/// # Panics
+/// When the rows are not strictly ascending.
+pub fn select_rows(hidden: &Tensor, rows: &[i64]) -> Tensor {
+    assert!(rows.windows(2).all(|pair| pair[0] < pair[1]), "rows must be strictly ascending");
+    let total = hidden.size()[0];
+    if rows.len() as i64 == total {
+        return hidden.shallow_clone();
+    }
+    let (mut sizes, mut kept, mut at) = (Vec::new(), Vec::new(), 0);
+    for run in rows.chunk_by(|one, next| next - one == 1) {
+        if run[0] > at {
+            sizes.push(run[0] - at);
+        }
+        kept.push(sizes.len());
+        sizes.push(run.len() as i64);
+        at = run[0] + run.len() as i64;
+    }
+    if at < total {
+        sizes.push(total - at);
+    }
+    let parts = hidden.split_with_sizes(sizes, 0);
+    match kept.as_slice() {
+        [] => hidden.narrow(0, 0, 0),
+        [one] => parts[*one].shallow_clone(),
+        many => Tensor::cat(&many.iter().map(|&at| &parts[at]).collect::<Vec<_>>(), 0),
+    }
+}

@@ -1,0 +1,321 @@
+//! Segments → attention. A plan is made once per batch and shared by its layers: which runs of tokens are computed together,
+//! which keys they see, and the masks. Many short trees share a call, a long segment has its own.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use super::config::ModelConfig;
+use super::rope::{self, Rotation};
+use crate::batch::FlatBatch;
+
+/// Short segments are merged into calls of up to this many tokens.
+const BLOCK_TOKENS: usize = 256;
+
+/// Up to this many keys, scores are materialised by plain batched products.
+const PLAIN_KEYS: usize = 512;
+
+/// How the attention of one batch is computed.
+pub(crate) struct Plan {
+    /// Rotary positions of every token.
+    pub(crate) rotation: Rotation,
+    /// Token ids (T).
+    pub(crate) tokens: Tensor,
+    calls: Vec<Call>,
+    /// Sizes of the runs of queries, one a call, in order.
+    query_sizes: Vec<i64>,
+    /// Sizes of the runs that keys and values are cut into.
+    key_sizes: Vec<i64>,
+    /// The distinct windows of the layers; masks are in this order.
+    windows: Vec<Option<i64>>,
+    groups: i64,
+    scale: f64,
+}
+
+/// One run of queries and what it sees.
+struct Call {
+    /// Which runs of keys, in order; the last ones are the queries' own.
+    keys: Vec<usize>,
+    /// For each distinct window: an additive mask (n, m), or none for plain causality.
+    masks: Vec<Option<Tensor>>,
+}
+
+impl Plan {
+    /// `extrapolate`: the first generation's NTK and LogN act on sequences beyond `seq_length`.
+    pub(crate) fn new(
+        config: &ModelConfig,
+        batch: &FlatBatch,
+        extrapolate: bool,
+        compute: Kind,
+        device: Device,
+    ) -> Self {
+        let stretch = extrapolate.then(|| tree_stretch(config, batch));
+        let rotation = Rotation::new(config, batch.positions(), stretch.as_deref(), compute, device);
+        let longest = batch.positions().iter().max().map_or(0, |last| last + 1);
+        let mut windows: Vec<Option<i64>> = Vec::new();
+        for window in &config.sliding_windows {
+            let window = window.filter(|&window| window < longest);
+            if !windows.contains(&window) {
+                windows.push(window);
+            }
+        }
+        let blocks = blocks(batch);
+        let cuts = cuts(batch, &blocks);
+        let mut calls = Vec::with_capacity(blocks.len());
+        for block in &blocks {
+            let seen: Vec<Range<usize>> = block
+                .outside
+                .iter()
+                .map(|&at| batch.segments()[at].range.clone())
+                .chain([block.tokens.clone()])
+                .collect();
+            let keys = seen.iter().flat_map(|range| runs(&cuts, range)).collect();
+            let masks = windows
+                .iter()
+                .map(|&window| {
+                    let single_chain = block.is_chain && block.outside.is_empty() && window.is_none();
+                    (!single_chain).then(|| mask(batch, block, &seen, window).to_device(device).to_kind(compute))
+                })
+                .collect();
+            calls.push(Call { keys, masks });
+        }
+        Self {
+            rotation,
+            tokens: Tensor::from_slice(batch.tokens()).to_device(device),
+            calls,
+            query_sizes: blocks.iter().map(|block| block.tokens.len() as i64).collect(),
+            key_sizes: cuts.windows(2).map(|pair| (pair[1] - pair[0]) as i64).collect(),
+            windows,
+            groups: config.num_attention_heads / config.num_key_value_heads,
+            scale: 1.0 / (config.head_dim as f64).sqrt(),
+        }
+    }
+
+    /// Attention of one layer: queries (T, H, E), keys and values (T, K, E) → (T, H·E).
+    pub(crate) fn attend(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        window: Option<i64>,
+        dropout: f64,
+    ) -> Tensor {
+        // A window that no sequence reaches was left out of the plan.
+        let which =
+            self.windows.iter().position(|&known| known == window).or(self.windows.iter().position(Option::is_none));
+        let which = which.expect("the plan was made for this model's windows");
+        let one = |call: &Call, q: &Tensor, k: &Tensor, v: &Tensor| {
+            let mask = call.masks[which].as_ref();
+            if dropout > 0.0 || (q.kind() != Kind::Float && k.size()[0] <= PLAIN_KEYS as i64) {
+                self.plain(q, k, v, mask, dropout)
+            } else {
+                self.fused(q, k, v, mask)
+            }
+        };
+        if let [call] = self.calls.as_slice() {
+            return one(call, queries, keys, values).flatten(1, -1);
+        }
+        let queries = queries.split_with_sizes(&self.query_sizes[..], 0);
+        let keys = keys.split_with_sizes(&self.key_sizes[..], 0);
+        let values = values.split_with_sizes(&self.key_sizes[..], 0);
+        let outputs: Vec<Tensor> = self
+            .calls
+            .iter()
+            .zip(&queries)
+            .map(|(call, q)| one(call, q, &joined(&keys, &call.keys), &joined(&values, &call.keys)))
+            .collect();
+        Tensor::cat(&outputs, 0).flatten(1, -1)
+    }
+
+    /// libtorch's fused attention: never a matrix of scores in memory. (n, H, E) × (m, K, E) → (n, H, E).
+    fn fused(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Tensor {
+        let heads_first = |tensor: &Tensor| tensor.transpose(0, 1).unsqueeze(0);
+        let output = Tensor::scaled_dot_product_attention(
+            &heads_first(q),
+            &heads_first(k),
+            &heads_first(v),
+            mask,
+            0.0,
+            mask.is_none(),
+            self.scale,
+            self.groups > 1,
+        );
+        output.squeeze_dim(0).transpose(0, 1)
+    }
+
+    /// Plain batched products, the heads that share keys stacked: for dropout, and faster in bf16 on short runs.
+    fn plain(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, dropout: f64) -> Tensor {
+        let (n, heads, width) = q.size3().expect("queries are (n, H, E)");
+        let (m, kv_heads, _) = k.size3().expect("keys are (m, K, E)");
+        let causal;
+        let mask = match mask {
+            Some(mask) => mask,
+            None => {
+                causal = Tensor::full([n, m], f64::NEG_INFINITY, (q.kind(), q.device())).triu_(1);
+                &causal
+            }
+        };
+        let mask = if self.groups > 1 { mask.repeat([self.groups, 1]) } else { mask.shallow_clone() };
+        let stacked =
+            q.view([n, kv_heads, self.groups, width]).permute([1, 2, 0, 3]).reshape([kv_heads, self.groups * n, width]);
+        let scores = mask.unsqueeze(0).baddbmm(&stacked, &k.permute([1, 2, 0]), 1.0, self.scale);
+        let probabilities = scores.softmax(-1, scores.kind()).dropout(dropout, dropout > 0.0);
+        let output = probabilities.bmm(&v.transpose(0, 1));
+        output.view([kv_heads, self.groups, n, width]).permute([2, 0, 1, 3]).reshape([n, heads, width])
+    }
+}
+
+/// A run of tokens whose queries go in one call.
+struct Block {
+    tokens: Range<usize>,
+    segments: Range<usize>,
+    /// Ancestors that lie outside the block, oldest first.
+    outside: Vec<usize>,
+    /// Whether each segment continues the one before it: causality needs no mask then.
+    is_chain: bool,
+}
+
+/// Greedy: neighbouring segments share a call while it stays short and they see the same tokens outside it; a segment right
+/// behind its parent always joins a chain.
+fn blocks(batch: &FlatBatch) -> Vec<Block> {
+    let segments = batch.segments();
+    let tree_ends = tree_ends(batch);
+    let mut blocks: Vec<Block> = Vec::new();
+    for (index, segment) in segments.iter().enumerate() {
+        if segment.range.is_empty() {
+            continue;
+        }
+        let outside_of = |first: usize| -> Vec<usize> {
+            let mut outside: Vec<usize> =
+                batch.ancestors(index).filter(|&at| at < first && !segments[at].range.is_empty()).collect();
+            outside.reverse();
+            outside
+        };
+        if let Some(block) = blocks.last_mut() {
+            let length = segment.range.end - block.tokens.start;
+            // A tree that does not fit whole starts its own block, so that its branches find their root beside them.
+            let tree_length = match segment.parent {
+                None => tree_ends[index] - block.tokens.start,
+                Some(_) => length,
+            };
+            let outside = outside_of(block.segments.start);
+            let continues = block.is_chain
+                && segment.parent.is_some_and(|parent| last_real(batch, parent) == Some(block.segments.end - 1));
+            let fits = outside == block.outside && length.max(tree_length) <= BLOCK_TOKENS;
+            if outside == block.outside && (continues || fits) {
+                block.is_chain = continues;
+                block.tokens.end = segment.range.end;
+                block.segments.end = index + 1;
+                continue;
+            }
+        }
+        blocks.push(Block {
+            tokens: segment.range.clone(),
+            segments: index..index + 1,
+            outside: outside_of(index),
+            is_chain: true,
+        });
+    }
+    blocks
+}
+
+/// The segment itself, or the nearest ancestor that has tokens.
+fn last_real(batch: &FlatBatch, segment: usize) -> Option<usize> {
+    std::iter::once(segment).chain(batch.ancestors(segment)).find(|&at| !batch.segments()[at].range.is_empty())
+}
+
+/// For each root: where the run of segments that continue it, right behind it, ends.
+fn tree_ends(batch: &FlatBatch) -> Vec<usize> {
+    let mut ends = vec![0; batch.segments().len()];
+    let mut root = 0;
+    for (index, segment) in batch.segments().iter().enumerate() {
+        if segment.parent.is_none() {
+            root = index;
+        }
+        ends[root] = segment.range.end;
+    }
+    ends
+}
+
+/// Where keys and values are cut: at the ends of blocks, and around segments that other blocks see.
+fn cuts(batch: &FlatBatch, blocks: &[Block]) -> Vec<usize> {
+    let mut cuts: Vec<usize> = blocks
+        .iter()
+        .flat_map(|block| {
+            block.outside.iter().map(|&at| batch.segments()[at].range.clone()).chain([block.tokens.clone()])
+        })
+        .flat_map(|range| [range.start, range.end])
+        .collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts
+}
+
+/// The runs between cuts that make up a range.
+fn runs(cuts: &[usize], range: &Range<usize>) -> Range<usize> {
+    let find = |at: usize| cuts.binary_search(&at).expect("every range begins and ends at a cut");
+    find(range.start)..find(range.end)
+}
+
+/// 0 where a query sees a key, -∞ elsewhere (n, m).
+fn mask(batch: &FlatBatch, block: &Block, seen: &[Range<usize>], window: Option<i64>) -> Tensor {
+    let (n, m) = (block.tokens.len(), seen.iter().map(Range::len).sum());
+    let column = |token: usize| {
+        let mut before = 0;
+        for range in seen {
+            if range.contains(&token) {
+                return before + token - range.start;
+            }
+            before += range.len();
+        }
+        unreachable!("a segment sees tokens of its block and of the block's ancestors only")
+    };
+    let mut values = vec![f32::NEG_INFINITY; n * m];
+    for index in block.segments.clone() {
+        let segment = &batch.segments()[index];
+        let chain: Vec<Range<usize>> = batch
+            .ancestors(index)
+            .map(|at| batch.segments()[at].range.clone())
+            .filter(|range| !range.is_empty())
+            .collect();
+        for token in segment.range.clone() {
+            let row = &mut values[(token - block.tokens.start) * m..][..m];
+            let first = window.map_or(0, |window| batch.positions()[token] + 1 - window);
+            for range in chain.iter().cloned().chain([segment.range.start..token + 1]) {
+                let hidden = (first - batch.positions()[range.start]).clamp(0, range.len() as i64) as usize;
+                let start = column(range.start);
+                row[start + hidden..start + range.len()].fill(0.0);
+            }
+        }
+    }
+    Tensor::from_slice(&values).view([n as i64, m as i64])
+}
+
+fn joined(parts: &[Tensor], which: &[usize]) -> Tensor {
+    match which {
+        [one] => parts[*one].shallow_clone(),
+        many => Tensor::cat(&many.iter().map(|&at| &parts[at]).collect::<Vec<_>>(), 0),
+    }
+}
+
+/// The NTK factor of each token: that of the longest sequence in its tree.
+fn tree_stretch(config: &ModelConfig, batch: &FlatBatch) -> Vec<f64> {
+    let segments = batch.segments();
+    let root = |index: usize| batch.ancestors(index).last().unwrap_or(index);
+    let mut longest = vec![0usize; segments.len()];
+    for (index, segment) in segments.iter().enumerate() {
+        let length = segment.range.clone().last().map_or(0, |token| batch.positions()[token] as usize + 1);
+        let root = root(index);
+        longest[root] = longest[root].max(length);
+    }
+    let factor = |index: usize| ntk(config, longest[root(index)]);
+    segments
+        .iter()
+        .enumerate()
+        .flat_map(|(index, segment)| std::iter::repeat_n(factor(index), segment.range.len()))
+        .collect()
+}
+
+fn ntk(config: &ModelConfig, length: usize) -> f64 {
+    rope::ntk_factor(config, length)
+}

@@ -1,0 +1,209 @@
+//! Weights in and out: safetensors ⇄ parameters, and the files that travel with them.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rand::Rng;
+use safetensors::tensor::{Dtype, View};
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
+
+use super::ModelOptions;
+use super::header::{Files, INDEX, Init, Spec};
+use crate::error::{Error, Result};
+use crate::random::{self, Purpose};
+
+/// The size above which a checkpoint is written in shards, in bytes.
+pub(crate) const SHARD_BYTES: usize = 5_000_000_000;
+
+/// A tensor that is learned, or was.
+#[derive(Debug)]
+pub struct Parameter {
+    /// The checkpoint's name for it.
+    pub name: String,
+    /// Trainable: an fp32 leaf that requires a gradient. Frozen: in the compute dtype.
+    pub tensor: Tensor,
+    /// The dtype it had in its file, and is written with.
+    pub(crate) stored: Kind,
+}
+
+impl Parameter {
+    pub(crate) fn new(name: &str, tensor: &Tensor, stored: Kind, options: &ModelOptions) -> Self {
+        let kind = if options.trainable { Kind::Float } else { options.compute };
+        let tensor = tensor.to_device(options.device).to_kind(kind).set_requires_grad(options.trainable);
+        Self { name: name.to_owned(), tensor, stored }
+    }
+
+    pub(crate) fn read(files: &Files, spec: &Spec, options: &ModelOptions) -> Self {
+        let tensor = files.tensor(&spec.name).expect("the header was compared with the specs");
+        Self::new(&spec.name, &tensor, tensor.kind(), options)
+    }
+
+    /// Drawn on the host, so that it depends on the seed and its place in the model alone.
+    pub(crate) fn random(
+        spec: &Spec,
+        seed: u64,
+        purpose: Purpose,
+        index: u64,
+        stored: Kind,
+        options: &ModelOptions,
+    ) -> Self {
+        let tensor = match spec.init {
+            Init::Constant(value) => Tensor::full(&spec.shape, value, (Kind::Float, tch::Device::Cpu)),
+            Init::Normal(deviation) => {
+                let count = spec.shape.iter().product::<i64>() as usize;
+                let mut stream = random::stream(seed, purpose, 0, index);
+                let mut values = Vec::with_capacity(count + 1);
+                while values.len() < count {
+                    // Box and Muller 1958; 1 - u is never 0.
+                    let radius = (-2.0 * (1.0 - stream.random::<f64>()).ln()).sqrt() * deviation;
+                    let (sin, cos) = (std::f64::consts::TAU * stream.random::<f64>()).sin_cos();
+                    values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+                }
+                Tensor::from_slice(&values[..count]).view(spec.shape.as_slice())
+            }
+        };
+        // What is written later must be what is trained from now.
+        Self::new(&spec.name, &tensor.to_kind(stored), stored, options)
+    }
+}
+
+/// What travels with the weights: tokenizer, templates, generation defaults.
+#[derive(Debug, Clone, Default)]
+pub struct SideFiles(Vec<(String, Vec<u8>)>);
+
+impl SideFiles {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder or a file cannot be read.
+    pub fn capture(dir: &Path) -> Result<Self> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+            let path = entry.map_err(Error::io(dir))?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if path.is_file() && is_side_file(name) {
+                files.push((name.to_owned(), std::fs::read(&path).map_err(Error::io(&path))?));
+            }
+        }
+        files.sort();
+        Ok(Self(files))
+    }
+
+    /// Writes them into another folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        for (name, bytes) in &self.0 {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(Error::io(&path))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_side_file(name: &str) -> bool {
+    name.starts_with("tokenizer")
+        || name.starts_with("chat_template")
+        || name.ends_with(".tiktoken")
+        || name.ends_with(".py")
+        || ["generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"]
+            .contains(&name)
+}
+
+/// Writes the parameters: one file up to `shard_bytes`, shards with an index above.
+pub(crate) fn write(dir: &Path, parameters: &[&Parameter], shard_bytes: usize) -> Result<()> {
+    let mut shards: Vec<Vec<Stored>> = Vec::from([Vec::new()]);
+    let (mut total, mut filled) = (0, 0);
+    for parameter in parameters {
+        let stored = Stored::new(parameter);
+        if filled > 0 && filled + (&stored).data_len() > shard_bytes {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += (&stored).data_len();
+        total += (&stored).data_len();
+        shards.last_mut().expect("there is always a shard").push(stored);
+    }
+    if let [single] = shards.as_slice() {
+        return write_file(&dir.join("model.safetensors"), single);
+    }
+    let mut weight_map = BTreeMap::new();
+    for (index, shard) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
+        write_file(&dir.join(&name), shard)?;
+        weight_map.extend(shard.iter().map(|stored| (stored.name.clone(), name.clone())));
+    }
+    write_json(&dir.join(INDEX), &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))
+}
+
+/// Writes `config.json`.
+pub(crate) fn write_config(dir: &Path, config: &Map<String, Value>) -> Result<()> {
+    write_json(&dir.join("config.json"), config)
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).expect("JSON values always serialise");
+    text.push('\n');
+    std::fs::write(path, text).map_err(Error::io(path))
+}
+
+/// A parameter as its file will hold it; converted one at a time, while the file is written.
+struct Stored {
+    name: String,
+    tensor: Tensor,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    kind: Kind,
+}
+
+impl Stored {
+    fn new(parameter: &Parameter) -> Self {
+        let dtype = match parameter.stored {
+            Kind::BFloat16 => Dtype::BF16,
+            Kind::Half => Dtype::F16,
+            _ => Dtype::F32,
+        };
+        let shape = parameter.tensor.size().iter().map(|&size| size as usize).collect();
+        let tensor = parameter.tensor.detach();
+        Self { name: parameter.name.clone(), tensor, dtype, shape, kind: parameter.stored }
+    }
+}
+
+impl View for &Stored {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let tensor = self.tensor.to_device(tch::Device::Cpu).to_kind(self.kind).contiguous();
+        let mut bytes = vec![0; self.data_len()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        bytes.into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.kind.elt_size_in_bytes()
+    }
+}
+
+/// Written beside and renamed: a program that still maps the old file keeps it whole.
+fn write_file(path: &Path, tensors: &[Stored]) -> Result<()> {
+    let beside = path.with_extension("safetensors.partial");
+    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+    let views = tensors.iter().map(|stored| (stored.name.as_str(), stored));
+    safetensors::serialize_to_file(views, metadata, &beside).map_err(|error| Error::Io {
+        path: path.to_owned(),
+        source: match error {
+            safetensors::SafeTensorError::IoError(source) => source,
+            other => std::io::Error::other(other),
+        },
+    })?;
+    std::fs::rename(&beside, path).map_err(Error::io(path))
+}
