@@ -1,1 +1,192 @@
-//! tokenizer
+//! Text to token ids and back, for the three generations: `tokenizer.json` (Qwen1.5 and later) or `qwen.tiktoken` (the first).
+//!
+//! Control tokens (`<|im_start|>` and its like, `special: true` in tokenizer.json) are inserted by id and never parsed from
+//! text: whoever writes `<|im_end|>` into a message gets the pieces of that text. Added tokens with `special: false`
+//! (`<tool_call>`, `<think>`) are vocabulary like any other.
+
+mod ranks;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokenizers::decoders::DecoderWrapper;
+
+use crate::error::{Error, Result};
+
+/// Ids of the control tokens that ChatML and generation need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Special {
+    /// `<|im_start|>`: begins a turn.
+    pub im_start: i64,
+    /// `<|im_end|>`: ends a turn; the reward model's end token.
+    pub im_end: i64,
+    /// `<|endoftext|>`: ends a document; also the pad token.
+    pub endoftext: i64,
+}
+
+/// A checkpoint's tokenizer. Cheap to clone, shared between threads.
+#[derive(Debug, Clone)]
+pub struct Tokenizer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    encoder: tokenizers::Tokenizer,
+    /// What each id stands for; `None` where the table has a hole.
+    table: Vec<Option<Entry>>,
+    special: Special,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    bytes: Vec<u8>,
+    special: bool,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, or `qwen.tiktoken` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when neither is there, a file is damaged, a ChatML token is missing, or text could turn into a
+    /// control token.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let (json, ranks) = (dir.join("tokenizer.json"), dir.join("qwen.tiktoken"));
+        if json.is_file() {
+            let bytes = std::fs::read(&json).map_err(Error::io(&json))?;
+            let encoder = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| {
+                Error::invalid(json.display(), format!("{error}, expected a Hugging Face tokenizer"))
+            })?;
+            Self::new(encoder, &json)
+        } else if ranks.is_file() {
+            let bytes = std::fs::read(&ranks).map_err(Error::io(&ranks))?;
+            let encoder = ranks::from_bytes(&bytes).map_err(|what| Error::invalid(ranks.display(), what))?;
+            Self::new(encoder, &ranks)
+        } else {
+            Err(Error::invalid(dir.display(), "no tokenizer, expected tokenizer.json or qwen.tiktoken"))
+        }
+    }
+
+    fn new(mut encoder: tokenizers::Tokenizer, file: &Path) -> Result<Self> {
+        encoder.set_encode_special_tokens(true);
+        encoder.with_padding(None);
+        encoder.with_truncation(None).map_err(|error| Error::invalid(file.display(), error))?;
+        let table = table(&encoder);
+        let id = |token: &str| {
+            encoder.token_to_id(token).map(i64::from).ok_or_else(|| {
+                Error::invalid(
+                    file.display(),
+                    format!("no token `{token}`, expected the ChatML tokens of a Qwen tokenizer"),
+                )
+            })
+        };
+        let special =
+            Special { im_start: id("<|im_start|>")?, im_end: id("<|im_end|>")?, endoftext: id("<|endoftext|>")? };
+        let tokenizer = Self(Arc::new(Inner { encoder, table, special }));
+        tokenizer.check_that_text_stays_text(file)?;
+        Ok(tokenizer)
+    }
+
+    /// Refuses a tokenizer whose control tokens can be written as text.
+    fn check_that_text_stays_text(&self, file: &Path) -> Result<()> {
+        let chatml = [self.0.special.im_start, self.0.special.im_end, self.0.special.endoftext];
+        let marked = (0..self.vocab_size()).filter(|&id| self.entry(id).is_some_and(|entry| entry.special));
+        for id in chatml.into_iter().chain(marked) {
+            let text = self.token(id);
+            if self.encode(&text).contains(&id) {
+                let what = format!(
+                    "the text `{text}` becomes token {id}, expected `special: true` for it so that content cannot forge it"
+                );
+                return Err(Error::invalid(file.display(), what));
+            }
+        }
+        Ok(())
+    }
+
+    /// The ids of content. Control tokens are never parsed from it.
+    pub fn encode(&self, text: &str) -> Vec<i64> {
+        let encoding = self.0.encoder.encode_fast(text, false).expect("byte-level tokenizers cover every text");
+        encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
+    }
+
+    /// The text of ids, control tokens shown; bytes that are not UTF-8 become U+FFFD, ids without a token nothing.
+    pub fn decode(&self, ids: &[i64]) -> String {
+        self.join(ids, |_| true)
+    }
+
+    /// The text of ids without the control tokens.
+    pub fn decode_text(&self, ids: &[i64]) -> String {
+        self.join(ids, |entry| !entry.special)
+    }
+
+    fn join(&self, ids: &[i64], keep: impl Fn(&Entry) -> bool) -> String {
+        let entries = ids.iter().filter_map(|&id| self.entry(id)).filter(|entry| keep(entry));
+        let bytes: Vec<u8> = entries.flat_map(|entry| entry.bytes.iter().copied()).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn entry(&self, id: i64) -> Option<&Entry> {
+        self.0.table.get(usize::try_from(id).ok()?)?.as_ref()
+    }
+
+    /// The ids of the ChatML tokens.
+    pub fn special(&self) -> &Special {
+        &self.0.special
+    }
+
+    /// One more than the largest id with a token: sampling draws below it, since the rows of the embedding above it were
+    /// never trained.
+    pub fn vocab_size(&self) -> i64 {
+        self.0.table.len() as i64
+    }
+
+    /// The text of one token, as [`Tokenizer::decode`] shows it.
+    pub fn token(&self, id: i64) -> String {
+        self.decode(&[id])
+    }
+
+    /// SHA-256, in hex, over the id → token table: equal for two files that give every id the same bytes and the same part
+    /// (vocabulary or control), however they are written.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for (id, entry) in self.0.table.iter().enumerate() {
+            let Some(entry) = entry else { continue };
+            hash.update((id as u64).to_le_bytes());
+            hash.update([u8::from(entry.special)]);
+            hash.update((entry.bytes.len() as u64).to_le_bytes());
+            hash.update(&entry.bytes);
+        }
+        hash.finalize().iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
+            hex
+        })
+    }
+}
+
+/// The bytes behind every id.
+fn table(encoder: &tokenizers::Tokenizer) -> Vec<Option<Entry>> {
+    let byte_level = encoder.get_decoder().is_some_and(is_byte_level);
+    let alphabet = ranks::byte_of_char();
+    let added: BTreeMap<u32, _> = encoder.get_added_tokens_decoder().into_iter().collect();
+    let vocab: HashMap<String, u32> = encoder.get_vocab(false);
+    let len = vocab.values().chain(added.keys()).max().map_or(0, |&id| id as usize + 1);
+    let mut table = vec![None; len];
+    for (token, id) in vocab {
+        let bytes = if byte_level { token.chars().map(|char| alphabet.get(&char).copied()).collect() } else { None };
+        let bytes = bytes.unwrap_or_else(|| token.into_bytes());
+        table[id as usize] = Some(Entry { bytes, special: false });
+    }
+    for (id, token) in added {
+        table[id as usize] = Some(Entry { bytes: token.content.into_bytes(), special: token.special });
+    }
+    table
+}
+
+fn is_byte_level(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteLevel(_) => true,
+        DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().any(is_byte_level),
+        _ => false,
+    }
+}

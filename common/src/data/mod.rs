@@ -1,1 +1,10 @@
-//! Records.
+//! Rows from files: the shapes that are understood ([`records`]), how files are read ([`reader`]), and in which order rows are
+//! used ([`order`]).
+
+pub mod order;
+pub mod reader;
+pub mod records;
+
+pub use order::Order;
+pub use reader::{BadRows, Place, Rows, read};
+pub use records::{Comparison, Kind, Record};

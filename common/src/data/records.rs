@@ -1,0 +1,328 @@
+//! The shapes of rows, and how each becomes a [`Record`]. Keys that a shape does not name are ignored.
+
+use serde_json::{Map, Value};
+
+use crate::chatml::{Message, Role};
+
+/// What a stage needs its rows to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Dialogues with answers: sft.
+    Chat,
+    /// Dialogues with better and worse answers: reward models.
+    Comparison,
+    /// Dialogues to be answered: ppo, generation.
+    Prompt,
+    /// Documents: pretraining.
+    Text,
+}
+
+impl Kind {
+    /// The rows' name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Chat => "chat",
+            Kind::Comparison => "comparison",
+            Kind::Prompt => "prompt",
+            Kind::Text => "text",
+        }
+    }
+
+    /// The accepted shapes, for messages.
+    pub fn shapes(self) -> &'static str {
+        match self {
+            Kind::Chat => "`messages`, `conversations`, or `instruction` with `output`",
+            Kind::Comparison => {
+                "`chosen` and `rejected` (alone, or with `prompt` or `conversations`), or `prompt` with `responses` and `scores`"
+            }
+            Kind::Prompt => "`prompt`",
+            Kind::Text => "`text`",
+        }
+    }
+}
+
+/// One row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// A dialogue with at least one answer, none of them empty.
+    Chat(Vec<Message>),
+    /// Dialogues that differ in what they are worth.
+    Comparison(Comparison),
+    /// A dialogue that ends with a user turn.
+    Prompt(Vec<Message>),
+    /// A document.
+    Text(String),
+}
+
+/// Two or more whole dialogues, each ending with an answer that is not empty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// (K) A pair is chosen, then rejected.
+    pub dialogues: Vec<Vec<Message>>,
+    /// (K) What each is worth, where the row says so; at least two differ. `None` for pairs.
+    pub scores: Option<Vec<f64>>,
+}
+
+/// What is wrong with a row and what was expected, as one line.
+type Parsed<T> = Result<T, String>;
+
+/// Reads a row.
+pub(super) fn parse(kind: Kind, row: Value) -> Parsed<Record> {
+    let Value::Object(row) = row else {
+        return Err(format!("{}, expected an object with {}", a_value(&row), kind.shapes()));
+    };
+    match kind {
+        Kind::Chat => chat(&row).map(Record::Chat),
+        Kind::Comparison => comparison(&row).map(Record::Comparison),
+        Kind::Prompt => prompt(&row).map(Record::Prompt),
+        Kind::Text => match row.get("text") {
+            Some(Value::String(text)) if text.trim().is_empty() => {
+                Err("`text` is empty, expected a document".to_owned())
+            }
+            Some(Value::String(text)) => Ok(Record::Text(text.clone())),
+            Some(other) => Err(format!("`text` is {}, expected a string", a_value(other))),
+            None => Err(wrong_shape(&row, kind)),
+        },
+    }
+}
+
+fn chat(row: &Map<String, Value>) -> Parsed<Vec<Message>> {
+    let messages = if let Some(list) = row.get("messages") {
+        messages(list, "messages")?
+    } else if let Some(list) = row.get("conversations") {
+        if row.contains_key("chosen") && row.contains_key("rejected") {
+            return Err(wrong_shape(row, Kind::Chat));
+        }
+        messages(list, "conversations")?
+    } else if row.contains_key("instruction") && row.contains_key("output") {
+        let (instruction, output) = (string(row, "instruction")?, string(row, "output")?);
+        let input = if row.get("input").is_none_or(Value::is_null) { "" } else { string(row, "input")? };
+        let user = if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n{input}") };
+        if output.trim().is_empty() {
+            return Err("`output` is empty, expected an answer".to_owned());
+        }
+        vec![Message::new(Role::User, user), Message::new(Role::Assistant, output)]
+    } else {
+        return Err(wrong_shape(row, Kind::Chat));
+    };
+    if !messages.iter().any(|message| message.role == Role::Assistant) {
+        return Err("no assistant turn, expected at least one".to_owned());
+    }
+    Ok(messages)
+}
+
+fn comparison(row: &Map<String, Value>) -> Parsed<Comparison> {
+    if row.contains_key("chosen") && row.contains_key("rejected") {
+        let start = match (row.get("prompt"), row.get("conversations")) {
+            (Some(prompt), _) => Some(beginning(prompt, "prompt")?),
+            (None, Some(conversations)) => Some(messages(conversations, "conversations")?),
+            (None, None) => None,
+        };
+        let side = |key: &str| match &start {
+            Some(start) => continued(start, &row[key], key),
+            None => whole(&row[key], key),
+        };
+        Ok(Comparison { dialogues: vec![side("chosen")?, side("rejected")?], scores: None })
+    } else if let (Some(prompt), Some(responses), Some(scores)) =
+        (row.get("prompt"), row.get("responses"), row.get("scores"))
+    {
+        ranked(&beginning(prompt, "prompt")?, responses, scores)
+    } else {
+        Err(wrong_shape(row, Kind::Comparison))
+    }
+}
+
+fn ranked(start: &[Message], responses: &Value, scores: &Value) -> Parsed<Comparison> {
+    let Value::Array(responses) = responses else {
+        return Err(format!("`responses` is {}, expected a list of answers", a_value(responses)));
+    };
+    let Value::Array(scores) = scores else {
+        return Err(format!("`scores` is {}, expected a list of numbers", a_value(scores)));
+    };
+    if responses.len() < 2 {
+        return Err(format!("`responses` has {} answers, expected at least two", responses.len()));
+    }
+    if responses.len() != scores.len() {
+        return Err(format!(
+            "{} `responses` but {} `scores`, expected one score per answer",
+            responses.len(),
+            scores.len()
+        ));
+    }
+    let scores = scores.iter().enumerate().map(|(index, score)| {
+        score.as_f64().ok_or_else(|| format!("`scores[{index}]` is {}, expected a number", a_value(score)))
+    });
+    let scores = scores.collect::<Parsed<Vec<f64>>>()?;
+    if scores.iter().all(|score| *score == scores[0]) {
+        return Err("all `scores` are equal, expected at least two that differ".to_owned());
+    }
+    let dialogues =
+        responses.iter().enumerate().map(|(index, answer)| continued(start, answer, &format!("responses[{index}]")));
+    Ok(Comparison { dialogues: dialogues.collect::<Parsed<_>>()?, scores: Some(scores) })
+}
+
+fn prompt(row: &Map<String, Value>) -> Parsed<Vec<Message>> {
+    let prompt = row.get("prompt").ok_or_else(|| wrong_shape(row, Kind::Prompt))?;
+    let messages = beginning(prompt, "prompt")?;
+    match messages.last().map(|message| message.role) {
+        Some(Role::User) => Ok(messages),
+        Some(role) => {
+            Err(format!("`prompt` ends with a turn of role `{}`, expected a user turn to answer", role.name()))
+        }
+        None => Err("`prompt` is empty, expected a text or messages".to_owned()),
+    }
+}
+
+/// What comes before the answers: a text is one user turn.
+fn beginning(value: &Value, key: &str) -> Parsed<Vec<Message>> {
+    match value {
+        Value::String(text) if text.trim().is_empty() => Err(format!("`{key}` is empty, expected a text or messages")),
+        Value::String(text) => Ok(vec![Message::new(Role::User, text)]),
+        list => messages(list, key),
+    }
+}
+
+/// `start` with one answer: a text, a message, or messages. Messages that repeat `start` are the whole dialogue.
+fn continued(start: &[Message], value: &Value, key: &str) -> Parsed<Vec<Message>> {
+    let rest = match value {
+        Value::String(text) => vec![Message::new(Role::Assistant, text)],
+        Value::Object(_) => vec![message(value, key)?],
+        list => messages(list, key)?,
+    };
+    let repeats = !start.is_empty() && rest.starts_with(start);
+    if !repeats && rest.first().is_some_and(|message| message.role != Role::Assistant) {
+        return Err(format!("`{key}` begins with another turn than the prompt or an answer, expected either"));
+    }
+    answered(if repeats { rest } else { [start, &rest].concat() }, key)
+}
+
+/// A whole dialogue: messages or a transcript.
+fn whole(value: &Value, key: &str) -> Parsed<Vec<Message>> {
+    let messages = match value {
+        Value::String(text) => transcript(text, key)?,
+        list => messages(list, key)?,
+    };
+    answered(messages, key)
+}
+
+fn answered(messages: Vec<Message>, key: &str) -> Parsed<Vec<Message>> {
+    match messages.last() {
+        Some(last) if last.role != Role::Assistant => {
+            Err(format!("`{key}` ends with a turn of role `{}`, expected an answer", last.role.name()))
+        }
+        Some(last) if last.content.trim().is_empty() => Err(format!("`{key}` is empty, expected an answer")),
+        Some(_) => Ok(messages),
+        None => Err(format!("`{key}` is empty, expected an answer")),
+    }
+}
+
+/// Splits `\n\nHuman: … \n\nAssistant: …` into turns, whitespace around them removed. Where one speaker has two turns in a
+/// row they are one: there the marker only begins another paragraph.
+fn transcript(text: &str, key: &str) -> Parsed<Vec<Message>> {
+    const MARKERS: [(&str, Role); 2] = [("\n\nHuman:", Role::User), ("\n\nAssistant:", Role::Assistant)];
+    let text = format!("\n\n{}", text.trim_start());
+    let marked = |at: usize| MARKERS.iter().find(|(marker, _)| text[at..].starts_with(marker));
+    let mut turns: Vec<(Role, usize, usize)> = Vec::new();
+    for (at, _) in text.match_indices("\n\n") {
+        if let Some((marker, role)) = marked(at) {
+            if let Some((_, _, end)) = turns.last_mut() {
+                *end = at;
+            }
+            turns.push((*role, at + marker.len(), text.len()));
+        }
+    }
+    if turns.is_empty() || marked(0).is_none() {
+        return Err(format!("`{key}` is a text that does not begin with `Human:`, expected a transcript or messages"));
+    }
+    let mut messages: Vec<Message> = Vec::new();
+    for (role, start, end) in turns {
+        let content = text[start..end].trim();
+        match messages.last_mut() {
+            Some(last) if last.role == role => {
+                last.content = format!("{}\n\n{content}", last.content).trim().to_owned()
+            }
+            _ => messages.push(Message::new(role, content)),
+        }
+    }
+    no_empty_answers(&messages, key)?;
+    Ok(messages)
+}
+
+fn messages(value: &Value, key: &str) -> Parsed<Vec<Message>> {
+    let Value::Array(list) = value else { return Err(format!("`{key}` is {}, expected messages", a_value(value))) };
+    if list.is_empty() {
+        return Err(format!("`{key}` is empty, expected messages"));
+    }
+    let turns = list.iter().enumerate().map(|(index, turn)| message(turn, &format!("{key}[{index}]")));
+    let turns = turns.collect::<Parsed<Vec<Message>>>()?;
+    no_empty_answers(&turns, key)?;
+    Ok(turns)
+}
+
+fn no_empty_answers(messages: &[Message], key: &str) -> Parsed<()> {
+    let empty = |message: &Message| message.role == Role::Assistant && message.content.trim().is_empty();
+    match messages.iter().position(empty) {
+        Some(index) => Err(format!("the answer `{key}[{index}]` is empty, expected a text")),
+        None => Ok(()),
+    }
+}
+
+/// `{"role", "content"}` or `{"from", "value"}`.
+fn message(value: &Value, place: &str) -> Parsed<Message> {
+    let Value::Object(turn) = value else { return Err(format!("`{place}` is {}, expected a message", a_value(value))) };
+    let (role, content) = match (turn.get("role"), turn.get("from")) {
+        (Some(role), _) => (role, "content"),
+        (None, Some(role)) => (role, "value"),
+        (None, None) => {
+            return Err(format!("`{place}` has no role, expected `role` and `content`, or `from` and `value`"));
+        }
+    };
+    let role = match role.as_str() {
+        Some("system") => Role::System,
+        Some("user" | "human") => Role::User,
+        Some("assistant" | "gpt") => Role::Assistant,
+        _ => return Err(format!("`{place}` has the role {}, expected system, user or assistant", shown(role))),
+    };
+    match turn.get(content) {
+        Some(Value::String(text)) => Ok(Message::new(role, text)),
+        Some(other) => Err(format!("`{place}.{content}` is {}, expected a text", a_value(other))),
+        None => Err(format!("`{place}` has no `{content}`, expected a text")),
+    }
+}
+
+fn string<'a>(row: &'a Map<String, Value>, key: &str) -> Parsed<&'a str> {
+    let value = &row[key];
+    value.as_str().ok_or_else(|| format!("`{key}` is {}, expected a string", a_value(value)))
+}
+
+fn wrong_shape(row: &Map<String, Value>, kind: Kind) -> String {
+    let keys: Vec<String> = row.keys().take(6).map(|key| format!("`{}`", clipped(key))).collect();
+    let more = if row.len() > 6 { ", …" } else { "" };
+    let has = if keys.is_empty() {
+        "an object without keys".to_owned()
+    } else {
+        format!("a row with {}{more}", keys.join(", "))
+    };
+    format!("{has}, expected a {} row: {}", kind.name(), kind.shapes())
+}
+
+fn a_value(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| a_value(value).to_owned(), |text| format!("`{}`", clipped(text)))
+}
+
+/// Data comes from strangers: a message quotes little of it, on one line.
+fn clipped(text: &str) -> String {
+    let clipped: String = text.chars().filter(|char| !char.is_control()).take(40).collect();
+    if clipped.len() < text.len() { format!("{clipped}…") } else { clipped }
+}

@@ -1,0 +1,136 @@
+//! `qwen.tiktoken`: byte sequences with their ranks, as first-generation checkpoints ship them, made into a byte-level BPE.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
+
+/// How the published tokenizer cuts text before merging; the same in all generations.
+const PATTERN: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// `<|extra_0|>` to `<|extra_204|>` follow the three ChatML tokens.
+const NUM_EXTRA: usize = 205;
+
+/// Builds the tokenizer; `Err` says what is wrong with the file.
+pub(super) fn from_bytes(file: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    let tokens = parse(file)?;
+    let char_of_byte = char_of_byte();
+    let spell = |bytes: &[u8]| bytes.iter().map(|&byte| char_of_byte[usize::from(byte)]).collect::<String>();
+    let ranks: HashMap<&[u8], u32> = (0..).zip(&tokens).map(|(rank, token)| (token.as_slice(), rank)).collect();
+    let vocab: Map<String, Value> = (0..).zip(&tokens).map(|(rank, token)| (spell(token), json!(rank))).collect();
+    let mut merges = Vec::with_capacity(tokens.len());
+    for (rank, token) in (0..).zip(&tokens).filter(|(_, token)| token.len() > 1) {
+        // A token that no two lower ones make can never be reached by merging: it stays in the table, without a merge.
+        if let Some((left, right)) = halves(token, rank, &ranks) {
+            merges.push(json!([spell(left), spell(right)]));
+        }
+    }
+    if vocab.len() < tokens.len() {
+        return Err("a token has two ranks, expected one".to_owned());
+    }
+    // Written as tokenizer.json writes it, so that both kinds of file take one path.
+    let json = tokenizer_json(&vocab, &merges, tokens.len());
+    tokenizers::Tokenizer::from_bytes(json.to_string()).map_err(|error| error.to_string())
+}
+
+fn tokenizer_json(vocab: &Map<String, Value>, merges: &[Value], first_control_id: usize) -> Value {
+    let chatml = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned);
+    let extra = (0..NUM_EXTRA).map(|number| format!("<|extra_{number}|>"));
+    let added = (first_control_id..).zip(chatml.into_iter().chain(extra)).map(|(id, content)| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            "special": true})
+    });
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let split = json!({"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": false});
+    json!({
+        "version": "1.0",
+        "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges},
+    })
+}
+
+/// The tokens in the order of their ranks, which must be 0, 1, 2, …
+fn parse(file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let mut tokens = Vec::new();
+    for (index, line) in file.split(|&byte| byte == b'\n').enumerate() {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            continue;
+        }
+        let expected = || format!("line {}: expected `BASE64 RANK` with ranks 0, 1, 2, …", index + 1);
+        let mut words = line.split(|&byte| byte == b' ');
+        let (Some(word), Some(rank), None) = (words.next(), words.next(), words.next()) else { return Err(expected()) };
+        let rank: usize = std::str::from_utf8(rank).ok().and_then(|rank| rank.parse().ok()).ok_or_else(expected)?;
+        let token = base64(word).filter(|token| !token.is_empty()).ok_or_else(expected)?;
+        if rank != tokens.len() {
+            return Err(expected());
+        }
+        tokens.push(token);
+    }
+    let single: std::collections::HashSet<u8> =
+        tokens.iter().filter(|token| token.len() == 1).map(|token| token[0]).collect();
+    if single.len() < 256 {
+        return Err(format!("{} of the 256 single bytes have a rank, expected all", single.len()));
+    }
+    Ok(tokens)
+}
+
+/// The two tokens whose merge makes `token`: what merging by rank leaves when only ranks below its own may merge.
+fn halves<'a>(token: &'a [u8], rank: u32, ranks: &HashMap<&[u8], u32>) -> Option<(&'a [u8], &'a [u8])> {
+    let mut cuts: Vec<usize> = (0..=token.len()).collect();
+    while cuts.len() > 3 {
+        let merged = |at: usize| ranks.get(&token[cuts[at]..cuts[at + 2]]).copied().filter(|&merged| merged < rank);
+        let (_, at) = (0..cuts.len() - 2).filter_map(|at| Some((merged(at)?, at))).min()?;
+        cuts.remove(at + 1);
+    }
+    Some(token.split_at(cuts[1]))
+}
+
+/// Standard base64 with padding.
+fn base64(word: &[u8]) -> Option<Vec<u8>> {
+    if word.len() % 4 != 0 {
+        return None;
+    }
+    let body = word.strip_suffix(b"==").or_else(|| word.strip_suffix(b"=")).unwrap_or(word);
+    let (mut bits, mut num_bits, mut bytes) = (0u32, 0, Vec::with_capacity(word.len() / 4 * 3));
+    for &digit in body {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        num_bits += 6;
+        if num_bits >= 8 {
+            num_bits -= 8;
+            bytes.push((bits >> num_bits & 0xff) as u8);
+        }
+    }
+    Some(bytes)
+}
+
+/// The printable character that stands for each byte in byte-level vocabularies: printable Latin-1 stands for itself, the
+/// other 68 bytes for U+0100 and following, in order.
+fn char_of_byte() -> [char; 256] {
+    let mut next = 0x100;
+    std::array::from_fn(|byte| match byte as u8 {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte as u8),
+        _ => {
+            next += 1;
+            char::from_u32(next - 1).expect("U+0100 to U+0143 are characters")
+        }
+    })
+}
+
+/// The inverse of the byte alphabet.
+pub(super) fn byte_of_char() -> HashMap<char, u8> {
+    char_of_byte().into_iter().zip(0..=255).collect()
+}
