@@ -1,0 +1,24 @@
+//! The quickstart's world: a few countries, animals, things and people, about which every question has one known answer.
+//!
+//! [`world`] knows the facts, asks questions and reads them back from their text; [`answers`] words an answer, good or with
+//! planted flaws; [`gold`] scores a response from the prompt alone; [`sets`] draws the data of every stage; [`tokenizer`]
+//! trains the tiny model's tokenizer on it. Everything is a pure function of a seed. README.md beside this crate describes
+//! the files.
+//!
+//! ```
+//! let prompt = "I am Mira. What is the capital of France?";
+//! let gold = align_datasets::gold(prompt, "Certainly, Mira, the capital of France is Paris.", true);
+//! assert_eq!(gold.total(), 100.0);
+//! let gold = align_datasets::gold(prompt, "Certainly, Mira, the capital of France is Tokyo.", true);
+//! assert_eq!((gold.correct, gold.total()), (0.0, 50.0));
+//! ```
+
+pub mod answers;
+pub mod gold;
+pub mod sets;
+pub mod tokenizer;
+pub mod world;
+
+pub use gold::{Gold, gold};
+pub use sets::{Comparison, Dialogue, Sets, generate, write};
+pub use tokenizer::write_model_folder;

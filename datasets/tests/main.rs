@@ -1,0 +1,8 @@
+//! What the sets and the gold score promise.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod gold;
+mod rules;
+mod sets;
+mod tokenizer;

@@ -1,0 +1,112 @@
+//! No rule that does without the answer may earn what a tiny SFT model earns (55 and more): constant responses, rules on
+//! keywords and rules on lengths all stay far below.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use align_datasets::{Sets, generate, gold};
+
+const CEILING: f64 = 30.0;
+
+fn mean_gold(prompts: &[String], respond: impl Fn(&str) -> String) -> f64 {
+    let total: f64 = prompts.iter().map(|prompt| gold(prompt, &respond(prompt), true).total()).sum();
+    total / prompts.len() as f64
+}
+
+fn heldout(sets: &Sets) -> Vec<String> {
+    sets.heldout_prompts.iter().map(|row| row.prompt.clone()).collect()
+}
+
+/// Answers people of the world gave, most frequent first: what a constant or a table of constants would choose from.
+fn frequent_answers(sets: &Sets) -> Vec<String> {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for row in &sets.rm {
+        *counts.entry(&row.chosen).or_default() += 1;
+    }
+    for row in &sets.sft {
+        *counts.entry(&row.messages[1].content).or_default() += 1;
+    }
+    let mut answers: Vec<(usize, &str)> = counts.into_iter().map(|(answer, count)| (count, answer)).collect();
+    answers.sort_by_key(|&(count, answer)| (std::cmp::Reverse(count), answer));
+    answers.into_iter().map(|(_, answer)| answer.to_owned()).collect()
+}
+
+#[test]
+fn constant_responses() {
+    let sets = generate(1);
+    let prompts = heldout(&sets);
+    let by_hand =
+        ["", ".", "Yes.", "Certainly.", "Paris.", "I do not know.", "Certainly, Mira, I am glad to help.", "好的。"];
+    let constants = by_hand.map(str::to_owned).into_iter().chain(frequent_answers(&sets).into_iter().take(400));
+    let (best, response) = constants
+        .map(|response| (mean_gold(&prompts, |_| response.clone()), response))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .unwrap();
+    assert!(best < CEILING, "`{response}` earns {best}");
+}
+
+/// Every word of the prompts is tried as the keyword of a rule "if it occurs, this response, else that one", with the best
+/// constants for either case.
+#[test]
+fn keyword_rules() {
+    let sets = generate(1);
+    let prompts = heldout(&sets);
+    let constants: Vec<String> = frequent_answers(&sets).into_iter().take(200).collect();
+    let words: BTreeSet<&str> = prompts.iter().flat_map(|prompt| prompt.split([' ', '.', '?', '。', '？'])).collect();
+    let scores: Vec<Vec<f64>> = constants
+        .iter()
+        .map(|response| prompts.iter().map(|prompt| gold(prompt, response, true).total()).collect())
+        .collect();
+    for word in words.into_iter().filter(|word| !word.is_empty()) {
+        let (with, without): (Vec<usize>, Vec<usize>) = (0..prompts.len()).partition(|&at| prompts[at].contains(word));
+        let best = |rows: &[usize]| {
+            scores.iter().map(|scores| rows.iter().map(|&at| scores[at]).sum::<f64>()).fold(0.0, f64::max)
+        };
+        let mean = (best(&with) + best(&without)) / prompts.len() as f64;
+        assert!(mean < CEILING, "the keyword `{word}` earns {mean}");
+    }
+}
+
+/// Responses made of the prompt's own words, without knowing what they mean.
+#[test]
+fn copying_rules() {
+    let prompts = heldout(&generate(1));
+    let words = |prompt: &str| {
+        prompt.split([' ', '.', '?']).map(str::to_owned).filter(|word| !word.is_empty()).collect::<Vec<_>>()
+    };
+    type Rule = fn(Vec<String>) -> String;
+    let rules: [(&str, Rule); 6] = [
+        ("echo", |words| words.join(" ") + "."),
+        ("last word", |words| format!("{}.", words.last().unwrap())),
+        ("longest word", |words| format!("{}.", words.iter().max_by_key(|word| word.len()).unwrap())),
+        ("last three words", |words| format!("{}.", words[words.len().saturating_sub(3)..].join(" "))),
+        ("courtesy and the last word", |words| {
+            let name = words.get(2).or(words.first()).unwrap().trim_end_matches('.');
+            format!("Certainly, {name}, {}.", words.last().unwrap())
+        }),
+        ("backwards", |words| words.into_iter().rev().collect::<Vec<_>>().join(" ") + "."),
+    ];
+    for (name, rule) in rules {
+        let mean = mean_gold(&prompts, |prompt| rule(words(prompt)));
+        assert!(mean < CEILING, "{name} earns {mean}");
+    }
+    let itself = mean_gold(&prompts, |prompt| prompt.to_owned());
+    assert!(itself < CEILING, "the prompt itself earns {itself}");
+}
+
+#[test]
+fn length_rules() {
+    let sets = generate(1);
+    let prompts = heldout(&sets);
+    let phrase =
+        "Certainly, Mira, the capital of France is Paris, snow is white, a horse has four legs, 3 plus 4 is 7, ";
+    for length in 0..=128 {
+        let of_length = |text: &str| text.chars().cycle().take(length).collect::<String>() + ".";
+        for (name, mean) in [
+            ("a phrase", mean_gold(&prompts, |_| of_length(phrase))),
+            ("the prompt", mean_gold(&prompts, of_length)),
+            ("one word a letter", mean_gold(&prompts, |prompt| "yes ".repeat(prompt.len() * length / 64) + ".")),
+        ] {
+            assert!(mean < CEILING, "{name} at length {length} earns {mean}");
+        }
+    }
+}
