@@ -1,1 +1,218 @@
-//! optim
+//! AdamW whose state can be saved, and gradient clipping that returns the norm.
+
+use tch::{Kind, Tensor, no_grad_guard};
+
+use crate::checkpoint::State;
+use crate::config::OptimizerSection;
+use crate::error::{Problems, Result};
+
+/// The constants of AdamW; the learning rate comes with every step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWOptions {
+    /// Decay of the first and of the second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the bias-corrected second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, on every parameter.
+    pub weight_decay: f64,
+}
+
+impl From<&OptimizerSection> for AdamWOptions {
+    fn from(section: &OptimizerSection) -> Self {
+        Self { betas: section.betas, eps: section.eps, weight_decay: section.weight_decay }
+    }
+}
+
+/// AdamW (Loshchilov and Hutter 2019, algorithm 2) with fp32 moments:
+///
+/// p ← p − lr·wd·p; m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; p ← p − lr·(m / (1−β₁ᵗ)) / (√v / √(1−β₂ᵗ) + ε)
+///
+/// A parameter that received no gradient counts as one whose gradient is zero: whether libtorch has allocated a gradient
+/// depends on the process's past, and a resumed run must not.
+#[derive(Debug)]
+pub struct AdamW {
+    options: AdamWOptions,
+    slots: Vec<Slot>,
+    steps: u64,
+    scratch: [Tensor; 2],
+}
+
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    parameter: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+}
+
+/// Elements updated at once. Small enough for the temporaries to stay in cache, large enough for all threads to have work.
+const CHUNK: i64 = 1 << 18;
+
+impl AdamW {
+    /// Over named fp32 leaves; those that do not require a gradient are left out.
+    ///
+    /// # Panics
+    /// When a trainable parameter is not fp32 or not contiguous: masters are.
+    pub fn new<'a>(
+        parameters: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+        options: impl Into<AdamWOptions>,
+    ) -> Self {
+        let slots: Vec<Slot> = parameters
+            .into_iter()
+            .filter(|(_, parameter)| parameter.requires_grad())
+            .map(|(name, parameter)| {
+                assert_eq!(parameter.kind(), Kind::Float, "{name}: the optimiser works on fp32 masters");
+                assert!(parameter.is_contiguous(), "{name}: the optimiser works on contiguous masters");
+                let parameter = parameter.shallow_clone();
+                let zeros = || parameter.detach().zeros_like();
+                Slot { name: name.to_owned(), exp_avg: zeros(), exp_avg_sq: zeros(), parameter }
+            })
+            .collect();
+        let largest = slots.iter().map(|slot| slot.parameter.numel() as i64).max().unwrap_or(0);
+        let device = slots.first().map_or(tch::Device::Cpu, |slot| slot.parameter.device());
+        let scratch = std::array::from_fn(|_| Tensor::empty([largest.min(CHUNK)], (Kind::Float, device)));
+        Self { options: options.into(), slots, steps: 0, scratch }
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Sets every gradient to zero; the memory stays.
+    pub fn zero_grad(&mut self) {
+        for slot in &mut self.slots {
+            slot.parameter.zero_grad();
+        }
+    }
+
+    /// The 2-norm of all gradients together, before clipping; scales them to `max_norm` when it is larger. A norm that is
+    /// not finite is returned and nothing is scaled.
+    pub fn clip_grad_norm(&mut self, max_norm: f64) -> f64 {
+        let _guard = no_grad_guard();
+        let norm = self.grad_norm();
+        // The 1e-6 is that of torch.nn.utils.clip_grad_norm_.
+        let scale = max_norm / (norm + 1e-6);
+        if norm.is_finite() && scale < 1.0 {
+            for mut grad in self.slots.iter().filter_map(Slot::grad) {
+                let _ = grad.g_mul_scalar_(scale);
+            }
+        }
+        norm
+    }
+
+    /// The 2-norm of all gradients together, summed in f64.
+    pub fn grad_norm(&self) -> f64 {
+        let _guard = no_grad_guard();
+        let squares: f64 = self
+            .slots
+            .iter()
+            .filter_map(Slot::grad)
+            .map(|grad| {
+                let norm = grad.norm_scalaropt_dtype(2.0, Kind::Double).double_value(&[]);
+                norm * norm
+            })
+            .sum();
+        squares.sqrt()
+    }
+
+    /// One step with learning rate `lr`. Gradients are left as they are.
+    pub fn step(&mut self, lr: f64) {
+        let _guard = no_grad_guard();
+        self.steps += 1;
+        let AdamWOptions { betas: [beta1, beta2], eps, weight_decay } = self.options;
+        let t = self.steps as f64;
+        let step_size = lr / (1.0 - beta1.powf(t));
+        let root_correction2 = (1.0 - beta2.powf(t)).sqrt();
+        for slot in &self.slots {
+            let numel = slot.parameter.numel() as i64;
+            let flat = |tensor: &Tensor| tensor.detach().view([numel]);
+            let (parameter, exp_avg, exp_avg_sq) = (flat(&slot.parameter), flat(&slot.exp_avg), flat(&slot.exp_avg_sq));
+            let grad = slot.grad().map(|grad| grad.contiguous().view([numel]));
+            for start in (0..numel).step_by(CHUNK as usize) {
+                let length = CHUNK.min(numel - start);
+                let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+                let (mut parameter, mut exp_avg, mut exp_avg_sq) =
+                    (part(&parameter), part(&exp_avg), part(&exp_avg_sq));
+                let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
+                let (scaled, mut denominator) = (part_of(&self.scratch[0], length), part_of(&self.scratch[1], length));
+                if let Some(grad) = &grad {
+                    let grad = part(grad);
+                    let _ = exp_avg.lerp_(&grad, 1.0 - beta1);
+                    let _ = exp_avg_sq.g_mul_scalar_(beta2);
+                    let _ = exp_avg_sq.addcmul_(&grad.mul_scalar_out(&scaled, 1.0 - beta2), &grad);
+                } else {
+                    let _ = exp_avg.g_mul_scalar_(beta1);
+                    let _ = exp_avg_sq.g_mul_scalar_(beta2);
+                }
+                let _ = exp_avg_sq.sqrt_out(&denominator);
+                let _ = denominator.g_div_scalar_(root_correction2);
+                let _ = denominator.g_add_scalar_(eps);
+                let _ = parameter.addcdiv_(&exp_avg.mul_scalar_out(&scaled, -step_size), &denominator);
+            }
+        }
+    }
+
+    /// Adds masters and moments to `state`, under `prefix/master/NAME`, `prefix/exp_avg/NAME` and `prefix/exp_avg_sq/NAME`,
+    /// and the number of steps under `prefix/steps`. The tensors share memory with the optimiser's.
+    pub fn save(&self, prefix: &str, state: &mut State) {
+        for slot in &self.slots {
+            for (part, tensor) in slot.parts() {
+                state.tensors.push((format!("{prefix}/{part}/{}", slot.name), tensor));
+            }
+        }
+        state.set(&format!("{prefix}/steps"), self.steps);
+    }
+
+    /// Takes masters (into the model's own parameters), moments and the number of steps from `state`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Invalid`] naming every tensor that is missing or has another shape.
+    pub fn load(&mut self, prefix: &str, state: &State) -> Result<()> {
+        let _guard = no_grad_guard();
+        let mut problems = Problems::new();
+        let by_name = state.by_name();
+        let mut copies = Vec::new();
+        for slot in &self.slots {
+            for (part, own) in slot.parts() {
+                let name = format!("{prefix}/{part}/{}", slot.name);
+                match by_name.get(name.as_str()) {
+                    None => problems.push(&state.place, format!("`{name}` is missing")),
+                    Some(saved) if saved.size() != own.size() => problems.push(
+                        &state.place,
+                        format!("`{name}` has shape {:?}, expected {:?}", saved.size(), own.size()),
+                    ),
+                    Some(saved) => copies.push((own, *saved)),
+                }
+            }
+        }
+        let steps = problems.absorb(state.get::<u64>(&format!("{prefix}/steps")))?;
+        problems.into_result()?;
+        for (mut own, saved) in copies {
+            own.copy_(saved);
+        }
+        self.steps = steps.unwrap_or(self.steps);
+        Ok(())
+    }
+}
+
+impl Slot {
+    /// The gradient, where libtorch has allocated one.
+    fn grad(&self) -> Option<Tensor> {
+        let grad = self.parameter.grad();
+        grad.defined().then_some(grad)
+    }
+
+    /// What a checkpoint keeps, as views.
+    fn parts(&self) -> [(&'static str, Tensor); 3] {
+        [
+            ("master", self.parameter.detach()),
+            ("exp_avg", self.exp_avg.shallow_clone()),
+            ("exp_avg_sq", self.exp_avg_sq.shallow_clone()),
+        ]
+    }
+}
+
+fn part_of(scratch: &Tensor, length: i64) -> Tensor {
+    scratch.narrow(0, 0, length)
+}

@@ -1,0 +1,67 @@
+//! What may change between a run and its resumption.
+
+use toml::{Table, Value};
+
+use super::print::inline;
+use crate::error::{Error, Problems, Result};
+
+/// The keys in which two configs differ, by dotted name, with both values as TOML; `None` where a key is absent.
+pub fn differences(old: &Table, new: &Table) -> Vec<(String, Option<String>, Option<String>)> {
+    let (old, new) = (flat(old), flat(new));
+    let find =
+        |flat: &[(String, String)], key: &str| flat.iter().find(|(own, _)| own == key).map(|(_, text)| text.clone());
+    let mut keys: Vec<&String> = old.iter().chain(&new).map(|(key, _)| key).collect();
+    keys.sort();
+    keys.dedup();
+    keys.into_iter()
+        .map(|key| (key.clone(), find(&old, key), find(&new, key)))
+        .filter(|(_, old, new)| old != new)
+        .collect()
+}
+
+/// Refuses a resumption whose config differs from the run's in anything but the number of steps, `[run]` and eval settings.
+///
+/// # Errors
+/// [`Error::Invalid`] with every key that differs, or when either text is not TOML.
+pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
+    let parse = |text: &str| {
+        toml::from_str::<Table>(text).map_err(|error| Error::invalid(place, format!("is damaged: {}", error.message())))
+    };
+    let mut problems = Problems::new();
+    for (key, old, new) in differences(&parse(old)?, &parse(new)?) {
+        if !may_change(&key) {
+            let [old, new] = [old, new].map(|text| text.unwrap_or_else(|| "not set".to_owned()));
+            let (section, leaf) = key
+                .rsplit_once('.')
+                .map_or((String::new(), key.as_str()), |(section, leaf)| (format!("[{section}] "), leaf));
+            problems.push(
+                place,
+                format!("{section}{leaf} was {old}, now {new}: across a resume only steps, [run] and eval settings may change"),
+            );
+        }
+    }
+    problems.into_result()
+}
+
+/// `train.epochs` is a number of steps; `ppo.epochs` is not, it is part of the algorithm.
+fn may_change(key: &str) -> bool {
+    const KEYS: [&str; 5] = ["train.steps", "train.epochs", "ppo.steps", "data.eval", "data.eval_prompts"];
+    const SECTIONS: [&str; 3] = ["run", "eval", "evaluation"];
+    KEYS.contains(&key) || SECTIONS.contains(&key.split('.').next().unwrap_or_default())
+}
+
+/// Dotted keys and their values as TOML.
+fn flat(table: &Table) -> Vec<(String, String)> {
+    fn walk(prefix: &str, table: &Table, found: &mut Vec<(String, String)>) {
+        for (key, value) in table {
+            let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match value {
+                Value::Table(inner) => walk(&name, inner, found),
+                other => found.push((name, inline(other))),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk("", table, &mut found);
+    found
+}

@@ -1,0 +1,336 @@
+//! The sections that several stages have. Where a default differs by stage, the stage's `Default` gives it.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::{fmt, thread};
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use tch::{Cuda, Device, Kind};
+
+use crate::documented;
+use crate::error::Problems;
+
+/// The dtype of the forward and backward pass; master weights and moments are always fp32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit floats.
+    #[default]
+    Float32,
+    /// 16-bit brain floats.
+    Bfloat16,
+}
+
+impl Dtype {
+    /// The same as libtorch names it.
+    pub fn kind(self) -> Kind {
+        match self {
+            Dtype::Float32 => Kind::Float,
+            Dtype::Bfloat16 => Kind::BFloat16,
+        }
+    }
+}
+
+documented! {
+    /// `[model]`: where the weights come from and how they compute.
+    pub struct ModelSection {
+        /// The checkpoint: any folder that `align` or transformers wrote.
+        pub path: PathBuf,
+        /// Compute in "float32" or "bfloat16"; master weights and moments are fp32.
+        pub dtype: Dtype,
+        /// Keep no activations inside layers and compute them again on the way back: less memory, about a third more time.
+        pub recompute_layers: bool,
+    }
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), dtype: Dtype::Float32, recompute_layers: false }
+    }
+}
+
+impl ModelSection {
+    /// Its mistakes.
+    pub fn validate(&self, problems: &mut Problems) {
+        checks::required(problems, "model.path", &self.path);
+    }
+}
+
+documented! {
+    /// `[optimizer]`: AdamW.
+    pub struct OptimizerSection {
+        /// Peak learning rate.
+        pub lr: f64,
+        /// Decay of the first and the second moment. Qwen report §3.1.2.
+        pub betas: [f64; 2],
+        /// Added to the root of the second moment. Qwen report §3.1.2.
+        pub eps: f64,
+        /// Decoupled weight decay, on every parameter (our choice: the report does not say on which).
+        pub weight_decay: f64,
+    }
+}
+
+impl OptimizerSection {
+    /// The report's betas and eps with the stage's own peak learning rate and weight decay.
+    pub fn new(lr: f64, weight_decay: f64) -> Self {
+        Self { lr, betas: [0.9, 0.95], eps: 1e-8, weight_decay }
+    }
+
+    /// Its mistakes.
+    pub fn validate(&self, problems: &mut Problems) {
+        checks::at_least_zero(problems, "optimizer.lr", self.lr);
+        if self.betas.iter().any(|beta| !(0.0..1.0).contains(beta)) {
+            problems.push("optimizer.betas", "both must be at least 0 and below 1");
+        }
+        checks::above_zero(problems, "optimizer.eps", self.eps);
+        checks::at_least_zero(problems, "optimizer.weight_decay", self.weight_decay);
+    }
+}
+
+/// What the learning rate does behind the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// Stays at the peak.
+    Constant,
+    /// Falls in a straight line.
+    Linear,
+    /// Falls along half a cosine.
+    Cosine,
+}
+
+documented! {
+    /// `[schedule]`: the learning rate over the steps.
+    pub struct ScheduleSection {
+        /// After the warm-up: "constant", "linear" or "cosine".
+        pub kind: ScheduleKind,
+        /// Steps in which the rate rises from 0 to the peak: lr·(s+1)/warmup_steps at step s = 0, 1, …
+        pub warmup_steps: u64,
+        /// What "linear" and "cosine" fall to, as a part of the peak. Qwen report §2.4 (pretraining).
+        pub min_lr_ratio: f64,
+    }
+}
+
+impl ScheduleSection {
+    /// A schedule that ends, where it falls, at a tenth of the peak.
+    pub fn new(kind: ScheduleKind, warmup_steps: u64) -> Self {
+        Self { kind, warmup_steps, min_lr_ratio: 0.1 }
+    }
+
+    /// Its mistakes.
+    pub fn validate(&self, problems: &mut Problems) {
+        if !(0.0..=1.0).contains(&self.min_lr_ratio) {
+            problems.push("schedule.min_lr_ratio", "must be from 0 to 1");
+        }
+    }
+}
+
+documented! {
+    /// `[run]`: where results go and how often. Nothing here changes a result.
+    pub struct RunSection {
+        /// The run's folder: config, metrics, checkpoints and the resulting model.
+        pub out: PathBuf,
+        /// "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        pub device: String,
+        /// Threads of computation; all cores when absent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub threads: Option<usize>,
+        /// Steps from one line of metrics.jsonl to the next.
+        pub log_every: u64,
+        /// Steps from one evaluation to the next; the last step is always evaluated.
+        pub eval_every: u64,
+        /// Steps from one checkpoint to the next; the last step always has one.
+        pub save_every: u64,
+        /// Checkpoints kept: the newest ones.
+        pub keep: usize,
+    }
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        Self {
+            out: PathBuf::new(),
+            device: "auto".to_owned(),
+            threads: None,
+            log_every: 1,
+            eval_every: 100,
+            save_every: 500,
+            keep: 3,
+        }
+    }
+}
+
+impl RunSection {
+    /// Its mistakes.
+    pub fn validate(&self, problems: &mut Problems) {
+        if self.out.as_os_str().is_empty() {
+            problems.push("run.out", "is required, here or as --out");
+        }
+        checks::device(problems, "run.device", &self.device);
+        if self.threads == Some(0) {
+            problems.push("run.threads", "must be at least 1");
+        }
+        for (key, every) in
+            [("log_every", self.log_every), ("eval_every", self.eval_every), ("save_every", self.save_every)]
+        {
+            checks::at_least_one(problems, &format!("run.{key}"), every);
+        }
+        checks::at_least_one(problems, "run.keep", self.keep as u64);
+    }
+
+    /// The device that `device` names.
+    ///
+    /// # Panics
+    /// When the section was not validated.
+    pub fn device(&self) -> Device {
+        parse_device(&self.device).expect("validated")
+    }
+
+    /// Threads of computation.
+    pub fn num_threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, |threads| threads.get()))
+    }
+}
+
+/// The device that a text names: "auto", "cpu", "cuda" or "cuda:N"; `Err` says what is wrong with it.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn parse_device(text: &str) -> Result<Device, String> {
+    let gpus = || if Cuda::is_available() { Cuda::device_count() as usize } else { 0 };
+    let index = match text {
+        "cpu" => return Ok(Device::Cpu),
+        "auto" if gpus() == 0 => return Ok(Device::Cpu),
+        "auto" | "cuda" => 0,
+        _ => text
+            .strip_prefix("cuda:")
+            .and_then(|index| index.parse().ok())
+            .ok_or("expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"")?,
+    };
+    match gpus() {
+        0 => Err("libtorch finds no GPU here; expected \"cpu\" or \"auto\"".to_owned()),
+        found if index >= found => Err(format!("libtorch finds {found} GPU(s), numbered from 0")),
+        _ => Ok(Device::Cuda(index)),
+    }
+}
+
+/// One path or several: a string or an array of strings in TOML.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(transparent)]
+pub struct Files(pub Vec<PathBuf>);
+
+impl Deref for Files {
+    type Target = [PathBuf];
+
+    fn deref(&self) -> &[PathBuf] {
+        &self.0
+    }
+}
+
+impl<P: Into<PathBuf>> FromIterator<P> for Files {
+    fn from_iter<I: IntoIterator<Item = P>>(paths: I) -> Self {
+        Self(paths.into_iter().map(Into::into).collect())
+    }
+}
+
+impl<'de> Deserialize<'de> for Files {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMore;
+
+        impl<'de> Visitor<'de> for OneOrMore {
+            type Value = Files;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path or an array of paths")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<Files, E> {
+                Ok(Files(vec![PathBuf::from(path)]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut paths: A) -> Result<Files, A::Error> {
+                let mut files = Vec::new();
+                while let Some(path) = paths.next_element()? {
+                    files.push(path);
+                }
+                Ok(Files(files))
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMore)
+    }
+}
+
+documented! {
+    /// One entry of `[[data.mix]]`: a source of rows and how often it is drawn from.
+    pub struct Mix {
+        /// A file or several.
+        pub path: Files,
+        /// The source's part of all rows, relative to the other weights.
+        pub weight: f64,
+    }
+}
+
+/// What happens to a row of more than `data.max_tokens` tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlong {
+    /// It is left out, and counted.
+    #[default]
+    Drop,
+    /// It is cut on the right, and counted.
+    Truncate,
+}
+
+/// The number of steps of a run: `steps`, or as many as `epochs` passes over `rows` rows take, the last one rounded up.
+pub fn total_steps(steps: Option<u64>, epochs: Option<u64>, rows: u64, batch_size: u64) -> u64 {
+    steps.unwrap_or_else(|| (epochs.unwrap_or(1) * rows).div_ceil(batch_size.max(1)))
+}
+
+/// Checks that many keys share. Each adds a problem in the words of [`super::Config::validate`].
+pub mod checks {
+    use super::{Files, Path, Problems, parse_device};
+
+    /// A number that must be above 0.
+    pub fn above_zero(problems: &mut Problems, key: &str, value: f64) {
+        if value <= 0.0 {
+            problems.push(key, "must be above 0");
+        }
+    }
+
+    /// A number that must not be negative.
+    pub fn at_least_zero(problems: &mut Problems, key: &str, value: f64) {
+        if value < 0.0 {
+            problems.push(key, "must be at least 0");
+        }
+    }
+
+    /// A count that must not be 0.
+    pub fn at_least_one(problems: &mut Problems, key: &str, value: u64) {
+        if value < 1 {
+            problems.push(key, "must be at least 1");
+        }
+    }
+
+    /// A path that has no default.
+    pub fn required(problems: &mut Problems, key: &str, path: &Path) {
+        if path.as_os_str().is_empty() {
+            problems.push(key, "is required");
+        }
+    }
+
+    /// Files that have no default.
+    pub fn required_files(problems: &mut Problems, key: &str, files: &Files) {
+        if files.is_empty() {
+            problems.push(key, "is required: a file or an array of files");
+        }
+    }
+
+    /// A device that exists here.
+    pub fn device(problems: &mut Problems, key: &str, text: &str) {
+        if let Err(what) = parse_device(text) {
+            problems.push(key, what);
+        }
+    }
+}

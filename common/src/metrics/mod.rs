@@ -1,0 +1,119 @@
+//! Named scalars of a step, and where they go: metrics.jsonl and TensorBoard.
+
+mod lines;
+mod tensorboard;
+
+pub use lines::Lines;
+pub(crate) use tensorboard::retain;
+pub use tensorboard::{Histogram, TensorBoard};
+
+use serde_json::{Map, Value};
+
+/// The scalars of one step, in the order in which they were set.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metrics(Vec<(String, f64)>);
+
+impl Metrics {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets `name`; a second value under the same name takes the place of the first.
+    pub fn set(&mut self, name: impl Into<String>, value: f64) {
+        let name = name.into();
+        match self.0.iter_mut().find(|(own, _)| *own == name) {
+            Some((_, own)) => *own = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// The value of `name`.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| *value)
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+
+    /// Whether none was set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Sets all of `other`.
+    pub fn merge(&mut self, other: Metrics) {
+        for (name, value) in other.0 {
+            self.set(name, value);
+        }
+    }
+
+    /// The first value that is not finite.
+    pub fn non_finite(&self) -> Option<&str> {
+        self.iter().find(|(_, value)| !value.is_finite()).map(|(name, _)| name)
+    }
+
+    /// As a JSON object; what is not finite becomes `null`.
+    pub fn to_json(&self) -> Map<String, Value> {
+        self.iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
+    }
+}
+
+impl<N: Into<String>> Extend<(N, f64)> for Metrics {
+    fn extend<I: IntoIterator<Item = (N, f64)>>(&mut self, values: I) {
+        for (name, value) in values {
+            self.set(name, value);
+        }
+    }
+}
+
+impl<N: Into<String>> FromIterator<(N, f64)> for Metrics {
+    fn from_iter<I: IntoIterator<Item = (N, f64)>>(values: I) -> Self {
+        let mut metrics = Metrics::new();
+        metrics.extend(values);
+        metrics
+    }
+}
+
+/// Whether a scalar tells of time or memory and so differs from run to run.
+pub fn is_wall_clock(name: &str) -> bool {
+    name.starts_with("time/") || name.contains("second") || name.contains("memory")
+}
+
+/// The most memory this process has held so far, in GiB; `None` where the system does not say.
+pub fn peak_gib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / (1024.0 * 1024.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_and_replacement() {
+        let mut metrics: Metrics = [("b", 1.0), ("a", f64::NAN)].into_iter().collect();
+        metrics.set("b", 3.0);
+        assert_eq!(serde_json::to_string(&metrics.to_json()).unwrap(), r#"{"b":3.0,"a":null}"#);
+        assert_eq!(metrics.non_finite(), Some("a"));
+    }
+
+    #[test]
+    fn memory_is_known_here() {
+        if cfg!(target_os = "linux") {
+            assert!(peak_gib().unwrap() > 0.0);
+        }
+    }
+
+    #[test]
+    fn wall_clock_names() {
+        for name in ["seconds", "time/step", "train/tokens_per_second", "memory/peak_gib"] {
+            assert!(is_wall_clock(name), "{name}");
+        }
+        assert!(!is_wall_clock("train/loss"));
+    }
+}

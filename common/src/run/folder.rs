@@ -1,0 +1,137 @@
+//! The run folder: who may use it, and what it says about itself.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+
+use crate::checkpoint::{self, write_whole};
+use crate::config;
+use crate::error::{Error, Result};
+
+/// The names inside a run folder.
+pub(super) const CONFIG: &str = "config.toml";
+pub(super) const RUN: &str = "run.json";
+pub(super) const METRICS: &str = "metrics.jsonl";
+pub(super) const SAMPLES: &str = "samples.jsonl";
+pub(super) const TENSORBOARD: &str = "tensorboard";
+pub(super) const CHECKPOINTS: &str = "checkpoints";
+const LOCK: &str = ".lock";
+
+/// Creates the folder and takes its lock, which the system gives back however the process ends.
+pub(super) fn lock(out: &Path) -> Result<File> {
+    let refuse = |error: std::io::Error| Error::invalid(out.display(), format!("cannot be used as run.out: {error}"));
+    fs::create_dir_all(out).map_err(refuse)?;
+    let path = out.join(LOCK);
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(refuse)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            return Err(Error::invalid(
+                out.display(),
+                format!("is in use by another process ({}); one process per run folder", holder.trim()),
+            ));
+        }
+        Err(TryLockError::Error(error)) => return Err(refuse(error)),
+    }
+    let holder = format!("pid {}\n", std::process::id());
+    file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())).map_err(Error::io(&path))?;
+    Ok(file)
+}
+
+/// Whether a run was started here.
+pub(super) fn holds_run(out: &Path) -> bool {
+    [CONFIG, RUN, METRICS, SAMPLES, CHECKPOINTS, "model", "value"].iter().any(|name| out.join(name).exists())
+}
+
+/// Refuses a folder that holds a run unless it is to be resumed, and a resumption with another config or other inputs.
+pub(super) fn check(out: &Path, resume: bool, config: &str, inputs: Option<&Value>) -> Result<()> {
+    if !holds_run(out) {
+        return Ok(());
+    }
+    if !resume {
+        return Err(Error::invalid(
+            out.display(),
+            "holds a run already; expected a new or empty folder, or --resume to go on with it",
+        ));
+    }
+    let path = out.join(CONFIG);
+    match fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        text => config::resume_differences(&path.display().to_string(), &text.map_err(Error::io(&path))?, config)?,
+    }
+    let facts = read_facts(out)?;
+    match (facts.get("inputs"), inputs) {
+        (Some(then), Some(now)) if then != now => Err(Error::invalid(
+            out.join(RUN).display(),
+            format!("the run's inputs have changed: they were {then}, now {now}; expected the same data and weights"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// run.json, or nothing where there is none.
+pub(super) fn read_facts(out: &Path) -> Result<Map<String, Value>> {
+    let path = out.join(RUN);
+    match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
+        bytes => serde_json::from_slice(&bytes.map_err(Error::io(&path))?)
+            .map_err(|error| Error::invalid(path.display(), format!("is damaged: {error}"))),
+    }
+}
+
+/// Writes run.json.
+pub(super) fn write_facts(out: &Path, facts: &Map<String, Value>) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(facts).expect("plain data");
+    text.push('\n');
+    write_whole(&out.join(RUN), text.as_bytes())
+}
+
+/// Removes what killed processes left half-written.
+pub(super) fn clean(out: &Path) -> Result<()> {
+    for folder in [out.to_owned(), out.join(CHECKPOINTS), out.join(TENSORBOARD)] {
+        checkpoint::remove_temporaries(&folder)?;
+    }
+    Ok(())
+}
+
+/// The newest checkpoint.
+pub(super) fn newest(out: &Path) -> Result<Option<(u64, PathBuf)>> {
+    Ok(checkpoint::list(&out.join(CHECKPOINTS))?.pop())
+}
+
+/// The time as `2026-11-21T23:44:32Z`.
+pub(super) fn now() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    utc(seconds)
+}
+
+/// Days to dates as in Hinnant's "chrono-compatible low-level date algorithms".
+fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        let dates = [0, 951_782_400, 1_763_768_672].map(utc);
+        assert_eq!(dates, ["1970-01-01T00:00:00Z", "2000-02-29T00:00:00Z", "2025-11-21T23:44:32Z"]);
+    }
+}

@@ -1,0 +1,456 @@
+//! A run: its folder, its metrics, its checkpoints, and how it goes on after it was stopped at any moment.
+//!
+//! A stage's loop looks like this:
+//!
+//! ```ignore
+//! let mut run = match Run::start(spec)? {
+//!     Started::Finished { step } => return Ok(Outcome::AlreadyFinished { step }),
+//!     Started::Ready(run) => run,
+//! };
+//! if let Some(state) = run.state()? {
+//!     optimizer.load("model", &state)?;
+//! }
+//! for step in run.next_step()..run.steps() {
+//!     let mut metrics = update(step)?;               // what a step does
+//!     let done = step + 1;
+//!     if run.eval_due(done) {
+//!         metrics.merge(evaluate()?);
+//!     }
+//!     run.log(done, &metrics)?;
+//!     if run.save_due(done) {
+//!         run.save(done, &state(), |folder| model.save(&folder.join("model")))?;
+//!     }
+//!     if run.interrupted() {
+//!         return Ok(Outcome::Interrupted { step: done });
+//!     }
+//! }
+//! run.finish(|folder| model.save(&folder.join("model")))
+//! ```
+//!
+//! The order of events makes it safe to be killed anywhere: the lines of a step reach the disk before its checkpoint
+//! appears, a checkpoint appears whole or not at all, and a resumed run first cuts metrics.jsonl, samples.jsonl and the
+//! TensorBoard files back to the checkpoint it starts from.
+
+mod folder;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+use crate::checkpoint::{self, State, TEMPORARY, replace_folder, sync_tree, write_whole};
+use crate::config::RunSection;
+use crate::error::{Error, Result};
+use crate::metrics::{self, Histogram, Lines, Metrics, TensorBoard};
+
+use folder::{CHECKPOINTS, CONFIG, METRICS, SAMPLES, TENSORBOARD};
+
+/// How a stage ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done and the result is written.
+    Finished {
+        /// Steps done.
+        step: u64,
+    },
+    /// A resumption found nothing left to do.
+    AlreadyFinished {
+        /// Steps done.
+        step: u64,
+    },
+    /// It was asked to stop; a checkpoint is written.
+    Interrupted {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// What a run needs to start.
+#[derive(Debug)]
+pub struct Spec<'a> {
+    /// `[run]`.
+    pub section: &'a RunSection,
+    /// The resolved config as TOML, from [`crate::config::to_toml`].
+    pub config: &'a str,
+    /// Whether a run in the folder is to be gone on with.
+    pub resume: bool,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// What run.json says: version, commit, libtorch, device, seed, parameter and row counts. A value under `inputs` (sizes
+    /// or hashes of data and weights) must be the same across a resume.
+    pub facts: Map<String, Value>,
+    /// Set by the binary when the run is asked to stop.
+    pub interrupt: Arc<AtomicBool>,
+}
+
+/// A run that may begin, or one that has nothing left to do.
+#[derive(Debug)]
+pub enum Started {
+    /// Go on.
+    Ready(Box<Run>),
+    /// The folder holds a finished run.
+    Finished {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// What [`preflight`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preflight {
+    /// A new run would start at step 0.
+    Fresh,
+    /// A resumed run would go on behind this step.
+    Resume {
+        /// Steps done.
+        step: u64,
+    },
+    /// The folder holds a finished run.
+    Finished {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// A run that holds its folder's lock.
+#[derive(Debug)]
+pub struct Run {
+    out: PathBuf,
+    section: RunSection,
+    steps: u64,
+    facts: Map<String, Value>,
+    interrupt: Arc<AtomicBool>,
+    stopping: bool,
+    from: Option<PathBuf>,
+    next_step: u64,
+    metrics: Lines,
+    samples: Lines,
+    board: TensorBoard,
+    clock: Clock,
+    _lock: File,
+}
+
+/// Looks at the folder without changing anything: for `--dry-run`, and to refuse a folder before a model is loaded.
+///
+/// # Errors
+/// [`Error::Invalid`] when [`Run::start`] would refuse; a lock is not looked at.
+pub fn preflight(out: &Path, resume: bool, config: &str, steps: Option<u64>) -> Result<Preflight> {
+    if out.exists() && !out.is_dir() {
+        return Err(Error::invalid(out.display(), "is a file, expected a folder to write the run into"));
+    }
+    folder::check(out, resume, config, None)?;
+    if let Some(step) = finished(&folder::read_facts(out)?, steps) {
+        return Ok(Preflight::Finished { step });
+    }
+    Ok(match folder::newest(out)? {
+        Some((step, _)) => Preflight::Resume { step },
+        None => Preflight::Fresh,
+    })
+}
+
+/// The steps of a finished run that does not have to go on to `steps`.
+fn finished(facts: &Map<String, Value>, steps: Option<u64>) -> Option<u64> {
+    let done = facts.get("finished_step").and_then(Value::as_u64)?;
+    (steps.is_none_or(|steps| steps <= done)).then_some(done)
+}
+
+impl Run {
+    /// Takes the folder: creates it or, to resume, cuts its files back to the newest checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when another process has the folder, when it holds a run that is not to be resumed or one with
+    /// another config, and when the newest checkpoint is damaged; [`Error::Io`] when the folder cannot be written.
+    pub fn start(spec: Spec<'_>) -> Result<Started> {
+        let out = spec.section.out.clone();
+        let lock = folder::lock(&out)?;
+        folder::check(&out, spec.resume, spec.config, spec.facts.get("inputs"))?;
+        let old = folder::read_facts(&out)?;
+        if let Some(step) = finished(&old, Some(spec.steps)) {
+            return Ok(Started::Finished { step });
+        }
+        folder::clean(&out)?;
+        let from = folder::newest(&out)?;
+        if let Some((step, path)) = &from {
+            checkpoint::verify(path)?;
+            if *step > spec.steps {
+                let what = format!("is at step {step} already, expected at least that many steps, not {}", spec.steps);
+                return Err(Error::invalid(out.display(), what));
+            }
+        }
+        let next_step = from.as_ref().map_or(0, |(step, _)| *step);
+        let seconds = match &from {
+            None => 0.0,
+            Some((_, path)) => RunState::read(path)?.seconds,
+        };
+        let was_last = old.get("steps").and_then(Value::as_u64) == Some(next_step);
+        let extended = was_last && spec.steps > next_step;
+        let history = History { next_step, extended, section: spec.section.clone() };
+        let mut metrics = Lines::new(out.join(METRICS));
+        metrics.retain(&|step, line| history.line(step, line))?;
+        let mut samples = Lines::new(out.join(SAMPLES));
+        samples.retain(&|step, line| (history.keeps(step) && history.evaluated(step)).then_some(line))?;
+        metrics::retain(&out.join(TENSORBOARD), &|step, tag| history.keeps_value(step, tag))?;
+
+        write_whole(&out.join(CONFIG), spec.config.as_bytes())?;
+        let facts = facts(old, spec.facts, spec.steps, next_step);
+        folder::write_facts(&out, &facts)?;
+        let board = TensorBoard::create(&out.join(TENSORBOARD))?;
+        Ok(Started::Ready(Box::new(Run {
+            section: spec.section.clone(),
+            steps: spec.steps,
+            facts,
+            interrupt: spec.interrupt,
+            stopping: false,
+            from: from.map(|(_, path)| path),
+            next_step,
+            metrics,
+            samples,
+            board,
+            clock: Clock::new(seconds, next_step),
+            _lock: lock,
+            out,
+        })))
+    }
+
+    /// The run's folder.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// The 0-based step to do next; the number of steps done by earlier processes.
+    pub fn next_step(&self) -> u64 {
+        self.next_step
+    }
+
+    /// Steps of the whole run.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The checkpoint that this run goes on from; its models' folders are below.
+    pub fn checkpoint(&self) -> Option<&Path> {
+        self.from.as_deref()
+    }
+
+    /// The state in that checkpoint, read anew at every call.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Invalid`] when it cannot be read.
+    pub fn state(&self) -> Result<Option<State>> {
+        self.from.as_deref().map(checkpoint::load).transpose()
+    }
+
+    /// Whether a line is written when `done` steps are done.
+    pub fn log_due(&self, done: u64) -> bool {
+        done.is_multiple_of(self.section.log_every) || self.eval_due(done)
+    }
+
+    /// Whether to evaluate when `done` steps are done: every `eval_every` steps and at the end.
+    pub fn eval_due(&self, done: u64) -> bool {
+        done.is_multiple_of(self.section.eval_every) || done >= self.steps
+    }
+
+    /// Whether to save when `done` steps are done: every `save_every` steps, at the end, and when asked to stop.
+    pub fn save_due(&mut self, done: u64) -> bool {
+        // Looked at once a step, so that a request in between cannot make `interrupted` true without a checkpoint.
+        self.stopping = self.interrupt.load(Ordering::Relaxed) && done < self.steps;
+        done.is_multiple_of(self.section.save_every) || done >= self.steps || self.stopping
+    }
+
+    /// Whether the run was asked to stop when [`Run::save_due`] was called last.
+    pub fn interrupted(&self) -> bool {
+        self.stopping
+    }
+
+    /// Whether the run is being asked to stop now; to leave a long evaluation or rollout early.
+    pub fn stop_requested(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+
+    /// Writes the scalars of a step to metrics.jsonl and TensorBoard, where [`Run::log_due`] says so.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when they cannot be written.
+    pub fn log(&mut self, done: u64, metrics: &Metrics) -> Result<()> {
+        if !self.log_due(done) {
+            return Ok(());
+        }
+        let mut all = Metrics::new();
+        all.set("seconds", self.clock.seconds());
+        all.merge(metrics.clone());
+        all.set("time/step", self.clock.seconds_per_step(done));
+        if let Some(peak) = metrics::peak_gib() {
+            all.set("memory/peak_gib", peak);
+        }
+        let mut line = Map::new();
+        line.insert("step".to_owned(), Value::from(done));
+        line.extend(all.to_json());
+        self.metrics.append(&line)?;
+        self.board.scalars(done, &all)
+    }
+
+    /// Appends an object to samples.jsonl, with the step in front. Samples belong to evaluations: call it where
+    /// [`Run::eval_due`] says so.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn sample(&mut self, done: u64, sample: &Map<String, Value>) -> Result<()> {
+        let mut line = Map::new();
+        line.insert("step".to_owned(), Value::from(done));
+        line.extend(sample.clone());
+        self.samples.append(&line)
+    }
+
+    /// Shows a text in TensorBoard.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn text(&mut self, done: u64, tag: &str, text: &str) -> Result<()> {
+        self.board.text(done, tag, text)
+    }
+
+    /// Shows a distribution in TensorBoard.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn histogram(&mut self, done: u64, tag: &str, values: &[f64]) -> Result<()> {
+        Histogram::of(values).map_or(Ok(()), |histogram| self.board.histogram(done, tag, &histogram))
+    }
+
+    /// Writes the checkpoint of `done` steps: `write_models` fills subfolders of the folder it is given.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written; the earlier checkpoints are untouched then.
+    pub fn save(&mut self, done: u64, state: &State, write_models: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.metrics.sync()?;
+        self.samples.sync()?;
+        let folder = self.out.join(CHECKPOINTS);
+        let seconds = self.clock.seconds();
+        checkpoint::save(&folder, done, state, self.section.keep, |temporary| {
+            RunState { seconds }.write(temporary)?;
+            write_models(temporary)
+        })?;
+        Ok(())
+    }
+
+    /// Writes the result: `write_models` fills subfolders (`model`, `value`) of the folder it is given, which then take
+    /// their places in the run's folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn finish(mut self, write_models: impl FnOnce(&Path) -> Result<()>) -> Result<Outcome> {
+        let temporary = self.out.join(format!("{TEMPORARY}result"));
+        fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
+        write_models(&temporary)?;
+        sync_tree(&temporary)?;
+        for entry in fs::read_dir(&temporary).map_err(Error::io(&temporary))? {
+            let entry = entry.map_err(Error::io(&temporary))?;
+            replace_folder(&entry.path(), &self.out.join(entry.file_name()))?;
+        }
+        fs::remove_dir(&temporary).map_err(Error::io(&temporary))?;
+        self.metrics.sync()?;
+        self.samples.sync()?;
+        self.facts.insert("finished".to_owned(), Value::from(folder::now()));
+        self.facts.insert("finished_step".to_owned(), Value::from(self.steps));
+        self.facts.insert("seconds".to_owned(), Value::from(self.clock.seconds()));
+        folder::write_facts(&self.out, &self.facts)?;
+        Ok(Outcome::Finished { step: self.steps })
+    }
+}
+
+/// run.json: what the stage says, and the run's life.
+fn facts(mut old: Map<String, Value>, new: Map<String, Value>, steps: u64, next_step: u64) -> Map<String, Value> {
+    let now = folder::now();
+    let started = old.remove("started").unwrap_or_else(|| Value::from(now.clone()));
+    let mut resumed = match old.remove("resumed") {
+        Some(Value::Array(times)) => times,
+        _ => Vec::new(),
+    };
+    if next_step > 0 {
+        resumed.push(serde_json::json!({ "step": next_step, "time": now }));
+    }
+    let mut facts = new;
+    facts.insert("steps".to_owned(), Value::from(steps));
+    facts.insert("started".to_owned(), started);
+    facts.insert("resumed".to_owned(), Value::Array(resumed));
+    facts
+}
+
+/// What the run itself keeps in a checkpoint.
+struct RunState {
+    seconds: f64,
+}
+
+impl RunState {
+    const FILE: &'static str = "run.json";
+
+    fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(Self::FILE);
+        fs::write(&path, format!("{}\n", serde_json::json!({ "seconds": self.seconds }))).map_err(Error::io(&path))
+    }
+
+    fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(Self::FILE);
+        let bytes = fs::read(&path).map_err(Error::io(&path))?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| Error::invalid(path.display(), error))?;
+        Ok(Self { seconds: value["seconds"].as_f64().unwrap_or(0.0) })
+    }
+}
+
+/// What of the past stays when a run goes on behind `next_step` steps: what an uninterrupted run would have written by then.
+/// That is all of it, except where a finished run is given more steps: its last step was logged and evaluated because it was
+/// the last.
+struct History {
+    next_step: u64,
+    extended: bool,
+    section: RunSection,
+}
+
+impl History {
+    fn evaluated(&self, step: u64) -> bool {
+        !(self.extended && step == self.next_step) || step.is_multiple_of(self.section.eval_every)
+    }
+
+    fn keeps(&self, step: u64) -> bool {
+        step <= self.next_step && (self.evaluated(step) || step.is_multiple_of(self.section.log_every))
+    }
+
+    fn keeps_value(&self, step: u64, name: &str) -> bool {
+        self.keeps(step) && (self.evaluated(step) || !(name.starts_with("eval/") || name.starts_with("sample")))
+    }
+
+    fn line(&self, step: u64, mut line: Map<String, Value>) -> Option<Map<String, Value>> {
+        line.retain(|name, _| self.keeps_value(step, name));
+        self.keeps(step).then_some(line)
+    }
+}
+
+/// Seconds of work, those of earlier processes up to the checkpoint included.
+#[derive(Debug)]
+struct Clock {
+    before: f64,
+    start: Instant,
+    logged: Instant,
+    logged_step: u64,
+}
+
+impl Clock {
+    fn new(before: f64, step: u64) -> Self {
+        let now = Instant::now();
+        Self { before, start: now, logged: now, logged_step: step }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before + self.start.elapsed().as_secs_f64()
+    }
+
+    /// The mean since the last call.
+    fn seconds_per_step(&mut self, done: u64) -> f64 {
+        let (elapsed, steps) = (self.logged.elapsed().as_secs_f64(), done.saturating_sub(self.logged_step));
+        (self.logged, self.logged_step) = (Instant::now(), done);
+        elapsed / steps.max(1) as f64
+    }
+}
