@@ -47,6 +47,13 @@ impl Case {
         table(&self.inputs[name]).mapv(|flag| flag != 0.0)
     }
 
+    /// The mask of a case that records none: tokens before the first pad (id 0), and `more` behind them.
+    pub(super) fn response_mask(&self, more: usize) -> Mask {
+        let responses = self.table("responses");
+        let length = |row: usize| responses.row(row).iter().take_while(|&&id| id != 0.0).count() + more;
+        Mask::from_shape_fn(responses.raw_dim(), |(row, column)| column < length(row))
+    }
+
     /// A resulting mask that is true at padding, as our masks: true where a token counts.
     pub(super) fn counted_by(&self, padding: &str) -> Mask {
         table(&self.out[padding]).mapv(|flag| flag == 0.0)
@@ -94,9 +101,18 @@ pub(super) fn numbers(tensor: &Tensor) -> Vec<f64> {
 
 /// All within 1e-6 of what was recorded: some programs compute parts in f32.
 pub(super) fn close(found: &[f64], recorded: &[f64]) {
+    within(1e-6, found, recorded);
+}
+
+/// All within 1e-5 of what was recorded: ours is computed in fp32.
+pub(super) fn close_fp32(found: &[f64], recorded: &[f64]) {
+    within(1e-5, found, recorded);
+}
+
+fn within(tolerance: f64, found: &[f64], recorded: &[f64]) {
     assert_eq!(found.len(), recorded.len());
     for (place, (found, recorded)) in found.iter().zip(recorded).enumerate() {
         let error = (found - recorded).abs();
-        assert!(error <= 1e-6 * recorded.abs().max(1.0), "number {place}: {found}, recorded {recorded}");
+        assert!(error <= tolerance * recorded.abs().max(1.0), "number {place}: {found}, recorded {recorded}");
     }
 }

@@ -7,9 +7,10 @@ use align_ppo::loss::{PolicyLoss, policy_loss, value_loss};
 use align_ppo::rewards::{KlController, clip_scores, kl_k1, kl_k3, token_rewards};
 use align_reward::loss::{LossParams, Pairs, RewardLoss, reward_loss};
 use ndarray::Axis;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::case::{Case, close, cube, flat, list, number, numbers, table};
+use super::head::policy_update;
 
 /// Tables agree where tokens count.
 fn close_tables(found: &Table, recorded: &Table, mask: &Mask) {
@@ -241,28 +242,11 @@ pub(super) fn both_losses(case: &Case) {
     close(&[found.stats.loss + vf_coef * loss], &[case.result("loss")]);
 }
 
-/// A whole update from logits and value predictions of prompts and responses. The softmax and the slice are torch's; our
-/// gradient with respect to the log-probabilities goes back through them. Value tokens are one more a row.
+/// A whole update, from logits and value predictions over prompts and responses. Value tokens are one more a row.
 pub(super) fn update(case: &Case) {
-    let (old, responses) = (case.table("logprobs"), case.table("responses"));
-    let (longer, mask) = (counted_from(case, 1), counted_from(case, 0));
+    policy_update(case);
+    let (old, longer) = (case.table("logprobs"), case.response_mask(1));
     let (context, width) = (case.table("queries").ncols() as i64, old.ncols() as i64);
-
-    let logits = cube(&case.inputs["logits_full"]).set_requires_grad(true);
-    let scaled = logits.narrow(1, context - 1, width) / (case.param("temperature") + 1e-7);
-    let ids = Tensor::from_slice(responses.as_slice().expect("rows in order")).to_kind(Kind::Int64);
-    let logprobs = scaled.log_softmax(-1, Kind::Double).gather(-1, &ids.reshape([-1, width, 1]), false);
-    let counts = Tensor::from_slice(&mask.iter().copied().collect::<Vec<_>>());
-    let logprobs = logprobs.flatten(0, -1).masked_select(&counts); // (N)
-
-    let (num_tokens, advantages) = (masked::count(&mask), table(&case.out["advantages"]));
-    let found =
-        policy_loss(&logprobs, &flat(&old, &mask), &flat(&advantages, &mask), case.param("cliprange"), num_tokens);
-    close(&numbers(&logprobs), &masked::flat(&table(&case.out["new_logprobs"]), &mask));
-    close(&[found.stats.loss, found.stats.clip_frac], &[case.result("pg_loss"), case.result("pg_clipfrac")]);
-    (logprobs * found.grad).sum(Kind::Double).backward();
-    close(&numbers(&logits.grad()), &numbers(&cube(&case.out["grad_logits"])));
-
     let predictions = cube(&case.inputs["vpred_full"]);
     let column = |tensor: &Tensor| {
         let numbers = numbers(&tensor.narrow(1, context - 1, width).contiguous());
@@ -275,13 +259,6 @@ pub(super) fn update(case: &Case) {
     close(&[loss, clip_frac], &[case.result("vf_loss"), case.result("vf_clipfrac")]);
     let grad: Vec<f64> = grad.iter().map(|grad| vf_coef * grad).collect();
     close(&grad, &masked::flat(&column(&cube(&case.out["grad_vpred"])), &longer));
-}
-
-/// The mask of a case that records none: tokens before the first pad (id 0), and `more` behind them.
-fn counted_from(case: &Case, more: usize) -> Mask {
-    let responses = case.table("responses");
-    let length = |row: usize| responses.row(row).iter().take_while(|&&id| id != 0.0).count() + more;
-    Mask::from_shape_fn(responses.raw_dim(), |(row, column)| column < length(row))
 }
 
 // Losses of the reward model.

@@ -3,6 +3,7 @@
 
 mod case;
 mod checks;
+mod head;
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -52,8 +53,7 @@ const MOSS: &str = "MOSS-RLHF";
 
 const SCORE_ON_PAD: &str =
     "`kl_k1`, `kl_k3`, `token_rewards`, `gae`, `whiten`; the pad that is given the score counts as a token";
-const UPDATE: &str = "`policy_loss`, `value_loss`, with gradients down to the logits";
-const HEAD: &str = "the head's log-probabilities, entropy and gradient are held by the model's own goldens";
+const UPDATE: &str = "`LmHead::gradient` with `policy_loss`, `value_loss`";
 const UNBIASED: &str = "`whiten`, up to mean and scale: the unbiased variance";
 
 /// The first rule that fits a case decides.
@@ -86,10 +86,10 @@ const RULES: &[Rule] = &[
     rule_where(SFD, "masked_whiten", "shift_mean", "false", Ours("`whiten`, up to mean and scale: the mean is put back", checks::whitened_up_to_mean_and_scale)),
     rule(SFD, "masked_whiten", Ours("`whiten`", checks::whitened)),
     rule(TRL, "truncate_response", Left("we stop at an end token while sampling and never cut afterwards")),
-    rule(TRL, "selective_log_softmax", Left(HEAD)),
-    rule(OPENRLHF, "log_probs_from_logits", Left(HEAD)),
-    rule(OPENRLHF, "compute_entropy", Left(HEAD)),
-    rule(OPENRLHF, "GPTLMLoss (shifted CE, ignore -100, token mean)", Left(HEAD)),
+    rule(TRL, "selective_log_softmax", Ours("`CausalLm::logprobs`", head::logprobs)),
+    rule(OPENRLHF, "log_probs_from_logits", Ours("`CausalLm::logprobs` at a temperature", head::logprobs)),
+    rule(OPENRLHF, "compute_entropy", Ours("`CausalLm::logprobs`, its entropy", head::entropy)),
+    rule(OPENRLHF, "GPTLMLoss (shifted CE, ignore -100, token mean)", Ours("`LmHead::gradient`", head::language_model_loss)),
     rule(OPENRLHF, "PairWiseLoss", Ours("`reward_loss`", checks::pair_loss)),
     rule(OPENRLHF, "LogExpLoss", Ours("`reward_loss`", checks::pair_loss)),
     rule(OPENRLHF, "DPOLoss", Ours("`reward_loss` over the implicit rewards", checks::preference_loss)),
