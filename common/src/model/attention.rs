@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::config::ModelConfig;
 use super::rope::{self, Rotation};
+use super::transformer::Heads;
 use crate::batch::FlatBatch;
 
 /// Short segments are merged into calls of up to this many tokens.
@@ -91,15 +92,9 @@ impl Plan {
         }
     }
 
-    /// Attention of one layer: queries (T, H, E), keys and values (T, K, E) → (T, H·E).
-    pub(crate) fn attend(
-        &self,
-        queries: &Tensor,
-        keys: &Tensor,
-        values: &Tensor,
-        window: Option<i64>,
-        dropout: f64,
-    ) -> Tensor {
+    /// Attention of one layer over the whole batch → (T, H·E).
+    pub(crate) fn attend(&self, heads: &Heads, window: Option<i64>, dropout: f64) -> Tensor {
+        let Heads { queries, keys, values } = heads;
         // A window that no sequence reaches was left out of the plan.
         let which =
             self.windows.iter().position(|&known| known == window).or(self.windows.iter().position(Option::is_none));

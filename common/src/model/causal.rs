@@ -8,7 +8,9 @@ use super::attention::Plan;
 use super::config::ModelConfig;
 use super::header::{Face, Files, causal_specs};
 use super::heads::{GradOf, LmHead, Over, TokenStats};
-use super::transformer::Transformer;
+use super::kv_cache::{KvCache, Prefilled};
+use super::rope::{Rotation, ntk_factor};
+use super::transformer::{Heads, Transformer};
 use super::weights::{self, Parameter, SideFiles};
 use super::{Dropout, ModelOptions, backward_with};
 use crate::batch::FlatBatch;
@@ -84,9 +86,8 @@ impl CausalLm {
         let plan = self.plan(batch);
         let p = dropout.map_or(0.0, |dropout| dropout.p);
         let windows = &self.config.sliding_windows;
-        self.body.forward(&plan.tokens, &plan.rotation, dropout, &mut |layer, q, k, v| {
-            plan.attend(q, k, v, windows[layer], p)
-        })
+        let attend = &mut |layer: usize, heads: &Heads| plan.attend(heads, windows[layer], p);
+        self.body.forward(&plan.tokens, &plan.rotation, dropout, attend)
     }
 
     /// Log-probabilities of `targets` (N) i64 after `hidden` (N, D); no gradient.
@@ -131,6 +132,37 @@ impl CausalLm {
         weights::write(dir, &self.parameters.iter().collect::<Vec<_>>(), weights::SHARD_BYTES)?;
         weights::write_config(dir, &self.config.source)?;
         self.side_files.write(dir)
+    }
+
+    /// Hidden states (T, D) of prompts, and the keys and values that responses will see. No gradient.
+    pub(crate) fn prefill(&self, batch: &FlatBatch) -> (Tensor, Prefilled) {
+        let _guard = tch::no_grad_guard();
+        let plan = self.plan(batch);
+        let mut layers = Vec::with_capacity(self.config.sliding_windows.len());
+        let hidden = self.body.forward(&plan.tokens, &plan.rotation, None, &mut |layer, heads| {
+            layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
+            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+        });
+        (hidden, Prefilled { layers })
+    }
+
+    /// Hidden states (R, D) of one more token in every row of the cache. `prompt_lengths` fix each row's NTK factor. No
+    /// gradient.
+    pub(crate) fn decode(&self, cache: &mut KvCache, tokens: &[i64], prompt_lengths: &[usize]) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let (compute, device) = (self.options.compute, self.options.device);
+        let stretch: Option<Vec<f64>> =
+            self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
+        let rotation = Rotation::new(&self.config, cache.lengths(), stretch.as_deref(), compute, device);
+        let step = cache.step(&self.config, device, compute);
+        self.body.forward(&Tensor::from_slice(tokens).to_device(device), &rotation, None, &mut |layer, heads| {
+            cache.attend(layer, heads, self.config.sliding_windows[layer], &step)
+        })
+    }
+
+    /// A cache for up to `max_rows` rows of this model.
+    pub(crate) fn cache(&self, max_rows: usize) -> KvCache {
+        KvCache::new(&self.config, max_rows, self.options.compute, self.options.device)
     }
 
     fn plan(&self, batch: &FlatBatch) -> Plan {

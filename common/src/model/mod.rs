@@ -11,6 +11,7 @@ mod causal;
 mod config;
 mod header;
 mod heads;
+mod kv_cache;
 mod rope;
 mod scalar;
 mod transformer;
@@ -20,6 +21,7 @@ pub use causal::CausalLm;
 pub use config::{Family, ModelConfig, Yarn};
 pub use header::{Face, Header, inspect};
 pub use heads::{GradOf, LmHead, Over, TokenStats};
+pub(crate) use kv_cache::Prefilled;
 pub use scalar::ScalarModel;
 pub use weights::{Parameter, SideFiles};
 

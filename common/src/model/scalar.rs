@@ -9,7 +9,7 @@ use super::attention::Plan;
 use super::config::{Family, ModelConfig};
 use super::header::{Face, Files, LM_HEAD, SCORE, causal_specs, lm_head_spec, scalar_specs, score_spec};
 use super::heads::{LmHead, ScalarHead};
-use super::transformer::Transformer;
+use super::transformer::{Heads, Transformer};
 use super::weights::{self, Parameter, SideFiles};
 use super::{Dropout, ModelOptions};
 use crate::batch::FlatBatch;
@@ -117,9 +117,8 @@ impl ScalarModel {
         let plan = Plan::new(&self.config, batch, self.extrapolate, self.options.compute, self.options.device);
         let p = dropout.map_or(0.0, |dropout| dropout.p);
         let windows = &self.config.sliding_windows;
-        self.body.forward(&plan.tokens, &plan.rotation, dropout, &mut |layer, q, k, v| {
-            plan.attend(q, k, v, windows[layer], p)
-        })
+        let attend = &mut |layer: usize, heads: &Heads| plan.attend(heads, windows[layer], p);
+        self.body.forward(&plan.tokens, &plan.rotation, dropout, attend)
     }
 
     /// Hidden states (N, D) → one scalar each (N), fp32, differentiable, the shift included.

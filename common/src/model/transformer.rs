@@ -7,9 +7,19 @@ use super::config::{Family, ModelConfig};
 use super::header::{Init, Spec};
 use super::rope::Rotation;
 
-/// How a layer's attention is computed: (layer, queries (T, H, E), keys (T, K, E), values (T, K, E)) → (T, H·E). The flat
-/// batch's plan in training and scoring, the cache in generation.
-pub(crate) type Attend<'a> = dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Tensor + 'a;
+/// How a layer's attention is computed, given its index: by the flat batch's plan in training and scoring, by the cache in
+/// generation. Returns (T, H·E).
+pub(crate) type Attend<'a> = dyn FnMut(usize, &Heads) -> Tensor + 'a;
+
+/// What attention works on, rotated.
+pub(crate) struct Heads {
+    /// (T, H, E)
+    pub(crate) queries: Tensor,
+    /// (T, K, E)
+    pub(crate) keys: Tensor,
+    /// (T, K, E)
+    pub(crate) values: Tensor,
+}
 
 /// Embedding, layers and the final norm.
 pub(crate) struct Transformer {
@@ -189,34 +199,42 @@ impl Layer {
             dropout.reseed(index as u64 + 1);
         }
         let drop = |output: Tensor| dropout.map_or(output.shallow_clone(), |dropout| output.dropout(dropout.p, true));
-        let (queries, keys, values) = self.heads(&shape.norm(hidden, &self.input_layernorm), shape);
-        let queries = rotation.scale_queries(rotation.rotate(&queries));
-        let attended = attend(index, &queries, &rotation.rotate(&keys), &values);
+        let heads = self.heads(&shape.norm(hidden, &self.input_layernorm), shape);
+        let attended = attend(
+            index,
+            &Heads {
+                queries: rotation.scale_queries(rotation.rotate(&heads.queries)),
+                keys: rotation.rotate(&heads.keys),
+                values: heads.values,
+            },
+        );
         let hidden = hidden + drop(self.o_proj.forward(&attended, shape.compute));
         let inner = shape.norm(&hidden, &self.post_attention_layernorm);
         let gated = self.gate_proj.forward(&inner, shape.compute).silu() * self.up_proj.forward(&inner, shape.compute);
         &hidden + drop(self.down_proj.forward(&gated, shape.compute))
     }
 
-    /// Queries (T, H, E), keys and values (T, K, E), before rotation.
-    fn heads(&self, input: &Tensor, shape: &Shape) -> (Tensor, Tensor, Tensor) {
+    /// The heads before rotation.
+    fn heads(&self, input: &Tensor, shape: &Shape) -> Heads {
         let split = |projected: Tensor, heads: i64| projected.view([-1, heads, shape.head_dim]);
-        let (queries, keys, values) = match &self.qkv {
+        let mut heads = match &self.qkv {
             Qkv::Fused(c_attn) => {
-                let heads = split(c_attn.forward(input, shape.compute), 3 * shape.heads);
-                let parts = heads.split_with_sizes([shape.heads; 3], 1);
-                (parts[0].shallow_clone(), parts[1].shallow_clone(), parts[2].shallow_clone())
+                let stacked = split(c_attn.forward(input, shape.compute), 3 * shape.heads);
+                let mut parts = stacked.split_with_sizes([shape.heads; 3], 1).into_iter();
+                let mut next = || parts.next().expect("a split in three has three parts");
+                Heads { queries: next(), keys: next(), values: next() }
             }
-            Qkv::Split([q_proj, k_proj, v_proj]) => (
-                split(q_proj.forward(input, shape.compute), shape.heads),
-                split(k_proj.forward(input, shape.compute), shape.kv_heads),
-                split(v_proj.forward(input, shape.compute), shape.kv_heads),
-            ),
+            Qkv::Split([q_proj, k_proj, v_proj]) => Heads {
+                queries: split(q_proj.forward(input, shape.compute), shape.heads),
+                keys: split(k_proj.forward(input, shape.compute), shape.kv_heads),
+                values: split(v_proj.forward(input, shape.compute), shape.kv_heads),
+            },
         };
-        match (&self.q_norm, &self.k_norm) {
-            (Some(q_norm), Some(k_norm)) => (shape.norm(&queries, q_norm), shape.norm(&keys, k_norm), values),
-            _ => (queries, keys, values),
+        if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
+            heads.queries = shape.norm(&heads.queries, q_norm);
+            heads.keys = shape.norm(&heads.keys, k_norm);
         }
+        heads
     }
 }
 
