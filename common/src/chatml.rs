@@ -225,15 +225,9 @@ impl ChatFormat {
         &self.0.tokenizer
     }
 
-    /// What the score contract records: two checkpoints with equal descriptions render dialogues alike.
+    /// What the score contract records: with equal tokenizers and system texts, equal descriptions render dialogues alike.
     pub fn describe(&self) -> serde_json::Value {
-        json!({
-            "format": "chatml",
-            "system": self.0.system,
-            "end_token": "<|im_end|>",
-            "empty_think_block": self.0.think.is_some(),
-            "tokenizer": self.0.tokenizer.fingerprint(),
-        })
+        json!({ "format": "chatml", "empty_think_block": self.0.think.is_some() })
     }
 }
 

@@ -8,6 +8,7 @@ pub mod random;
 
 pub mod batch;
 pub mod generate;
+pub mod lm;
 pub mod model;
 
 pub mod chatml;
@@ -17,10 +18,12 @@ pub mod tokenizer;
 
 pub mod checkpoint;
 pub mod config;
+pub mod contract;
 pub mod metrics;
 pub mod optim;
 pub mod progress;
 pub mod run;
 pub mod schedule;
+pub mod stage;
 
 pub mod masked;

@@ -290,18 +290,18 @@ pub fn total_steps(steps: Option<u64>, epochs: Option<u64>, rows: u64, batch_siz
 
 /// Checks that many keys share. Each adds a problem in the words of [`super::Config::validate`].
 pub mod checks {
-    use super::{Files, Path, Problems, parse_device};
+    use super::{Files, Mix, Path, Problems, parse_device};
 
     /// A number that must be above 0.
     pub fn above_zero(problems: &mut Problems, key: &str, value: f64) {
-        if value <= 0.0 {
+        if !(value > 0.0 && value.is_finite()) {
             problems.push(key, "must be above 0");
         }
     }
 
     /// A number that must not be negative.
     pub fn at_least_zero(problems: &mut Problems, key: &str, value: f64) {
-        if value < 0.0 {
+        if !(value >= 0.0 && value.is_finite()) {
             problems.push(key, "must be at least 0");
         }
     }
@@ -324,6 +324,25 @@ pub mod checks {
     pub fn required_files(problems: &mut Problems, key: &str, files: &Files) {
         if files.is_empty() {
             problems.push(key, "is required: a file or an array of files");
+        }
+    }
+
+    /// Training files, given as `data.train` or as `[[data.mix]]` entries.
+    pub fn sources(problems: &mut Problems, train: &Files, mix: &[Mix]) {
+        match (train.is_empty(), mix.is_empty()) {
+            (true, true) => {
+                problems.push("data.train", "is required: a file, an array of files, or [[data.mix]] entries")
+            }
+            (false, false) => problems.push("data.mix", "stands beside data.train: give one of the two"),
+            _ => {}
+        }
+        for source in mix {
+            if source.path.is_empty() {
+                problems.push("data.mix", "every entry needs a path");
+            }
+            if !(source.weight > 0.0 && source.weight.is_finite()) {
+                problems.push("data.mix", "every weight must be above 0");
+            }
         }
     }
 

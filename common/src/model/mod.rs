@@ -4,10 +4,9 @@
 //! - `config`: `config.json` of the three families; `header`: what a folder holds, checked before anything loads;
 //!   `weights`: safetensors ⇄ parameters.
 //! - `transformer`: the layers, top-down; `rope`: positions; `attention`: segments of a flat batch; `heads`: the two heads.
-//! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it.
+//! - `causal`, `scalar`: the two faces.
 
 mod attention;
-mod backbone;
 mod causal;
 mod config;
 mod header;

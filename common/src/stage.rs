@@ -1,0 +1,210 @@
+//! What every stage does around its training: check everything before a model loads, say what will run, keep exact masters.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind};
+
+use crate::chatml::ChatFormat;
+use crate::checkpoint::State;
+use crate::config::{Files, Mix};
+use crate::data::Order;
+use crate::error::{Error, Problems, Result};
+use crate::model::{self, Face, Header, ModelOptions, Parameter};
+use crate::progress::Progress;
+use crate::tokenizer::Tokenizer;
+
+/// How the binary asks a stage to run.
+pub struct Job<'a> {
+    /// Go on with the run in the folder.
+    pub resume: bool,
+    /// Check everything, say what would run, and stop.
+    pub dry_run: bool,
+    /// Set when the run is asked to stop.
+    pub interrupt: Arc<AtomicBool>,
+    /// Who is told how far it is.
+    pub progress: &'a mut dyn Progress,
+    /// What run.json says of the program: version, commit, libtorch.
+    pub program: Map<String, Value>,
+}
+
+/// A checked checkpoint folder: its headers agree with its config, and its tokenizer fits.
+pub struct Source {
+    /// Config and headers.
+    pub header: Header,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+/// Checks a folder's config, headers and tokenizer; all mistakes land in `problems`.
+///
+/// # Errors
+/// What is not the user's mistake.
+pub fn check_source(dir: &Path, problems: &mut Problems) -> Result<Option<Source>> {
+    let header = problems.absorb(model::inspect(dir))?;
+    let tokenizer = problems.absorb(Tokenizer::open(dir))?;
+    let (Some(header), Some(tokenizer)) = (header, tokenizer) else { return Ok(None) };
+    if tokenizer.vocab_size() > header.config.vocab_size {
+        let (ids, rows) = (tokenizer.vocab_size(), header.config.vocab_size);
+        problems.push(
+            dir.display(),
+            format!("the tokenizer has {ids} ids but the model {rows} embedding rows, expected at least as many rows"),
+        );
+    }
+    Ok(Some(Source { header, tokenizer }))
+}
+
+/// As [`check_source`] for a language model with weights.
+///
+/// # Errors
+/// As [`check_source`].
+pub fn check_causal_lm(dir: &Path, problems: &mut Problems) -> Result<Option<Source>> {
+    let source = check_source(dir, problems)?;
+    if let Some(source) = &source {
+        if source.header.face != Face::CausalLm {
+            problems.push(dir.display(), "holds a reward or value model, expected a language model");
+        } else if !source.header.has_weights {
+            problems.push(
+                dir.display(),
+                "holds no weights, expected model.safetensors or shards with model.safetensors.index.json",
+            );
+        }
+    }
+    Ok(source)
+}
+
+/// The chat format of a checked folder; mistakes land in `problems`.
+///
+/// # Errors
+/// What is not the user's mistake.
+pub fn check_format(
+    dir: &Path,
+    source: Option<&Source>,
+    system: &str,
+    problems: &mut Problems,
+) -> Result<Option<ChatFormat>> {
+    let Some(source) = source else { return Ok(None) };
+    problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))
+}
+
+/// How the commands that only measure or sample load a model: fp32, on a GPU where there is one.
+pub fn evaluation_options() -> ModelOptions {
+    ModelOptions {
+        device: Device::cuda_if_available(),
+        compute: Kind::Float,
+        trainable: false,
+        recompute_layers: false,
+    }
+}
+
+/// The names under which files are reported: their stems, numbered where two are alike.
+pub fn set_names(files: &[PathBuf]) -> Vec<String> {
+    let stem = |file: &PathBuf| {
+        let name = file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        name.split('.').next().unwrap_or_default().to_owned()
+    };
+    let stems: Vec<String> = files.iter().map(stem).collect();
+    let numbered = |(index, name): (usize, &String)| {
+        let before = stems[..index].iter().filter(|other| *other == name).count();
+        if stems.iter().filter(|other| *other == name).count() > 1 {
+            format!("{name}-{}", before + 1)
+        } else {
+            name.clone()
+        }
+    };
+    stems.iter().enumerate().map(numbered).collect()
+}
+
+/// All training files, and how they are drawn from.
+pub struct Mixture {
+    /// In the order of the config.
+    pub files: Vec<PathBuf>,
+    /// Per mix entry: number of files and weight; empty without a mix.
+    mix: Vec<(usize, f64)>,
+}
+
+impl Mixture {
+    /// From `data.train`, or from `[[data.mix]]` where that is given.
+    pub fn new(train: &Files, mix: &[Mix]) -> Self {
+        if mix.is_empty() {
+            return Self { files: train.to_vec(), mix: Vec::new() };
+        }
+        Self {
+            files: mix.iter().flat_map(|source| source.path.iter().cloned()).collect(),
+            mix: mix.iter().map(|source| (source.path.len(), source.weight)).collect(),
+        }
+    }
+
+    /// The order over rows, of which each file gave `file_rows`.
+    pub fn order(&self, file_rows: &[usize], seed: u64, shuffle: bool) -> Order {
+        if self.mix.is_empty() {
+            return Order::new(&[file_rows.iter().sum()], None, seed, shuffle);
+        }
+        let mut rest = file_rows;
+        let lengths: Vec<usize> = self
+            .mix
+            .iter()
+            .map(|(count, _)| {
+                let (own, others) = rest.split_at(*count);
+                rest = others;
+                own.iter().sum()
+            })
+            .collect();
+        let weights: Vec<f64> = self.mix.iter().map(|(_, weight)| *weight).collect();
+        Order::new(&lengths, Some(&weights), seed, shuffle)
+    }
+}
+
+/// The files' lengths in bytes, by path: what a resume must find unchanged. (A hash would read everything twice.)
+///
+/// # Errors
+/// [`Error::Io`] when a file cannot be looked at.
+pub fn input_sizes<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<Value> {
+    let mut sizes = Map::new();
+    for file in files {
+        let length = std::fs::metadata(file).map_err(Error::io(file))?.len();
+        sizes.insert(file.display().to_string(), json!(length));
+    }
+    Ok(Value::Object(sizes))
+}
+
+/// Adds the fp32 masters to a checkpoint's state where the model's own files hold fewer bits.
+pub fn save_masters(parameters: &[Parameter], source_dtype: Kind, prefix: &str, state: &mut State) {
+    if source_dtype != Kind::Float {
+        let named =
+            parameters.iter().map(|parameter| (format!("{prefix}.{}", parameter.name), parameter.tensor.detach()));
+        state.tensors.extend(named);
+    }
+}
+
+/// Copies the masters that [`save_masters`] added back into the parameters.
+///
+/// # Errors
+/// [`Error::Invalid`] when one is missing.
+pub fn load_masters(parameters: &[Parameter], source_dtype: Kind, prefix: &str, state: &State) -> Result<()> {
+    if source_dtype == Kind::Float {
+        return Ok(());
+    }
+    let _no_grad = tch::no_grad_guard();
+    let by_name = state.by_name();
+    for parameter in parameters {
+        let name = format!("{prefix}.{}", parameter.name);
+        let master =
+            by_name.get(name.as_str()).ok_or_else(|| Error::invalid(&state.place, format!("`{name}` is missing")))?;
+        parameter.tensor.shallow_clone().copy_(master);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_named_by_stem_and_numbered_where_alike() {
+        let files: Vec<PathBuf> = ["a/held.jsonl.gz", "b/held.json", "other.txt"].iter().map(PathBuf::from).collect();
+        assert_eq!(set_names(&files), ["held-1", "held-2", "other"]);
+    }
+}

@@ -1,0 +1,332 @@
+//! The config of `align ppo`. Every default is given here, once.
+
+use std::path::PathBuf;
+
+use align_common::config::{Config, Dtype, Files, KeyDocs, RunSection, checks};
+use align_common::data::BadRows;
+use align_common::documented;
+use align_common::error::Problems;
+use serde::{Deserialize, Serialize};
+
+use crate::rewards::{MissingEnd, Normalize};
+
+/// Over what a token's log-probability is taken; one convention for old, new and reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Logprobs {
+    /// The whole softmax at the sampling temperature.
+    Full,
+    /// The nucleus that was recorded at rollout, renormalised.
+    Nucleus,
+}
+
+/// How the weight of the KL penalty moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KlControl {
+    /// Not at all.
+    Fixed,
+    /// Towards a target divergence.
+    Adaptive,
+}
+
+documented! {
+    /// `[models]`: the four models.
+    pub struct ModelsSection {
+        /// The policy to train; as it stands, it also is the reference.
+        pub policy: PathBuf,
+        /// The reward model.
+        pub reward: PathBuf,
+        /// What the value model starts from; the reward model when absent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub value: Option<PathBuf>,
+        /// Compute in "float32" or "bfloat16"; master weights and moments are fp32.
+        pub dtype: Dtype,
+        /// Dtype in which reference and reward model are kept; as `dtype` when absent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub frozen_dtype: Option<Dtype>,
+        /// Allow a bfloat16 reference beside a float32 policy; the KL is then not 0 at step 0.
+        pub frozen_dtype_ok: bool,
+        /// Keep no activations inside layers and compute them again on the way back.
+        pub recompute_layers: bool,
+    }
+}
+
+documented! {
+    /// `[data]` of ppo.
+    pub struct PpoData {
+        /// Prompts to train on ({"prompt"} rows).
+        pub prompts: Files,
+        /// Held-out prompts; each file is measured for itself.
+        pub eval_prompts: Files,
+        /// Pretraining text for the pretrained gradient; required while `ptx.coef` is above 0.
+        pub pretrain: Files,
+        /// Longer prompts are left out and counted. Our choice.
+        pub max_prompt_tokens: usize,
+        /// Inserted where the first message is not a system message; "" inserts none.
+        pub system: String,
+        /// Shuffle the prompts; false takes them in file order.
+        pub shuffle: bool,
+        /// Bad rows: "error", or "skip", which counts and names them.
+        pub bad_rows: BadRows,
+    }
+}
+
+documented! {
+    /// `[rollout]`: sampling responses.
+    pub struct RolloutSection {
+        /// Prompts per step. Our choice.
+        pub prompts_per_step: usize,
+        /// Responses to each prompt. Qwen report §3.2.2.
+        pub responses_per_prompt: usize,
+        /// Longest response, in tokens. Our choice.
+        pub max_response_tokens: usize,
+        /// Softmax temperature. Our choice.
+        pub temperature: f64,
+        /// Sample from the smallest set of tokens that holds this probability. Qwen report §3.2.2.
+        pub top_p: f64,
+        /// Log-probabilities over the "full" softmax or renormalised over the "nucleus" recorded at rollout. Our choice.
+        pub logprobs: Logprobs,
+        /// The score of a response without an end token is kept ("none"), lowered ("subtract") or replaced ("replace"). Our choice.
+        pub missing_end: MissingEnd,
+        /// By how much, or with what. Our choice.
+        pub missing_end_value: f64,
+    }
+}
+
+documented! {
+    /// `[reward]`: from scores to rewards.
+    pub struct RewardSection {
+        /// Weight of the KL penalty, per token. Qwen report §3.2.2.
+        pub kl_coef: f64,
+        /// "fixed", or "adaptive" towards `kl_target`. Qwen report §3.2.2: fixed.
+        pub kl_controller: KlControl,
+        /// The divergence that "adaptive" aims at, in nats a response. 6, as in arXiv 1909.08593.
+        pub kl_target: f64,
+        /// Responses until "adaptive" has answered an error in full. 10000, as in arXiv 1909.08593.
+        pub kl_horizon: f64,
+        /// Scores are normalised by "none", "running-mean" or "running-mean-std". Qwen report §3.2.2: running mean.
+        pub normalize: Normalize,
+        /// The normalised score is held within ± this; unbounded when absent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub clip: Option<f64>,
+    }
+}
+
+documented! {
+    /// `[ppo]`: learning.
+    pub struct PpoSection {
+        /// Steps, the value warm-up included. Our choice.
+        pub steps: u64,
+        /// First steps, in which the value model learns alone. Qwen report §3.2.2.
+        pub value_warmup_steps: u64,
+        /// Passes over each rollout. Our choice.
+        pub epochs: u64,
+        /// Responses per optimiser step; the whole rollout when absent. Our choice.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub minibatch_size: Option<usize>,
+        /// Tokens computed at once: memory, not numbers; a longer prompt group goes alone. Our choice.
+        pub microbatch_tokens: usize,
+        /// Policy clip range. Our choice, as in arXiv 1707.06347.
+        pub cliprange: f64,
+        /// Value clip range. Qwen report §3.2.2.
+        pub cliprange_value: f64,
+        /// Discount per token. Our choice.
+        pub gamma: f64,
+        /// λ of generalised advantage estimation. Our choice.
+        pub gae_lambda: f64,
+        /// Bring advantages to mean 0 and variance 1 over the rollout. Our choice.
+        pub whiten_advantages: bool,
+        /// Learning rate of the policy. Qwen report §3.2.2.
+        pub policy_lr: f64,
+        /// Learning rate of the value model. Qwen report §3.2.2.
+        pub value_lr: f64,
+        /// Each gradient's norm is clipped to this. Our choice.
+        pub grad_clip: f64,
+        /// Seed of prompt order, sampling and minibatches.
+        pub seed: u64,
+    }
+}
+
+documented! {
+    /// `[ptx]`: the pretrained gradient.
+    pub struct PtxSection {
+        /// Weight of the pretraining loss beside the PPO loss; 0 turns it off. Our choice.
+        pub coef: f64,
+        /// Pretraining tokens for every response token. The report asks for far more pretraining text than PPO text; 4 is ours.
+        pub tokens_per_ppo_token: f64,
+    }
+}
+
+/// The config of `align ppo`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "sections document themselves")]
+pub struct PpoConfig {
+    pub models: ModelsSection,
+    pub data: PpoData,
+    pub rollout: RolloutSection,
+    pub reward: RewardSection,
+    pub ppo: PpoSection,
+    pub ptx: PtxSection,
+    pub run: RunSection,
+}
+
+impl Default for PpoConfig {
+    fn default() -> Self {
+        Self {
+            models: ModelsSection {
+                policy: PathBuf::new(),
+                reward: PathBuf::new(),
+                value: None,
+                dtype: Dtype::Float32,
+                frozen_dtype: None,
+                frozen_dtype_ok: false,
+                recompute_layers: false,
+            },
+            data: PpoData {
+                prompts: Files::default(),
+                eval_prompts: Files::default(),
+                pretrain: Files::default(),
+                max_prompt_tokens: 1024,
+                system: "You are a helpful assistant.".to_owned(),
+                shuffle: true,
+                bad_rows: BadRows::Error,
+            },
+            rollout: RolloutSection {
+                prompts_per_step: 64,
+                responses_per_prompt: 2,
+                max_response_tokens: 512,
+                temperature: 1.0,
+                top_p: 0.9,
+                logprobs: Logprobs::Full,
+                missing_end: MissingEnd::Subtract,
+                missing_end_value: 1.0,
+            },
+            reward: RewardSection {
+                kl_coef: 0.04,
+                kl_controller: KlControl::Fixed,
+                kl_target: 6.0,
+                kl_horizon: 10000.0,
+                normalize: Normalize::RunningMean,
+                clip: None,
+            },
+            ppo: PpoSection {
+                steps: 1000,
+                value_warmup_steps: 50,
+                epochs: 1,
+                minibatch_size: None,
+                microbatch_tokens: 8192,
+                cliprange: 0.2,
+                cliprange_value: 0.15,
+                gamma: 1.0,
+                gae_lambda: 0.95,
+                whiten_advantages: true,
+                policy_lr: 1e-6,
+                value_lr: 5e-6,
+                grad_clip: 1.0,
+                seed: 0,
+            },
+            ptx: PtxSection { coef: 0.1, tokens_per_ppo_token: 4.0 },
+            run: RunSection::default(),
+        }
+    }
+}
+
+impl PpoConfig {
+    /// Responses per step.
+    pub fn rollout_rows(&self) -> usize {
+        self.rollout.prompts_per_step * self.rollout.responses_per_prompt
+    }
+
+    /// Responses per optimiser step.
+    pub fn minibatch_rows(&self) -> usize {
+        self.ppo.minibatch_size.unwrap_or(self.rollout_rows())
+    }
+
+    /// What the value model starts from.
+    pub fn value_path(&self) -> &PathBuf {
+        self.models.value.as_ref().unwrap_or(&self.models.reward)
+    }
+
+    /// Dtype of reference and reward model.
+    pub fn frozen_dtype(&self) -> Dtype {
+        self.models.frozen_dtype.unwrap_or(self.models.dtype)
+    }
+}
+
+impl Config for PpoConfig {
+    fn docs() -> Vec<(&'static str, KeyDocs)> {
+        vec![
+            ("models", ModelsSection::DOCS),
+            ("data", PpoData::DOCS),
+            ("rollout", RolloutSection::DOCS),
+            ("reward", RewardSection::DOCS),
+            ("ppo", PpoSection::DOCS),
+            ("ptx", PtxSection::DOCS),
+            ("run", RunSection::DOCS),
+        ]
+    }
+
+    fn validate(&self, problems: &mut Problems) {
+        checks::required(problems, "models.policy", &self.models.policy);
+        checks::required(problems, "models.reward", &self.models.reward);
+        let lowered = self.models.dtype == Dtype::Float32 && self.frozen_dtype() == Dtype::Bfloat16;
+        if lowered && !self.models.frozen_dtype_ok {
+            problems.push(
+                "models.frozen_dtype",
+                "beside a float32 policy the KL is then not 0 at step 0; set models.frozen_dtype_ok = true to accept that",
+            );
+        }
+        checks::required_files(problems, "data.prompts", &self.data.prompts);
+        if self.ptx.coef > 0.0 && self.data.pretrain.is_empty() {
+            problems.push("data.pretrain", "is required while ptx.coef is above 0: a file or an array of files");
+        }
+        checks::at_least_one(problems, "data.max_prompt_tokens", self.data.max_prompt_tokens as u64);
+        let rollout = &self.rollout;
+        for (key, count) in [
+            ("prompts_per_step", rollout.prompts_per_step),
+            ("responses_per_prompt", rollout.responses_per_prompt),
+            ("max_response_tokens", rollout.max_response_tokens),
+        ] {
+            checks::at_least_one(problems, &format!("rollout.{key}"), count as u64);
+        }
+        checks::above_zero(problems, "rollout.temperature", rollout.temperature);
+        if !(rollout.top_p > 0.0 && rollout.top_p <= 1.0) {
+            problems.push("rollout.top_p", "must be above 0 and at most 1");
+        }
+        if !rollout.missing_end_value.is_finite() {
+            problems.push("rollout.missing_end_value", "must be a number");
+        }
+        checks::at_least_zero(problems, "reward.kl_coef", self.reward.kl_coef);
+        checks::above_zero(problems, "reward.kl_target", self.reward.kl_target);
+        checks::above_zero(problems, "reward.kl_horizon", self.reward.kl_horizon);
+        checks::above_zero(problems, "reward.clip", self.reward.clip.unwrap_or(1.0));
+        let ppo = &self.ppo;
+        checks::at_least_one(problems, "ppo.steps", ppo.steps);
+        checks::at_least_one(problems, "ppo.epochs", ppo.epochs);
+        checks::at_least_one(problems, "ppo.microbatch_tokens", ppo.microbatch_tokens as u64);
+        if let Some(size) = ppo.minibatch_size {
+            checks::at_least_one(problems, "ppo.minibatch_size", size as u64);
+            if size > self.rollout_rows() {
+                let rows = self.rollout_rows();
+                problems.push("ppo.minibatch_size", format!("must be at most the {rows} responses of a rollout"));
+            }
+        }
+        for (key, number) in
+            [("cliprange", ppo.cliprange), ("cliprange_value", ppo.cliprange_value), ("grad_clip", ppo.grad_clip)]
+        {
+            checks::above_zero(problems, &format!("ppo.{key}"), number);
+        }
+        for (key, number) in [("gamma", ppo.gamma), ("gae_lambda", ppo.gae_lambda)] {
+            if !(0.0..=1.0).contains(&number) {
+                problems.push(format!("ppo.{key}"), "must be from 0 to 1");
+            }
+        }
+        checks::at_least_zero(problems, "ppo.policy_lr", ppo.policy_lr);
+        checks::at_least_zero(problems, "ppo.value_lr", ppo.value_lr);
+        checks::at_least_zero(problems, "ptx.coef", self.ptx.coef);
+        checks::above_zero(problems, "ptx.tokens_per_ppo_token", self.ptx.tokens_per_ppo_token);
+        self.run.validate(problems);
+    }
+}

@@ -1,0 +1,101 @@
+//! The four models, and who is frozen.
+
+use align_common::model::Over;
+use align_common::model::{CausalLm, ScalarModel, TokenStats};
+use tch::{Kind, Tensor};
+
+use crate::rollout::{Layout, Rollout};
+
+/// Policy and value model are trained; the reference and the reward model never change.
+pub struct Models {
+    /// Writes the responses; trained.
+    pub policy: CausalLm,
+    /// The policy as it was before the first step; frozen.
+    pub ref_policy: CausalLm,
+    /// Predicts the rest of the rewards before every token; trained.
+    pub value_model: ScalarModel,
+    /// Scores whole responses; frozen.
+    pub reward_model: ScalarModel,
+}
+
+/// What policy, reference and value model think of every response token, in the order of rows.
+#[derive(Debug, Default)]
+pub struct Opinions {
+    /// (N) log-probabilities under the policy that is about to be trained.
+    pub old_logprobs: Vec<f32>,
+    /// (N) log-probabilities under the reference.
+    pub ref_logprobs: Vec<f32>,
+    /// (N) values before each token.
+    pub values: Vec<f32>,
+    /// (N) entropy of the policy's distribution before each token, in nats.
+    pub entropy: Vec<f32>,
+}
+
+/// How log-probabilities are taken: over the softmax at the sampling temperature, whole or renormalised over the nucleus that
+/// was recorded at rollout. One convention for old, new and reference.
+#[derive(Debug, Clone, Copy)]
+pub struct Convention {
+    /// The sampling temperature.
+    pub temperature: f64,
+    /// Whether to renormalise over the recorded nucleus.
+    pub nucleus: bool,
+}
+
+impl Convention {
+    /// Runs `with` under this convention for the tokens of `rows`.
+    pub fn over<T>(&self, rollout: &Rollout, rows: &[usize], with: impl FnOnce(&Over) -> T) -> T {
+        if !self.nucleus {
+            return with(&Over { temperature: self.temperature, nucleus: None });
+        }
+        let nucleus: Vec<Vec<i64>> =
+            rows.iter().flat_map(|row| rollout.responses[*row].nucleus.iter().cloned()).collect();
+        with(&Over { temperature: self.temperature, nucleus: Some(&nucleus) })
+    }
+}
+
+impl Models {
+    /// Raw scores of `rows`: the reward model at the end token.
+    ///
+    /// # Shapes
+    /// (rows) in order.
+    pub fn score(&self, rollout: &Rollout, microbatches: &[Vec<usize>], end_id: i64) -> Vec<f64> {
+        let _no_grad = tch::no_grad_guard();
+        let mut scores = Vec::new();
+        for rows in microbatches {
+            let (flat, ends) = rollout.scored(rows, end_id, self.reward_model.device());
+            let hidden = self.reward_model.hidden(&flat, None).index_select(0, &ends); // (rows, D)
+            scores.extend(host(&self.reward_model.scalars(&hidden)).into_iter().map(f64::from));
+        }
+        scores
+    }
+
+    /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches of the update.
+    pub fn opine(&self, rollout: &Rollout, microbatches: &[Vec<usize>], convention: Convention) -> Opinions {
+        let _no_grad = tch::no_grad_guard();
+        let mut opinions = Opinions::default();
+        for rows in microbatches {
+            let layout = rollout.layout(rows, self.policy.device());
+            let policy = convention.over(rollout, rows, |over| token_stats(&self.policy, &layout, over));
+            let reference = convention.over(rollout, rows, |over| token_stats(&self.ref_policy, &layout, over));
+            opinions.old_logprobs.extend(host(&policy.logprobs));
+            opinions.entropy.extend(host(&policy.entropy));
+            opinions.ref_logprobs.extend(host(&reference.logprobs));
+            opinions.values.extend(host(&values(&self.value_model, &layout)));
+        }
+        opinions
+    }
+}
+
+fn token_stats(model: &CausalLm, layout: &Layout, over: &Over) -> TokenStats {
+    let hidden = model.hidden(&layout.flat, None).index_select(0, &layout.before.to_device(model.device())); // (N, D)
+    model.logprobs(&hidden, &layout.tokens.to_device(model.device()), over)
+}
+
+/// The value before every response token (N), differentiable.
+pub fn values(model: &ScalarModel, layout: &Layout) -> Tensor {
+    model.scalars(&model.hidden(&layout.flat, None).index_select(0, &layout.before.to_device(model.device())))
+}
+
+fn host(tensor: &Tensor) -> Vec<f32> {
+    Vec::try_from(tensor.to_kind(Kind::Float).to_device(tch::Device::Cpu)).expect("a flat fp32 tensor")
+}

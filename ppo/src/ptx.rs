@@ -1,0 +1,94 @@
+//! The pretrained gradient's data: a stream of document pieces, of far larger volume than the PPO text.
+
+use align_common::data::Order;
+use align_common::lm::{self, LmRow, Piece};
+use align_common::model::{CausalLm, Parameter};
+use tch::Tensor;
+
+/// Pieces of documents in an order that is a pure function of (seed, epoch), taken one after the other.
+pub struct PtxStream {
+    pieces: Vec<Piece>,
+    order: Order,
+    /// Pieces taken so far: all the state a resume needs.
+    pub taken: u64,
+}
+
+impl PtxStream {
+    /// A stream over documents (token ids without an end token): each is closed with `end` and cut to pieces of `max_tokens`.
+    ///
+    /// # Panics
+    /// When no document has a token to predict.
+    pub fn new(documents: Vec<Vec<i64>>, end: i64, max_tokens: usize, seed: u64) -> Self {
+        let mut pieces = Vec::new();
+        for mut document in documents {
+            document.push(end);
+            let cut = document.chunks(max_tokens).map(|tokens| Piece::new(tokens.to_vec(), vec![true; tokens.len()]));
+            pieces.extend(cut.filter(|piece| piece.tokens.len() > 1));
+        }
+        assert!(!pieces.is_empty(), "a pretraining stream without text");
+        let order = Order::new(&[pieces.len()], None, seed, true);
+        Self { pieces, order, taken: 0 }
+    }
+
+    /// The next pieces, together exactly `num_targets` targets: the last piece is cut to fit, and its rest is passed over.
+    pub fn take(&mut self, num_targets: usize) -> Vec<LmRow> {
+        let (mut rows, mut missing) = (Vec::new(), num_targets);
+        while missing > 0 {
+            let piece = &self.pieces[self.order.row(self.taken)];
+            self.taken += 1;
+            let targets = (piece.tokens.len() - 1).min(missing);
+            missing -= targets;
+            let tokens = piece.tokens[..=targets].to_vec();
+            rows.push(LmRow { pieces: vec![Piece::new(tokens, vec![true; targets + 1])] });
+        }
+        rows
+    }
+}
+
+/// Accumulates the gradient of coef · L_ptx, L_ptx the mean −log p over the rows' targets; returns L_ptx.
+pub fn ptx_backward(policy: &CausalLm, rows: &[LmRow], coef: f64, microbatch_tokens: usize) -> f64 {
+    let num_targets = rows.iter().map(LmRow::num_loss_tokens).sum::<usize>() as f64;
+    let lengths: Vec<usize> = rows.iter().map(LmRow::len).collect();
+    let microbatches = lm::microbatches(&lengths, microbatch_tokens).into_iter();
+    microbatches.map(|range| lm::backward(policy, &rows[range], None, coef / num_targets)).sum::<f64>() / num_targets
+}
+
+/// Moves the accumulated gradients out, leaving zeros, so that the next loss's gradient can be measured alone. Costs four bytes
+/// a parameter for as long as they are held.
+pub fn take_grads(parameters: &[Parameter]) -> Vec<Tensor> {
+    let _no_grad = tch::no_grad_guard();
+    let take = |parameter: &Parameter| {
+        let mut grad = parameter.tensor.grad();
+        let taken = grad.copy();
+        let _ = grad.zero_();
+        taken
+    };
+    parameters.iter().map(take).collect()
+}
+
+/// Adds gradients that [`take_grads`] moved out.
+pub fn add_grads(parameters: &[Parameter], grads: Vec<Tensor>) {
+    let _no_grad = tch::no_grad_guard();
+    for (parameter, grad) in parameters.iter().zip(grads) {
+        let _ = parameter.tensor.grad().g_add_(&grad);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_asked_number_of_targets_comes_out_and_the_stream_goes_on() {
+        let documents = vec![vec![1, 2, 3, 4], vec![5, 6, 7], vec![8]];
+        let mut stream = PtxStream::new(documents.clone(), 0, 3, 1);
+        for asked in [1, 4, 9, 30] {
+            let rows = stream.take(asked);
+            assert_eq!(rows.iter().map(LmRow::num_loss_tokens).sum::<usize>(), asked);
+        }
+        let (mut whole, mut resumed) = (PtxStream::new(documents.clone(), 0, 3, 1), PtxStream::new(documents, 0, 3, 1));
+        whole.take(5);
+        resumed.taken = whole.taken;
+        assert_eq!(whole.take(7), resumed.take(7));
+    }
+}

@@ -1,0 +1,138 @@
+//! Responses, as sampled, and the flat layout in which all four models read them.
+
+use std::ops::Range;
+
+use align_common::batch::FlatBatch;
+use align_common::generate::Response;
+use align_common::lm::microbatches;
+use tch::{Device, Tensor};
+
+/// A batch of prompts and what the policy answered.
+#[derive(Debug, Clone)]
+pub struct Rollout {
+    /// (B / samples) the prompts' rows in the data, for records.
+    pub prompt_rows: Vec<usize>,
+    /// (B / samples) token ids of the prompts, the assistant header included.
+    pub prompts: Vec<Vec<i64>>,
+    /// Responses per prompt.
+    pub samples: usize,
+    /// (B) the responses, those of one prompt together.
+    pub responses: Vec<Response>,
+}
+
+/// Responses laid out flat for one forward pass: every prompt once, its responses behind it.
+///
+/// N is the number of response tokens. Entry t of every (N) tensor is about response token t; it is read at the place of the
+/// token before it.
+pub struct Layout {
+    /// The flat batch.
+    pub flat: FlatBatch,
+    /// (N) place of the token before each response token.
+    pub before: Tensor,
+    /// (N) the response tokens.
+    pub tokens: Tensor,
+    /// Per response, in order: its range in the (N) tensors.
+    pub ranges: Vec<Range<usize>>,
+}
+
+/// Lays out `(prompt, responses)` groups.
+pub fn layout<'a>(groups: impl IntoIterator<Item = (&'a [i64], Vec<&'a [i64]>)>, device: Device) -> Layout {
+    let (mut flat, mut before, mut tokens, mut ranges) = (FlatBatch::new(), Vec::new(), Vec::new(), Vec::new());
+    for (prompt, responses) in groups {
+        let prefix = flat.push(prompt, None);
+        let last_of_prompt = flat.len() as i64 - 1;
+        for response in responses {
+            let start = tokens.len();
+            let offset = flat.len() as i64;
+            before.push(last_of_prompt);
+            before.extend((0..response.len() as i64 - 1).map(|token| offset + token));
+            tokens.extend_from_slice(response);
+            ranges.push(start..tokens.len());
+            if response.len() > 1 {
+                flat.push(&response[..response.len() - 1], Some(prefix)); // nothing is read at the last token
+            }
+        }
+    }
+    let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+    Layout { flat, before: tensor(&before), tokens: tensor(&tokens), ranges }
+}
+
+/// Some responses of a rollout, by row, ordered: what goes through the models at once.
+pub type Rows = Vec<usize>;
+
+impl Rollout {
+    /// (B) response lengths in tokens.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.responses.iter().map(|response| response.tokens.len()).collect()
+    }
+
+    /// Cuts ordered rows into microbatches of whole prompt groups: up to `microbatch_tokens`, a longer group alone.
+    pub fn fill(&self, rows: &[usize], microbatch_tokens: usize) -> Vec<Rows> {
+        let groups: Vec<&[usize]> = self.by_prompt(rows).collect();
+        let response_tokens = |rows: &[usize]| rows.iter().map(|row| self.responses[*row].tokens.len()).sum::<usize>();
+        let lengths: Vec<usize> =
+            groups.iter().map(|rows| self.prompts[rows[0] / self.samples].len() + response_tokens(rows)).collect();
+        microbatches(&lengths, microbatch_tokens).into_iter().map(|range| groups[range].concat()).collect()
+    }
+
+    /// The layout of some rows, as the policy, the reference and the value model read it.
+    pub fn layout(&self, rows: &[usize], device: Device) -> Layout {
+        let groups = self.by_prompt(rows).map(|rows| {
+            let responses = rows.iter().map(|row| self.responses[*row].tokens.as_slice()).collect();
+            (self.prompts[rows[0] / self.samples].as_slice(), responses)
+        });
+        layout(groups, device)
+    }
+
+    /// What the reward model reads: whole responses, each ending with the chat format's end token, which is appended where the
+    /// policy did not write it. Returns the batch and the place of every response's end token.
+    pub fn scored(&self, rows: &[usize], end_id: i64, device: Device) -> (FlatBatch, Tensor) {
+        let (mut flat, mut ends) = (FlatBatch::new(), Vec::new());
+        for rows in self.by_prompt(rows) {
+            let prefix = flat.push(&self.prompts[rows[0] / self.samples], None);
+            for row in rows {
+                let mut tokens = self.responses[*row].tokens.clone();
+                if tokens.last() != Some(&end_id) {
+                    tokens.push(end_id);
+                }
+                flat.push(&tokens, Some(prefix));
+                ends.push(flat.len() as i64 - 1);
+            }
+        }
+        (flat, Tensor::from_slice(&ends).to_device(device))
+    }
+
+    fn by_prompt<'a>(&self, rows: &'a [usize]) -> impl Iterator<Item = &'a [usize]> + use<'a> {
+        let samples = self.samples;
+        rows.chunk_by(move |a, b| a / samples == b / samples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_token_is_read_at_the_place_before_it() {
+        let layout = layout([(&[7, 8, 9][..], vec![&[1, 2, 3][..], &[4][..]])], Device::Cpu);
+        assert_eq!(layout.flat.tokens(), &[7, 8, 9, 1, 2]);
+        assert_eq!(Vec::<i64>::try_from(&layout.before).unwrap(), vec![2, 3, 4, 2]);
+        assert_eq!(Vec::<i64>::try_from(&layout.tokens).unwrap(), vec![1, 2, 3, 4]);
+        assert_eq!(layout.ranges, vec![0..3, 3..4]);
+        assert_eq!(layout.flat.positions(), &[0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_reward_model_sees_the_sampled_ids_and_one_end_token() {
+        let response = |tokens: &[i64], ended| Response { tokens: tokens.to_vec(), ended, nucleus: Vec::new() };
+        let rollout = Rollout {
+            prompt_rows: vec![0],
+            prompts: vec![vec![7, 8]],
+            samples: 2,
+            responses: vec![response(&[1, 5], true), response(&[2, 0], true)],
+        };
+        let (flat, ends) = rollout.scored(&[0, 1], 5, Device::Cpu);
+        assert_eq!(flat.tokens(), &[7, 8, 1, 5, 2, 0, 5]);
+        assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![3, 6]);
+    }
+}

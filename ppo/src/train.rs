@@ -1,0 +1,398 @@
+//! The trainer: one PPO step on one screen, and the update inside it.
+
+use std::time::Instant;
+
+use align_common::data::Order;
+use align_common::error::{Error, Result};
+use align_common::generate::{Sampling, generate};
+use align_common::masked::{self, mask, table};
+use align_common::metrics::Metrics;
+use align_common::optim::AdamW;
+use align_common::random::{self, Permutation, Purpose};
+use tch::Tensor;
+
+use crate::config::PpoConfig;
+use crate::gae::{GaeParams, gae};
+use crate::loss::{PolicyStats, explained_variance, policy_loss, value_loss};
+use crate::models::{Convention, Models, Opinions, values};
+use crate::ptx::{PtxStream, add_grads, ptx_backward, take_grads};
+use crate::rewards::{
+    KlController, RunningMoments, ScoreShaping, kl_k1, kl_k3, kl_per_response, token_rewards, value_shift,
+};
+use crate::rollout::Rollout;
+
+/// What a step trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The value model alone: policy, its moments and its schedule stay as they are.
+    ValueWarmup,
+    /// Policy and value model.
+    Ppo,
+}
+
+/// Everything a step needs; `save` and `load` carry what changes.
+pub struct Trainer {
+    pub(crate) config: PpoConfig,
+    pub(crate) models: Models,
+    pub(crate) policy_optimizer: AdamW,
+    pub(crate) value_optimizer: AdamW,
+    pub(crate) prompts: Vec<Vec<i64>>,
+    pub(crate) order: Order,
+    pub(crate) ptx: Option<PtxStream>,
+    pub(crate) moments: RunningMoments,
+    pub(crate) kl_controller: KlController,
+    pub(crate) sampling: Sampling,
+    /// The token that ends a response and at which it is scored.
+    pub(crate) end_id: i64,
+    /// The constant added to the value model, once known.
+    pub(crate) value_shift: Option<f64>,
+}
+
+/// A step's metrics, and its rollout with what was found about each response.
+pub struct StepReport {
+    /// By the names of the run folder's metrics.jsonl.
+    pub metrics: Metrics,
+    /// The prompts and responses.
+    pub rollout: Rollout,
+    /// (B) raw scores.
+    pub scores: Vec<f64>,
+    /// (B) Σ k1 over each response.
+    pub kl: Vec<f64>,
+}
+
+/// Per-token targets of the update, (N) in the order of rows.
+struct Targets {
+    old_logprobs: Vec<f32>,
+    old_values: Vec<f32>,
+    advantages: Vec<f32>,
+    returns: Vec<f32>,
+    /// Start of each response in the (N) vectors, and their end.
+    offsets: Vec<usize>,
+}
+
+/// Means over the optimiser steps of one PPO step.
+#[derive(Default)]
+struct Learned {
+    updates: f64,
+    policy: PolicyStats,
+    policy_grad_norm: f64,
+    value_loss: f64,
+    value_clip_frac: f64,
+    value_grad_norm: f64,
+    ptx_loss: f64,
+    ptx_grad_norm: f64,
+}
+
+impl Trainer {
+    /// One PPO step: sample, judge, credit, learn, report.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] before anything is updated with it.
+    pub fn step(&mut self, step: u64, progress: &mut dyn FnMut(usize)) -> Result<StepReport> {
+        let started = Instant::now();
+        // 1. Sample responses to this step's prompts.
+        let rollout = self.sample(step, progress);
+        let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
+        let microbatches = rollout.fill(&rows, self.config.ppo.microbatch_tokens);
+        let sampled = Instant::now();
+
+        // 2. Judge whole responses; the score's scale drifts, so normalise by its running statistics.
+        let scores = self.models.score(&rollout, &microbatches, self.end_id); // (B)
+        let ended: Vec<bool> = rollout.responses.iter().map(|r| r.tokens.last() == Some(&self.end_id)).collect();
+        let scores_shaped = self.shaping().shape(&scores, &ended, &mut self.moments); // (B)
+        self.shift_values();
+        let opinions = self.models.opine(&rollout, &microbatches, self.convention()); // (N)
+        let judged = Instant::now();
+
+        // 3. Credit tokens: KL penalty everywhere, score on the last counted token, then GAE.
+        let response_mask = mask(&lengths); // (B, R)
+        let to_table = |flat: &[f32]| table(&flat.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), &lengths);
+        let (logprobs, ref_logprobs) = (to_table(&opinions.old_logprobs), to_table(&opinions.ref_logprobs));
+        let kl = kl_k1(&logprobs, &ref_logprobs, &response_mask);
+        let rewards = token_rewards(&scores_shaped, &kl, &response_mask, self.kl_controller.kl_coef());
+        let old_values = to_table(&opinions.values);
+        let credit = gae(&rewards, &old_values, &response_mask, &self.gae_params());
+        let advantages = if self.config.ppo.whiten_advantages {
+            masked::whiten(&credit.advantages, &response_mask)
+        } else {
+            credit.advantages
+        };
+
+        // 4. Learn in minibatches. The first steps update only the value model.
+        let to_flat = |table: &masked::Table| -> Vec<f32> {
+            masked::flat(table, &response_mask).into_iter().map(|x| x as f32).collect()
+        };
+        let targets = Targets {
+            advantages: to_flat(&advantages),
+            returns: to_flat(&credit.returns),
+            offsets: offsets(&lengths),
+            old_logprobs: opinions.old_logprobs.clone(),
+            old_values: opinions.values.clone(),
+        };
+        let phase = self.phase_at(step);
+        let mut learned = Learned::default();
+        for minibatch in self.minibatches(step, rows.len()) {
+            self.update(step, &rollout, &minibatch, &targets, phase, &mut learned)?;
+        }
+        let kl_mean = kl_per_response(&kl, &response_mask);
+        self.kl_controller.update(kl_mean, rollout.responses.len());
+
+        // 5. Report: every mean uses the response mask, like the losses.
+        let kl_rows = masked::row_sums(&kl, &response_mask);
+        let mut metrics = Metrics::new();
+        metrics.set("phase", if phase == Phase::Ppo { 1.0 } else { 0.0 });
+        let (mean, std) = mean_std(&scores);
+        metrics.set("score/mean", mean);
+        metrics.set("score/std", std);
+        metrics.set("score/running_mean", self.moments.mean());
+        metrics
+            .set("reward/mean", masked::row_sums(&rewards, &response_mask).iter().sum::<f64>() / scores.len() as f64);
+        metrics.set("kl/ref", kl_mean);
+        metrics.set("kl/ref_k3", kl_per_response(&kl_k3(&logprobs, &ref_logprobs, &response_mask), &response_mask));
+        metrics.set("kl/coef", self.kl_controller.kl_coef());
+        learned.report(&mut metrics, phase, self.ptx.is_some(), &opinions);
+        metrics.set("value/explained_variance", explained_variance(&old_values, &credit.returns, &response_mask));
+        metrics.set("response/tokens", lengths.iter().sum::<usize>() as f64 / lengths.len() as f64);
+        metrics.set("response/ended", ended.iter().filter(|ended| **ended).count() as f64 / ended.len() as f64);
+        metrics.set("response/identical", identical_share(&rollout));
+        let secs = |from: Instant, to: Instant| (to - from).as_secs_f64();
+        metrics.set("time/rollout", secs(started, sampled));
+        metrics.set("time/score", secs(sampled, judged));
+        metrics.set("time/update", judged.elapsed().as_secs_f64());
+        Ok(StepReport { metrics, rollout, scores, kl: kl_rows })
+    }
+
+    /// Judges a rollout without learning from it.
+    pub(crate) fn judge_only(&self, rollout: Rollout) -> StepReport {
+        let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
+        let microbatches = rollout.fill(&rows, self.config.ppo.microbatch_tokens);
+        let scores = self.models.score(&rollout, &microbatches, self.end_id);
+        let opinions = self.models.opine(&rollout, &microbatches, self.convention());
+        let difference = opinions.old_logprobs.iter().zip(&opinions.ref_logprobs).map(|(p, r)| f64::from(p - r));
+        let kl = table(&difference.collect::<Vec<_>>(), &lengths); // (B, R)
+        let response_mask = mask(&lengths);
+        let count = lengths.len() as f64;
+        let ended = rollout.responses.iter().filter(|response| response.tokens.last() == Some(&self.end_id)).count();
+        let mut metrics = Metrics::new();
+        let (mean, std) = mean_std(&scores);
+        metrics.set("score_mean", mean);
+        metrics.set("score_std", std);
+        metrics.set("kl_ref", kl_per_response(&kl, &response_mask));
+        metrics.set("tokens", lengths.iter().sum::<usize>() as f64 / count);
+        metrics.set("ended", ended as f64 / count);
+        StepReport { metrics, rollout, scores, kl: masked::row_sums(&kl, &response_mask) }
+    }
+
+    /// One optimiser step on a minibatch (rows, ordered): forward and backward by microbatch, clip, step.
+    fn update(
+        &mut self,
+        step: u64,
+        rollout: &Rollout,
+        minibatch: &[usize],
+        targets: &Targets,
+        phase: Phase,
+        learned: &mut Learned,
+    ) -> Result<()> {
+        let config = &self.config.ppo;
+        let num_tokens = minibatch.iter().map(|row| rollout.responses[*row].tokens.len()).sum::<usize>();
+        let device = self.models.policy.device();
+        let (mut policy, mut value_total, mut clip_frac) = (PolicyStats::default(), 0.0, 0.0);
+        for rows in rollout.fill(minibatch, config.microbatch_tokens) {
+            let layout = rollout.layout(&rows, device);
+            let of = |flat: &[f32]| Tensor::from_slice(&targets.gather(flat, &rows)).to_device(device); // (N)
+
+            let values = values(&self.models.value_model, &layout);
+            let loss = value_loss(
+                &values,
+                &of(&targets.old_values),
+                &of(&targets.returns),
+                config.cliprange_value,
+                num_tokens,
+            );
+            self.models.value_model.backward(&loss.loss);
+            value_total += loss.loss.double_value(&[]);
+            clip_frac += loss.clip_frac;
+
+            if phase == Phase::Ppo {
+                let (old_logprobs, advantages) = (of(&targets.old_logprobs), of(&targets.advantages));
+                let hidden = self.models.policy.hidden(&layout.flat, None).index_select(0, &layout.before); // (N, D)
+                self.convention().over(rollout, &rows, |over| {
+                    self.models.policy.backward(&hidden, &layout.tokens, over, &mut |range, logprobs| {
+                        let rows = |tensor: &Tensor| tensor.narrow(0, range.start as i64, range.len() as i64);
+                        let loss = policy_loss(
+                            logprobs,
+                            &rows(&old_logprobs),
+                            &rows(&advantages),
+                            config.cliprange,
+                            num_tokens,
+                        );
+                        policy.add(&loss.stats);
+                        loss.grad
+                    })
+                });
+            }
+        }
+        let finite = |what: &str, number: f64| {
+            if number.is_finite() { Ok(number) } else { Err(Error::NonFinite { step, what: what.to_owned() }) }
+        };
+        finite("value/loss", value_total)?;
+        finite("policy/loss", policy.loss)?;
+        if phase == Phase::Ppo {
+            learned.policy_grad_norm += finite("policy/grad_norm", self.policy_optimizer.grad_norm())?;
+            if let Some(stream) = &mut self.ptx {
+                let ppo_grads = take_grads(self.models.policy.parameters());
+                let rows =
+                    stream.take(((num_tokens as f64 * self.config.ptx.tokens_per_ppo_token).round() as usize).max(1));
+                let loss = ptx_backward(&self.models.policy, &rows, self.config.ptx.coef, config.microbatch_tokens);
+                learned.ptx_loss += finite("ptx/loss", loss)?;
+                learned.ptx_grad_norm += finite("ptx/grad_norm", self.policy_optimizer.grad_norm())?;
+                add_grads(self.models.policy.parameters(), ppo_grads);
+            }
+            self.policy_optimizer.clip_grad_norm(config.grad_clip);
+            self.policy_optimizer.step(config.policy_lr);
+            self.policy_optimizer.zero_grad();
+        }
+        learned.value_grad_norm += finite("value/grad_norm", self.value_optimizer.clip_grad_norm(config.grad_clip))?;
+        self.value_optimizer.step(config.value_lr);
+        self.value_optimizer.zero_grad();
+        learned.updates += 1.0;
+        learned.policy.add(&policy);
+        learned.value_loss += value_total;
+        learned.value_clip_frac += clip_frac;
+        Ok(())
+    }
+
+    /// Samples responses to the prompts of `step`. Draw `position` of a response depends on its prompt and sample alone.
+    fn sample(&self, step: u64, progress: &mut dyn FnMut(usize)) -> Rollout {
+        let count = self.config.rollout.prompts_per_step as u64;
+        let prompt_rows: Vec<usize> = (step * count..(step + 1) * count).map(|global| self.order.row(global)).collect();
+        let prompts: Vec<Vec<i64>> = prompt_rows.iter().map(|row| self.prompts[*row].clone()).collect();
+        let samples = self.config.rollout.responses_per_prompt;
+        let responses = self.respond(
+            &prompts,
+            samples,
+            &mut |prompt, sample, position| {
+                let row = (prompt_rows[prompt] * samples + sample) as u64;
+                random::uniform(self.config.ppo.seed, Purpose::Rollout, step, row, position as u64)
+            },
+            progress,
+        );
+        Rollout { prompt_rows, prompts, samples, responses }
+    }
+
+    /// Generates with the policy as it stands.
+    pub(crate) fn respond(
+        &self,
+        prompts: &[Vec<i64>],
+        samples: usize,
+        draws: &mut dyn FnMut(usize, usize, usize) -> f64,
+        progress: &mut dyn FnMut(usize),
+    ) -> Vec<align_common::generate::Response> {
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + self.sampling.max_tokens;
+        let max_rows = (4 * self.config.ppo.microbatch_tokens / longest).max(samples);
+        let draws = std::cell::RefCell::new(draws);
+        let draw = |prompt, sample, position| (draws.borrow_mut())(prompt, sample, position);
+        generate(&self.models.policy, prompts, samples, &self.sampling, max_rows, &draw, &mut |_, _, _| progress(1))
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// The rows of each optimiser step: all epochs, minibatch by minibatch, each ordered.
+    fn minibatches(&self, step: u64, num_rows: usize) -> Vec<Vec<usize>> {
+        let size = self.config.minibatch_rows();
+        let mut minibatches = Vec::new();
+        for epoch in 0..self.config.ppo.epochs {
+            let key = step * self.config.ppo.epochs + epoch;
+            let order = Permutation::new(num_rows as u64, self.config.ppo.seed, Purpose::Minibatch, key);
+            let shuffled: Vec<usize> = (0..num_rows as u64).map(|row| order.get(row) as usize).collect();
+            minibatches.extend(shuffled.chunks(size).map(|rows| {
+                let mut rows = rows.to_vec();
+                rows.sort_unstable();
+                rows
+            }));
+        }
+        minibatches
+    }
+
+    /// Gives the value model its constant shift after the first rollout's scores are known.
+    fn shift_values(&mut self) {
+        if self.value_shift.is_none() {
+            let shift = value_shift(&self.moments, self.config.reward.normalize);
+            self.models.value_model.set_shift(shift);
+            self.value_shift = Some(shift);
+        }
+    }
+
+    fn phase_at(&self, step: u64) -> Phase {
+        if step < self.config.ppo.value_warmup_steps { Phase::ValueWarmup } else { Phase::Ppo }
+    }
+
+    pub(crate) fn convention(&self) -> Convention {
+        Convention { temperature: self.config.rollout.temperature, nucleus: self.sampling.record_nucleus }
+    }
+
+    fn shaping(&self) -> ScoreShaping {
+        ScoreShaping {
+            missing_end: self.config.rollout.missing_end,
+            missing_end_value: self.config.rollout.missing_end_value,
+            normalize: self.config.reward.normalize,
+            clip: self.config.reward.clip,
+        }
+    }
+
+    fn gae_params(&self) -> GaeParams {
+        GaeParams { gamma: self.config.ppo.gamma, gae_lambda: self.config.ppo.gae_lambda }
+    }
+}
+
+impl Targets {
+    fn gather(&self, flat: &[f32], rows: &[usize]) -> Vec<f32> {
+        rows.iter().flat_map(|row| &flat[self.offsets[*row]..self.offsets[row + 1]]).copied().collect()
+    }
+}
+
+impl Learned {
+    /// Writes the means. What was not measured (the policy's loss during the value warm-up) is not a number.
+    fn report(&self, metrics: &mut Metrics, phase: Phase, with_ptx: bool, opinions: &Opinions) {
+        let mean = |sum: f64| sum / self.updates;
+        let trained = |sum: f64| if phase == Phase::Ppo { mean(sum) } else { f64::NAN };
+        metrics.set("kl/old", mean(self.policy.approx_kl));
+        metrics.set("policy/loss", trained(self.policy.loss));
+        metrics.set("policy/clip_frac", mean(self.policy.clip_frac));
+        let entropy: f64 = opinions.entropy.iter().map(|nats| f64::from(*nats)).sum();
+        metrics.set("policy/entropy", entropy / opinions.entropy.len() as f64);
+        metrics.set("policy/ratio_max", if phase == Phase::Ppo { self.policy.ratio_max } else { 1.0 });
+        metrics.set("policy/grad_norm", mean(self.policy_grad_norm));
+        metrics.set("value/loss", mean(self.value_loss));
+        metrics.set("value/clip_frac", mean(self.value_clip_frac));
+        metrics.set("value/grad_norm", mean(self.value_grad_norm));
+        if with_ptx {
+            metrics.set("ptx/loss", trained(self.ptx_loss));
+            metrics.set("ptx/grad_norm", mean(self.ptx_grad_norm));
+        }
+    }
+}
+
+/// Where each response starts in the flat (N) order, and where the last one ends.
+fn offsets(lengths: &[usize]) -> Vec<usize> {
+    let ends = lengths.iter().scan(0, |end, length| {
+        *end += length;
+        Some(*end)
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
+/// Mean and standard deviation (biased) of whole-response numbers.
+fn mean_std(numbers: &[f64]) -> (f64, f64) {
+    let mut moments = RunningMoments::new();
+    moments.update(numbers);
+    (moments.mean(), moments.std())
+}
+
+/// The part of prompts whose responses are all the same.
+fn identical_share(rollout: &Rollout) -> f64 {
+    let groups = rollout.responses.chunks(rollout.samples);
+    let same = groups.filter(|group| group.len() > 1 && group.iter().all(|r| r.tokens == group[0].tokens)).count();
+    same as f64 / rollout.prompts.len() as f64
+}

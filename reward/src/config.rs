@@ -1,0 +1,161 @@
+//! The config of `align rm`. Every default is given here, once.
+
+use align_common::config::{
+    Config, Files, KeyDocs, Mix, ModelSection, OptimizerSection, RunSection, ScheduleKind, ScheduleSection, checks,
+};
+use align_common::data::BadRows;
+use align_common::documented;
+use align_common::error::Problems;
+use serde::{Deserialize, Serialize};
+
+/// The two stages of a reward model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Preference model pretraining: a large set of comparisons.
+    Pmp,
+    /// Finetuning on a smaller, better-labelled set.
+    Finetune,
+}
+
+documented! {
+    /// `[data]` of rm: comparisons.
+    pub struct RmData {
+        /// Comparisons to train on (JSONL, a JSON array, also .gz).
+        pub train: Files,
+        /// Several sources by weight, instead of `train`.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub mix: Vec<Mix>,
+        /// Held-out comparisons; each file is measured for itself.
+        pub eval: Files,
+        /// Longest dialogue, in tokens; longer comparisons are left out and counted. Qwen report §3.2.1.
+        pub max_tokens: usize,
+        /// Inserted where the first message is not a system message; "" inserts none.
+        pub system: String,
+        /// Shuffle the rows; false takes them in file order.
+        pub shuffle: bool,
+        /// Bad rows: "error", or "skip", which counts and names them.
+        pub bad_rows: BadRows,
+    }
+}
+
+documented! {
+    /// `[train]`: batches and steps.
+    pub struct TrainSection {
+        /// Comparisons per optimiser step; a ranked list is one. Qwen report §3.2.1.
+        pub batch_size: usize,
+        /// Tokens computed at once: memory, not numbers; a longer comparison goes alone. Our choice.
+        pub microbatch_tokens: usize,
+        /// Optimiser steps, instead of `epochs`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub steps: Option<u64>,
+        /// Passes over the data; give this or `steps`. Qwen report §3.2.1: 1.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub epochs: Option<u64>,
+        /// The gradient's norm is clipped to this. Our choice: as in sft.
+        pub grad_clip: f64,
+        /// Seed of the row order and of a new reward head.
+        pub seed: u64,
+    }
+}
+
+documented! {
+    /// `[loss]`: what is added to the Bradley-Terry loss. All our choice: the report gives none of it.
+    pub struct LossSection {
+        /// Require the scores of a pair to differ by as much as the data's scores do; needs scored lists.
+        pub margin: bool,
+        /// Weight of the language-model loss on the chosen answer (PMP, arXiv 2204.05862).
+        pub lm_coef: f64,
+        /// Weight of (chosen + rejected)², which keeps scores near 0.
+        pub center_coef: f64,
+        /// Assumed probability that a label is wrong.
+        pub label_smoothing: f64,
+    }
+}
+
+/// The config of `align rm`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "sections document themselves")]
+pub struct RmConfig {
+    /// "pmp" or "finetune"; required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    pub model: ModelSection,
+    pub data: RmData,
+    pub train: TrainSection,
+    pub optimizer: OptimizerSection,
+    pub schedule: ScheduleSection,
+    pub loss: LossSection,
+    pub run: RunSection,
+}
+
+impl Default for RmConfig {
+    fn default() -> Self {
+        Self {
+            stage: None,
+            model: ModelSection::default(),
+            data: RmData {
+                train: Files::default(),
+                mix: Vec::new(),
+                eval: Files::default(),
+                max_tokens: 2048,
+                system: "You are a helpful assistant.".to_owned(),
+                shuffle: true,
+                bad_rows: BadRows::Error,
+            },
+            train: TrainSection {
+                batch_size: 64,
+                microbatch_tokens: 8192,
+                steps: None,
+                epochs: Some(1),
+                grad_clip: 1.0,
+                seed: 0,
+            },
+            optimizer: OptimizerSection::new(3e-6, 0.0),
+            schedule: ScheduleSection::new(ScheduleKind::Constant, 0),
+            loss: LossSection { margin: false, lm_coef: 0.0, center_coef: 0.0, label_smoothing: 0.0 },
+            run: RunSection::default(),
+        }
+    }
+}
+
+impl Config for RmConfig {
+    const EITHER: &'static [(&'static str, &'static str)] = &[("train.steps", "train.epochs")];
+
+    fn docs() -> Vec<(&'static str, KeyDocs)> {
+        vec![
+            ("", &[("stage", " \"pmp\" (preference model pretraining) or \"finetune\".\n")]),
+            ("model", ModelSection::DOCS),
+            ("data", RmData::DOCS),
+            ("train", TrainSection::DOCS),
+            ("optimizer", OptimizerSection::DOCS),
+            ("schedule", ScheduleSection::DOCS),
+            ("loss", LossSection::DOCS),
+            ("run", RunSection::DOCS),
+        ]
+    }
+
+    fn validate(&self, problems: &mut Problems) {
+        if self.stage.is_none() {
+            problems.push("stage", "is required: \"pmp\" or \"finetune\"");
+        }
+        self.model.validate(problems);
+        checks::sources(problems, &self.data.train, &self.data.mix);
+        checks::at_least_one(problems, "data.max_tokens", self.data.max_tokens as u64);
+        checks::at_least_one(problems, "train.batch_size", self.train.batch_size as u64);
+        checks::at_least_one(problems, "train.microbatch_tokens", self.train.microbatch_tokens as u64);
+        for (key, number) in [("train.steps", self.train.steps), ("train.epochs", self.train.epochs)] {
+            checks::at_least_one(problems, key, number.unwrap_or(1));
+        }
+        checks::above_zero(problems, "train.grad_clip", self.train.grad_clip);
+        self.optimizer.validate(problems);
+        self.schedule.validate(problems);
+        checks::at_least_zero(problems, "loss.lm_coef", self.loss.lm_coef);
+        checks::at_least_zero(problems, "loss.center_coef", self.loss.center_coef);
+        if !(0.0..0.5).contains(&self.loss.label_smoothing) {
+            problems.push("loss.label_smoothing", "must be at least 0 and below 0.5");
+        }
+        self.run.validate(problems);
+    }
+}

@@ -1,0 +1,162 @@
+//! Comparisons, as the reward model reads them: what the dialogues of a comparison share is stored and computed once.
+
+use std::path::PathBuf;
+
+use align_common::batch::FlatBatch;
+use align_common::chatml::ChatFormat;
+use align_common::data::{self, BadRows, Comparison, Kind, Place, Record};
+use align_common::error::{Error, Problem, Result};
+use tch::{Device, Tensor};
+
+use crate::loss::Pairs;
+
+/// One comparison in tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// What all dialogues begin with.
+    pub prefix: Vec<i64>,
+    /// How each dialogue goes on; each ends at its end token, where it is scored. The first of a pair is the chosen one.
+    pub tails: Vec<Vec<i64>>,
+    /// Which tokens of the first tail belong to the last answer, for the language-model loss.
+    pub chosen_mask: Vec<bool>,
+    /// People's scores, where the data has them; without, the dialogues are ordered best first.
+    pub scores: Option<Vec<f64>>,
+    /// Where the comparison stood.
+    pub place: Place,
+}
+
+impl Row {
+    /// Renders a comparison and finds its shared prefix at token level. At least the end token stays outside the prefix.
+    pub fn new(comparison: &Comparison, format: &ChatFormat, place: Place) -> Self {
+        let encoded: Vec<_> = comparison.dialogues.iter().map(|dialogue| format.scored(dialogue)).collect();
+        let (first, rest) = encoded.split_first().expect("a comparison has dialogues");
+        let shared = |other: &Vec<i64>| first.tokens.iter().zip(other).take_while(|(a, b)| a == b).count();
+        let shortest = encoded.iter().map(|encoded| encoded.tokens.len()).min().expect("a comparison has dialogues");
+        let cut = rest.iter().map(|other| shared(&other.tokens)).min().unwrap_or(0).min(shortest - 1);
+        Self {
+            prefix: first.tokens[..cut].to_vec(),
+            chosen_mask: first.loss_mask[cut..].to_vec(),
+            tails: encoded.iter().map(|encoded| encoded.tokens[cut..].to_vec()).collect(),
+            scores: comparison.scores.clone(),
+            place,
+        }
+    }
+
+    /// Tokens that are computed for this comparison.
+    pub fn len(&self) -> usize {
+        self.prefix.len() + self.tails.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Tokens of all dialogues, each counted whole.
+    pub fn len_unshared(&self) -> usize {
+        self.len() + self.prefix.len() * (self.tails.len() - 1)
+    }
+
+    /// Never: a comparison has at least its end tokens.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The longest dialogue, in tokens.
+    pub fn longest(&self) -> usize {
+        self.prefix.len() + self.tails.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// Tokens of the chosen answer that the language-model loss predicts.
+    pub fn num_chosen_tokens(&self) -> usize {
+        let unseen = usize::from(self.prefix.is_empty() && self.chosen_mask[0]);
+        self.chosen_mask.iter().filter(|counts| **counts).count() - unseen
+    }
+
+    /// The pairs (better, worse) of this comparison, as indices of its dialogues.
+    pub fn pairs(&self) -> Vec<(usize, usize)> {
+        match &self.scores {
+            Some(scores) => crate::loss::scored_pairs(scores),
+            None => crate::loss::ranked_pairs(self.tails.len()),
+        }
+    }
+}
+
+/// Comparisons and what was counted on the way to them.
+#[derive(Debug, Default)]
+pub struct Comparisons {
+    /// In file order.
+    pub rows: Vec<Row>,
+    /// How many each file gave.
+    pub file_rows: Vec<usize>,
+    /// Comparisons left out for their length.
+    pub dropped: usize,
+    /// Comparisons without a pair: all scores equal.
+    pub tied: usize,
+    /// Bad rows that were skipped, by name.
+    pub skipped: Vec<Problem>,
+}
+
+/// Reads comparison files. Longer ones than `max_tokens` are left out and counted, as are those in which nothing is better
+/// than anything.
+///
+/// # Errors
+/// [`Error::Invalid`] for bad rows (unless skipped), and for a file of which no comparison is left.
+pub fn read(
+    files: &[PathBuf],
+    format: &ChatFormat,
+    max_tokens: Option<usize>,
+    bad_rows: BadRows,
+) -> Result<Comparisons> {
+    let mut result = Comparisons::default();
+    for file in files {
+        let read = data::read(std::slice::from_ref(file), Kind::Comparison, bad_rows)?;
+        result.skipped.extend(read.skipped);
+        let before = result.rows.len();
+        for (place, record) in read.records {
+            let Record::Comparison(comparison) = record else { unreachable!("a comparison file gives comparisons") };
+            let row = Row::new(&comparison, format, place);
+            if max_tokens.is_some_and(|max_tokens| row.longest() > max_tokens) {
+                result.dropped += 1;
+            } else if row.pairs().is_empty() {
+                result.tied += 1;
+            } else {
+                result.rows.push(row);
+            }
+        }
+        let kept = result.rows.len() - before;
+        if kept == 0 {
+            let what = format!(
+                "no comparison is left ({} longer than data.max_tokens, {} without a better answer), expected at least one",
+                result.dropped, result.tied
+            );
+            return Err(Error::invalid(file.display(), what));
+        }
+        result.file_rows.push(kept);
+    }
+    Ok(result)
+}
+
+/// Comparisons laid out flat.
+pub struct RmBatch {
+    /// The flat batch: each prefix once, its tails behind it.
+    pub flat: FlatBatch,
+    /// (S) place of every dialogue's end token.
+    pub ends: Tensor,
+    /// The pairs among the S scalars.
+    pub pairs: Pairs,
+}
+
+/// Lays comparisons out; `margin` makes a scored pair's margin the difference of its scores.
+pub fn flatten(rows: &[&Row], margin: bool, device: Device) -> RmBatch {
+    let (mut flat, mut ends, mut pairs) = (FlatBatch::new(), Vec::new(), Pairs::new());
+    for row in rows {
+        let start = ends.len();
+        let prefix = (!row.prefix.is_empty()).then(|| flat.push(&row.prefix, None));
+        for tail in &row.tails {
+            flat.push(tail, prefix);
+            ends.push(flat.len() as i64 - 1);
+        }
+        match &row.scores {
+            Some(scores) if margin => pairs.push_scored_with_margin(start..ends.len(), scores),
+            Some(scores) => pairs.push_scored(start..ends.len(), scores),
+            None => pairs.push_ranked(start..ends.len()),
+        }
+    }
+    RmBatch { flat, ends: Tensor::from_slice(&ends).to_device(device), pairs }
+}

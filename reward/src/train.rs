@@ -1,0 +1,253 @@
+//! The training loop of the reward model: batch → loss → update → metrics → maybe save.
+
+use std::path::Path;
+
+use align_common::chatml::ChatFormat;
+use align_common::checkpoint::State;
+use align_common::contract::{Reference, ScoreContract};
+use align_common::data::Order;
+use align_common::error::{Error, Result};
+use align_common::lm::microbatches;
+use align_common::metrics::Metrics;
+use align_common::model::{Over, ScalarModel, select_rows};
+use align_common::optim::AdamW;
+use align_common::progress::Progress;
+use align_common::run::{Outcome, Run};
+use align_common::schedule::lr;
+use align_common::stage::{load_masters, save_masters};
+use serde_json::{Map, json};
+use tch::{Kind, Tensor};
+
+use crate::config::RmConfig;
+use crate::data::{Comparisons, RmBatch, Row, flatten};
+use crate::eval::{score, score_pairs};
+use crate::loss::{LossParams, RewardStats, reward_loss};
+use crate::stats::pair_accuracy;
+
+/// A held-out file.
+pub struct EvalSet {
+    /// The file's stem.
+    pub name: String,
+    /// Its comparisons.
+    pub rows: Vec<Row>,
+}
+
+/// Everything a run reads.
+pub struct Rows {
+    /// Training comparisons of all sources.
+    pub train: Comparisons,
+    /// Which of them stands at which place of the run.
+    pub order: Order,
+    /// Held-out files.
+    pub eval: Vec<EvalSet>,
+}
+
+/// How many comparisons of each held-out set are shown at each evaluation.
+const SAMPLES: usize = 4;
+
+/// Trains a reward model on comparisons.
+pub struct Trainer<'a> {
+    config: &'a RmConfig,
+    rows: &'a Rows,
+    format: &'a ChatFormat,
+    model: ScalarModel,
+    optimizer: AdamW,
+    steps: u64,
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer whose moments are zero.
+    pub fn new(config: &'a RmConfig, rows: &'a Rows, format: &'a ChatFormat, model: ScalarModel, steps: u64) -> Self {
+        let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
+        let optimizer = AdamW::new(named, &config.optimizer);
+        Self { config, rows, format, optimizer, model, steps }
+    }
+
+    /// Trains from where the run stands to its end, or until it is asked to stop.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when loss or gradient are no longer numbers; [`Error::Io`] when something cannot be written.
+    pub fn run(mut self, mut run: Box<Run>, progress: &mut dyn Progress) -> Result<Outcome> {
+        if let Some(state) = run.state()? {
+            self.load(&state)?;
+        }
+        progress.begin("training", run.steps() - run.next_step());
+        for step in run.next_step()..run.steps() {
+            let mut metrics = self.step(step)?;
+            let done = step + 1;
+            if run.eval_due(done) {
+                metrics.merge(self.evaluate(&mut run, done)?);
+            }
+            run.log(done, &metrics)?;
+            let number = |name| metrics.get(name).unwrap_or(f64::NAN);
+            let note = format!("loss {:.4} accuracy {:.2}", number("train/loss"), number("train/accuracy"));
+            progress.advance(1, &note);
+            if run.save_due(done) {
+                let state = self.state();
+                run.save(done, &state, |folder| self.save(&folder.join("model")))?;
+            }
+            if run.interrupted() {
+                progress.end();
+                return Ok(Outcome::Interrupted { step: done });
+            }
+        }
+        progress.end();
+        run.finish(|folder| self.save(&folder.join("model")))
+    }
+
+    /// One optimiser step on comparisons s·B … s·B+B−1 of the run's order.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] before anything is updated.
+    pub fn step(&mut self, step: u64) -> Result<Metrics> {
+        let train = &self.config.train;
+        let batch = self.batch(step);
+        let lengths: Vec<usize> = batch.iter().map(|row| row.len()).collect();
+        let lm_tokens: usize = batch.iter().map(|row| row.num_chosen_tokens()).sum();
+
+        // The mean over the batch's comparisons, however it is cut.
+        let (mut stats, mut lm_loss) = (RewardStats::default(), 0.0);
+        for range in microbatches(&lengths, train.microbatch_tokens) {
+            let rows = &batch[range];
+            let flat = flatten(rows, self.config.loss.margin, self.model.device());
+            let hidden = self.model.hidden(&flat.flat, None); // (T, D)
+            let scalars = self.model.scalars(&hidden.index_select(0, &flat.ends)); // (S)
+            let loss = reward_loss(&scalars, &flat.pairs, batch.len(), &self.loss_params());
+            stats.add(&loss.stats);
+            let total = match self.lm_gradient(&hidden, rows, &flat, lm_tokens) {
+                Some((share, extra)) => {
+                    lm_loss += share;
+                    loss.loss + extra
+                }
+                None => loss.loss,
+            };
+            self.model.backward(&total);
+        }
+        let grad_norm = self.optimizer.clip_grad_norm(train.grad_clip);
+        for (what, number) in [("train/loss", stats.loss), ("train/grad_norm", grad_norm)] {
+            if !number.is_finite() {
+                return Err(Error::NonFinite { step, what: what.to_owned() });
+            }
+        }
+        let lr = lr(self.config.optimizer.lr, &self.config.schedule, step, self.steps);
+        self.optimizer.step(lr);
+        self.optimizer.zero_grad();
+
+        let mut metrics = Metrics::new();
+        metrics.set("train/loss", stats.loss + self.config.loss.lm_coef * lm_loss);
+        metrics.set("train/accuracy", stats.accuracy);
+        metrics.set("train/margin", stats.margin);
+        if self.config.loss.lm_coef > 0.0 {
+            metrics.set("train/lm_loss", lm_loss);
+        }
+        metrics.set("train/grad_norm", grad_norm);
+        metrics.set("train/lr", lr);
+        Ok(metrics)
+    }
+
+    /// The language-model loss on chosen answers, on the same forward pass: its share of the batch's token mean, and a term
+    /// whose gradient is that of lm_coef · loss. `None` without `loss.lm_coef`.
+    fn lm_gradient(&self, hidden: &Tensor, rows: &[&Row], flat: &RmBatch, lm_tokens: usize) -> Option<(f64, Tensor)> {
+        let head = self.model.lm_head()?;
+        let (mut before, mut targets) = (Vec::new(), Vec::new());
+        let mut segments = flat.flat.segments().iter();
+        for row in rows {
+            let prefix = (!row.prefix.is_empty()).then(|| segments.next().expect("a prefix").range.clone());
+            let chosen = segments.next().expect("a chosen dialogue").range.clone();
+            segments.by_ref().take(row.tails.len() - 1).for_each(drop);
+            for (index, token) in row.tails[0].iter().enumerate().filter(|(index, _)| row.chosen_mask[*index]) {
+                let place = match (&prefix, index) {
+                    (Some(prefix), 0) => prefix.end - 1,
+                    (None, 0) => continue,
+                    _ => chosen.start + index - 1,
+                };
+                before.push(place as i64);
+                targets.push(*token);
+            }
+        }
+        let picked = select_rows(hidden, &before); // (N, D)
+        let targets = Tensor::from_slice(&targets).to_device(hidden.device());
+        let scale = -self.config.loss.lm_coef / lm_tokens as f64;
+        let (stats, grad) =
+            head.gradient(&picked, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(scale));
+        let share = -stats.logprobs.sum(Kind::Double).double_value(&[]) / lm_tokens as f64;
+        Some((share, (picked.to_kind(Kind::Float) * grad.to_kind(Kind::Float)).sum(Kind::Float)))
+    }
+
+    /// Accuracy and loss of every held-out file, with histograms and a few samples.
+    fn evaluate(&self, run: &mut Run, done: u64) -> Result<Metrics> {
+        let mut metrics = Metrics::new();
+        let tokenizer = self.format.tokenizer();
+        for set in &self.rows.eval {
+            let scores = score(&self.model, &set.rows, self.config.train.microbatch_tokens, &mut |_| {});
+            let pairs = score_pairs(&set.rows, &scores);
+            let name = &set.name;
+            metrics.set(format!("eval/{name}/accuracy"), pair_accuracy(pairs.iter().copied()).accuracy);
+            metrics.set(format!("eval/{name}/loss"), self.eval_loss(&set.rows, &scores));
+            let margins: f64 = pairs.iter().map(|(chosen, rejected)| chosen - rejected).sum();
+            metrics.set(format!("eval/{name}/margin"), margins / pairs.len() as f64);
+            let spread = Reference::new(name.as_str(), &scores.concat());
+            metrics.set(format!("eval/{name}/score_mean"), spread.mean);
+            metrics.set(format!("eval/{name}/score_std"), spread.std);
+            let (chosen, rejected): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+            run.histogram(done, &format!("scores/{name}/chosen"), &chosen)?;
+            run.histogram(done, &format!("scores/{name}/rejected"), &rejected)?;
+            for (row, scores) in set.rows.iter().zip(&scores).take(SAMPLES) {
+                let mut sample = Map::new();
+                sample.insert("set".to_owned(), json!(name));
+                sample.insert("prompt".to_owned(), json!(tokenizer.decode(&row.prefix)));
+                let responses: Vec<String> = row.tails.iter().map(|tail| tokenizer.decode(tail)).collect();
+                sample.insert("responses".to_owned(), json!(responses));
+                sample.insert("scores".to_owned(), json!(scores));
+                run.sample(done, &sample)?;
+            }
+        }
+        Ok(metrics)
+    }
+
+    /// The loss of scored comparisons, averaged over them.
+    fn eval_loss(&self, rows: &[Row], scores: &[Vec<f64>]) -> f64 {
+        let _no_grad = tch::no_grad_guard();
+        let rows: Vec<&Row> = rows.iter().collect();
+        let pairs = flatten(&rows, self.config.loss.margin, tch::Device::Cpu).pairs;
+        let scalars = Tensor::from_slice(&scores.concat());
+        reward_loss(&scalars, &pairs, rows.len(), &self.loss_params()).stats.loss
+    }
+
+    fn loss_params(&self) -> LossParams {
+        LossParams { center_coef: self.config.loss.center_coef, label_smoothing: self.config.loss.label_smoothing }
+    }
+
+    fn batch(&self, step: u64) -> Vec<&'a Row> {
+        let size = self.config.train.batch_size as u64;
+        (step * size..(step + 1) * size).map(|global| &self.rows.train.rows[self.rows.order.row(global)]).collect()
+    }
+
+    /// Writes the model and its score contract, mean and spread taken on the first held-out set.
+    fn save(&self, folder: &Path) -> Result<()> {
+        self.model.save(folder)?;
+        let mut contract = ScoreContract::new(self.format);
+        if let (Some(set), Some(file)) = (self.rows.eval.first(), self.config.data.eval.first()) {
+            let scores = score(&self.model, &set.rows, self.config.train.microbatch_tokens, &mut |_| {});
+            contract.reference = Some(Reference::new(file.display().to_string(), &scores.concat()));
+        }
+        contract.write(folder)
+    }
+
+    fn state(&self) -> State {
+        let mut state = State::new();
+        self.optimizer.save("model", &mut state);
+        save_masters(self.model.parameters(), self.saved_dtype(), "master", &mut state);
+        state
+    }
+
+    fn load(&mut self, state: &State) -> Result<()> {
+        self.optimizer.load("model", state)?;
+        load_masters(self.model.parameters(), self.saved_dtype(), "master", state)
+    }
+
+    /// The dtype of what the model's folder holds of the masters: not enough where it leaves the language-model head out.
+    fn saved_dtype(&self) -> Kind {
+        if self.model.lm_head().is_some() { Kind::Half } else { self.model.config().dtype }
+    }
+}

@@ -1,0 +1,238 @@
+//! The configs of `align sft` and `align pretrain`. Every default is given here, once.
+
+use align_common::chatml::LossOn;
+use align_common::config::{
+    Config, Files, KeyDocs, Mix, ModelSection, OptimizerSection, Overlong, RunSection, ScheduleKind, ScheduleSection,
+    checks,
+};
+use align_common::data::BadRows;
+use align_common::documented;
+use align_common::error::Problems;
+use serde::{Deserialize, Serialize};
+
+documented! {
+    /// `[train]`: batches and steps.
+    pub struct TrainSection {
+        /// Rows per optimiser step. Qwen report §3.1.2: 128 dialogues (sft); pretraining: ours.
+        pub batch_size: usize,
+        /// Tokens computed at once: memory, not numbers; a longer row goes alone. Our choice.
+        pub microbatch_tokens: usize,
+        /// Optimiser steps; give this or `epochs`. Qwen report §3.1.2: 4000 (sft).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub steps: Option<u64>,
+        /// Passes over the data, instead of `steps`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub epochs: Option<u64>,
+        /// Dropout of embeddings, attention probabilities and both residual outputs. Qwen report §3.1.2: 0.1 (sft).
+        pub dropout: f64,
+        /// The gradient's norm is clipped to this. Qwen report §3.1.2.
+        pub grad_clip: f64,
+        /// Seed of the row order and of dropout.
+        pub seed: u64,
+    }
+}
+
+impl TrainSection {
+    fn validate(&self, problems: &mut Problems) {
+        checks::at_least_one(problems, "train.batch_size", self.batch_size as u64);
+        checks::at_least_one(problems, "train.microbatch_tokens", self.microbatch_tokens as u64);
+        if self.steps == Some(0) || self.epochs == Some(0) {
+            problems.push(if self.steps == Some(0) { "train.steps" } else { "train.epochs" }, "must be at least 1");
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            problems.push("train.dropout", "must be at least 0 and below 1");
+        }
+        checks::above_zero(problems, "train.grad_clip", self.grad_clip);
+    }
+}
+
+documented! {
+    /// `[data]` of sft: dialogues.
+    pub struct SftData {
+        /// Dialogues to train on (JSONL, a JSON array, also .gz).
+        pub train: Files,
+        /// Several sources by weight, instead of `train`.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub mix: Vec<Mix>,
+        /// Held-out dialogues; each file is measured for itself.
+        pub eval: Files,
+        /// Longest dialogue, in tokens. Qwen report §3.1.2.
+        pub max_tokens: usize,
+        /// Inserted where the first message is not a system message; "" inserts none.
+        pub system: String,
+        /// Which tokens carry loss: "assistant" (the answers and their end tokens; Qwen report §3.1.2) or "qwen-finetune" (also
+        /// the structure of every turn, as Qwen's published finetune.py).
+        pub loss_on: LossOn,
+        /// Shuffle the rows; false takes them in file order.
+        pub shuffle: bool,
+        /// Longer dialogues: "drop", or "truncate" on the right; counted either way.
+        pub overlong: Overlong,
+        /// Bad rows: "error", or "skip", which counts and names them.
+        pub bad_rows: BadRows,
+    }
+}
+
+documented! {
+    /// `[data]` of pretraining: plain text.
+    pub struct PretrainData {
+        /// Documents to train on: {"text"} rows (JSONL, a JSON array, also .gz) or .txt files, each one document.
+        pub train: Files,
+        /// Several sources by weight, instead of `train`.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub mix: Vec<Mix>,
+        /// Held-out documents; each file is measured for itself.
+        pub eval: Files,
+        /// Documents are merged to rows of this many tokens, each attending to itself. Qwen report §2.4.
+        pub max_tokens: usize,
+        /// Shuffle documents before they are merged, and rows; false keeps the order of the files.
+        pub shuffle: bool,
+        /// A document longer than a row goes on in the next row when this is absent; "drop" leaves it out, "truncate" cuts it on
+        /// the right; counted either way.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub overlong: Option<Overlong>,
+        /// Bad rows: "error", or "skip", which counts and names them.
+        pub bad_rows: BadRows,
+    }
+}
+
+fn validate_max_tokens(problems: &mut Problems, max_tokens: usize) {
+    if max_tokens < 2 {
+        problems.push("data.max_tokens", "must be at least 2: one token to see, one to predict");
+    }
+}
+
+/// The config of `align sft`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "sections document themselves")]
+pub struct SftConfig {
+    pub model: ModelSection,
+    pub data: SftData,
+    pub train: TrainSection,
+    pub optimizer: OptimizerSection,
+    pub schedule: ScheduleSection,
+    pub run: RunSection,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelSection::default(),
+            data: SftData {
+                train: Files::default(),
+                mix: Vec::new(),
+                eval: Files::default(),
+                max_tokens: 2048,
+                system: "You are a helpful assistant.".to_owned(),
+                loss_on: LossOn::Assistant,
+                shuffle: true,
+                overlong: Overlong::Drop,
+                bad_rows: BadRows::Error,
+            },
+            train: TrainSection {
+                batch_size: 128,
+                microbatch_tokens: 8192,
+                steps: Some(4000),
+                epochs: None,
+                dropout: 0.1,
+                grad_clip: 1.0,
+                seed: 0,
+            },
+            optimizer: OptimizerSection::new(2e-6, 0.1),
+            schedule: ScheduleSection::new(ScheduleKind::Constant, 1430),
+            run: RunSection::default(),
+        }
+    }
+}
+
+impl Config for SftConfig {
+    const EITHER: &'static [(&'static str, &'static str)] = &[("train.steps", "train.epochs")];
+
+    fn docs() -> Vec<(&'static str, KeyDocs)> {
+        vec![
+            ("model", ModelSection::DOCS),
+            ("data", SftData::DOCS),
+            ("train", TrainSection::DOCS),
+            ("optimizer", OptimizerSection::DOCS),
+            ("schedule", ScheduleSection::DOCS),
+            ("run", RunSection::DOCS),
+        ]
+    }
+
+    fn validate(&self, problems: &mut Problems) {
+        self.model.validate(problems);
+        checks::sources(problems, &self.data.train, &self.data.mix);
+        validate_max_tokens(problems, self.data.max_tokens);
+        self.train.validate(problems);
+        self.optimizer.validate(problems);
+        self.schedule.validate(problems);
+        self.run.validate(problems);
+    }
+}
+
+/// The config of `align pretrain`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "sections document themselves")]
+pub struct PretrainConfig {
+    pub model: ModelSection,
+    pub data: PretrainData,
+    pub train: TrainSection,
+    pub optimizer: OptimizerSection,
+    pub schedule: ScheduleSection,
+    pub run: RunSection,
+}
+
+impl Default for PretrainConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelSection::default(),
+            data: PretrainData {
+                train: Files::default(),
+                mix: Vec::new(),
+                eval: Files::default(),
+                max_tokens: 2048,
+                shuffle: true,
+                overlong: None,
+                bad_rows: BadRows::Error,
+            },
+            train: TrainSection {
+                batch_size: 128,
+                microbatch_tokens: 8192,
+                steps: None,
+                epochs: Some(1),
+                dropout: 0.0,
+                grad_clip: 1.0,
+                seed: 0,
+            },
+            optimizer: OptimizerSection::new(3e-4, 0.1),
+            schedule: ScheduleSection::new(ScheduleKind::Cosine, 0),
+            run: RunSection::default(),
+        }
+    }
+}
+
+impl Config for PretrainConfig {
+    const EITHER: &'static [(&'static str, &'static str)] = &[("train.steps", "train.epochs")];
+
+    fn docs() -> Vec<(&'static str, KeyDocs)> {
+        vec![
+            ("model", ModelSection::DOCS),
+            ("data", PretrainData::DOCS),
+            ("train", TrainSection::DOCS),
+            ("optimizer", OptimizerSection::DOCS),
+            ("schedule", ScheduleSection::DOCS),
+            ("run", RunSection::DOCS),
+        ]
+    }
+
+    fn validate(&self, problems: &mut Problems) {
+        self.model.validate(problems);
+        checks::sources(problems, &self.data.train, &self.data.mix);
+        validate_max_tokens(problems, self.data.max_tokens);
+        self.train.validate(problems);
+        self.optimizer.validate(problems);
+        self.schedule.validate(problems);
+        self.run.validate(problems);
+    }
+}

@@ -1,0 +1,191 @@
+//! The training loop of sft and pretraining: batch → loss → update → metrics → maybe save.
+
+use std::time::Instant;
+
+use align_common::checkpoint::State;
+use align_common::config::{ModelSection, OptimizerSection, RunSection, ScheduleSection};
+use align_common::error::{Error, Result};
+use align_common::generate::{Sampling, generate};
+use align_common::lm::{self, LmRow};
+use align_common::metrics::Metrics;
+use align_common::model::{CausalLm, Dropout};
+use align_common::optim::AdamW;
+use align_common::progress::Progress;
+use align_common::random::{self, Purpose};
+use align_common::run::{Outcome, Run};
+use align_common::schedule::lr;
+use align_common::stage::{load_masters, save_masters};
+use align_common::tokenizer::Tokenizer;
+use serde_json::{Map, json};
+
+use crate::config::TrainSection;
+use crate::data::Rows;
+
+/// The sections that the loop reads.
+#[derive(Clone, Copy)]
+#[expect(missing_docs, reason = "sections document themselves")]
+pub struct Sections<'a> {
+    pub model: &'a ModelSection,
+    pub train: &'a TrainSection,
+    pub optimizer: &'a OptimizerSection,
+    pub schedule: &'a ScheduleSection,
+    pub run: &'a RunSection,
+}
+
+/// Trains a language model on rows.
+pub struct Trainer<'a> {
+    sections: Sections<'a>,
+    rows: &'a Rows,
+    tokenizer: &'a Tokenizer,
+    model: CausalLm,
+    optimizer: AdamW,
+    steps: u64,
+}
+
+/// How many held-out rows are continued at each evaluation, and by how many tokens at the most.
+const SAMPLES: usize = 4;
+const SAMPLE_TOKENS: usize = 64;
+
+impl<'a> Trainer<'a> {
+    /// A trainer whose moments are zero.
+    pub fn new(sections: Sections<'a>, rows: &'a Rows, tokenizer: &'a Tokenizer, model: CausalLm, steps: u64) -> Self {
+        let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
+        let optimizer = AdamW::new(named, sections.optimizer);
+        Self { sections, rows, tokenizer, optimizer, model, steps }
+    }
+
+    /// Trains from where the run stands to its end, or until it is asked to stop.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when loss or gradient are no longer numbers; [`Error::Io`] when something cannot be written.
+    pub fn run(mut self, mut run: Box<Run>, progress: &mut dyn Progress) -> Result<Outcome> {
+        if let Some(state) = run.state()? {
+            self.load(&state)?;
+        }
+        progress.begin("training", run.steps() - run.next_step());
+        for step in run.next_step()..run.steps() {
+            let mut metrics = self.step(step)?;
+            let done = step + 1;
+            if run.eval_due(done) {
+                metrics.merge(self.evaluate());
+                self.sample(&mut run, done)?;
+            }
+            run.log(done, &metrics)?;
+            progress.advance(1, &format!("loss {:.4}", metrics.get("train/loss").unwrap_or(f64::NAN)));
+            if run.save_due(done) {
+                let state = self.state();
+                run.save(done, &state, |folder| self.model.save(&folder.join("model")))?;
+            }
+            if run.interrupted() {
+                progress.end();
+                return Ok(Outcome::Interrupted { step: done });
+            }
+        }
+        progress.end();
+        run.finish(|folder| self.model.save(&folder.join("model")))
+    }
+
+    /// One optimiser step on rows s·B … s·B+B−1 of the run's order.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] before anything is updated.
+    pub fn step(&mut self, step: u64) -> Result<Metrics> {
+        let started = Instant::now();
+        let train = self.sections.train;
+        let batch: Vec<&LmRow> = self.batch(step);
+        let lengths: Vec<usize> = batch.iter().map(|row| row.len()).collect();
+        let loss_tokens: usize = batch.iter().map(|row| row.num_loss_tokens()).sum();
+
+        // Σ over all loss tokens of the batch / their number, however the batch is cut.
+        let mut loss = 0.0;
+        for (index, range) in lm::microbatches(&lengths, train.microbatch_tokens).into_iter().enumerate() {
+            let key = random::key(train.seed, Purpose::Dropout, step, index as u64);
+            let dropout = (train.dropout > 0.0).then_some(Dropout { p: train.dropout, key });
+            let rows = batch[range].iter().copied();
+            loss += lm::backward(&self.model, rows, dropout, 1.0 / loss_tokens as f64) / loss_tokens as f64;
+        }
+        let grad_norm = self.optimizer.clip_grad_norm(train.grad_clip);
+        for (what, number) in [("train/loss", loss), ("train/grad_norm", grad_norm)] {
+            if !number.is_finite() {
+                return Err(Error::NonFinite { step, what: what.to_owned() });
+            }
+        }
+        let lr = lr(self.sections.optimizer.lr, self.sections.schedule, step, self.steps);
+        self.optimizer.step(lr);
+        self.optimizer.zero_grad();
+
+        let tokens = lengths.iter().sum::<usize>() as f64;
+        let mut metrics = Metrics::new();
+        metrics.set("train/loss", loss);
+        metrics.set("train/grad_norm", grad_norm);
+        metrics.set("train/lr", lr);
+        metrics.set("train/loss_tokens", loss_tokens as f64);
+        metrics.set("train/tokens", tokens);
+        metrics.set("train/tokens_per_second", tokens / started.elapsed().as_secs_f64());
+        Ok(metrics)
+    }
+
+    /// Loss, perplexity and token accuracy of every held-out file.
+    pub fn evaluate(&self) -> Metrics {
+        let mut metrics = Metrics::new();
+        for set in &self.rows.eval {
+            let stats = lm::evaluate(&self.model, &set.rows, self.sections.train.microbatch_tokens, &mut |_, _| {});
+            metrics.set(format!("eval/{}/loss", set.name), stats.loss());
+            metrics.set(format!("eval/{}/perplexity", set.name), stats.perplexity());
+            metrics.set(format!("eval/{}/token_accuracy", set.name), stats.token_accuracy());
+        }
+        metrics
+    }
+
+    /// The likeliest continuations of the first held-out rows, as they read before their last answer.
+    fn sample(&self, run: &mut Run, done: u64) -> Result<()> {
+        let special = self.tokenizer.special();
+        let sampling = Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            max_tokens: SAMPLE_TOKENS,
+            stop_ids: vec![special.im_end, special.endoftext],
+            vocab: self.tokenizer.vocab_size(),
+            record_nucleus: false,
+        };
+        for set in &self.rows.eval {
+            let prompts: Vec<Vec<i64>> = set.rows.iter().take(SAMPLES).filter_map(before_last_answer).collect();
+            let responses = generate(&self.model, &prompts, 1, &sampling, SAMPLES, &|_, _, _| 0.0, &mut |_, _, _| {});
+            for (index, (prompt, response)) in prompts.iter().zip(&responses).enumerate() {
+                let (prompt, response) = (self.tokenizer.decode(prompt), self.tokenizer.decode(&response[0].tokens));
+                run.text(done, &format!("samples/{}/{index}", set.name), &format!("{prompt}**{response}**"))?;
+                let mut sample = Map::new();
+                sample.insert("set".to_owned(), json!(set.name));
+                sample.insert("prompt".to_owned(), json!(prompt));
+                sample.insert("response".to_owned(), json!(response));
+                run.sample(done, &sample)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&self, step: u64) -> Vec<&'a LmRow> {
+        let size = self.sections.train.batch_size as u64;
+        (step * size..(step + 1) * size).map(|global| &self.rows.train.rows[self.rows.order.row(global)]).collect()
+    }
+
+    fn state(&self) -> State {
+        let mut state = State::new();
+        self.optimizer.save("model", &mut state);
+        save_masters(self.model.parameters(), self.model.config().dtype, "master", &mut state);
+        state
+    }
+
+    fn load(&mut self, state: &State) -> Result<()> {
+        self.optimizer.load("model", state)?;
+        load_masters(self.model.parameters(), self.model.config().dtype, "master", state)
+    }
+}
+
+/// A row up to where its last run of targets begins: for a dialogue, all before the last answer.
+fn before_last_answer(row: &LmRow) -> Option<Vec<i64>> {
+    let piece = row.pieces.last()?;
+    let last = piece.loss_mask.iter().rposition(|counts| *counts)?;
+    let start = piece.loss_mask[..last].iter().rposition(|counts| !*counts)? + 1;
+    Some(piece.tokens[..start.min(piece.tokens.len())].to_vec()).filter(|prompt| !prompt.is_empty())
+}

@@ -1,0 +1,140 @@
+//! The command line: clap types only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The alignment recipe of the Qwen technical report: SFT, reward model, PPO.
+#[derive(Debug, Parser)]
+#[command(name = "align", version = crate::version(), about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a language model on plain text
+    Pretrain(StageArgs),
+    /// Supervised finetuning on dialogues in ChatML
+    Sft(StageArgs),
+    /// Train a reward model on comparisons: preference model pretraining, then finetuning
+    Rm(StageArgs),
+    /// Train the policy against the reward model
+    Ppo(StageArgs),
+    /// Measure a model on held-out data
+    #[command(subcommand)]
+    Eval(Eval),
+    /// Sample responses to a file of prompts
+    Generate(GenerateArgs),
+    /// Talk to a model in the terminal
+    Chat(ChatArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StageArgs {
+    /// The stage's config (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Override one key, as in `--set train.seed=3`; may be given several times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub(crate) sets: Vec<String>,
+    /// The run folder; stands above `run.out`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Go on from the run folder's newest checkpoint
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Check config, data and checkpoint, show what would run, and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Eval {
+    /// Pairwise accuracy of one or two reward models
+    Rm(EvalRmArgs),
+    /// Loss, perplexity and token accuracy of a language model
+    Lm(EvalLmArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalData {
+    /// Files to measure on
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub(crate) data: Vec<PathBuf>,
+    /// System text where a dialogue brings none ("" inserts none); a reward model's own unless given, else "You are a helpful
+    /// assistant."
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Write one JSON object a row here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) per_row: Option<PathBuf>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalRmArgs {
+    /// Reward model folder; give it twice to compare (PMP, then RM)
+    #[arg(long, value_name = "DIR", required = true)]
+    pub(crate) model: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data: EvalData,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalLmArgs {
+    /// Model folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: EvalData,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// System text where a dialogue brings none; "" inserts none
+    #[arg(long, value_name = "TEXT", default_value = "You are a helpful assistant.")]
+    pub(crate) system: String,
+    /// Softmax temperature; 0 takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub(crate) temperature: f64,
+    /// Sample from the smallest set of tokens that holds this probability
+    #[arg(long, value_name = "P", default_value_t = 0.9)]
+    pub(crate) top_p: f64,
+    /// Longest response, in tokens
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) max_tokens: usize,
+    /// Seed of the sampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// Model folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Prompts (JSONL with `prompt`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: PathBuf,
+    /// Responses, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Responses per prompt
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) n: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Model folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}

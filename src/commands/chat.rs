@@ -1,0 +1,95 @@
+//! `align chat`: a dialogue in the terminal.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+
+use align_common::chatml::{Message, Role};
+use align_common::error::Problems;
+use align_common::generate::generate;
+use align_common::model::CausalLm;
+use align_common::random::{self, Purpose};
+use align_common::stage::{check_causal_lm, check_format, evaluation_options};
+use anyhow::Result;
+
+use crate::cli::ChatArgs;
+
+/// Reads a line, answers it, and remembers both, until the input ends.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a dialogue is what the command prints")]
+pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
+    let mut problems = Problems::new();
+    args.sampling.check(&mut problems);
+    let source = check_causal_lm(&args.model, &mut problems)?;
+    let format = check_format(&args.model, source.as_ref(), &args.sampling.system, &mut problems)?;
+    problems.into_result()?;
+    let known = "no problem was found";
+    let (source, format) = (source.expect(known), format.expect(known));
+    let mut model = CausalLm::load(&args.model, &evaluation_options())?;
+    model.set_extrapolate(true);
+    let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
+
+    let interactive = std::io::stdin().is_terminal();
+    if interactive {
+        eprintln!("{} · /new starts over, Ctrl-D ends", args.model.display());
+    }
+    let mut dialogue: Vec<Message> = Vec::new();
+    let mut turn = 0;
+    let mut lines = std::io::stdin().lock().lines();
+    loop {
+        if interactive {
+            eprint!("> ");
+        }
+        let Some(line) = lines.next() else { break };
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        if line.trim() == "/new" {
+            dialogue.clear();
+            continue;
+        }
+        dialogue.push(Message::new(Role::User, line));
+        let mut shown = Shown::default();
+        let draws =
+            |_, _, position: usize| random::uniform(args.sampling.seed, Purpose::Generate, turn, 0, position as u64);
+        let responses = generate(&model, &[format.prompt(&dialogue)], 1, &sampling, 1, &draws, &mut |_, _, token| {
+            print!("{}", shown.next(token, |ids| source.tokenizer.decode_text(ids)));
+            let _ = std::io::stdout().flush();
+        });
+        println!();
+        let answer = source.tokenizer.decode_text(&responses[0][0].tokens);
+        dialogue.push(Message::new(Role::Assistant, answer));
+        turn += 1;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What of an answer is on the screen: characters that are still incomplete wait for their next token.
+#[derive(Default)]
+struct Shown {
+    tokens: Vec<i64>,
+    bytes: usize,
+}
+
+impl Shown {
+    fn next(&mut self, token: i64, decode: impl Fn(&[i64]) -> String) -> String {
+        self.tokens.push(token);
+        let text = decode(&self.tokens);
+        let complete = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
+        let new = complete.get(self.bytes..).unwrap_or_default();
+        self.bytes = self.bytes.max(complete.len());
+        new.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_character_waits_and_control_characters_never_show() {
+        let texts = ["a", "a\u{fffd}", "aé", "aé\u{1b}[2J"];
+        let mut shown = Shown::default();
+        let said: Vec<String> = (0..4).map(|token| shown.next(token, |ids| texts[ids.len() - 1].to_owned())).collect();
+        assert_eq!(said, ["a", "", "é", "[2J"]);
+    }
+}

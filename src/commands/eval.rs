@@ -1,0 +1,254 @@
+//! `align eval lm` and `align eval rm`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use align_common::chatml::LossOn;
+use align_common::contract::ScoreContract;
+use align_common::data::BadRows;
+use align_common::error::{Error, Problems};
+use align_common::lm::{self, LmData, LmRow, chat_rows};
+use align_common::model::{CausalLm, Face, ScalarModel};
+use align_common::progress::Progress;
+use align_common::stage::{check_causal_lm, check_format, check_source, evaluation_options};
+use align_reward::data::Row;
+use align_reward::eval::{score, score_pairs};
+use align_reward::stats::pair_accuracy;
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Value, json};
+
+use crate::cli::{EvalLmArgs, EvalRmArgs};
+use crate::terminal::Terminal;
+
+/// The system text of dialogues that bring none, as the stages insert it by default.
+const SYSTEM: &str = "You are a helpful assistant.";
+/// Tokens computed at once.
+const MICROBATCH_TOKENS: usize = 8192;
+/// Documents are measured in pieces of this many tokens, the report's context length, or of the model's own where that is shorter.
+const TEXT_TOKENS: usize = 2048;
+
+/// Loss, perplexity and token accuracy on chat or text files.
+pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
+    let mut problems = Problems::new();
+    let source = check_causal_lm(&args.model, &mut problems)?;
+    let mut format = None;
+    let mut sets: Vec<(PathBuf, LmData)> = Vec::new();
+    if let Some(source) = &source {
+        for file in &args.data.data {
+            let rows = if lm::is_text(file) {
+                let longest = source.header.config.max_position_embeddings as usize;
+                problems.absorb(lm::document_rows(file, &source.tokenizer, longest.min(TEXT_TOKENS)))?
+            } else {
+                if format.is_none() {
+                    format = check_format(
+                        &args.model,
+                        Some(source),
+                        args.data.system.as_deref().unwrap_or(SYSTEM),
+                        &mut problems,
+                    )?;
+                }
+                let Some(format) = &format else { break };
+                let files = std::slice::from_ref(file);
+                problems.absorb(chat_rows(files, format, LossOn::Assistant, None, BadRows::Error))?
+            };
+            sets.extend(rows.map(|rows| (file.clone(), rows)));
+        }
+    }
+    problems.into_result()?;
+
+    let mut per_row = PerRow::create(args.data.per_row.as_deref())?;
+    let mut model = CausalLm::load(&args.model, &evaluation_options())?;
+    model.set_extrapolate(true);
+    let mut terminal = Terminal::new();
+    let mut results = Vec::new();
+    for (file, data) in &sets {
+        terminal.begin(&file.display().to_string(), data.rows.len() as u64);
+        let mut failed = None;
+        let stats = lm::evaluate(&model, &data.rows, MICROBATCH_TOKENS, &mut |index, logprobs| {
+            terminal.advance(1, "");
+            let line = || lm_line(file, data.places[index].index, &data.rows[index], logprobs);
+            if let Err(error) = per_row.write(line) {
+                failed.get_or_insert(error);
+            }
+        });
+        terminal.end();
+        failed.map_or(Ok(()), Err)?;
+        results.push(json!({
+            "file": file, "rows": data.rows.len(), "tokens": stats.tokens, "loss": stats.loss(),
+            "perplexity": stats.perplexity(), "token_accuracy": stats.token_accuracy(),
+        }));
+    }
+    per_row.finish()?;
+    if args.data.json {
+        print_line(&json!({ "sets": results }).to_string());
+    } else {
+        let mut table = table(&["file", "rows", "loss tokens", "loss", "perplexity", "token accuracy"]);
+        for set in &results {
+            let number = |key: &str| set[key].as_f64().unwrap_or(f64::NAN);
+            table.add_row([
+                set["file"].as_str().unwrap_or_default().to_owned(),
+                set["rows"].to_string(),
+                set["tokens"].to_string(),
+                format!("{:.4}", number("loss")),
+                format!("{:.3}", number("perplexity")),
+                format!("{:.2} %", 100.0 * number("token_accuracy")),
+            ]);
+        }
+        print_line(&align_right(table, 1).to_string());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A row's line: the log-probability of every target, null elsewhere.
+fn lm_line(file: &Path, index: u64, row: &LmRow, logprobs: &[f32]) -> Value {
+    let mut rest = logprobs.iter();
+    let (mut ids, mut mask, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    for piece in &row.pieces {
+        for (token, counts) in piece.tokens.iter().zip(&piece.loss_mask) {
+            ids.push(*token);
+            mask.push(u8::from(*counts));
+            all.push(counts.then(|| rest.next().expect("a log-probability per target")));
+        }
+    }
+    json!({ "file": file, "index": index, "input_ids": ids, "loss_mask": mask, "logprobs": all })
+}
+
+/// Pairwise accuracy of one or two reward models.
+pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
+    let mut problems = Problems::new();
+    if args.model.len() > 2 {
+        problems.push("--model", format!("{} folders are given, expected one or two", args.model.len()));
+    }
+    let mut checked = Vec::new();
+    for dir in &args.model {
+        let source = check_source(dir, &mut problems)?;
+        if source.as_ref().is_some_and(|source| source.header.face != Face::Scalar) {
+            problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
+        }
+        // Scores mean something under the system text that the model was trained with, unless another is asked for.
+        let trained_with = problems.absorb(ScoreContract::read(dir))?.flatten().map(|contract| contract.system);
+        let system = args.data.system.clone().or(trained_with).unwrap_or_else(|| SYSTEM.to_owned());
+        let format = check_format(dir, source.as_ref(), &system, &mut problems)?;
+        let mut sets: Vec<Vec<Row>> = Vec::new();
+        if let Some(format) = &format {
+            for file in &args.data.data {
+                let read = align_reward::data::read(std::slice::from_ref(file), format, None, BadRows::Error);
+                sets.extend(problems.absorb(read)?.map(|comparisons| comparisons.rows));
+            }
+        }
+        checked.push(sets);
+    }
+    problems.into_result()?;
+
+    let mut per_row = PerRow::create(args.data.per_row.as_deref())?;
+    let mut terminal = Terminal::new();
+    let mut models = Vec::new();
+    for (dir, sets) in args.model.iter().zip(&checked) {
+        let mut model = ScalarModel::load(dir, &evaluation_options(), 0)?;
+        model.set_extrapolate(true);
+        let mut results = Vec::new();
+        for (file, rows) in args.data.data.iter().zip(sets) {
+            terminal.begin(&file.display().to_string(), rows.len() as u64);
+            let scores = score(&model, rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
+            terminal.end();
+            for (row, scores) in rows.iter().zip(&scores) {
+                for (better, worse) in row.pairs() {
+                    per_row.write(|| rm_line(dir, file, args.model.len() > 1, row, scores, better, worse))?;
+                }
+            }
+            let accuracy = pair_accuracy(score_pairs(rows, &scores));
+            results.push(json!({
+                "file": file, "pairs": accuracy.pairs, "accuracy": accuracy.accuracy, "ties": accuracy.ties,
+                "ci95": accuracy.ci95,
+            }));
+        }
+        models.push(json!({ "model": dir, "sets": results }));
+    }
+    per_row.finish()?;
+    if args.data.json {
+        print_line(&json!({ "models": models }).to_string());
+    } else {
+        print_line(&accuracy_table(&args.data.data, &models));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rm_line(dir: &Path, file: &Path, several: bool, row: &Row, scores: &[f64], better: usize, worse: usize) -> Value {
+    let mut line = json!({
+        "file": file, "index": row.place.index, "chosen_score": scores[better], "rejected_score": scores[worse],
+    });
+    if row.tails.len() > 2 {
+        line["pair"] = json!([better, worse]);
+    }
+    if several {
+        line["model"] = json!(dir);
+    }
+    line
+}
+
+/// The layout of the report's Table 4: a column per set, a row per model.
+fn accuracy_table(files: &[PathBuf], models: &[Value]) -> String {
+    let names = align_common::stage::set_names(files);
+    let mut header = vec!["model"];
+    header.extend(names.iter().map(String::as_str));
+    let mut table = table(&header);
+    for model in models {
+        let mut row = vec![model["model"].as_str().unwrap_or_default().to_owned()];
+        for set in model["sets"].as_array().into_iter().flatten() {
+            let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
+            let (low, high) = (percent(&set["ci95"][0]), percent(&set["ci95"][1]));
+            let (accuracy, pairs) = (percent(&set["accuracy"]), set["pairs"].as_u64().unwrap_or(0));
+            row.push(format!("{accuracy:.2} % [{low:.1}, {high:.1}]\n{pairs} pairs, {} ties", set["ties"]));
+        }
+        table.add_row(row);
+    }
+    align_right(table, 1).to_string()
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table
+}
+
+fn align_right(mut table: Table, from: usize) -> Table {
+    table.column_iter_mut().skip(from).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+pub(crate) fn print_line(line: &str) {
+    println!("{line}");
+}
+
+/// The file of `--per-row`, when asked for.
+pub(crate) struct PerRow(Option<(PathBuf, BufWriter<File>)>);
+
+impl PerRow {
+    pub(crate) fn create(path: Option<&Path>) -> Result<Self> {
+        let create = |path: &Path| -> Result<_> {
+            let file = File::create(path).map_err(|error| {
+                Error::invalid(path.display(), format!("cannot be written: {error}, expected a writable file"))
+            })?;
+            Ok((path.to_owned(), BufWriter::new(file)))
+        };
+        path.map(create).transpose().map(Self)
+    }
+
+    pub(crate) fn write(&mut self, line: impl FnOnce() -> Value) -> Result<()> {
+        if let Some((path, out)) = &mut self.0 {
+            writeln!(out, "{}", line()).map_err(Error::io(path))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self) -> Result<()> {
+        if let Some((path, out)) = &mut self.0 {
+            out.flush().map_err(Error::io(path))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! `align generate`.
+
+use std::process::ExitCode;
+
+use align_common::data::{self, BadRows, Kind, Record};
+use align_common::error::Problems;
+use align_common::generate::{Sampling, generate};
+use align_common::model::CausalLm;
+use align_common::progress::Progress;
+use align_common::random::{self, Purpose};
+use align_common::stage::{check_causal_lm, check_format, evaluation_options};
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::eval::PerRow;
+use crate::cli::{GenerateArgs, SamplingArgs};
+use crate::terminal::Terminal;
+
+/// Responses that grow at once.
+const ROWS: usize = 64;
+
+impl SamplingArgs {
+    /// Adds what is wrong with the values.
+    pub(super) fn check(&self, problems: &mut Problems) {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            problems.push("--temperature", format!("is {}, expected at least 0", self.temperature));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            problems.push("--top-p", format!("is {}, expected above 0 and at most 1", self.top_p));
+        }
+        if self.max_tokens == 0 {
+            problems.push("--max-tokens", "is 0, expected at least 1");
+        }
+    }
+
+    pub(super) fn sampling(&self, stop_ids: Vec<i64>, vocab: i64) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            max_tokens: self.max_tokens,
+            stop_ids,
+            vocab,
+            record_nucleus: false,
+        }
+    }
+}
+
+/// Samples responses to a file of prompts; one JSON object a response.
+pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
+    let mut problems = Problems::new();
+    args.sampling.check(&mut problems);
+    if args.n == 0 {
+        problems.push("--n", "is 0, expected at least 1");
+    }
+    let source = check_causal_lm(&args.model, &mut problems)?;
+    let format = check_format(&args.model, source.as_ref(), &args.sampling.system, &mut problems)?;
+    let rows = problems.absorb(data::read(std::slice::from_ref(&args.prompts), Kind::Prompt, BadRows::Error))?;
+    problems.into_result()?;
+    let known = "no problem was found";
+    let (source, format, rows) = (source.expect(known), format.expect(known), rows.expect(known));
+
+    let prompt = |(place, record)| match record {
+        Record::Prompt(messages) => (place, messages),
+        _ => unreachable!("a prompt file gives prompts"),
+    };
+    let dialogues: Vec<_> = rows.records.into_iter().map(prompt).collect();
+    let prompts: Vec<Vec<i64>> = dialogues.iter().map(|(_, messages)| format.prompt(messages)).collect();
+    let mut out = PerRow::create(Some(&args.out))?;
+    let mut model = CausalLm::load(&args.model, &evaluation_options())?;
+    model.set_extrapolate(true);
+    let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
+
+    let mut terminal = Terminal::new();
+    terminal.begin("tokens", (prompts.len() * args.n * args.sampling.max_tokens) as u64);
+    let draws = |prompt: usize, sample: usize, position: usize| {
+        let row = (prompt * args.n + sample) as u64;
+        random::uniform(args.sampling.seed, Purpose::Generate, 0, row, position as u64)
+    };
+    let responses =
+        generate(&model, &prompts, args.n, &sampling, ROWS.max(args.n), &draws, &mut |_, _, _| terminal.advance(1, ""));
+    terminal.end();
+    for ((place, messages), responses) in dialogues.iter().zip(&responses) {
+        let prompt: Vec<Value> =
+            messages.iter().map(|message| json!({ "role": message.role.name(), "content": message.content })).collect();
+        for (sample, response) in responses.iter().enumerate() {
+            out.write(|| {
+                json!({
+                    "index": place.index, "sample": sample, "prompt": prompt,
+                    "response": source.tokenizer.decode_text(&response.tokens),
+                    "tokens": response.tokens, "ended": response.ended,
+                })
+            })?;
+        }
+    }
+    out.finish()?;
+    Ok(ExitCode::SUCCESS)
+}

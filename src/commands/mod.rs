@@ -1,0 +1,26 @@
+//! One short function per subcommand.
+
+mod chat;
+mod eval;
+mod generate;
+mod stages;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{Command, Eval};
+
+/// Carries out a command.
+pub(crate) fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Pretrain(args) => stages::run(args, align_sft::pretrain),
+        Command::Sft(args) => stages::run(args, align_sft::sft),
+        Command::Rm(args) => stages::run(args, align_reward::rm),
+        Command::Ppo(args) => stages::run(args, align_ppo::ppo),
+        Command::Eval(Eval::Lm(args)) => eval::lm(args),
+        Command::Eval(Eval::Rm(args)) => eval::rm(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
+    }
+}

@@ -1,0 +1,72 @@
+//! `align pretrain|sft|rm|ppo`.
+
+use std::process::ExitCode;
+
+use align_common::config::{self, Config, RunSection};
+use align_common::run::Outcome;
+use align_common::stage::Job;
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use crate::cli::StageArgs;
+use crate::supervise::Supervisor;
+use crate::terminal::Terminal;
+
+/// A config that has a `[run]` section.
+pub(crate) trait HasRun {
+    fn run(&self) -> &RunSection;
+}
+
+macro_rules! has_run {
+    ($($config:ty),*) => { $(impl HasRun for $config { fn run(&self) -> &RunSection { &self.run } })* };
+}
+has_run!(
+    align_sft::config::SftConfig,
+    align_sft::config::PretrainConfig,
+    align_reward::config::RmConfig,
+    align_ppo::config::PpoConfig
+);
+
+/// Reads the config and runs a stage on it.
+pub(crate) fn run<C: Config + HasRun>(
+    args: StageArgs,
+    stage: impl FnOnce(&C, Job<'_>) -> align_common::error::Result<Option<Outcome>>,
+) -> Result<ExitCode> {
+    let config: C = config::load(&args.config, &args.sets, args.out.as_deref())?;
+    let supervisor = Supervisor::start()?;
+    let mut terminal = Terminal::new();
+    let job = Job {
+        resume: args.resume,
+        dry_run: args.dry_run,
+        interrupt: supervisor.interrupt.clone(),
+        progress: &mut terminal,
+        program: program(),
+    };
+    let outcome = stage(&config, job)?;
+    Ok(report(outcome, config.run(), &supervisor))
+}
+
+/// What run.json says of this program.
+pub(crate) fn program() -> Map<String, Value> {
+    let facts = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("ALIGN_COMMIT")), ("libtorch", "2.13.0")];
+    facts.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
+}
+
+/// Prints the result's folder, or why there is none yet.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
+fn report(outcome: Option<Outcome>, run: &RunSection, supervisor: &Supervisor) -> ExitCode {
+    let out = run.out.display();
+    match outcome {
+        None => eprintln!("dry run: config, data and checkpoint are fine; nothing was trained"),
+        Some(Outcome::Finished { .. }) => println!("{out}/model"),
+        Some(Outcome::AlreadyFinished { step }) => {
+            eprintln!("{out} is finished: {step} steps are done");
+            println!("{out}/model");
+        }
+        Some(Outcome::Interrupted { step }) => {
+            eprintln!("stopped after step {step}; a checkpoint is written, go on with --resume");
+            return ExitCode::from(supervisor.exit_code());
+        }
+    }
+    ExitCode::SUCCESS
+}

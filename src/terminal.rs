@@ -1,0 +1,55 @@
+//! What a person sees on stderr: progress bars with rate and time left, and notes. Silent bars when stderr is no terminal.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use align_common::progress::Progress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Progress on stderr.
+pub(crate) struct Terminal {
+    bar: Option<ProgressBar>,
+    interactive: bool,
+}
+
+impl Terminal {
+    pub(crate) fn new() -> Self {
+        Self { bar: None, interactive: std::io::stderr().is_terminal() }
+    }
+}
+
+impl Progress for Terminal {
+    fn begin(&mut self, what: &str, total: u64) {
+        self.end();
+        let style = ProgressStyle::with_template("{prefix:>12} {bar:28} {pos}/{len} · {per_sec} · {eta} left {msg}")
+            .expect("the template is constant")
+            .progress_chars("━╸ ");
+        let target = if self.interactive { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_prefix(what.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(500));
+        self.bar = Some(bar);
+    }
+
+    fn advance(&mut self, n: u64, note: &str) {
+        if let Some(bar) = &self.bar {
+            if !note.is_empty() {
+                bar.set_message(format!("· {note}"));
+            }
+            bar.inc(n);
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "the terminal is where notes go")]
+    fn note(&mut self, line: &str) {
+        match &self.bar {
+            Some(bar) if self.interactive => bar.suspend(|| eprintln!("{line}")),
+            _ => eprintln!("{line}"),
+        }
+    }
+}
