@@ -4,6 +4,9 @@
 //! content, and the mask is exact. Control tokens are inserted by id. Families whose template puts an empty think block
 //! before the last answer (Qwen3) get it as one structure span, without loss; its rules for earlier reasoning are mirrored.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -98,16 +101,17 @@ impl ChatFormat {
     /// # Errors
     /// [`Error::Invalid`] when the template cannot be rendered or says something else than ChatML, with both renderings.
     pub fn open(dir: &Path, tokenizer: &Tokenizer, system: &str) -> Result<Self> {
-        let format = |think: bool| {
-            let think = think.then(|| tokenizer.encode(EMPTY_THINK));
-            let newline = tokenizer.encode("\n");
-            Self(Arc::new(Inner { tokenizer: tokenizer.clone(), system: system.to_owned(), newline, think }))
-        };
-        let Some(template) = Template::open(dir)? else { return Ok(format(false)) };
-        let plain = format(false);
+        let Some(template) = Template::open(dir)? else { return Ok(Self::new(tokenizer, system, false)) };
+        let plain = Self::new(tokenizer, system, false);
         let Err(difference) = plain.compare(&template)? else { return Ok(plain) };
-        let thinking = format(true);
+        let thinking = Self::new(tokenizer, system, true);
         if thinking.compare(&template)?.is_ok() { Ok(thinking) } else { Err(difference) }
+    }
+
+    fn new(tokenizer: &Tokenizer, system: &str, think: bool) -> Self {
+        let think = think.then(|| tokenizer.encode(EMPTY_THINK));
+        let newline = tokenizer.encode("\n");
+        Self(Arc::new(Inner { tokenizer: tokenizer.clone(), system: system.to_owned(), newline, think }))
     }
 
     /// `Ok(Err(…))` says how the template differs; `Err` that it cannot be rendered.

@@ -1,6 +1,9 @@
 //! A checkpoint's chat template (Jinja), rendered only to compare it with our ChatML. Templates come from strangers: they run
 //! without a loader, with a fuel limit, and their output is bounded.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::path::{Path, PathBuf};
 

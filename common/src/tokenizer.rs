@@ -5,6 +5,8 @@
 //! (`<tool_call>`, `<think>`) are vocabulary like any other.
 
 mod ranks;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -15,6 +17,9 @@ use sha2::{Digest, Sha256};
 use tokenizers::decoders::DecoderWrapper;
 
 use crate::error::{Error, Result};
+
+/// Far above every published vocabulary; bounds the table that a damaged file can ask for.
+const MAX_ID: u32 = 1 << 22;
 
 /// Ids of the control tokens that ChatML and generation need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +33,19 @@ pub struct Special {
 }
 
 /// A checkpoint's tokenizer. Cheap to clone, shared between threads.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
-#[derive(Debug)]
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     encoder: tokenizers::Tokenizer,
+    /// Whether tokens are spelled in the byte alphabet, as all Qwen tokenizers do; others decode in their own way.
+    byte_level: bool,
     /// What each id stands for; `None` where the table has a hole.
     table: Vec<Option<Entry>>,
     special: Special,
@@ -55,14 +67,12 @@ impl Tokenizer {
         let (json, ranks) = (dir.join("tokenizer.json"), dir.join("qwen.tiktoken"));
         if json.is_file() {
             let bytes = std::fs::read(&json).map_err(Error::io(&json))?;
-            let encoder = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| {
-                Error::invalid(json.display(), format!("{error}, expected a Hugging Face tokenizer"))
-            })?;
-            Self::new(encoder, &json)
+            let encoder = from_json(&bytes).map_err(|what| Error::invalid(json.display(), what))?;
+            Self::new(encoder, &json)?.with_text_kept_text(&json)
         } else if ranks.is_file() {
             let bytes = std::fs::read(&ranks).map_err(Error::io(&ranks))?;
             let encoder = ranks::from_bytes(&bytes).map_err(|what| Error::invalid(ranks.display(), what))?;
-            Self::new(encoder, &ranks)
+            Self::new(encoder, &ranks)?.with_text_kept_text(&ranks)
         } else {
             Err(Error::invalid(dir.display(), "no tokenizer, expected tokenizer.json or qwen.tiktoken"))
         }
@@ -72,7 +82,12 @@ impl Tokenizer {
         encoder.set_encode_special_tokens(true);
         encoder.with_padding(None);
         encoder.with_truncation(None).map_err(|error| Error::invalid(file.display(), error))?;
-        let table = table(&encoder);
+        let byte_level = encoder.get_decoder().is_some_and(is_byte_level);
+        let table = table(&encoder, byte_level);
+        if byte_level && (0..=255).any(|byte| !has_byte(&table, byte)) {
+            let what = "the vocabulary lacks single bytes, expected all 256: text with them would lose characters";
+            return Err(Error::invalid(file.display(), what));
+        }
         let id = |token: &str| {
             encoder.token_to_id(token).map(i64::from).ok_or_else(|| {
                 Error::invalid(
@@ -83,13 +98,11 @@ impl Tokenizer {
         };
         let special =
             Special { im_start: id("<|im_start|>")?, im_end: id("<|im_end|>")?, endoftext: id("<|endoftext|>")? };
-        let tokenizer = Self(Arc::new(Inner { encoder, table, special }));
-        tokenizer.check_that_text_stays_text(file)?;
-        Ok(tokenizer)
+        Ok(Self(Arc::new(Inner { encoder, byte_level, table, special })))
     }
 
     /// Refuses a tokenizer whose control tokens can be written as text.
-    fn check_that_text_stays_text(&self, file: &Path) -> Result<()> {
+    fn with_text_kept_text(self, file: &Path) -> Result<Self> {
         let chatml = [self.0.special.im_start, self.0.special.im_end, self.0.special.endoftext];
         let marked = (0..self.vocab_size()).filter(|&id| self.entry(id).is_some_and(|entry| entry.special));
         for id in chatml.into_iter().chain(marked) {
@@ -101,10 +114,11 @@ impl Tokenizer {
                 return Err(Error::invalid(file.display(), what));
             }
         }
-        Ok(())
+        Ok(self)
     }
 
-    /// The ids of content. Control tokens are never parsed from it.
+    /// The ids of content. Control tokens are never parsed from it. (The regular expression that cuts text into words gives
+    /// up on runs of more than half a million spaces: such a run is then one word.)
     pub fn encode(&self, text: &str) -> Vec<i64> {
         let encoding = self.0.encoder.encode_fast(text, false).expect("byte-level tokenizers cover every text");
         encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
@@ -121,8 +135,12 @@ impl Tokenizer {
     }
 
     fn join(&self, ids: &[i64], keep: impl Fn(&Entry) -> bool) -> String {
-        let entries = ids.iter().filter_map(|&id| self.entry(id)).filter(|entry| keep(entry));
-        let bytes: Vec<u8> = entries.flat_map(|entry| entry.bytes.iter().copied()).collect();
+        let entries = ids.iter().filter_map(|&id| Some((id, self.entry(id)?))).filter(|(_, entry)| keep(entry));
+        if !self.0.byte_level {
+            let ids: Vec<u32> = entries.map(|(id, _)| id as u32).collect();
+            return self.0.encoder.decode(&ids, false).expect("every id has a token");
+        }
+        let bytes: Vec<u8> = entries.flat_map(|(_, entry)| entry.bytes.iter().copied()).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -164,9 +182,45 @@ impl Tokenizer {
     }
 }
 
+/// Reads tokenizer.json; `Err` says what is wrong with it.
+fn from_json(bytes: &[u8]) -> std::result::Result<tokenizers::Tokenizer, String> {
+    #[derive(serde::Deserialize)]
+    struct Header {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+        model: Model,
+    }
+    #[derive(serde::Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct Model {
+        dropout: Option<f64>,
+    }
+    let damaged = |error: &dyn std::fmt::Display| format!("{error}, expected a Hugging Face tokenizer");
+    let header: Header = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
+    let encoder = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| damaged(&error))?;
+    if header.model.dropout.is_some_and(|dropout| dropout > 0.0) {
+        return Err("`model.dropout` is set, expected none: the same text must always give the same ids".to_owned());
+    }
+    // The library numbers added tokens itself, after the vocabulary: a file that counts otherwise would shift every id.
+    for Added { id, content } in header.added_tokens {
+        if encoder.token_to_id(&content) != Some(id) {
+            return Err(format!(
+                "the added token `{content}` has id {id}, expected ids that follow the vocabulary without gaps"
+            ));
+        }
+    }
+    match encoder.get_vocab(true).values().max() {
+        Some(&id) if id > MAX_ID => Err(format!("the id {id}, expected ids up to {MAX_ID}")),
+        _ => Ok(encoder),
+    }
+}
+
 /// The bytes behind every id.
-fn table(encoder: &tokenizers::Tokenizer) -> Vec<Option<Entry>> {
-    let byte_level = encoder.get_decoder().is_some_and(is_byte_level);
+fn table(encoder: &tokenizers::Tokenizer, byte_level: bool) -> Vec<Option<Entry>> {
     let alphabet = ranks::byte_of_char();
     let added: BTreeMap<u32, _> = encoder.get_added_tokens_decoder().into_iter().collect();
     let vocab: HashMap<String, u32> = encoder.get_vocab(false);
@@ -181,6 +235,10 @@ fn table(encoder: &tokenizers::Tokenizer) -> Vec<Option<Entry>> {
         table[id as usize] = Some(Entry { bytes: token.content.into_bytes(), special: token.special });
     }
     table
+}
+
+fn has_byte(table: &[Option<Entry>], byte: u8) -> bool {
+    table.iter().flatten().any(|entry| !entry.special && entry.bytes == [byte])
 }
 
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {

@@ -4,6 +4,8 @@
 pub mod order;
 pub mod reader;
 pub mod records;
+#[cfg(test)]
+mod tests;
 
 pub use order::Order;
 pub use reader::{BadRows, Place, Rows, read};

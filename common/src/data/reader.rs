@@ -227,12 +227,14 @@ impl<'a> Source<'a> {
     fn first_byte(&mut self) -> Step<Option<u8>> {
         loop {
             let head = self.peek()?;
-            let Some(&byte) = head.first() else { return Ok(None) };
-            if !byte.is_ascii_whitespace() {
-                return Ok(Some(byte));
+            let count = head.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(head.len());
+            let next = head.get(count).copied();
+            let (ended, num_lines) = (head.is_empty(), head[..count].iter().filter(|&&byte| byte == b'\n').count());
+            self.line += num_lines as u64;
+            self.consume(count)?;
+            if ended || next.is_some() {
+                return Ok(next);
             }
-            self.line += u64::from(byte == b'\n');
-            self.consume(1)?;
         }
     }
 

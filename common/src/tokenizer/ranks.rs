@@ -1,8 +1,8 @@
 //! `qwen.tiktoken`: byte sequences with their ranks, as first-generation checkpoints ship them, made into a byte-level BPE.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// How the published tokenizer cuts text before merging; the same in all generations.
 const PATTERN: &str =
@@ -11,40 +11,47 @@ const PATTERN: &str =
 /// `<|extra_0|>` to `<|extra_204|>` follow the three ChatML tokens.
 const NUM_EXTRA: usize = 205;
 
+/// Far above every published vocabulary; bounds the table that a damaged file can ask for.
+const MAX_RANK: u32 = 1 << 22;
+
 /// Builds the tokenizer; `Err` says what is wrong with the file.
 pub(super) fn from_bytes(file: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let tokens = parse(file)?;
     let char_of_byte = char_of_byte();
     let spell = |bytes: &[u8]| bytes.iter().map(|&byte| char_of_byte[usize::from(byte)]).collect::<String>();
-    let ranks: HashMap<&[u8], u32> = (0..).zip(&tokens).map(|(rank, token)| (token.as_slice(), rank)).collect();
-    let vocab: Map<String, Value> = (0..).zip(&tokens).map(|(rank, token)| (spell(token), json!(rank))).collect();
+    let ranks: HashMap<&[u8], u32> = tokens.iter().map(|(rank, token)| (token.as_slice(), *rank)).collect();
+    if ranks.len() < tokens.len() {
+        return Err("a token has two ranks, expected one".to_owned());
+    }
     let mut merges = Vec::with_capacity(tokens.len());
-    for (rank, token) in (0..).zip(&tokens).filter(|(_, token)| token.len() > 1) {
+    for (rank, token) in tokens.iter().filter(|(_, token)| token.len() > 1) {
         // A token that no two lower ones make can never be reached by merging: it stays in the table, without a merge.
-        if let Some((left, right)) = halves(token, rank, &ranks) {
+        if let Some((left, right)) = halves(token, *rank, &ranks) {
             merges.push(json!([spell(left), spell(right)]));
         }
     }
-    if vocab.len() < tokens.len() {
-        return Err("a token has two ranks, expected one".to_owned());
-    }
+    let vocab = tokens.iter().map(|(rank, token)| (spell(token), *rank)).collect();
+    let first_control_id = tokens.last().map_or(0, |(rank, _)| rank + 1);
     // Written as tokenizer.json writes it, so that both kinds of file take one path.
-    let json = tokenizer_json(&vocab, &merges, tokens.len());
+    let json = tokenizer_json(vocab, merges, first_control_id);
     tokenizers::Tokenizer::from_bytes(json.to_string()).map_err(|error| error.to_string())
 }
 
-fn tokenizer_json(vocab: &Map<String, Value>, merges: &[Value], first_control_id: usize) -> Value {
+fn tokenizer_json(mut vocab: BTreeMap<String, u32>, merges: Vec<Value>, first_control_id: u32) -> Value {
     let chatml = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned);
     let extra = (0..NUM_EXTRA).map(|number| format!("<|extra_{number}|>"));
-    let added = (first_control_id..).zip(chatml.into_iter().chain(extra)).map(|(id, content)| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-            "special": true})
-    });
+    let mut added = Vec::new();
+    for (id, content) in (first_control_id..).zip(chatml.into_iter().chain(extra)) {
+        added.push(json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}));
+        // The library numbers added tokens after the vocabulary's size, unless the vocabulary knows them.
+        vocab.insert(content, id);
+    }
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
     let split = json!({"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": false});
     json!({
         "version": "1.0",
-        "added_tokens": added.collect::<Vec<_>>(),
+        "added_tokens": added,
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "post_processor": null,
@@ -54,26 +61,25 @@ fn tokenizer_json(vocab: &Map<String, Value>, merges: &[Value], first_control_id
     })
 }
 
-/// The tokens in the order of their ranks, which must be 0, 1, 2, …
-fn parse(file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let mut tokens = Vec::new();
+/// The tokens with their ranks, which must rise from line to line.
+fn parse(file: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, String> {
+    let mut tokens: Vec<(u32, Vec<u8>)> = Vec::new();
     for (index, line) in file.split(|&byte| byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
             continue;
         }
-        let expected = || format!("line {}: expected `BASE64 RANK` with ranks 0, 1, 2, …", index + 1);
+        let expected = || format!("line {}: expected `BASE64 RANK` with ranks that rise", index + 1);
         let mut words = line.split(|&byte| byte == b' ');
         let (Some(word), Some(rank), None) = (words.next(), words.next(), words.next()) else { return Err(expected()) };
-        let rank: usize = std::str::from_utf8(rank).ok().and_then(|rank| rank.parse().ok()).ok_or_else(expected)?;
+        let rank: u32 = std::str::from_utf8(rank).ok().and_then(|rank| rank.parse().ok()).ok_or_else(expected)?;
         let token = base64(word).filter(|token| !token.is_empty()).ok_or_else(expected)?;
-        if rank != tokens.len() {
+        if rank > MAX_RANK || tokens.last().is_some_and(|(last, _)| *last >= rank) {
             return Err(expected());
         }
-        tokens.push(token);
+        tokens.push((rank, token));
     }
-    let single: std::collections::HashSet<u8> =
-        tokens.iter().filter(|token| token.len() == 1).map(|token| token[0]).collect();
+    let single: HashSet<u8> = tokens.iter().filter(|(_, token)| token.len() == 1).map(|(_, token)| token[0]).collect();
     if single.len() < 256 {
         return Err(format!("{} of the 256 single bytes have a rank, expected all", single.len()));
     }
