@@ -24,7 +24,7 @@ documented! {
         /// Comparisons to train on (JSONL, a JSON array, also .gz).
         pub train: Files,
         /// Several sources by weight, instead of `train`.
-        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub mix: Vec<Mix>,
         /// Held-out comparisons; each file is measured for itself.
         pub eval: Files,

@@ -52,7 +52,7 @@ documented! {
         /// Dialogues to train on (JSONL, a JSON array, also .gz).
         pub train: Files,
         /// Several sources by weight, instead of `train`.
-        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub mix: Vec<Mix>,
         /// Held-out dialogues; each file is measured for itself.
         pub eval: Files,
@@ -78,7 +78,7 @@ documented! {
         /// Documents to train on: {"text"} rows (JSONL, a JSON array, also .gz) or .txt files, each one document.
         pub train: Files,
         /// Several sources by weight, instead of `train`.
-        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub mix: Vec<Mix>,
         /// Held-out documents; each file is measured for itself.
         pub eval: Files,
