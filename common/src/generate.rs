@@ -56,7 +56,7 @@ pub fn generate(
         return out;
     }
     let max_rows = max_rows.clamp(1, prompts.len() * samples);
-    let mut cache = model.cache(max_rows);
+    let mut cache = model.backbone.cache(max_rows);
     let mut growing: Vec<Growing> = Vec::new();
     let mut ready: VecDeque<(Growing, Rc<Prefilled>, Range<usize>)> = VecDeque::new();
     let mut next_prompt = 0;
@@ -97,7 +97,7 @@ pub fn generate(
                             ends.push(batch.len() as i64 - 1);
                         }
                     }
-                    let (hidden, prefilled) = model.prefill(&batch);
+                    let (hidden, prefilled) = model.backbone.prefill(&batch);
                     let prefilled = Rc::new(prefilled);
                     let hidden = hidden.index_select(0, &Tensor::from_slice(&ends).to_device(hidden.device()));
                     let goes_on = draw(&mut out, &mut rows, &hidden);
@@ -119,7 +119,7 @@ pub fn generate(
         }
         let tokens: Vec<i64> = growing.iter().map(|row| row.last).collect();
         let lengths: Vec<usize> = growing.iter().map(|row| row.prompt_length).collect();
-        let hidden = model.decode(&mut cache, &tokens, &lengths);
+        let hidden = model.backbone.decode(&mut cache, &tokens, &lengths);
         let goes_on = draw(&mut out, &mut growing, &hidden);
         for row in (0..goes_on.len()).rev().filter(|&row| !goes_on[row]) {
             cache.swap_remove(row);

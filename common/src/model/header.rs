@@ -171,6 +171,12 @@ impl Files {
         Ok(Some(found))
     }
 
+    /// As [`Files::open`], for a folder that must hold weights.
+    pub(crate) fn require(dir: &Path) -> Result<Self> {
+        let what = "holds no weights, expected model.safetensors or shards with model.safetensors.index.json";
+        Self::open(dir)?.ok_or_else(|| Error::invalid(dir.display(), what))
+    }
+
     /// The tensor as it lies in the file.
     pub(crate) fn tensor(&self, name: &str) -> Option<tch::Tensor> {
         let entry = self.tensors.get(name)?;

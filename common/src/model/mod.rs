@@ -4,9 +4,10 @@
 //! - `config`: `config.json` of the three families; `header`: what a folder holds, checked before anything loads;
 //!   `weights`: safetensors ⇄ parameters.
 //! - `transformer`: the layers, top-down; `rope`: positions; `attention`: segments of a flat batch; `heads`: the two heads.
-//! - `causal`, `scalar`: the two faces.
+//! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it.
 
 mod attention;
+mod backbone;
 mod causal;
 mod config;
 mod header;

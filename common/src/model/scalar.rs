@@ -5,11 +5,10 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tch::{Device, Tensor};
 
-use super::attention::Plan;
+use super::backbone::Backbone;
 use super::config::{Family, ModelConfig};
 use super::header::{Face, Files, LM_HEAD, SCORE, causal_specs, lm_head_spec, scalar_specs, score_spec};
 use super::heads::{LmHead, ScalarHead};
-use super::transformer::{Heads, Transformer};
 use super::weights::{self, Parameter, SideFiles};
 use super::{Dropout, ModelOptions};
 use crate::batch::FlatBatch;
@@ -18,15 +17,10 @@ use crate::random::Purpose;
 
 /// A reward or value model.
 pub struct ScalarModel {
-    config: ModelConfig,
-    options: ModelOptions,
-    parameters: Vec<Parameter>,
-    body: Transformer,
+    backbone: Backbone,
     head: ScalarHead,
     lm_head: Option<LmHead>,
-    side_files: SideFiles,
     has_new_head: bool,
-    extrapolate: bool,
 }
 
 impl ScalarModel {
@@ -50,12 +44,7 @@ impl ScalarModel {
 
     fn read(dir: &Path, options: &ModelOptions, head_seed: u64, with_lm_head: bool) -> Result<Self> {
         let config = ModelConfig::read(dir)?;
-        let files = Files::open(dir)?.ok_or_else(|| {
-            Error::invalid(
-                dir.display(),
-                "holds no weights, expected model.safetensors or shards with model.safetensors.index.json",
-            )
-        })?;
+        let files = Files::require(dir)?;
         let has_new_head = !files.contains(SCORE);
         if has_new_head {
             files.compare(&causal_specs(&config), Face::CausalLm, &config)?;
@@ -77,29 +66,14 @@ impl ScalarModel {
             }
             parameters.push(Parameter::read(&files, &lm_head_spec(&config), options));
         }
-        let mut model = Self::assemble(config, parameters, SideFiles::capture(dir)?, options, with_lm_head);
-        model.has_new_head = has_new_head;
-        Ok(model)
-    }
-
-    fn assemble(
-        config: ModelConfig,
-        parameters: Vec<Parameter>,
-        side_files: SideFiles,
-        options: &ModelOptions,
-        with_lm_head: bool,
-    ) -> Self {
-        let mut tensors = parameters.iter().map(|parameter| parameter.tensor.shallow_clone());
-        let mut next = || tensors.next().expect("parameters follow the specs");
-        let mut body = Transformer::build(&config, &mut |_| next());
-        body.shape.compute = options.compute;
-        let head = ScalarHead { weight: next(), compute: options.compute, shift: 0.0 };
+        let backbone = Backbone::new(config, parameters, SideFiles::capture(dir)?, options);
+        let weight = backbone.parameter(SCORE).expect("a scalar model has a head").shallow_clone();
+        let head = ScalarHead { weight, compute: options.compute, shift: 0.0 };
         let lm_head = with_lm_head.then(|| {
-            let weight = if config.tie_word_embeddings { body.embed_tokens.shallow_clone() } else { next() };
+            let weight = backbone.parameter(LM_HEAD).unwrap_or(backbone.embedding()).shallow_clone();
             LmHead::new(weight, options.compute)
         });
-        let options = options.clone();
-        Self { config, options, parameters, body, head, lm_head, side_files, has_new_head: false, extrapolate: false }
+        Ok(Self { backbone, head, lm_head, has_new_head })
     }
 
     /// Whether the head was made here, rather than read from the folder.
@@ -109,16 +83,13 @@ impl ScalarModel {
 
     /// See [`super::CausalLm::set_extrapolate`].
     pub fn set_extrapolate(&mut self, extrapolate: bool) {
-        self.extrapolate = extrapolate;
+        self.backbone.extrapolate = extrapolate;
     }
 
-    /// Hidden states (T, D) after the final norm, in the compute dtype.
+    /// Hidden states (T, D) after the final norm, in the compute dtype. Where no [`ScalarModel::backward`] will follow, call it
+    /// without gradients: what is kept for the way back is kept until then.
     pub fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
-        let plan = Plan::new(&self.config, batch, self.extrapolate, self.options.compute, self.options.device);
-        let p = dropout.map_or(0.0, |dropout| dropout.p);
-        let windows = &self.config.sliding_windows;
-        let attend = &mut |layer: usize, heads: &Heads| plan.attend(heads, windows[layer], p);
-        self.body.forward(&plan.tokens, &plan.rotation, dropout, attend)
+        self.backbone.hidden(batch, dropout)
     }
 
     /// Hidden states (N, D) → one scalar each (N), fp32, differentiable, the shift included.
@@ -130,6 +101,7 @@ impl ScalarModel {
     /// recomputed layers, the gradient reaches the parameters only here.
     pub fn backward(&self, loss: &Tensor) {
         loss.backward();
+        self.backbone.finish_backward();
     }
 
     /// A constant added to every scalar: the value model's `value_shift`. It is not part of the weights.
@@ -150,22 +122,22 @@ impl ScalarModel {
 
     /// Names the pad token in the config that is written; other programs need one to score batches.
     pub fn set_pad_token_id(&mut self, pad: i64) {
-        self.config.pad_token_id = Some(pad);
+        self.backbone.config.pad_token_id = Some(pad);
     }
 
-    /// All parameters, in the order of the checkpoint's names, heads last.
+    /// All parameters, in the order of the transformer, heads last.
     pub fn parameters(&self) -> &[Parameter] {
-        &self.parameters
+        &self.backbone.parameters
     }
 
     /// The architecture.
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        &self.backbone.config
     }
 
     /// Where it lives.
     pub fn device(&self) -> Device {
-        self.options.device
+        self.backbone.options.device
     }
 
     /// Writes a `…ForSequenceClassification` with one label, in Hugging Face layout.
@@ -173,17 +145,15 @@ impl ScalarModel {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let written: Vec<&Parameter> = self.parameters.iter().filter(|parameter| parameter.name != LM_HEAD).collect();
-        weights::write(dir, &written, weights::SHARD_BYTES)?;
-        weights::write_config(dir, &self.written_config())?;
-        self.side_files.write(dir)
+        let is_saved = |parameter: &&Parameter| parameter.name != LM_HEAD;
+        let parameters: Vec<&Parameter> = self.parameters().iter().filter(is_saved).collect();
+        weights::write_folder(dir, &parameters, &self.written_config(), &self.backbone.side_files)
     }
 
     /// The source's config as that of a sequence classifier with one label.
     fn written_config(&self) -> Map<String, Value> {
-        let mut config = self.config.source.clone();
-        let name = match self.config.family {
+        let mut config = self.config().source.clone();
+        let name = match self.config().family {
             Family::Qwen => "QWenForSequenceClassification",
             Family::Qwen2 => "Qwen2ForSequenceClassification",
             Family::Qwen3 => "Qwen3ForSequenceClassification",
@@ -193,7 +163,8 @@ impl ScalarModel {
         config.insert("label2id".to_owned(), json!({"LABEL_0": 0}));
         config.insert("num_labels".to_owned(), json!(1));
         // Never an end token: a program that looks for the last token that is not padding would skip it.
-        let pad = self.config.pad_token_id.or_else(|| config.get("bos_token_id").and_then(Value::as_i64)).unwrap_or(0);
+        let pad =
+            self.config().pad_token_id.or_else(|| config.get("bos_token_id").and_then(Value::as_i64)).unwrap_or(0);
         config.insert("pad_token_id".to_owned(), json!(pad));
         config
     }

@@ -59,10 +59,10 @@ impl Transformer {
         Self { embed_tokens, layers, norm, shape }
     }
 
-    /// Token ids (T) → hidden states (T, D) before the final norm's layers. The residual stream is fp32 whatever the compute
-    /// dtype.
+    /// Token ids (T) → the residual stream (T, D), which is fp32 whatever the compute dtype.
     pub(crate) fn embed(&self, tokens: &Tensor, dropout: Option<Dropout>) -> Tensor {
-        let rows = Tensor::embedding(&self.embed_tokens, tokens, -1, false, false);
+        // A sparse gradient: few rows of a large vocabulary occur in a batch.
+        let rows = Tensor::embedding(&self.embed_tokens, tokens, -1, false, true);
         let hidden = rows.to_kind(self.shape.compute).to_kind(Kind::Float);
         match dropout {
             Some(dropout) => {
@@ -78,17 +78,11 @@ impl Transformer {
         self.shape.norm(hidden, &self.norm)
     }
 
-    /// Token ids (T) → hidden states (T, D) after the final norm, in the compute dtype.
-    pub(crate) fn forward(
-        &self,
-        tokens: &Tensor,
-        rotation: &Rotation,
-        dropout: Option<Dropout>,
-        attend: &mut Attend<'_>,
-    ) -> Tensor {
-        let mut hidden = self.embed(tokens, dropout);
+    /// Token ids (T) → hidden states (T, D) after the final norm, in the compute dtype; without dropout.
+    pub(crate) fn forward(&self, tokens: &Tensor, rotation: &Rotation, attend: &mut Attend<'_>) -> Tensor {
+        let mut hidden = self.embed(tokens, None);
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(index, &hidden, &self.shape, rotation, dropout, attend);
+            hidden = layer.forward(index, &hidden, &self.shape, rotation, None, attend);
         }
         self.final_norm(&hidden)
     }

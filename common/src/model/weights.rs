@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::random::{self, Purpose};
 
 /// The size above which a checkpoint is written in shards, in bytes.
-pub(crate) const SHARD_BYTES: usize = 5_000_000_000;
+const SHARD_BYTES: usize = 5_000_000_000;
 
 /// A tensor that is learned, or was.
 #[derive(Debug)]
@@ -113,6 +113,19 @@ fn is_side_file(name: &str) -> bool {
             .contains(&name)
 }
 
+/// Writes a checkpoint folder, made when missing.
+pub(crate) fn write_folder(
+    dir: &Path,
+    parameters: &[&Parameter],
+    config: &Map<String, Value>,
+    side_files: &SideFiles,
+) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    write(dir, parameters, SHARD_BYTES)?;
+    write_json(&dir.join("config.json"), config)?;
+    side_files.write(dir)
+}
+
 /// Writes the parameters: one file up to `shard_bytes`, shards with an index above.
 pub(crate) fn write(dir: &Path, parameters: &[&Parameter], shard_bytes: usize) -> Result<()> {
     let mut shards: Vec<Vec<Stored>> = Vec::from([Vec::new()]);
@@ -137,11 +150,6 @@ pub(crate) fn write(dir: &Path, parameters: &[&Parameter], shard_bytes: usize) -
         weight_map.extend(shard.iter().map(|stored| (stored.name.clone(), name.clone())));
     }
     write_json(&dir.join(INDEX), &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))
-}
-
-/// Writes `config.json`.
-pub(crate) fn write_config(dir: &Path, config: &Map<String, Value>) -> Result<()> {
-    write_json(&dir.join("config.json"), config)
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {

@@ -189,3 +189,90 @@ fn headers_count_the_parameters_that_transformers_counts() {
         assert_eq!(header.num_parameters, Golden::read(name).json["n_params"].as_u64().unwrap(), "{name}");
     }
 }
+
+#[test]
+fn bf16_logits_are_near_those_of_transformers_in_bf16_and_frozen_equals_trainable() {
+    for name in ["qwen2_tied_gqa", "qwen3_tied_gqa"] {
+        let golden = Golden::read(name);
+        let model = CausalLm::load(&tiny(name), &frozen(Kind::BFloat16)).unwrap();
+        let rows = golden.rows();
+        let hidden = model.hidden(&packed(&rows), None);
+        assert_eq!(hidden.kind(), Kind::BFloat16);
+        let logits = model.head().logits(&hidden);
+        // Two bf16 programs round at different places: each is this far from fp32, too.
+        let (bf16, fp32) = (flat(&golden, "logits_bf16", &rows), flat(&golden, "logits", &rows));
+        let apart = distance(&bf16, &fp32);
+        assert!(distance(&logits, &bf16) < 2.0 * apart, "{name}: {} against {apart}", distance(&logits, &bf16));
+        assert!(distance(&logits, &fp32) < 1.5 * apart, "{name}: {} against {apart}", distance(&logits, &fp32));
+        let options = crate::model::ModelOptions { compute: Kind::BFloat16, ..trainable() };
+        let trained = CausalLm::load(&tiny(name), &options).unwrap();
+        assert!(trained.head().logits(&trained.hidden(&packed(&rows), None)).equal(&logits), "{name}");
+    }
+}
+
+#[test]
+fn bf16_gradients_are_near_the_fp32_ones() {
+    let golden = Golden::read("qwen2_tied_gqa");
+    let options = crate::model::ModelOptions { compute: Kind::BFloat16, ..trainable() };
+    let model = CausalLm::load(&tiny("qwen2_tied_gqa"), &options).unwrap();
+    let rows = golden.rows();
+    let (positions, targets) = label_positions(&golden, &rows);
+    let count = targets.len() as f64;
+    let hidden = select_rows(&model.hidden(&packed(&rows), None), &positions);
+    let grad_of = &mut |_: std::ops::Range<usize>, logprobs: &Tensor| logprobs.full_like(-1.0 / count);
+    model.backward(&hidden, &Tensor::from_slice(&targets), &Over::full(), grad_of);
+    for parameter in model.parameters() {
+        let grad = parameter.tensor.grad();
+        assert_eq!(grad.kind(), Kind::Float, "{}", parameter.name);
+        let norm = golden.json["grad_norms"][&parameter.name].as_f64().unwrap();
+        let found = distance(&grad, golden.array(&format!("grad.{}", parameter.name)));
+        // bf16 keeps 8 bits: 0.4 % a rounding, a few of them in a row.
+        assert!(found < 0.05 * norm, "{}: {found} of {norm}", parameter.name);
+    }
+}
+
+#[test]
+fn logits_without_padding_equal_left_padded_ones() {
+    for name in ["qwen2_yarn", "qwen3_attnbias"] {
+        let golden = Golden::read(name);
+        let model = CausalLm::load(&tiny(name), &frozen(Kind::Float)).unwrap();
+        let ids = Vec::<Vec<i64>>::try_from(golden.array("left_input_ids")).unwrap();
+        let kept = Vec::<Vec<i64>>::try_from(golden.array("left_attention_mask")).unwrap();
+        for (index, (ids, kept)) in ids.iter().zip(&kept).enumerate() {
+            let row: Vec<i64> = ids.iter().zip(kept).filter(|(_, kept)| **kept == 1).map(|(id, _)| *id).collect();
+            let logits = model.head().logits(&model.hidden(&alone(&row), None));
+            let start = (ids.len() - row.len()) as i64;
+            let expected = golden.array("left_logits").get(index as i64).narrow(0, start, row.len() as i64);
+            assert!(distance(&logits, &expected) < LOGITS, "{name} row {index}");
+        }
+    }
+}
+
+#[test]
+fn first_generation_gradients_equal_the_published_code() {
+    for (name, length) in [("qwen1_plain", "short"), ("qwen1_plain", "long"), ("qwen1_ntk_logn", "long")] {
+        let golden = Golden::read(name);
+        let model = CausalLm::load(&tiny(name), &trainable()).unwrap();
+        let rows = Vec::<Vec<i64>>::try_from(golden.array(&format!("{length}.input_ids"))).unwrap();
+        let labels = Vec::<Vec<i64>>::try_from(golden.array(&format!("{length}.labels"))).unwrap();
+        let (mut positions, mut targets) = (Vec::new(), Vec::new());
+        for (index, labels) in labels.iter().enumerate() {
+            for at in (1..labels.len()).filter(|&at| labels[at] != -100) {
+                positions.push((index * labels.len() + at - 1) as i64);
+                targets.push(labels[at]);
+            }
+        }
+        let count = targets.len() as f64;
+        let hidden = select_rows(&model.hidden(&packed(&rows), None), &positions);
+        let grad_of = &mut |_: std::ops::Range<usize>, logprobs: &Tensor| logprobs.full_like(-1.0 / count);
+        let stats = model.backward(&hidden, &Tensor::from_slice(&targets), &Over::full(), grad_of);
+        let loss = -stats.logprobs.mean(Kind::Double).double_value(&[]);
+        let expected = golden.json[format!("{length}.loss_train")].as_f64().unwrap();
+        assert!((loss - expected).abs() < 1e-5, "{name} {length}: {loss}");
+        for parameter in model.parameters() {
+            let norm = golden.json[format!("{length}.grad_norms")][&parameter.name].as_f64().unwrap();
+            let found = parameter.tensor.grad().norm().double_value(&[]);
+            assert!((found - norm).abs() < 1e-3 * norm, "{name} {length}: {} {found} {norm}", parameter.name);
+        }
+    }
+}

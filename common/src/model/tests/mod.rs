@@ -1,6 +1,8 @@
 //! The transformer against the published implementations, and against itself.
 
+mod folders;
 mod golden;
+mod properties;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

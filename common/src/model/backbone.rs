@@ -1,0 +1,159 @@
+//! What the two faces share: a transformer's forward pass over flat batches, and, when its layers are recomputed, the way back.
+
+use std::cell::RefCell;
+
+use tch::{Kind, Tensor};
+
+use super::attention::Plan;
+use super::config::ModelConfig;
+use super::heads::ensure_grad;
+use super::kv_cache::{KvCache, Prefilled};
+use super::rope::{Rotation, ntk_factor};
+use super::transformer::{Heads, Transformer};
+use super::weights::{Parameter, SideFiles};
+use super::{Dropout, ModelOptions, backward_with};
+use crate::batch::FlatBatch;
+
+/// Config, parameters, transformer.
+pub(crate) struct Backbone {
+    pub(crate) config: ModelConfig,
+    pub(crate) options: ModelOptions,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) side_files: SideFiles,
+    pub(crate) extrapolate: bool,
+    transformer: Transformer,
+    /// Forward passes whose layers keep only their inputs, waiting for the gradient that arrives after them.
+    tapes: RefCell<Vec<Tape>>,
+}
+
+/// What is needed to go back through the layers of one forward pass.
+struct Tape {
+    plan: Plan,
+    dropout: Option<Dropout>,
+    /// The embedded tokens (T, D), with their graph.
+    embedded: Tensor,
+    /// What went into each layer (T, D).
+    inputs: Vec<Tensor>,
+    /// What came out of the last one: a leaf, to which the rest of the graph brings a gradient.
+    output: Tensor,
+}
+
+impl Backbone {
+    /// Parameters come in the order in which [`Transformer::build`] asks for them, heads after them.
+    pub(crate) fn new(
+        config: ModelConfig,
+        parameters: Vec<Parameter>,
+        side_files: SideFiles,
+        options: &ModelOptions,
+    ) -> Self {
+        let mut tensors = parameters.iter().map(|parameter| parameter.tensor.shallow_clone());
+        let mut transformer =
+            Transformer::build(&config, &mut |_| tensors.next().expect("parameters follow the specs"));
+        transformer.shape.compute = options.compute;
+        drop(tensors);
+        let (options, tapes) = (options.clone(), RefCell::default());
+        Self { config, options, parameters, side_files, extrapolate: false, transformer, tapes }
+    }
+
+    /// The parameter of a head.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&Tensor> {
+        self.parameters.iter().find(|parameter| parameter.name == name).map(|parameter| &parameter.tensor)
+    }
+
+    /// The embedding (V, D), which is also the language-model head where that is tied.
+    pub(crate) fn embedding(&self) -> &Tensor {
+        &self.transformer.embed_tokens
+    }
+
+    /// Hidden states (T, D) after the final norm, in the compute dtype.
+    pub(crate) fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
+        let plan = self.plan(batch);
+        // tch does not tell whether gradients are on; a view of a parameter does.
+        let tracked = self.options.trainable && self.embedding().narrow(0, 0, 0).requires_grad();
+        if tracked {
+            // The embedding's own gradient is sparse, and needs a dense one to be added to.
+            let _ = ensure_grad(self.embedding());
+        }
+        let mut hidden = self.transformer.embed(&plan.tokens, dropout);
+        if tracked && self.options.recompute_layers {
+            return self.taped(plan, hidden, dropout);
+        }
+        for layer in 0..self.transformer.layers.len() {
+            hidden = self.layer(layer, &hidden, &plan, dropout);
+        }
+        self.transformer.final_norm(&hidden)
+    }
+
+    /// Goes back through layers that kept only their inputs, once the graph above them has brought their gradient.
+    pub(crate) fn finish_backward(&self) {
+        let arrived = |tape: &mut Tape| tape.output.grad().defined();
+        let tapes: Vec<Tape> = self.tapes.borrow_mut().extract_if(.., arrived).collect();
+        for Tape { plan, dropout, embedded, mut inputs, output } in tapes {
+            let mut grad = output.grad();
+            drop(output);
+            for layer in (0..self.transformer.layers.len()).rev() {
+                let input = inputs.pop().expect("a tape has an input for each layer").set_requires_grad(true);
+                backward_with(&self.layer(layer, &input, &plan, dropout), &grad);
+                grad = input.grad();
+            }
+            backward_with(&embedded, &grad);
+        }
+    }
+
+    /// Hidden states (T, D) of prompts, and the keys and values that responses will see. No gradient.
+    pub(crate) fn prefill(&self, batch: &FlatBatch) -> (Tensor, Prefilled) {
+        let _guard = tch::no_grad_guard();
+        let plan = self.plan(batch);
+        let mut layers = Vec::with_capacity(self.transformer.layers.len());
+        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, &mut |layer, heads| {
+            layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
+            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+        });
+        (hidden, Prefilled { layers })
+    }
+
+    /// Hidden states (R, D) of one more token in every row of the cache. `prompt_lengths` fix each row's NTK factor. No
+    /// gradient.
+    pub(crate) fn decode(&self, cache: &mut KvCache, tokens: &[i64], prompt_lengths: &[usize]) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let (compute, device) = (self.options.compute, self.options.device);
+        let stretch: Option<Vec<f64>> =
+            self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
+        let rotation = Rotation::new(&self.config, cache.lengths(), stretch.as_deref(), compute, device);
+        let step = cache.step(&self.config, device, compute);
+        self.transformer.forward(&Tensor::from_slice(tokens).to_device(device), &rotation, &mut |layer, heads| {
+            cache.attend(layer, heads, self.config.sliding_windows[layer], &step)
+        })
+    }
+
+    /// A cache for up to `max_rows` rows of this model.
+    pub(crate) fn cache(&self, max_rows: usize) -> KvCache {
+        KvCache::new(&self.config, max_rows, self.options.compute, self.options.device)
+    }
+
+    fn plan(&self, batch: &FlatBatch) -> Plan {
+        Plan::new(&self.config, batch, self.extrapolate, self.options.compute, self.options.device)
+    }
+
+    fn layer(&self, index: usize, hidden: &Tensor, plan: &Plan, dropout: Option<Dropout>) -> Tensor {
+        let (window, p) = (self.config.sliding_windows[index], dropout.map_or(0.0, |dropout| dropout.p));
+        let attend = &mut |_: usize, heads: &Heads| plan.attend(heads, window, p);
+        self.transformer.layers[index].forward(index, hidden, &self.transformer.shape, &plan.rotation, dropout, attend)
+    }
+
+    /// The forward pass without a graph inside the layers.
+    fn taped(&self, plan: Plan, embedded: Tensor, dropout: Option<Dropout>) -> Tensor {
+        let mut inputs = vec![embedded.detach()];
+        {
+            let _guard = tch::no_grad_guard();
+            for layer in 0..self.transformer.layers.len() {
+                inputs.push(self.layer(layer, &inputs[layer], &plan, dropout));
+            }
+        }
+        let output = inputs.pop().expect("at least the embedded tokens").set_requires_grad(true);
+        let hidden = self.transformer.final_norm(&output);
+        debug_assert_eq!(output.kind(), Kind::Float);
+        self.tapes.borrow_mut().push(Tape { plan, dropout, embedded, inputs, output });
+        hidden
+    }
+}
