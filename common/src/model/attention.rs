@@ -6,7 +6,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::config::ModelConfig;
-use super::rope::{self, Rotation};
+use super::rope::{Rotation, ntk_factor};
 use super::transformer::Heads;
 use crate::batch::FlatBatch;
 
@@ -303,14 +303,10 @@ fn tree_stretch(config: &ModelConfig, batch: &FlatBatch) -> Vec<f64> {
         let root = root(index);
         longest[root] = longest[root].max(length);
     }
-    let factor = |index: usize| ntk(config, longest[root(index)]);
+    let factor = |index: usize| ntk_factor(config, longest[root(index)]);
     segments
         .iter()
         .enumerate()
         .flat_map(|(index, segment)| std::iter::repeat_n(factor(index), segment.range.len()))
         .collect()
-}
-
-fn ntk(config: &ModelConfig, length: usize) -> f64 {
-    rope::ntk_factor(config, length)
 }
