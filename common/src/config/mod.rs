@@ -70,7 +70,10 @@ macro_rules! documented {
 
         impl $name {
             /// The keys of this section and what they mean.
-            pub const DOCS: $crate::config::KeyDocs = &[$((stringify!($field), concat!($($doc, "\n"),+)),)*];
+            $vis const DOCS: $crate::config::KeyDocs = &[$((stringify!($field), concat!($($doc, "\n"),+)),)*];
         }
     };
 }
+
+#[cfg(test)]
+mod tests;

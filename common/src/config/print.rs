@@ -59,7 +59,9 @@ fn section(text: &mut String, name: &str, table: &Table, docs: &[(&'static str, 
 /// A value on one line.
 pub(super) fn inline(value: &Value) -> String {
     match value {
-        Value::Float(number) if *number != 0.0 && !(1e-3..1e16).contains(&number.abs()) => format!("{number:e}"),
+        Value::Float(number) if number.is_finite() && *number != 0.0 && !(1e-3..1e16).contains(&number.abs()) => {
+            format!("{number:e}")
+        }
         Value::Array(values) => {
             let parts: Vec<String> = values.iter().map(inline).collect();
             format!("[{}]", parts.join(", "))

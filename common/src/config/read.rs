@@ -32,7 +32,7 @@ pub(super) fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out
     let mut defaults = Table::try_from(C::default()).expect("a config is plain data");
     for (left, right) in C::EITHER {
         for (own, other) in [(left, right), (right, left)] {
-            if get(&given.table, &path(own)).is_some() && get(&given.table, &path(other)).is_none() {
+            if given_in(&defaults, other) && given_in(&given.table, own) && !given_in(&given.table, other) {
                 remove(&mut defaults, &path(other));
             }
         }
@@ -95,7 +95,7 @@ impl Given {
         // A flag is stronger than the file: it displaces the other key of a pair, unless that one is a flag as well.
         for (left, right) in C::EITHER {
             for (own, other) in [(left, right), (right, left)] {
-                if *own == key && get(&self.table, &path(other)).is_some() {
+                if *own == key && given_in(&self.table, other) {
                     if self.flags.iter().any(|(flag, _)| flag == other) {
                         problems.push(&place, format!("{other} is given as well, expected one of the two"));
                     } else {
@@ -111,7 +111,7 @@ impl Given {
     /// A file that has both keys of a pair.
     fn refuse_both<C: Config>(&self, problems: &mut Problems, table: &Table) {
         for (left, right) in C::EITHER {
-            if get(table, &path(left)).is_some() && get(table, &path(right)).is_some() {
+            if given_in(table, left) && given_in(table, right) {
                 problems.push(&self.file, format!("has both {left} and {right}, expected one of the two"));
             }
         }
@@ -164,15 +164,23 @@ impl Given {
             };
             let message = error.inner().message().to_owned();
             let (mut keys, shown) = error_path(error.path());
-            if let Some(unknown) = quoted_names(&message).first().filter(|_| message.starts_with("unknown field")) {
-                if keys.last() != Some(unknown) {
-                    keys.push(unknown.clone());
+            let unknown = quoted_names(&message).into_iter().next().filter(|_| message.starts_with("unknown field"));
+            if let Some(unknown) = unknown {
+                // Of an unknown key at the top level or in an array serde gives the place only.
+                let named = shown == unknown || shown.ends_with(&format!(".{unknown}"));
+                let key = match shown.as_str() {
+                    _ if named => shown,
+                    "" => unknown.clone(),
+                    place => format!("{place}.{unknown}"),
+                };
+                if !key.contains('[') && keys.last() != Some(&unknown) {
+                    keys.push(unknown);
                 }
-                let key = keys.join(".");
                 problems.push(self.place(&key), unknown_key(&key, &message, defaults));
             } else {
                 let path: Vec<&str> = keys.iter().map(String::as_str).collect();
-                problems.push(self.place(&shown), described(&shown, get(merged, &path), &expected(&message)));
+                let value = get(merged, &path).filter(|_| !shown.contains('['));
+                problems.push(self.place(&shown), described(&shown, value, &expected(&message)));
             }
             let path: Vec<&str> = keys.iter().map(String::as_str).collect();
             if path.is_empty() || !restore(merged, defaults, &path) {
@@ -272,6 +280,7 @@ fn error_path(path: &serde_path_to_error::Path) -> (Vec<String>, String) {
     } else {
         keys.join(".")
     };
+    let shown = if keys.is_empty() { String::new() } else { shown };
     (keys, shown)
 }
 
@@ -293,6 +302,11 @@ fn distance(left: &str, right: &str) -> usize {
 
 fn path(key: &str) -> Vec<&str> {
     key.split('.').collect()
+}
+
+/// Whether a table has the key, and not just an empty list under it.
+fn given_in(table: &Table, key: &str) -> bool {
+    get(table, &path(key)).is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
 }
 
 fn get<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {

@@ -4,8 +4,10 @@ mod lines;
 mod tensorboard;
 
 pub use lines::Lines;
-pub(crate) use tensorboard::retain;
+#[cfg(test)]
+pub(crate) use tensorboard::event_values;
 pub use tensorboard::{Histogram, TensorBoard};
+pub(crate) use tensorboard::{Shown, retain};
 
 use serde_json::{Map, Value};
 

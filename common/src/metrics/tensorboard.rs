@@ -162,12 +162,21 @@ impl TensorBoard {
     }
 }
 
-/// Cuts every event file in `folder` back to the values for which `keep(step, tag)` holds. What a killed process left of its
-/// last record goes too.
+/// What an event holds of a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Shown<'a> {
+    /// A scalar, by name.
+    Scalar(&'a str),
+    /// A text or a histogram.
+    Picture,
+}
+
+/// Cuts every event file in `folder` back to the values for which `keep` holds. What a killed process left of its last record
+/// goes too.
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read or written.
-pub(crate) fn retain(folder: &Path, keep: &dyn Fn(u64, &str) -> bool) -> Result<()> {
+pub(crate) fn retain(folder: &Path, keep: &dyn Fn(u64, Shown<'_>) -> bool) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
@@ -183,7 +192,7 @@ pub(crate) fn retain(folder: &Path, keep: &dyn Fn(u64, &str) -> bool) -> Result<
             if event.has_summary() {
                 let step = u64::try_from(event.get_step()).unwrap_or(0);
                 let values = event.mut_summary().take_value().into_vec();
-                let values: Vec<_> = values.into_iter().filter(|value| keep(step, value.get_tag())).collect();
+                let values: Vec<_> = values.into_iter().filter(|value| keep(step, shown(value))).collect();
                 if values.is_empty() {
                     continue;
                 }
@@ -199,6 +208,10 @@ pub(crate) fn retain(folder: &Path, keep: &dyn Fn(u64, &str) -> bool) -> Result<
         }
     }
     Ok(())
+}
+
+fn shown(value: &Summary_Value) -> Shown<'_> {
+    if value.has_simple_value() { Shown::Scalar(value.get_tag()) } else { Shown::Picture }
 }
 
 /// The whole and undamaged events at the beginning of a file.
@@ -238,4 +251,72 @@ fn record(event: &Event) -> Vec<u8> {
 /// Seconds since 1970.
 fn wall_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
+}
+
+/// Every value of every file in `folder` as (step, tag, value as text).
+#[cfg(test)]
+pub(crate) fn event_values(folder: &Path) -> Vec<(i64, String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        for event in events(&fs::read(entry.unwrap().path()).unwrap()) {
+            for value in event.get_summary().get_value() {
+                found.push((event.get_step(), value.get_tag().to_owned(), format!("{value:?}")));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_writers_in_one_second_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut boards = [TensorBoard::create(folder.path()).unwrap(), TensorBoard::create(folder.path()).unwrap()];
+        for (number, board) in boards.iter_mut().enumerate() {
+            board.scalars(1, &[(format!("x{number}"), 0.5)].into_iter().collect()).unwrap();
+        }
+        let tags: Vec<String> = event_values(folder.path()).into_iter().map(|(_, tag, _)| tag).collect();
+        assert_eq!(tags.len(), 2, "{tags:?}");
+    }
+
+    #[test]
+    fn cut_back_to_a_step_wherever_the_file_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut board = TensorBoard::create(folder.path()).unwrap();
+        for step in 1..=3 {
+            board.scalars(step, &[("a", 1.0), ("eval/b", f64::NAN)].into_iter().collect()).unwrap();
+        }
+        let path = board.path.clone();
+        let whole = fs::read(&path).unwrap();
+        let lengths: Vec<usize> = (0..=whole.len()).step_by(7).chain([whole.len()]).collect();
+        for length in lengths {
+            fs::write(&path, &whole[..length]).unwrap();
+            retain(folder.path(), &|step, shown| step <= 2 && !(step == 2 && matches!(shown, Shown::Scalar("eval/b"))))
+                .unwrap();
+            let found: Vec<(i64, String)> =
+                event_values(folder.path()).into_iter().map(|(step, tag, _)| (step, tag)).collect();
+            let all = [(1, "a"), (1, "eval/b"), (2, "a")].map(|(step, tag)| (step, tag.to_owned()));
+            assert!(all.starts_with(&found), "{length}: {found:?}");
+            if length == whole.len() {
+                assert_eq!(found.len(), 3);
+            }
+        }
+        retain(folder.path(), &|_, _| false).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_histogram_by_hand() {
+        let histogram = Histogram::of(&[0.0, 30.0, 29.5, f64::NAN, 0.5, 1.5]).unwrap();
+        assert_eq!((histogram.min, histogram.max, histogram.num, histogram.sum), (0.0, 30.0, 5.0, 61.5));
+        assert_eq!((histogram.counts[0], histogram.counts[1], histogram.counts[29]), (2.0, 1.0, 2.0));
+        assert_eq!((histogram.limits[0], histogram.limits[29]), (1.0, 30.0));
+        assert_eq!(Histogram::of(&[f64::NAN]), None);
+        let equal = Histogram::of(&[2.0; 3]).unwrap();
+        assert_eq!(equal.counts.iter().sum::<f64>(), 3.0);
+        assert!(equal.limits.is_sorted());
+    }
 }

@@ -20,8 +20,19 @@ pub(super) const TENSORBOARD: &str = "tensorboard";
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 const LOCK: &str = ".lock";
 
-/// Creates the folder and takes its lock, which the system gives back however the process ends.
-pub(super) fn lock(out: &Path) -> Result<File> {
+/// A held lock. The system gives it back however the process ends.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough where a process that is just being started still shares it.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Creates the folder and takes its lock.
+pub(super) fn lock(out: &Path) -> Result<Lock> {
     let refuse = |error: std::io::Error| Error::invalid(out.display(), format!("cannot be used as run.out: {error}"));
     fs::create_dir_all(out).map_err(refuse)?;
     let path = out.join(LOCK);
@@ -41,7 +52,7 @@ pub(super) fn lock(out: &Path) -> Result<File> {
     }
     let holder = format!("pid {}\n", std::process::id());
     file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())).map_err(Error::io(&path))?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 /// Whether a run was started here.

@@ -33,7 +33,7 @@
 
 mod folder;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,7 @@ use serde_json::{Map, Value};
 use crate::checkpoint::{self, State, TEMPORARY, replace_folder, sync_tree, write_whole};
 use crate::config::RunSection;
 use crate::error::{Error, Result};
-use crate::metrics::{self, Histogram, Lines, Metrics, TensorBoard};
+use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
 
 use folder::{CHECKPOINTS, CONFIG, METRICS, SAMPLES, TENSORBOARD};
 
@@ -130,7 +130,7 @@ pub struct Run {
     samples: Lines,
     board: TensorBoard,
     clock: Clock,
-    _lock: File,
+    _lock: folder::Lock,
 }
 
 /// Looks at the folder without changing anything: for `--dry-run`, and to refuse a folder before a model is loaded.
@@ -158,7 +158,8 @@ fn finished(facts: &Map<String, Value>, steps: Option<u64>) -> Option<u64> {
 }
 
 impl Run {
-    /// Takes the folder: creates it or, to resume, cuts its files back to the newest checkpoint.
+    /// Takes the folder: creates it or, to resume, cuts its files back to the newest checkpoint. Called when data and
+    /// checkpoint headers are checked and before a model is loaded, so that a refusal comes early.
     ///
     /// # Errors
     /// [`Error::Invalid`] when another process has the folder, when it holds a run that is not to be resumed or one with
@@ -192,7 +193,10 @@ impl Run {
         metrics.retain(&|step, line| history.line(step, line))?;
         let mut samples = Lines::new(out.join(SAMPLES));
         samples.retain(&|step, line| (history.keeps(step) && history.evaluated(step)).then_some(line))?;
-        metrics::retain(&out.join(TENSORBOARD), &|step, tag| history.keeps_value(step, tag))?;
+        metrics::retain(&out.join(TENSORBOARD), &|step, shown| match shown {
+            Shown::Scalar(name) => history.keeps_value(step, name),
+            Shown::Picture => history.keeps(step) && history.evaluated(step),
+        })?;
 
         write_whole(&out.join(CONFIG), spec.config.as_bytes())?;
         let facts = facts(old, spec.facts, spec.steps, next_step);
@@ -304,7 +308,7 @@ impl Run {
         self.samples.append(&line)
     }
 
-    /// Shows a text in TensorBoard.
+    /// Shows a text in TensorBoard; like samples, texts and distributions belong to evaluations.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -364,14 +368,17 @@ impl Run {
 /// run.json: what the stage says, and the run's life.
 fn facts(mut old: Map<String, Value>, new: Map<String, Value>, steps: u64, next_step: u64) -> Map<String, Value> {
     let now = folder::now();
-    let started = old.remove("started").unwrap_or_else(|| Value::from(now.clone()));
     let mut resumed = match old.remove("resumed") {
         Some(Value::Array(times)) => times,
         _ => Vec::new(),
     };
-    if next_step > 0 {
-        resumed.push(serde_json::json!({ "step": next_step, "time": now }));
-    }
+    let started = match old.remove("started") {
+        None => Value::from(now),
+        Some(started) => {
+            resumed.push(serde_json::json!({ "step": next_step, "time": now }));
+            started
+        }
+    };
     let mut facts = new;
     facts.insert("steps".to_owned(), Value::from(steps));
     facts.insert("started".to_owned(), started);
@@ -419,7 +426,7 @@ impl History {
     }
 
     fn keeps_value(&self, step: u64, name: &str) -> bool {
-        self.keeps(step) && (self.evaluated(step) || !(name.starts_with("eval/") || name.starts_with("sample")))
+        self.keeps(step) && (self.evaluated(step) || !name.starts_with("eval/"))
     }
 
     fn line(&self, step: u64, mut line: Map<String, Value>) -> Option<Map<String, Value>> {
@@ -454,3 +461,6 @@ impl Clock {
         elapsed / steps.max(1) as f64
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! AdamW whose state can be saved, and gradient clipping that returns the norm.
 
+mod cpu;
+
 use tch::{Kind, Tensor, no_grad_guard};
 
 use crate::checkpoint::State;
@@ -34,7 +36,6 @@ pub struct AdamW {
     options: AdamWOptions,
     slots: Vec<Slot>,
     steps: u64,
-    scratch: [Tensor; 2],
 }
 
 #[derive(Debug)]
@@ -44,9 +45,6 @@ struct Slot {
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
 }
-
-/// Elements updated at once. Small enough for the temporaries to stay in cache, large enough for all threads to have work.
-const CHUNK: i64 = 1 << 18;
 
 impl AdamW {
     /// Over named fp32 leaves; those that do not require a gradient are left out.
@@ -68,10 +66,7 @@ impl AdamW {
                 Slot { name: name.to_owned(), exp_avg: zeros(), exp_avg_sq: zeros(), parameter }
             })
             .collect();
-        let largest = slots.iter().map(|slot| slot.parameter.numel() as i64).max().unwrap_or(0);
-        let device = slots.first().map_or(tch::Device::Cpu, |slot| slot.parameter.device());
-        let scratch = std::array::from_fn(|_| Tensor::empty([largest.min(CHUNK)], (Kind::Float, device)));
-        Self { options: options.into(), slots, steps: 0, scratch }
+        Self { options: options.into(), slots, steps: 0 }
     }
 
     /// Steps taken so far.
@@ -104,16 +99,12 @@ impl AdamW {
     /// The 2-norm of all gradients together, summed in f64.
     pub fn grad_norm(&self) -> f64 {
         let _guard = no_grad_guard();
-        let squares: f64 = self
-            .slots
-            .iter()
-            .filter_map(Slot::grad)
-            .map(|grad| {
-                let norm = grad.norm_scalaropt_dtype(2.0, Kind::Double).double_value(&[]);
-                norm * norm
-            })
-            .sum();
-        squares.sqrt()
+        let grads: Vec<Tensor> = self.slots.iter().filter_map(Slot::grad).collect();
+        if grads.iter().all(cpu::takes) {
+            return cpu::sum_of_squares(&grads).sqrt();
+        }
+        let norms = grads.iter().map(|grad| grad.norm_scalaropt_dtype(2.0, Kind::Double).double_value(&[]));
+        norms.map(|norm| norm * norm).sum::<f64>().sqrt()
     }
 
     /// One step with learning rate `lr`. Gradients are left as they are.
@@ -124,32 +115,36 @@ impl AdamW {
         let t = self.steps as f64;
         let step_size = lr / (1.0 - beta1.powf(t));
         let root_correction2 = (1.0 - beta2.powf(t)).sqrt();
-        for slot in &self.slots {
-            let numel = slot.parameter.numel() as i64;
-            let flat = |tensor: &Tensor| tensor.detach().view([numel]);
-            let (parameter, exp_avg, exp_avg_sq) = (flat(&slot.parameter), flat(&slot.exp_avg), flat(&slot.exp_avg_sq));
-            let grad = slot.grad().map(|grad| grad.contiguous().view([numel]));
-            for start in (0..numel).step_by(CHUNK as usize) {
-                let length = CHUNK.min(numel - start);
-                let part = |tensor: &Tensor| tensor.narrow(0, start, length);
-                let (mut parameter, mut exp_avg, mut exp_avg_sq) =
-                    (part(&parameter), part(&exp_avg), part(&exp_avg_sq));
-                let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
-                let (scaled, mut denominator) = (part_of(&self.scratch[0], length), part_of(&self.scratch[1], length));
-                if let Some(grad) = &grad {
-                    let grad = part(grad);
-                    let _ = exp_avg.lerp_(&grad, 1.0 - beta1);
-                    let _ = exp_avg_sq.g_mul_scalar_(beta2);
-                    let _ = exp_avg_sq.addcmul_(&grad.mul_scalar_out(&scaled, 1.0 - beta2), &grad);
-                } else {
-                    let _ = exp_avg.g_mul_scalar_(beta1);
-                    let _ = exp_avg_sq.g_mul_scalar_(beta2);
-                }
-                let _ = exp_avg_sq.sqrt_out(&denominator);
-                let _ = denominator.g_div_scalar_(root_correction2);
-                let _ = denominator.g_add_scalar_(eps);
-                let _ = parameter.addcdiv_(&exp_avg.mul_scalar_out(&scaled, -step_size), &denominator);
+        let grads: Vec<Option<Tensor>> =
+            self.slots.iter().map(|slot| slot.grad().map(|grad| grad.contiguous())).collect();
+        if self.slots.iter().all(|slot| cpu::takes(&slot.parameter)) {
+            let memory = self.slots.iter_mut().zip(&grads).map(|(slot, grad)| cpu::Memory {
+                parameter: cpu::elements_mut(&mut slot.parameter),
+                exp_avg: cpu::elements_mut(&mut slot.exp_avg),
+                exp_avg_sq: cpu::elements_mut(&mut slot.exp_avg_sq),
+                grad: grad.as_ref().map(cpu::elements),
+            });
+            let constants = cpu::Step {
+                keep: (1.0 - lr * weight_decay) as f32,
+                news: [(1.0 - beta1) as f32, (1.0 - beta2) as f32],
+                beta2: beta2 as f32,
+                step_size: step_size as f32,
+                root_correction2: root_correction2 as f32,
+                eps: eps as f32,
+            };
+            return cpu::step(memory, constants);
+        }
+        for (slot, grad) in self.slots.iter_mut().zip(&grads) {
+            let mut parameter = slot.parameter.detach();
+            let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
+            let _ = slot.exp_avg.g_mul_scalar_(beta1);
+            let _ = slot.exp_avg_sq.g_mul_scalar_(beta2);
+            if let Some(grad) = grad {
+                let _ = slot.exp_avg.g_add_(&(grad * (1.0 - beta1)));
+                let _ = slot.exp_avg_sq.addcmul_(&(grad * (1.0 - beta2)), grad);
             }
+            let denominator = slot.exp_avg_sq.sqrt() / root_correction2 + eps;
+            let _ = parameter.addcdiv_(&(&slot.exp_avg * -step_size), &denominator);
         }
     }
 
@@ -213,6 +208,5 @@ impl Slot {
     }
 }
 
-fn part_of(scratch: &Tensor, length: i64) -> Tensor {
-    scratch.narrow(0, 0, length)
-}
+#[cfg(test)]
+mod tests;

@@ -5,19 +5,25 @@
 //! A checkpoint is written beside, flushed, and renamed: a process killed at any moment leaves the previous ones and, at
 //! most, a folder whose name starts with `.tmp-`, which the next process removes.
 
-use std::borrow::Cow;
+mod files;
+mod tensors;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::error::{Error, Problems, Result};
+
+pub use files::{TEMPORARY, remove_temporaries, replace_folder, sync_tree, write_whole};
+pub use tensors::{read_tensors, write_tensors};
+
+use files::{remove_folder, retire};
 
 /// What a run saves beside its models.
 #[derive(Debug)]
@@ -77,12 +83,9 @@ impl State {
 const STATE_TENSORS: &str = "state.safetensors";
 const STATE_JSON: &str = "state.json";
 const MANIFEST: &str = "manifest.json";
-/// Folders that are being written or removed start with this.
-pub const TEMPORARY: &str = ".tmp-";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
-    step: u64,
     files: Vec<Entry>,
 }
 
@@ -138,7 +141,7 @@ pub fn save(
     write_models(&temporary)?;
     write_tensors(&temporary.join(STATE_TENSORS), &state.tensors)?;
     write_json(&temporary.join(STATE_JSON), &Value::Object(state.json.clone()))?;
-    let manifest = Manifest { step, files: entries(&temporary)? };
+    let manifest = Manifest { files: entries(&temporary)? };
     write_json(&temporary.join(MANIFEST), &manifest)?;
     sync_tree(&temporary)?;
 
@@ -199,93 +202,6 @@ fn way_out(path: &Path) -> String {
     }
 }
 
-/// Writes tensors as safetensors, one copy of one tensor at a time. The bytes depend on names and values only.
-///
-/// # Errors
-/// [`Error::Io`] when the file cannot be written.
-pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), TensorView::new(tensor)));
-    safetensors::serialize_to_file(views, None, path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), source },
-        other => Error::Failed(format!("{}: {other}", path.display())),
-    })
-}
-
-/// Reads all tensors of a safetensors file onto the CPU.
-///
-/// # Errors
-/// [`Error::Io`] when the file cannot be read, [`Error::Invalid`] when it is not a safetensors file.
-pub fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    // SAFETY: the map is only read, and only until this function returns; the run folder is locked, so none of our own
-    // processes changes the file meanwhile.
-    #[allow(unsafe_code, reason = "a map needs no second copy of a state as large as the model")]
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-    let invalid = |what: &dyn std::fmt::Display| Error::invalid(path.display(), what);
-    let parsed = SafeTensors::deserialize(&map).map_err(|error| invalid(&error))?;
-    let mut tensors = Vec::new();
-    for (name, view) in parsed.iter() {
-        let kind = kind(view.dtype()).ok_or_else(|| invalid(&format!("`{name}` has dtype {:?}", view.dtype())))?;
-        let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
-        tensors.push((name.to_owned(), Tensor::f_from_data_size(view.data(), &shape, kind)?));
-    }
-    tensors.sort_by(|(left, _), (right, _)| left.cmp(right));
-    Ok(tensors)
-}
-
-const KINDS: [(Kind, Dtype); 9] = [
-    (Kind::Float, Dtype::F32),
-    (Kind::Double, Dtype::F64),
-    (Kind::BFloat16, Dtype::BF16),
-    (Kind::Half, Dtype::F16),
-    (Kind::Int64, Dtype::I64),
-    (Kind::Int, Dtype::I32),
-    (Kind::Int8, Dtype::I8),
-    (Kind::Uint8, Dtype::U8),
-    (Kind::Bool, Dtype::BOOL),
-];
-
-fn kind(dtype: Dtype) -> Option<Kind> {
-    KINDS.iter().find(|(_, other)| *other == dtype).map(|(kind, _)| *kind)
-}
-
-struct TensorView {
-    tensor: Tensor,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
-impl TensorView {
-    fn new(tensor: &Tensor) -> Self {
-        let dtype = KINDS.iter().find(|(kind, _)| *kind == tensor.kind()).map(|(_, dtype)| *dtype);
-        Self {
-            dtype: dtype.unwrap_or_else(|| panic!("a state holds {:?}, which safetensors has not", tensor.kind())),
-            shape: tensor.size().iter().map(|&size| size as usize).collect(),
-            tensor: tensor.detach(),
-        }
-    }
-}
-
-impl View for TensorView {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let mut bytes = vec![0; self.data_len()];
-        self.tensor.to_device(tch::Device::Cpu).contiguous().copy_data_u8(&mut bytes, self.tensor.numel());
-        Cow::Owned(bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
-    }
-}
-
 /// Every file below `folder` with size and checksum, in the order of their paths.
 fn entries(folder: &Path) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
@@ -321,68 +237,6 @@ fn digest(path: &Path) -> std::io::Result<(u64, u32)> {
     }
 }
 
-/// Flushes every file and folder below `folder`, and the folder itself, to the disk.
-///
-/// # Errors
-/// [`Error::Io`] when the disk refuses.
-pub fn sync_tree(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        if path.is_dir() { sync_tree(&path)? } else { sync(&path)? }
-    }
-    sync(folder)
-}
-
-/// Flushes one file or folder to the disk.
-pub(crate) fn sync(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
-}
-
-/// Renames `from` to `to`, moving away a folder that stands there, and flushes the parent.
-///
-/// # Errors
-/// [`Error::Io`] when a rename fails.
-pub fn replace_folder(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        retire(to)?;
-    }
-    fs::rename(from, to).map_err(Error::io(to))?;
-    sync(to.parent().expect("a folder inside a run"))
-}
-
-/// Removes a folder so that it never stands there in part: it is renamed first.
-fn retire(folder: &Path) -> Result<()> {
-    let name = folder.file_name().expect("a folder inside a run").to_string_lossy();
-    let retired = folder.with_file_name(format!("{TEMPORARY}old-{name}"));
-    remove_folder(&retired)?;
-    fs::rename(folder, &retired).map_err(Error::io(folder))?;
-    remove_folder(&retired)
-}
-
-/// Removes what killed processes left behind in `folder`.
-///
-/// # Errors
-/// [`Error::Io`] when something cannot be removed.
-pub fn remove_temporaries(folder: &Path) -> Result<()> {
-    if !folder.is_dir() {
-        return Ok(());
-    }
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY)) {
-            if path.is_dir() { remove_folder(&path)? } else { fs::remove_file(&path).map_err(Error::io(&path))? }
-        }
-    }
-    Ok(())
-}
-
-fn remove_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(folder)(error)),
-        _ => Ok(()),
-    }
-}
-
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).expect("plain data");
     text.push('\n');
@@ -394,15 +248,5 @@ fn read_json(path: &Path) -> Result<serde_json::Map<String, Value>> {
     serde_json::from_slice(&bytes).map_err(|error| Error::invalid(path.display(), error))
 }
 
-/// Writes a small file so that a reader sees the old or the new contents, never a part.
-///
-/// # Errors
-/// [`Error::Io`] when it cannot be written.
-pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
-    let name = path.file_name().expect("a file inside a run").to_string_lossy();
-    let temporary = path.with_file_name(format!("{TEMPORARY}{name}"));
-    fs::write(&temporary, contents).map_err(Error::io(&temporary))?;
-    sync(&temporary)?;
-    fs::rename(&temporary, path).map_err(Error::io(path))?;
-    sync(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-}
+#[cfg(test)]
+mod tests;

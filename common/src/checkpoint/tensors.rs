@@ -1,0 +1,97 @@
+//! Named tensors ⇄ a safetensors file.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use tch::{Kind, Tensor};
+
+use crate::error::{Error, Result};
+
+/// Writes tensors as safetensors, one copy of one tensor at a time. The bytes depend on names and values only.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written.
+pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), TensorView::new(tensor)));
+    safetensors::serialize_to_file(views, None, path).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), source },
+        other => Error::Failed(format!("{}: {other}", path.display())),
+    })
+}
+
+/// Reads all tensors of a safetensors file onto the CPU.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read, [`Error::Invalid`] when it is not a safetensors file.
+pub fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    // SAFETY: the map is only read, and only until this function returns; the run folder is locked, so none of our own
+    // processes changes the file meanwhile.
+    #[allow(unsafe_code, reason = "a map needs no second copy of a state as large as the model")]
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+    let invalid = |what: &dyn std::fmt::Display| Error::invalid(path.display(), what);
+    let parsed = SafeTensors::deserialize(&map).map_err(|error| invalid(&error))?;
+    let mut tensors = Vec::new();
+    for (name, view) in parsed.iter() {
+        let kind = kind(view.dtype()).ok_or_else(|| invalid(&format!("`{name}` has dtype {:?}", view.dtype())))?;
+        let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+        tensors.push((name.to_owned(), Tensor::f_from_data_size(view.data(), &shape, kind)?));
+    }
+    tensors.sort_by(|(left, _), (right, _)| left.cmp(right));
+    Ok(tensors)
+}
+
+const KINDS: [(Kind, Dtype); 9] = [
+    (Kind::Float, Dtype::F32),
+    (Kind::Double, Dtype::F64),
+    (Kind::BFloat16, Dtype::BF16),
+    (Kind::Half, Dtype::F16),
+    (Kind::Int64, Dtype::I64),
+    (Kind::Int, Dtype::I32),
+    (Kind::Int8, Dtype::I8),
+    (Kind::Uint8, Dtype::U8),
+    (Kind::Bool, Dtype::BOOL),
+];
+
+fn kind(dtype: Dtype) -> Option<Kind> {
+    KINDS.iter().find(|(_, other)| *other == dtype).map(|(kind, _)| *kind)
+}
+
+struct TensorView {
+    tensor: Tensor,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl TensorView {
+    fn new(tensor: &Tensor) -> Self {
+        let dtype = KINDS.iter().find(|(kind, _)| *kind == tensor.kind()).map(|(_, dtype)| *dtype);
+        Self {
+            dtype: dtype.unwrap_or_else(|| panic!("a state holds {:?}, which safetensors has not", tensor.kind())),
+            shape: tensor.size().iter().map(|&size| size as usize).collect(),
+            tensor: tensor.detach(),
+        }
+    }
+}
+
+impl View for TensorView {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut bytes = vec![0; self.data_len()];
+        self.tensor.to_device(tch::Device::Cpu).contiguous().copy_data_u8(&mut bytes, self.tensor.numel());
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+    }
+}

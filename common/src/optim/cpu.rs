@@ -1,0 +1,154 @@
+//! The optimiser's arithmetic in one pass over memory, for parameters on the CPU. Through libtorch a step is ten passes, each
+//! with a start and an end of all threads, which costs the most where it gains the least: on small parameters and busy
+//! machines. The results do not depend on the number of threads.
+
+use std::thread;
+
+use tch::{Device, Kind, Tensor};
+
+/// The constants of one step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    /// 1 − lr · weight_decay.
+    pub(super) keep: f32,
+    /// 1 − β₁ and 1 − β₂.
+    pub(super) news: [f32; 2],
+    pub(super) beta2: f32,
+    /// lr / (1 − β₁ᵗ).
+    pub(super) step_size: f32,
+    /// √(1 − β₂ᵗ).
+    pub(super) root_correction2: f32,
+    pub(super) eps: f32,
+}
+
+/// The memory of one parameter; all of the same length. No gradient stands for zeros.
+pub(super) struct Memory<'a> {
+    pub(super) parameter: &'a mut [f32],
+    pub(super) exp_avg: &'a mut [f32],
+    pub(super) exp_avg_sq: &'a mut [f32],
+    pub(super) grad: Option<&'a [f32]>,
+}
+
+/// Elements a thread takes at once.
+const CHUNK: usize = 1 << 16;
+
+/// Whether a tensor is what this module works on.
+pub(super) fn takes(tensor: &Tensor) -> bool {
+    tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous()
+}
+
+/// The elements of a tensor.
+#[allow(unsafe_code, reason = "tch gives no slice, and a copy would be as large as the model")]
+pub(super) fn elements(tensor: &Tensor) -> &[f32] {
+    assert!(takes(tensor), "expected contiguous fp32 on the CPU");
+    // SAFETY: the memory holds that many fp32 values, and the tensor that is borrowed keeps it alive.
+    unsafe { slice(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
+}
+
+/// The elements of a tensor, to be changed in place.
+#[allow(unsafe_code, reason = "as for `elements`")]
+pub(super) fn elements_mut(tensor: &mut Tensor) -> &mut [f32] {
+    assert!(takes(tensor), "expected contiguous fp32 on the CPU");
+    let (data, numel) = (tensor.data_ptr().cast::<f32>(), tensor.numel());
+    if numel == 0 {
+        return &mut [];
+    }
+    // SAFETY: as for `elements`. Other tensors share the memory (the model's own handle on a parameter), but a model lives on
+    // one thread (tensors are not Sync), and that thread is here until the slice is gone.
+    unsafe { std::slice::from_raw_parts_mut(data, numel) }
+}
+
+/// An empty tensor has no memory to point to.
+#[allow(unsafe_code, reason = "as for `elements`")]
+unsafe fn slice<'a>(data: *const f32, numel: usize) -> &'a [f32] {
+    if numel == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's.
+    unsafe { std::slice::from_raw_parts(data, numel) }
+}
+
+/// Takes the step on all parameters.
+pub(super) fn step<'a>(parameters: impl IntoIterator<Item = Memory<'a>>, step: Step) {
+    let mut chunks = Vec::new();
+    for Memory { parameter, exp_avg, exp_avg_sq, grad } in parameters {
+        let mut grads = grad.map(|grad| grad.chunks(CHUNK));
+        let parts = parameter.chunks_mut(CHUNK).zip(exp_avg.chunks_mut(CHUNK)).zip(exp_avg_sq.chunks_mut(CHUNK));
+        for ((parameter, exp_avg), exp_avg_sq) in parts {
+            let grad = grads.as_mut().and_then(Iterator::next);
+            chunks.push(Memory { parameter, exp_avg, exp_avg_sq, grad });
+        }
+    }
+    let share = share(chunks.iter().map(|chunk| chunk.parameter.len()).sum(), chunks.len());
+    thread::scope(|scope| {
+        let mut shares = chunks.chunks_mut(share);
+        let own = shares.next();
+        for share in shares {
+            scope.spawn(move || share.iter_mut().for_each(|chunk| step_chunk(chunk, step)));
+        }
+        own.into_iter().flatten().for_each(|chunk| step_chunk(chunk, step));
+    });
+}
+
+fn step_chunk(memory: &mut Memory<'_>, step: Step) {
+    let Step { keep, news: [new1, new2], beta2, step_size, root_correction2, eps } = step;
+    let update = |parameter: &mut f32, exp_avg: &mut f32, exp_avg_sq: &mut f32, grad: f32| {
+        *exp_avg += (grad - *exp_avg) * new1;
+        *exp_avg_sq = *exp_avg_sq * beta2 + new2 * grad * grad;
+        *parameter = *parameter * keep - step_size * *exp_avg / (exp_avg_sq.sqrt() / root_correction2 + eps);
+    };
+    let both = memory.exp_avg.iter_mut().zip(memory.exp_avg_sq.iter_mut());
+    let all = memory.parameter.iter_mut().zip(both);
+    match memory.grad {
+        Some(grad) => {
+            for ((parameter, (exp_avg, exp_avg_sq)), grad) in all.zip(grad) {
+                update(parameter, exp_avg, exp_avg_sq, *grad);
+            }
+        }
+        None => {
+            for (parameter, (exp_avg, exp_avg_sq)) in all {
+                update(parameter, exp_avg, exp_avg_sq, 0.0);
+            }
+        }
+    }
+}
+
+/// The sum of all squares, in f64: chunk by chunk, then over the chunks in order.
+pub(super) fn sum_of_squares(tensors: &[Tensor]) -> f64 {
+    let chunks: Vec<&[f32]> = tensors.iter().flat_map(|tensor| elements(tensor).chunks(CHUNK)).collect();
+    let mut sums = vec![0.0; chunks.len()];
+    let share = share(chunks.iter().map(|chunk| chunk.len()).sum(), chunks.len());
+    thread::scope(|scope| {
+        let mut shares = chunks.chunks(share).zip(sums.chunks_mut(share));
+        let own = shares.next();
+        let add = |(chunks, sums): (&[&[f32]], &mut [f64])| {
+            for (chunk, sum) in chunks.iter().zip(sums) {
+                *sum = chunk_squares(chunk);
+            }
+        };
+        for share in shares {
+            scope.spawn(move || add(share));
+        }
+        own.into_iter().for_each(add);
+    });
+    sums.iter().sum()
+}
+
+/// Eight running sums, so that additions need not wait for each other.
+fn chunk_squares(chunk: &[f32]) -> f64 {
+    let mut sums = [0.0f64; 8];
+    let (eights, rest) = chunk.as_chunks::<8>();
+    for eight in eights {
+        for (sum, value) in sums.iter_mut().zip(eight) {
+            *sum += f64::from(*value) * f64::from(*value);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>()
+}
+
+/// Chunks per thread: as many threads as libtorch uses, but none that would have less to do than it costs to start.
+fn share(elements: usize, chunks: usize) -> usize {
+    const WORTH_A_THREAD: usize = 1 << 18;
+    let threads = (tch::get_num_threads().max(1) as usize).min(elements / WORTH_A_THREAD).max(1);
+    chunks.div_ceil(threads).max(1)
+}

@@ -1,0 +1,397 @@
+//! The life of a run folder: started, refused, killed, resumed, extended, damaged.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+use tch::{Kind, Tensor};
+
+use super::folder::RUN;
+use super::*;
+use crate::error::Problem;
+use crate::metrics::is_wall_clock;
+use crate::optim::{AdamW, AdamWOptions};
+
+/// A stage small enough to kill many times: three numbers run after a target that moves with the step.
+struct Stage<'a> {
+    out: &'a Path,
+    steps: u64,
+    resume: bool,
+    section: RunSection,
+    interrupt: Arc<AtomicBool>,
+    /// Called with the steps done before the line is logged, before saving and while saving.
+    hook: &'a dyn Fn(u64, &str) -> Result<()>,
+}
+
+fn nothing(_: u64, _: &str) -> Result<()> {
+    Ok(())
+}
+
+impl<'a> Stage<'a> {
+    fn new(out: &'a Path, steps: u64, resume: bool) -> Self {
+        let section =
+            RunSection { out: out.to_owned(), eval_every: 4, save_every: 3, keep: 2, ..RunSection::default() };
+        Self { out, steps, resume, section, interrupt: Arc::default(), hook: &nothing }
+    }
+
+    fn config(&self) -> String {
+        format!("[train]\nsteps = {}\n[run]\nout = {:?}\n", self.steps, self.out)
+    }
+
+    fn start(&self, config: &str) -> Result<Started> {
+        Run::start(Spec {
+            section: &self.section,
+            config,
+            resume: self.resume,
+            steps: self.steps,
+            facts: json!({"seed": 1, "inputs": {"rows": 3}}).as_object().unwrap().clone(),
+            interrupt: self.interrupt.clone(),
+        })
+    }
+
+    fn train(&self) -> Result<Outcome> {
+        let mut run = match self.start(&self.config())? {
+            Started::Finished { step } => return Ok(Outcome::AlreadyFinished { step }),
+            Started::Ready(run) => run,
+        };
+        let weights = Tensor::from_slice(&[1.0f32, 2.0, 3.0]).set_requires_grad(true);
+        let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
+        let mut optimizer = AdamW::new([("weights", &weights)], options);
+        if let Some(state) = run.state()? {
+            optimizer.load("model", &state)?;
+        }
+        let write = |folder: &Path| {
+            let model = folder.join("model");
+            fs::create_dir(&model).map_err(Error::io(&model))?;
+            checkpoint::write_tensors(&model.join("model.safetensors"), &[("weights".to_owned(), weights.detach())])
+        };
+        for step in run.next_step()..run.steps() {
+            let target = Tensor::from_slice(&[0.1f32, -0.2, 0.3]) * (step as f64).sin();
+            optimizer.zero_grad();
+            let loss = (&weights - target).square().sum(Kind::Float);
+            loss.backward();
+            let done = step + 1;
+            let mut metrics = Metrics::new();
+            metrics.set("train/loss", loss.double_value(&[]));
+            metrics.set("train/grad_norm", optimizer.clip_grad_norm(1.0));
+            optimizer.step(0.05);
+            if run.eval_due(done) {
+                metrics.set("eval/a/loss", weights.square().sum(Kind::Float).double_value(&[]));
+                run.sample(done, json!({"response": "ä"}).as_object().unwrap())?;
+                run.text(done, "samples/0", "an *answer*, ä")?;
+                run.histogram(done, "scores/a", &[1.0, 2.0, 4.0])?;
+            }
+            (self.hook)(done, "log")?;
+            run.log(done, &metrics)?;
+            if run.save_due(done) {
+                (self.hook)(done, "save")?;
+                let mut state = State::new();
+                optimizer.save("model", &mut state);
+                run.save(done, &state, |folder| {
+                    write(folder)?;
+                    (self.hook)(done, "saving")
+                })?;
+            }
+            if run.interrupted() {
+                return Ok(Outcome::Interrupted { step: done });
+            }
+        }
+        (self.hook)(self.steps, "finish")?;
+        run.finish(write)
+    }
+}
+
+/// What must be the same however a run came to its end: metrics without time and memory, samples, weights, event values.
+fn facts_of(out: &Path) -> BTreeMap<String, String> {
+    let mut facts = BTreeMap::new();
+    let mut lines = String::new();
+    for line in fs::read_to_string(out.join(METRICS)).unwrap().lines() {
+        let mut line: Map<String, Value> = serde_json::from_str(line).unwrap();
+        line.retain(|name, _| !is_wall_clock(name));
+        lines += &format!("{}\n", Value::Object(line));
+    }
+    facts.insert("metrics".to_owned(), lines);
+    facts.insert("samples".to_owned(), fs::read_to_string(out.join(SAMPLES)).unwrap_or_default());
+    let weights = fs::read(out.join("model/model.safetensors")).unwrap();
+    facts.insert("weights".to_owned(), format!("{weights:?}"));
+    let mut events = metrics::event_values(&out.join(TENSORBOARD));
+    events.retain(|(_, tag, _)| !is_wall_clock(tag));
+    events.sort();
+    facts.insert("events".to_owned(), format!("{events:?}"));
+    let mut checkpoints: Vec<_> = checkpoint::list(&out.join(CHECKPOINTS)).unwrap();
+    checkpoints.retain(|(_, path)| checkpoint::verify(path).is_ok());
+    facts.insert(
+        "checkpoints".to_owned(),
+        format!("{:?}", checkpoints.iter().map(|(step, _)| step).collect::<Vec<_>>()),
+    );
+    facts
+}
+
+fn straight(steps: u64) -> BTreeMap<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    assert_eq!(Stage::new(&out, steps, false).train().unwrap(), Outcome::Finished { step: steps });
+    facts_of(&out)
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T>) -> String {
+    match result {
+        Err(Error::Invalid(problems)) => problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"),
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_run_from_start_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a/b");
+    let stage = Stage::new(&out, 10, false);
+    assert_eq!(preflight(&out, false, &stage.config(), Some(10)).unwrap(), Preflight::Fresh);
+    assert_eq!(stage.train().unwrap(), Outcome::Finished { step: 10 });
+
+    let lines: Vec<Map<String, Value>> = fs::read_to_string(out.join(METRICS))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        lines.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        (1..=10).collect::<Vec<_>>()
+    );
+    let names: Vec<&str> = lines[3].keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        ["step", "seconds", "train/loss", "train/grad_norm", "eval/a/loss", "time/step", "memory/peak_gib"]
+    );
+    assert_eq!(lines.iter().filter(|line| line.contains_key("eval/a/loss")).count(), 3); // 4, 8 and the last
+    assert_eq!(fs::read_to_string(out.join(SAMPLES)).unwrap().lines().next().unwrap(), r#"{"step":4,"response":"ä"}"#);
+    assert_eq!(fs::read_to_string(out.join(CONFIG)).unwrap(), stage.config());
+    let facts = folder::read_facts(&out).unwrap();
+    assert_eq!((&facts["seed"], &facts["finished_step"]), (&json!(1), &json!(10)));
+    let steps: Vec<u64> = checkpoint::list(&out.join(CHECKPOINTS)).unwrap().iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [9, 10]);
+    let mut names: Vec<String> =
+        fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [".lock", "checkpoints", "config.toml", "metrics.jsonl", "model", "run.json", "samples.jsonl", "tensorboard"]
+    );
+
+    // A finished run says so; without --resume it is in the way.
+    let before = fs::read(out.join(RUN)).unwrap();
+    assert_eq!(Stage::new(&out, 10, true).train().unwrap(), Outcome::AlreadyFinished { step: 10 });
+    assert_eq!(preflight(&out, true, &stage.config(), Some(10)).unwrap(), Preflight::Finished { step: 10 });
+    assert_eq!(fs::read(out.join(RUN)).unwrap(), before);
+    assert!(refusal(stage.train()).contains("holds a run already"));
+    assert!(refusal(preflight(&out, false, &stage.config(), Some(10))).contains("holds a run already"));
+}
+
+#[test]
+fn folders_that_are_fine_and_that_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    Stage::new(folder.path(), 1, false).train().unwrap(); // empty
+
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("notes.txt"), "mine").unwrap();
+    Stage::new(other.path(), 1, true).train().unwrap(); // nothing to resume: step 0
+
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    for out in [file.clone(), file.join("below"), Path::new("/proc/align").to_owned()] {
+        let message = refusal(Stage::new(&out, 1, false).train());
+        assert!(message.starts_with(&out.display().to_string()), "{message}");
+    }
+    assert!(refusal(preflight(&file, false, "", None)).contains("is a file"));
+}
+
+#[test]
+fn one_process_per_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::new(folder.path(), 1, false);
+    let held = stage.start(&stage.config()).unwrap();
+    for resume in [false, true] {
+        let message = refusal(Stage::new(folder.path(), 1, resume).train());
+        assert!(message.contains(&format!("in use by another process (pid {})", std::process::id())), "{message}");
+    }
+    drop(held);
+    Stage::new(folder.path(), 1, true).train().unwrap();
+}
+
+#[test]
+fn a_resume_with_another_config_or_other_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage =
+        Stage { hook: &|done, _| if done == 5 { Err(stop()) } else { Ok(()) }, ..Stage::new(folder.path(), 9, false) };
+    stage.train().unwrap_err();
+    let other = Stage::new(folder.path(), 9, true);
+    let message = refusal(other.start(&format!("{}[optimizer]\nlr = 1.0\n", other.config())));
+    assert!(message.contains("[optimizer] lr was not set, now 1.0"), "{message}");
+    let spec = Spec {
+        section: &other.section,
+        config: &other.config(),
+        resume: true,
+        steps: 9,
+        facts: json!({"inputs": {"rows": 4}}).as_object().unwrap().clone(),
+        interrupt: Arc::default(),
+    };
+    assert!(refusal(Run::start(spec)).contains("inputs have changed"));
+    let message = refusal(Stage::new(folder.path(), 2, true).train());
+    assert!(message.contains("is at step 3 already"), "{message}");
+    assert_eq!(preflight(folder.path(), true, &other.config(), Some(9)).unwrap(), Preflight::Resume { step: 3 });
+}
+
+fn stop() -> Error {
+    Error::Failed("killed here".to_owned())
+}
+
+/// Dies at every point of every step, resumes, and ends like a run that was never touched.
+#[test]
+fn stopped_anywhere_and_resumed() {
+    let expected = straight(7);
+    let folder = tempfile::tempdir().unwrap();
+    for step in 1..=7 {
+        for point in ["log", "save", "saving", "finish"] {
+            let out = folder.path().join(format!("{step}-{point}"));
+            let dies = Stage {
+                hook: &|done, at| if (done, at) == (step, point) { Err(stop()) } else { Ok(()) },
+                ..Stage::new(&out, 7, false)
+            };
+            if dies.train().is_err() {
+                assert_eq!(Stage::new(&out, 7, true).train().unwrap(), Outcome::Finished { step: 7 });
+            }
+            assert_eq!(facts_of(&out), expected, "stopped at step {step}, {point}");
+        }
+    }
+}
+
+#[test]
+fn interrupted_runs_save_and_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::new(folder.path(), 7, false);
+    let flag = stage.interrupt.clone();
+    let asked = Stage {
+        hook: &|done, at| {
+            if (done, at) == (5, "log") {
+                flag.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        },
+        ..stage
+    };
+    assert_eq!(asked.train().unwrap(), Outcome::Interrupted { step: 5 });
+    assert_eq!(checkpoint::list(&folder.path().join(CHECKPOINTS)).unwrap().last().unwrap().0, 5);
+    assert!(!folder.path().join("model").exists());
+    assert_eq!(Stage::new(folder.path(), 7, true).train().unwrap(), Outcome::Finished { step: 7 });
+    let (mut found, mut expected) = (facts_of(folder.path()), straight(7));
+    // The checkpoint of the interruption stands in for an older one.
+    found.remove("checkpoints");
+    expected.remove("checkpoints");
+    assert_eq!(found, expected);
+}
+
+/// A finished run that is given more steps equals one that had them from the start: its last step was evaluated only because
+/// it was the last.
+#[test]
+fn a_finished_run_is_extended() {
+    let folder = tempfile::tempdir().unwrap();
+    Stage::new(folder.path(), 5, false).train().unwrap();
+    assert!(facts_of(folder.path())["metrics"].contains(r#""step":5"#));
+    assert_eq!(Stage::new(folder.path(), 10, true).train().unwrap(), Outcome::Finished { step: 10 });
+    let (mut found, mut expected) = (facts_of(folder.path()), straight(10));
+    found.remove("checkpoints");
+    expected.remove("checkpoints");
+    assert_eq!(found, expected);
+    assert_eq!(folder::read_facts(folder.path()).unwrap()["resumed"][0]["step"], 5);
+}
+
+#[test]
+fn seconds_go_on_across_a_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let dies = Stage {
+        hook: &|done, at| match (done, at) {
+            (1, "log") => {
+                sleep(Duration::from_millis(200));
+                Ok(())
+            }
+            (4, _) => Err(stop()),
+            _ => Ok(()),
+        },
+        ..Stage::new(folder.path(), 5, false)
+    };
+    dies.train().unwrap_err();
+    Stage::new(folder.path(), 5, true).train().unwrap();
+    let text = fs::read_to_string(folder.path().join(METRICS)).unwrap();
+    let seconds: Vec<f64> =
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["seconds"].as_f64().unwrap()).collect();
+    assert!(seconds.is_sorted() && seconds[0] >= 0.2, "{seconds:?}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let dies =
+        Stage { hook: &|done, _| if done == 7 { Err(stop()) } else { Ok(()) }, ..Stage::new(folder.path(), 9, false) };
+    dies.train().unwrap_err();
+    let file = folder.path().join("checkpoints/step-000006/state.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    let message = refusal(Stage::new(folder.path(), 9, true).train());
+    assert!(message.contains("step-000006/state.safetensors: is damaged"), "{message}");
+    assert!(message.contains("resume from") && message.contains("step-000003"), "{message}");
+    // Doing what it says works.
+    fs::remove_dir_all(folder.path().join("checkpoints/step-000006")).unwrap();
+    Stage::new(folder.path(), 9, true).train().unwrap();
+    assert_eq!(facts_of(folder.path()), straight(9));
+}
+
+/// Not a test of its own: what the next one starts as a process and kills.
+#[test]
+fn child_to_be_killed() {
+    let Ok(out) = std::env::var("ALIGN_TEST_RUN") else { return };
+    let out = Path::new(&out);
+    // Killing it between the creation of the folder and the first checkpoint is as likely as anywhere else.
+    let slow = |_: u64, _: &str| {
+        sleep(Duration::from_millis(2));
+        Ok(())
+    };
+    Stage { hook: &slow, ..Stage::new(out, 60, true) }.train().unwrap();
+}
+
+#[test]
+fn killed_at_any_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let spawn = || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "run::tests::child_to_be_killed"])
+            .env("ALIGN_TEST_RUN", &out)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut kills = 0;
+    for round in 0..40u64 {
+        let mut child = spawn();
+        // Wait until the folder is in use, so that the wait does not depend on how long libtorch takes to load.
+        let before = fs::read(out.join(RUN)).ok();
+        while fs::read(out.join(RUN)).ok() == before && child.try_wait().unwrap().is_none() {
+            sleep(Duration::from_micros(500));
+        }
+        sleep(Duration::from_micros(17_000 * (round % 9) + 531 * round));
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    assert!(spawn().wait().unwrap().success());
+    assert!(kills >= 3, "{kills} kills before the run was through");
+    assert_eq!(facts_of(&out), straight(60));
+}
