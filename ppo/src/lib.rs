@@ -3,6 +3,18 @@
 //! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), lets the models judge them ([`models`]), turns scores
 //! into per-token rewards ([`rewards`]), credits tokens ([`gae`]) and learns from that ([`loss`]), with pretraining text mixed
 //! in ([`ptx`]). [`run`] goes from config to result around it.
+//!
+//! ```
+//! use align_common::masked::{mask, table};
+//! use align_ppo::gae::{GaeParams, gae};
+//!
+//! // Two tokens, rewarded with 1 at the end, that the value model expected to bring 0.5 and 0.4.
+//! let params = GaeParams { gamma: 1.0, gae_lambda: 0.95 };
+//! let credit = gae(&table(&[0.0, 1.0], &[2]), &table(&[0.5, 0.4], &[2]), &mask(&[2]), &params);
+//! // The last token: δ = 1 − 0.4. The first: δ = 0.4 − 0.5, and 0.95 of what came after.
+//! assert!((credit.advantages[(0, 1)] - 0.6).abs() < 1e-12);
+//! assert!((credit.advantages[(0, 0)] - (-0.1 + 0.95 * 0.6)).abs() < 1e-12);
+//! ```
 
 pub mod config;
 pub mod gae;

@@ -3,6 +3,18 @@
 //! A run reads its config ([`config`]), turns comparisons into tokens whose shared prefix is computed once ([`data`]), and
 //! trains step by step ([`train`]) on the Bradley-Terry loss of scores read at the end token ([`loss`]). [`eval`] scores
 //! held-out comparisons, [`stats`] says how far to trust the accuracy.
+//!
+//! ```
+//! use align_reward::loss::{LossParams, Pairs, reward_loss};
+//! use tch::Tensor;
+//!
+//! // A pair whose chosen dialogue scores 1 more: −log σ(1).
+//! let mut pairs = Pairs::new();
+//! pairs.push_ranked(0..2);
+//! let loss = reward_loss(&Tensor::from_slice(&[1.5f32, 0.5]), &pairs, 1, &LossParams::default());
+//! assert!((loss.stats.loss - (1.0 + (-1f64).exp()).ln()).abs() < 1e-6);
+//! assert_eq!((loss.stats.accuracy, loss.stats.margin), (1.0, 1.0));
+//! ```
 
 pub mod config;
 pub mod data;
@@ -49,13 +61,14 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         Some(format) => read_rows(config, format, &mut problems)?,
         None => None,
     };
-    if let Some(rows) = &rows {
-        if config.loss.margin && rows.train.rows.iter().all(|row| row.scores.is_none()) {
-            problems.push(
-                "loss.margin",
-                "takes margins from the scores of the data, and no training row has any; expected `scores`",
-            );
-        }
+    if let Some(rows) = &rows
+        && config.loss.margin
+        && rows.train.rows.iter().all(|row| row.scores.is_none())
+    {
+        problems.push(
+            "loss.margin",
+            "takes margins from the scores of the data, and no training row has any; expected `scores`",
+        );
     }
     problems.into_result()?;
     let known = "no problem was found";

@@ -2,6 +2,20 @@
 //!
 //! A run reads its config ([`config`]), turns files into rows ([`data`]) and trains on them step by step ([`train`]); the loss
 //! is the mean −log p over all targets of a batch ([`align_common::lm`]).
+//!
+//! ```
+//! use align_common::config::load_text;
+//! use align_sft::config::SftConfig;
+//!
+//! // What a file leaves out is the report's; epochs take the place of its 4000 steps.
+//! let file = "model.path = 'models/base'\ndata.train = 'sft.jsonl'\ntrain.epochs = 2\nrun.out = 'runs/sft'";
+//! let config: SftConfig = load_text("sft.toml", file, &["optimizer.lr=1e-5".to_owned()], None).unwrap();
+//! assert_eq!((config.train.batch_size, config.train.steps, config.train.epochs), (128, None, Some(2)));
+//! assert_eq!((config.optimizer.lr, config.optimizer.betas), (1e-5, [0.9, 0.95]));
+//!
+//! let refused = load_text::<SftConfig>("sft.toml", "train.batchsize = 1", &[], None).unwrap_err();
+//! assert!(refused.to_string().contains("did you mean train.batch_size?"));
+//! ```
 
 pub mod config;
 pub mod data;

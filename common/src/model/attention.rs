@@ -276,7 +276,7 @@ fn mask(batch: &FlatBatch, block: &Block, seen: &[Range<usize>], window: Option<
         for token in segment.range.clone() {
             let row = &mut values[(token - block.tokens.start) * m..][..m];
             let first = window.map_or(0, |window| batch.positions()[token] + 1 - window);
-            for range in chain.iter().cloned().chain([segment.range.start..token + 1]) {
+            for range in chain.iter().cloned().chain(std::iter::once(segment.range.start..token + 1)) {
                 let hidden = (first - batch.positions()[range.start]).clamp(0, range.len() as i64) as usize;
                 let start = column(range.start);
                 row[start + hidden..start + range.len()].fill(0.0);

@@ -99,7 +99,7 @@ fn halves<'a>(token: &'a [u8], rank: u32, ranks: &HashMap<&[u8], u32>) -> Option
 
 /// Standard base64 with padding.
 fn base64(word: &[u8]) -> Option<Vec<u8>> {
-    if word.len() % 4 != 0 {
+    if !word.len().is_multiple_of(4) {
         return None;
     }
     let body = word.strip_suffix(b"==").or_else(|| word.strip_suffix(b"=")).unwrap_or(word);
