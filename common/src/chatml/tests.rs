@@ -52,9 +52,9 @@ fn dialogues_equal_those_of_qwens_fine_tuning_script() {
             let (input_ids, labels) = (ids(&row["input_ids"]), ids(&row["labels"]));
             assert_eq!(encoded.tokens[..len], input_ids[..len]);
             // The first label is lost to the shift.
-            for t in 1..len {
-                let label = if encoded.loss_mask[t] { encoded.tokens[t] } else { -100 };
-                assert_eq!(label, labels[t], "token {t} of {}", row["conversations"]);
+            for (t, label) in labels.iter().enumerate().take(len).skip(1) {
+                let ours = if encoded.loss_mask[t] { encoded.tokens[t] } else { -100 };
+                assert_eq!(ours, *label, "token {t} of {}", row["conversations"]);
             }
             assert!(!encoded.loss_mask[0]);
         }

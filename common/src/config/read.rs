@@ -47,7 +47,7 @@ pub(super) fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out
     config.validate(&mut found);
     if let Err(Error::Invalid(found)) = found.into_result() {
         for problem in found {
-            if !wrong.iter().any(|key| problem.place == *key) {
+            if !wrong.contains(&problem.place) {
                 let value = get(&merged, &path(&problem.place));
                 problems.push(given.place(&problem.place), described(&problem.place, value, &problem.what));
             }

@@ -67,10 +67,10 @@ fn label_positions(golden: &Golden, rows: &[Vec<i64>]) -> (Vec<i64>, Vec<i64>) {
     let labels = Vec::<Vec<i64>>::try_from(golden.array("labels")).unwrap();
     let (mut positions, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
     for (row, labels) in rows.iter().zip(labels) {
-        for at in 1..row.len() {
-            if labels[at] != -100 {
+        for (at, label) in labels.into_iter().enumerate().take(row.len()).skip(1) {
+            if label != -100 {
                 positions.push((start + at - 1) as i64);
-                targets.push(labels[at]);
+                targets.push(label);
             }
         }
         start += row.len();

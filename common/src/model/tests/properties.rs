@@ -240,7 +240,7 @@ fn the_analytic_head_gradient_equals_autograd() {
             for (row, kept) in nucleus.iter().enumerate() {
                 let _ = mask.get(row as i64).index_fill_(0, &Tensor::from_slice(kept), 0.0);
             }
-            logits = logits + mask;
+            logits += mask;
         }
         let all = logits.log_softmax(-1, Kind::Float);
         let logprobs = all.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
