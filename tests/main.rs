@@ -1,3 +1,4 @@
 //! Drives `align` from outside, and compares its numbers with recorded ones.
 
 mod oracles;
+mod readme;
