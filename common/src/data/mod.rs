@@ -4,6 +4,7 @@
 pub mod order;
 pub mod reader;
 pub mod records;
+mod source;
 #[cfg(test)]
 mod tests;
 

@@ -1,23 +1,17 @@
-//! Files to rows: JSON Lines, a JSON array, plain text; each also compressed with gzip. Records are bounded, and so is what a
+//! Files to rows: JSON Lines, a JSON array, plain text; each also compressed with gzip or zstd. Records are bounded, and so is what a
 //! compressed file may grow to; whatever is wrong is named by file and line.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 
 use super::records::{self, Kind, Record};
+use super::source::{Source, Step, Stop, name, open};
 use crate::error::{Error, Problem, Problems, Result};
 
 /// The largest record, in bytes of the uncompressed file.
-const MAX_RECORD_BYTES: usize = 16 << 20;
-/// A compressed file may grow to this many bytes …
-const MAX_GROWN_BYTES: u64 = 256 << 20;
-/// … or to this many times its size, whichever is more. Text grows less than twentyfold, the worst that gzip can hold 1032-fold.
-const MAX_GROWTH: u64 = 100;
+pub(super) const MAX_RECORD_BYTES: usize = 16 << 20;
 /// Bad rows named one by one, per file.
 const MAX_NAMED: usize = 20;
 
@@ -92,174 +86,13 @@ pub fn read(files: &[PathBuf], kind: Kind, bad_rows: BadRows) -> Result<Rows> {
 
 /// One file; bad rows are under `skipped`.
 fn read_file(file: &Path, kind: Kind) -> Result<Rows> {
-    let mut source = open(file)?;
     let mut reader = RowReader { file, kind, rows: Rows::default(), index: 0 };
-    let plain_text = name(file).ends_with(".txt");
-    let result = if plain_text {
-        reader.document(&mut source)
-    } else {
-        source.first_byte().and_then(|first| match first {
-            None => Ok(()),
-            Some(b'[') => reader.array(&mut source),
-            Some(_) => reader.lines(&mut source),
-        })
-    };
-    result.map_err(|error| error.at(file, source.line))?;
+    let mut source = open(file)?;
+    reader.text(&mut source).map_err(|stop| stop.at(file, source.line))?;
     if reader.index == 0 {
         return Err(Error::invalid(file.display(), format!("an empty file, expected {} rows", kind.name())));
     }
     Ok(reader.rows)
-}
-
-/// The file's name in lower case, without the ending of a compressed file.
-fn name(file: &Path) -> String {
-    let name = file.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    name.strip_suffix(".gz").unwrap_or(&name).to_owned()
-}
-
-fn open(file: &Path) -> Result<Source<'_>> {
-    let refuse = |what: &str| Err(Error::invalid(file.display(), what));
-    let metadata = match std::fs::metadata(file) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return refuse("no such file, expected data"),
-        Err(error) => return Err(Error::io(file)(error)),
-    };
-    if metadata.is_dir() {
-        return refuse("a folder, expected a file");
-    }
-    let mut bytes = BufReader::with_capacity(1 << 16, File::open(file).map_err(Error::io(file))?);
-    let head = bytes.fill_buf().map_err(Error::io(file))?;
-    match head {
-        [0x1f, 0x8b, ..] => {
-            let limit = MAX_GROWN_BYTES.max(metadata.len().saturating_mul(MAX_GROWTH));
-            let grown = BufReader::with_capacity(1 << 16, MultiGzDecoder::new(bytes));
-            Source::new(Box::new(grown), limit)
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => return refuse("compressed with zstd, expected plain or gzip: zstd -d FILE"),
-        [b'P', b'A', b'R', b'1', ..] => return refuse("a Parquet file, expected JSON Lines: pandas.read_parquet(FILE).to_json(…, orient=\"records\", lines=True)"),
-        _ if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz")) && !head.is_empty() => {
-            return refuse("not compressed with gzip, expected what its name says");
-        }
-        _ => Source::new(Box::new(bytes), u64::MAX),
-    }
-    .map_err(|error| error.at(file, 1))
-}
-
-/// Why a file cannot be read on.
-enum Stop {
-    /// What is wrong, at the line the source has come to.
-    Wrong(String),
-    /// What is wrong with the whole file.
-    File(String),
-    Io(io::Error),
-}
-
-impl Stop {
-    fn at(self, file: &Path, line: u64) -> Error {
-        match self {
-            Stop::Wrong(what) => Error::invalid(format!("{}:{line}", file.display()), what),
-            Stop::File(what) => Error::invalid(file.display(), what),
-            Stop::Io(source) => Error::Io { path: file.to_owned(), source },
-        }
-    }
-}
-
-type Step<T> = std::result::Result<T, Stop>;
-
-/// The bytes of a file, decompressed, with the line they have come to.
-struct Source<'a> {
-    bytes: Box<dyn BufRead + 'a>,
-    line: u64,
-    consumed: u64,
-    limit: u64,
-}
-
-impl<'a> Source<'a> {
-    fn new(bytes: Box<dyn BufRead + 'a>, limit: u64) -> Step<Self> {
-        let mut source = Self { bytes, line: 1, consumed: 0, limit };
-        // A byte-order mark is not content. Only three bytes are asked for, which any buffer that holds text has.
-        let head = source.peek()?;
-        let (bom, utf16) =
-            (head.starts_with(&[0xef, 0xbb, 0xbf]), head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]));
-        if utf16 {
-            return Err(Stop::Wrong("UTF-16, expected UTF-8".to_owned()));
-        }
-        if bom {
-            source.bytes.consume(3);
-        }
-        Ok(source)
-    }
-
-    /// What is buffered; empty at the end.
-    fn peek(&mut self) -> Step<&[u8]> {
-        loop {
-            match self.bytes.fill_buf() {
-                Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                    ) =>
-                {
-                    return Err(Stop::Wrong(format!("damaged or cut off gzip data ({error}), expected a whole file")));
-                }
-                Err(error) => return Err(Stop::Io(error)),
-            }
-        }
-        // Filled above: the second call only hands out the buffer.
-        self.bytes.fill_buf().map_err(Stop::Io)
-    }
-
-    fn consume(&mut self, count: usize) -> Step<()> {
-        self.bytes.consume(count);
-        self.consumed += count as u64;
-        if self.consumed > self.limit {
-            return Err(Stop::File(format!(
-                "grows to more than {} MB when decompressed, expected at most {MAX_GROWTH} times its size",
-                self.limit >> 20
-            )));
-        }
-        Ok(())
-    }
-
-    /// Skips white space; the byte after it, which stays.
-    fn first_byte(&mut self) -> Step<Option<u8>> {
-        loop {
-            let head = self.peek()?;
-            let count = head.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(head.len());
-            let next = head.get(count).copied();
-            let (ended, num_lines) = (head.is_empty(), head[..count].iter().filter(|&&byte| byte == b'\n').count());
-            self.line += num_lines as u64;
-            self.consume(count)?;
-            if ended || next.is_some() {
-                return Ok(next);
-            }
-        }
-    }
-
-    /// Takes bytes for as long as `wanted` says. What does not fit into a record is dropped: then `None`.
-    fn take_while(&mut self, mut wanted: impl FnMut(u8) -> bool) -> Step<Option<Vec<u8>>> {
-        let (mut taken, mut fits) = (Vec::new(), true);
-        loop {
-            let head = self.peek()?;
-            if head.is_empty() {
-                break;
-            }
-            let count = head.iter().position(|&byte| !wanted(byte)).unwrap_or(head.len());
-            let (done, num_lines) = (count < head.len(), head[..count].iter().filter(|&&byte| byte == b'\n').count());
-            fits &= taken.len() + count <= MAX_RECORD_BYTES;
-            if fits {
-                taken.extend_from_slice(&head[..count]);
-            }
-            self.line += num_lines as u64;
-            self.consume(count)?;
-            if done {
-                break;
-            }
-        }
-        Ok(fits.then_some(taken))
-    }
 }
 
 struct RowReader<'a> {
@@ -270,8 +103,19 @@ struct RowReader<'a> {
 }
 
 impl RowReader<'_> {
+    fn text(&mut self, source: &mut Source) -> Step<()> {
+        if name(self.file).ends_with(".txt") {
+            return self.document(source);
+        }
+        match source.first_byte()? {
+            None => Ok(()),
+            Some(b'[') => self.array(source),
+            Some(_) => self.lines(source),
+        }
+    }
+
     /// JSON Lines; blank lines are passed over.
-    fn lines(&mut self, source: &mut Source<'_>) -> Step<()> {
+    fn lines(&mut self, source: &mut Source) -> Step<()> {
         while source.first_byte()?.is_some() {
             let line = source.line;
             let bytes = source.take_while(|byte| byte != b'\n')?;
@@ -281,7 +125,7 @@ impl RowReader<'_> {
     }
 
     /// The elements of one JSON array, cut at commas outside strings and brackets.
-    fn array(&mut self, source: &mut Source<'_>) -> Step<()> {
+    fn array(&mut self, source: &mut Source) -> Step<()> {
         source.consume(1)?;
         let mut first = true;
         loop {
@@ -310,7 +154,7 @@ impl RowReader<'_> {
     }
 
     /// Plain text: the file is one document.
-    fn document(&mut self, source: &mut Source<'_>) -> Step<()> {
+    fn document(&mut self, source: &mut Source) -> Step<()> {
         let first = source.line;
         let Some(bytes) = source.take_while(|_| true)? else {
             let what = format!(

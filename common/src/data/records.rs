@@ -68,9 +68,11 @@ type Parsed<T> = Result<T, String>;
 
 /// Reads a row.
 pub(super) fn parse(kind: Kind, row: Value) -> Parsed<Record> {
-    let Value::Object(row) = row else {
+    let Value::Object(mut row) = row else {
         return Err(format!("{}, expected an object with {}", a_value(&row), kind.shapes()));
     };
+    // Tables written as JSON spell a column that a row lacks as null.
+    row.retain(|_, value| !value.is_null());
     match kind {
         Kind::Chat => chat(&row).map(Record::Chat),
         Kind::Comparison => comparison(&row).map(Record::Comparison),

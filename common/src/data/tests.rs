@@ -44,6 +44,18 @@ fn gz(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// One Zstandard frame of one raw block (RFC 8878): magic, single-segment header, content size, block header, content.
+fn zst(bytes: &[u8]) -> Vec<u8> {
+    let block = (bytes.len() as u32) << 3 | 1;
+    [&[0x28, 0xb5, 0x2f, 0xfd, 0x20, u8::try_from(bytes.len()).unwrap()], &block.to_le_bytes()[..3], bytes].concat()
+}
+
+fn zst_with_wrong_checksum() -> Vec<u8> {
+    let mut frame = zst(b"{\"text\": \"a\"}");
+    frame[4] |= 4;
+    [frame, vec![1, 2, 3, 4]].concat()
+}
+
 fn user(content: &str) -> Message {
     Message::new(Role::User, content)
 }
@@ -153,6 +165,7 @@ fn bad_rows_are_told_what_was_expected() {
             "a row with `conversations`, `chosen`, `rejected`, expected a chat",
         ),
         (Kind::Chat, r#"{"messages": "q"}"#, "`messages` is a string, expected messages"),
+        (Kind::Chat, r#"{"messages": null, "id": 1}"#, "a row with `id`, expected a chat row"),
         (Kind::Chat, r#"{"messages": []}"#, "`messages` is empty, expected messages"),
         (Kind::Chat, r#"{"messages": ["q"]}"#, "`messages[0]` is a string, expected a message"),
         (Kind::Chat, r#"{"messages": [{"content": "q"}]}"#, "`messages[0]` has no role, expected"),
@@ -273,6 +286,11 @@ fn formats_are_told_by_content() {
             "{name} by its first bytes"
         );
     }
+    // A skippable frame and two others.
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 9, 9, 9];
+    let frames = [&zst(format!("{one}\n").as_bytes())[..], &skippable, &zst(two.as_bytes())].concat();
+    assert_eq!(files.records("rows.jsonl.zst", frames, Kind::Text), expected);
+    assert_eq!(files.records("a.txt.zst", zst(b"a"), Kind::Text), [Record::Text("a".to_owned())]);
     // Two gzip members, as log rotation writes them.
     let members = [gz(format!("{one}\n").as_bytes()), gz(two.as_bytes())].concat();
     assert_eq!(files.records("members.gz", members, Kind::Text), expected);
@@ -326,14 +344,18 @@ fn damaged_files_are_refused_in_one_line() {
     assert_eq!(refused("latin.txt", b"a\n\nb\xff"), "latin.txt:3: byte 0xff is not UTF-8, expected UTF-8 text");
     assert_eq!(refused("nul.txt", b"a\nb\0"), "nul.txt:2: a NUL byte, expected text");
     assert_eq!(refused("utf16.jsonl", b"\xff\xfe{\0"), "utf16.jsonl:1: UTF-16, expected UTF-8");
-    assert!(refused("zst.jsonl", b"\x28\xb5\x2f\xfd....").contains("compressed with zstd, expected plain or gzip"));
+    assert!(
+        refused("zst.jsonl", b"\x28\xb5\x2f\xfd....").starts_with("zst.jsonl:1: damaged or cut off compressed data")
+    );
+    assert!(refused("sum.zst", &zst_with_wrong_checksum()).contains("the checksum is wrong"));
+    assert_eq!(refused("plain.zst", b"{}"), "plain.zst: not compressed with zstd, expected what its name says");
     assert!(refused("rows.parquet", b"PAR1....").contains("a Parquet file, expected JSON Lines"));
     assert_eq!(
         refused("plain.jsonl.gz", b"{}"),
         "plain.jsonl.gz: not compressed with gzip, expected what its name says"
     );
     let whole = gz("{\"text\": \"a\"}\n".repeat(100).as_bytes());
-    assert!(refused("cut.gz", &whole[..whole.len() - 9]).contains("damaged or cut off gzip data"));
+    assert!(refused("cut.gz", &whole[..whole.len() - 9]).contains("damaged or cut off compressed data"));
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(refused("deep.jsonl", format!("{{\"text\": {deep}}}").as_bytes()).contains("recursion limit exceeded"));
     assert!(refused("deep.json", deep.as_bytes()).contains("recursion limit exceeded"));
