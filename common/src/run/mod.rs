@@ -32,12 +32,12 @@
 //! TensorBoard files back to the checkpoint it starts from.
 
 mod folder;
+mod past;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use serde_json::{Map, Value};
 
@@ -45,6 +45,8 @@ use crate::checkpoint::{self, State, TEMPORARY, replace_folder, sync_tree, write
 use crate::config::RunSection;
 use crate::error::{Error, Result};
 use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
+
+use past::{Clock, History, RunState};
 
 use folder::{CHECKPOINTS, CONFIG, METRICS, SAMPLES, TENSORBOARD};
 
@@ -384,82 +386,6 @@ fn facts(mut old: Map<String, Value>, new: Map<String, Value>, steps: u64, next_
     facts.insert("started".to_owned(), started);
     facts.insert("resumed".to_owned(), Value::Array(resumed));
     facts
-}
-
-/// What the run itself keeps in a checkpoint.
-struct RunState {
-    seconds: f64,
-}
-
-impl RunState {
-    const FILE: &'static str = "run.json";
-
-    fn write(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(Self::FILE);
-        fs::write(&path, format!("{}\n", serde_json::json!({ "seconds": self.seconds }))).map_err(Error::io(&path))
-    }
-
-    fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(Self::FILE);
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| Error::invalid(path.display(), error))?;
-        Ok(Self { seconds: value["seconds"].as_f64().unwrap_or(0.0) })
-    }
-}
-
-/// What of the past stays when a run goes on behind `next_step` steps: what an uninterrupted run would have written by then.
-/// That is all of it, except where a finished run is given more steps: its last step was logged and evaluated because it was
-/// the last.
-struct History {
-    next_step: u64,
-    extended: bool,
-    section: RunSection,
-}
-
-impl History {
-    fn evaluated(&self, step: u64) -> bool {
-        !(self.extended && step == self.next_step) || step.is_multiple_of(self.section.eval_every)
-    }
-
-    fn keeps(&self, step: u64) -> bool {
-        step <= self.next_step && (self.evaluated(step) || step.is_multiple_of(self.section.log_every))
-    }
-
-    fn keeps_value(&self, step: u64, name: &str) -> bool {
-        self.keeps(step) && (self.evaluated(step) || !name.starts_with("eval/"))
-    }
-
-    fn line(&self, step: u64, mut line: Map<String, Value>) -> Option<Map<String, Value>> {
-        line.retain(|name, _| self.keeps_value(step, name));
-        self.keeps(step).then_some(line)
-    }
-}
-
-/// Seconds of work, those of earlier processes up to the checkpoint included.
-#[derive(Debug)]
-struct Clock {
-    before: f64,
-    start: Instant,
-    logged: Instant,
-    logged_step: u64,
-}
-
-impl Clock {
-    fn new(before: f64, step: u64) -> Self {
-        let now = Instant::now();
-        Self { before, start: now, logged: now, logged_step: step }
-    }
-
-    fn seconds(&self) -> f64 {
-        self.before + self.start.elapsed().as_secs_f64()
-    }
-
-    /// The mean since the last call.
-    fn seconds_per_step(&mut self, done: u64) -> f64 {
-        let (elapsed, steps) = (self.logged.elapsed().as_secs_f64(), done.saturating_sub(self.logged_step));
-        (self.logged, self.logged_step) = (Instant::now(), done);
-        elapsed / steps.max(1) as f64
-    }
 }
 
 #[cfg(test)]
