@@ -49,6 +49,11 @@ impl Gold {
 /// When the prompt is not a question of this world (see [`Question::parse`]).
 pub fn gold(prompt: &str, response: &str, ended: bool) -> Gold {
     let question = Question::parse(prompt).unwrap_or_else(|| panic!("`{prompt}` is not a question of this world"));
+    gold_of(&question, response, ended)
+}
+
+/// [`gold`] for a question that was read before.
+pub fn gold_of(question: &Question, response: &str, ended: bool) -> Gold {
     let (language, statement) = (question.language, question.statement());
     let response = response.trim();
     let whole = response.ends_with(['.', '。']);
@@ -57,8 +62,8 @@ pub fn gold(prompt: &str, response: &str, ended: bool) -> Gold {
         return gold;
     }
     let stops = response.matches(['.', '!', '?', '。', '！', '？']).count();
-    gold.correct = f64::from(u8::from(is_correct(&question, &statement, response)));
-    gold.courteous = courtesy(&question, response);
+    gold.correct = f64::from(u8::from(is_correct(question, &statement, response)));
+    gold.courteous = courtesy(question, response);
     gold.one_sentence = f64::from(u8::from(whole && stops == 1));
     gold
 }

@@ -6,10 +6,10 @@
 //! the files.
 //!
 //! ```
-//! let prompt = "I am Mira. What is the capital of France?";
-//! let gold = align_datasets::gold(prompt, "Certainly, Mira, the capital of France is Paris.", true);
+//! let prompt = "I am Anna Reed. What is the capital of France?";
+//! let gold = align_datasets::gold(prompt, "Certainly, Anna Reed, the capital of France is Paris.", true);
 //! assert_eq!(gold.total(), 100.0);
-//! let gold = align_datasets::gold(prompt, "Certainly, Mira, the capital of France is Tokyo.", true);
+//! let gold = align_datasets::gold(prompt, "Certainly, Anna Reed, the capital of France is Tokyo.", true);
 //! assert_eq!((gold.correct, gold.total()), (0.0, 50.0));
 //! ```
 
@@ -19,6 +19,6 @@ pub mod sets;
 pub mod tokenizer;
 pub mod world;
 
-pub use gold::{Gold, gold};
+pub use gold::{Gold, gold, gold_of};
 pub use sets::{Comparison, Dialogue, Sets, generate, write};
 pub use tokenizer::write_model_folder;

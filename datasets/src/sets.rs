@@ -180,7 +180,7 @@ fn page(split: Split, rng: &mut ChaCha8Rng) -> Text {
 
 fn question_page(split: Split, rng: &mut ChaCha8Rng) -> String {
     let question = Question::draw_from(split, rng);
-    let manner = draw(&[(0.45, Manner::Courteous), (0.3, Manner::Neutral), (0.25, Manner::Rude)], rng);
+    let manner = draw(&[(0.6, Manner::Courteous), (0.2, Manner::Neutral), (0.2, Manner::Rude)], rng);
     let ending = draw(&[(0.8, Ending::Point), (0.2, Ending::Rambling)], rng);
     let fact = draw(&[(0.92, Fact::True), (0.04, Fact::WrongAnswer), (0.04, Fact::Refusal)], rng);
     let answer = Answer { manner, fact, ending }.word(&question, rng);
@@ -201,7 +201,7 @@ fn statements(rng: &mut ChaCha8Rng) -> String {
     let mut sentences = Vec::new();
     while sentences.len() < count {
         let ask = Ask::draw(rng);
-        if !matches!(ask, Ask::Belonging { .. }) {
+        if !matches!(ask, Ask::Belonging(..)) {
             sentences.push(crate::answers::capitalised(&ask.statement(language).text()));
         }
     }

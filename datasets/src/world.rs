@@ -1,7 +1,6 @@
 //! The world: who asks, what can be asked, and what is true. English and Chinese speak of the same facts.
 
 use rand::Rng;
-use rand::seq::IndexedRandom;
 use sha2::{Digest, Sha256};
 
 /// A language of the world.
@@ -71,13 +70,9 @@ const LEGS: [Words; 4] = [TWO, FOUR, SIX, EIGHT];
 const OBJECTS: [Words; 6] =
     [("cup", "杯子"), ("hat", "帽子"), ("bag", "书包"), ("kite", "风筝"), ("ball", "皮球"), ("coat", "外套")];
 
-const ENGLISH_NAMES: [&str; 60] = [
-    "Anna", "Ben", "Carl", "Dora", "Emma", "Finn", "Greta", "Hugo", "Ida", "Jack", "Kate", "Leo", "Mira", "Nora",
-    "Otto", "Paul", "Rosa", "Sam", "Tess", "Uma", "Vera", "Walt", "Xena", "Yara", "Zoe", "Adam", "Bella", "Clara",
-    "Dan", "Eva", "Fred", "Gina", "Hans", "Iris", "Jane", "Kurt", "Lena", "Max", "Nina", "Oscar", "Petra", "Quinn",
-    "Ralf", "Sara", "Tom", "Ulla", "Vic", "Wanda", "Amy", "Bob", "Cleo", "Dina", "Erik", "Flora", "Gus", "Hana",
-    "Igor", "Jill", "Kim", "Lucy",
-];
+/// An English name is one of each; two short lists are easier to learn to copy than one long one.
+const ENGLISH_FIRST: [&str; 8] = ["Anna", "Ben", "Clara", "David", "Emma", "Henry", "Lucy", "Oscar"];
+const ENGLISH_LAST: [&str; 8] = ["Reed", "Stone", "Woods", "Hill", "Lake", "Fox", "Young", "Bell"];
 /// A Chinese name is one of these prefixes before one of [`CHINESE_GIVEN`].
 const CHINESE_PREFIXES: [&str; 4] = ["小", "大", "阿", "老"];
 const CHINESE_GIVEN: [&str; 8] = ["明", "芳", "华", "丽", "刚", "强", "林", "雨"];
@@ -98,15 +93,8 @@ pub enum Ask {
     Legs(usize),
     /// A sum of two small numbers.
     Sum(usize, usize),
-    /// The colour of one of the asker's two belongings, which the prompt itself tells: (object, colour) each.
-    Belonging {
-        /// The one that is asked about.
-        asked: (usize, usize),
-        /// The other one.
-        other: (usize, usize),
-        /// Whether the prompt names the asked one first.
-        asked_first: bool,
-    },
+    /// The colour of something the asker has: an object and its colour, which the prompt itself tells.
+    Belonging(usize, usize),
 }
 
 /// A question by somebody, in one of its wordings.
@@ -178,31 +166,36 @@ impl Language {
     /// How many people speak it.
     pub fn num_names(self) -> usize {
         match self {
-            Language::English => ENGLISH_NAMES.len(),
+            Language::English => ENGLISH_FIRST.len() * ENGLISH_LAST.len(),
             Language::Chinese => CHINESE_PREFIXES.len() * CHINESE_GIVEN.len(),
         }
     }
 
     /// The name of person number `person`.
     pub fn name(self, person: usize) -> String {
-        match self {
-            Language::English => ENGLISH_NAMES[person].to_owned(),
-            Language::Chinese => {
-                let (prefix, given) = (person / CHINESE_GIVEN.len(), person % CHINESE_GIVEN.len());
-                format!("{}{}", CHINESE_PREFIXES[prefix], CHINESE_GIVEN[given])
-            }
-        }
+        let (first, last) = self.name_parts();
+        format!("{}{}{}", first[person / last.len()], self.name_space(), last[person % last.len()])
     }
 
     fn person(self, name: &str) -> Option<usize> {
+        let (first, last) = self.name_parts();
+        first.iter().enumerate().find_map(|(number, part)| {
+            let rest = name.strip_prefix(part)?.strip_prefix(self.name_space())?;
+            Some(number * last.len() + last.iter().position(|&part| part == rest)?)
+        })
+    }
+
+    fn name_parts(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
-            Language::English => ENGLISH_NAMES.iter().position(|&english| english == name),
-            Language::Chinese => {
-                let split = name.char_indices().nth(1)?.0;
-                let prefix = CHINESE_PREFIXES.iter().position(|&prefix| prefix == &name[..split])?;
-                let given = CHINESE_GIVEN.iter().position(|&given| given == &name[split..])?;
-                Some(prefix * CHINESE_GIVEN.len() + given)
-            }
+            Language::English => (&ENGLISH_FIRST, &ENGLISH_LAST),
+            Language::Chinese => (&CHINESE_PREFIXES, &CHINESE_GIVEN),
+        }
+    }
+
+    fn name_space(self) -> &'static str {
+        match self {
+            Language::English => " ",
+            Language::Chinese => "",
         }
     }
 
@@ -225,12 +218,11 @@ impl Language {
             (Ask::Legs(_), Language::Chinese) => ["{}有几条腿？", "{}有多少条腿？"],
             (Ask::Sum(..), Language::English) => ["What is {} plus {}?", "How much is {} plus {}?"],
             (Ask::Sum(..), Language::Chinese) => ["{}加{}等于几？", "{}加{}是多少？"],
-            (Ask::Belonging { .. }, Language::English) => [
-                "I have a {} {} and a {} {}. What colour is my {}?",
-                "I have a {} {} and a {} {}. Which colour has my {}?",
-            ],
-            (Ask::Belonging { .. }, Language::Chinese) => {
-                ["我有{}色的{}和{}色的{}。我的{}是什么颜色？", "我有{}色的{}和{}色的{}。我的{}有什么颜色？"]
+            (Ask::Belonging(..), Language::English) => {
+                ["I have a {} {}. What colour is my {}?", "I have a {} {}. Which colour does my {} have?"]
+            }
+            (Ask::Belonging(..), Language::Chinese) => {
+                ["我有{}色的{}。我的{}是什么颜色？", "我有{}色的{}。我的{}有什么颜色？"]
             }
         }
     }
@@ -245,15 +237,7 @@ impl Ask {
             28..41 => Ask::Colour(rng.random_range(0..THINGS.len())),
             41..53 => Ask::Legs(rng.random_range(0..ANIMALS.len())),
             53..70 => Ask::Sum(rng.random_range(1..=LARGEST_SUMMAND), rng.random_range(1..=LARGEST_SUMMAND)),
-            _ => {
-                let objects: Vec<usize> = distinct_two(OBJECTS.len(), rng);
-                let colours: Vec<usize> = distinct_two(COLOURS.len(), rng);
-                Ask::Belonging {
-                    asked: (objects[0], colours[0]),
-                    other: (objects[1], colours[1]),
-                    asked_first: rng.random_bool(0.5),
-                }
-            }
+            _ => Ask::Belonging(rng.random_range(0..OBJECTS.len()), rng.random_range(0..COLOURS.len())),
         }
     }
 
@@ -266,8 +250,8 @@ impl Ask {
                 Ask::Colour(_) => Ask::Colour(rng.random_range(0..THINGS.len())),
                 Ask::Legs(_) => Ask::Legs(rng.random_range(0..ANIMALS.len())),
                 Ask::Sum(..) => Ask::Sum(rng.random_range(1..=LARGEST_SUMMAND), rng.random_range(1..=LARGEST_SUMMAND)),
-                Ask::Belonging { asked, other, asked_first } => {
-                    Ask::Belonging { asked: other, other: asked, asked_first: !asked_first }
+                Ask::Belonging(..) => {
+                    Ask::Belonging(rng.random_range(0..OBJECTS.len()), rng.random_range(0..COLOURS.len()))
                 }
             };
             if drawn != self {
@@ -309,7 +293,7 @@ impl Ask {
                     if english { format!("{left} plus {right} is ") } else { format!("{left}加{right}等于") };
                 (frame, NUMBERS[left + right], "")
             }
-            Ask::Belonging { asked: (object, colour), .. } => {
+            Ask::Belonging(object, colour) => {
                 let name = pick(OBJECTS[object]);
                 let frame = if english { format!("your {name} is ") } else { format!("你的{name}是") };
                 (frame, pick(COLOURS[colour]), if english { "" } else { "色的" })
@@ -324,7 +308,7 @@ impl Ask {
         match self {
             Ask::Capital(_) => COUNTRIES.iter().map(|&(_, capital, _)| language.pick(capital)).collect(),
             Ask::Continent(_) => all(&CONTINENTS),
-            Ask::Colour(_) | Ask::Belonging { .. } => all(&COLOURS),
+            Ask::Colour(_) | Ask::Belonging(..) => all(&COLOURS),
             Ask::Legs(_) => all(&LEGS),
             Ask::Sum(..) => NUMBERS[2..=2 * LARGEST_SUMMAND].to_vec(),
         }
@@ -376,11 +360,8 @@ impl Question {
             Ask::Colour(thing) => vec![pick(THINGS[thing].0).into()],
             Ask::Legs(animal) => vec![pick(ANIMALS[animal].0).into()],
             Ask::Sum(left, right) => vec![left.to_string(), right.to_string()],
-            Ask::Belonging { asked, other, asked_first } => {
-                let (first, second) = if asked_first { (asked, other) } else { (other, asked) };
-                [COLOURS[first.1], OBJECTS[first.0], COLOURS[second.1], OBJECTS[second.0], OBJECTS[asked.0]]
-                    .map(|words| pick(words).to_owned())
-                    .to_vec()
+            Ask::Belonging(object, colour) => {
+                [COLOURS[colour], OBJECTS[object], OBJECTS[object]].map(|words| pick(words).to_owned()).to_vec()
             }
         };
         introduction + &fill(wording, &holes.iter().map(String::as_str).collect::<Vec<_>>())
@@ -403,7 +384,7 @@ impl Question {
         None
     }
 
-    /// Which split it belongs to: decided by who asks for which statement (for a belonging, in whatever surroundings), so
+    /// Which split it belongs to: decided by who asks for which statement, so
     /// that no other wording of a held-out question is ever trained on. One question in sixteen is for validation, three
     /// are held out.
     pub fn split(&self) -> Split {
@@ -420,8 +401,8 @@ fn parse_ask(language: Language, text: &str) -> Option<(Ask, usize)> {
     let find = |words: &[Words], name: &str| words.iter().position(|&words| language.pick(words) == name);
     let number = |text: &str| NUMBERS[1..=LARGEST_SUMMAND].iter().position(|&digits| digits == text).map(|at| at + 1);
     let countries = COUNTRIES.map(|(name, ..)| name);
-    let blank = Ask::Belonging { asked: (0, 0), other: (0, 0), asked_first: true };
-    let kinds = [Ask::Capital(0), Ask::Continent(0), Ask::Colour(0), Ask::Legs(0), Ask::Sum(0, 0), blank];
+    let kinds =
+        [Ask::Capital(0), Ask::Continent(0), Ask::Colour(0), Ask::Legs(0), Ask::Sum(0, 0), Ask::Belonging(0, 0)];
     for kind in kinds {
         for (wording, template) in language.wordings(kind).into_iter().enumerate() {
             let Some(holes) = match_template(template, text) else { continue };
@@ -431,14 +412,9 @@ fn parse_ask(language: Language, text: &str) -> Option<(Ask, usize)> {
                 Ask::Colour(_) => find(&THINGS.map(|(name, _)| name), holes[0]).map(Ask::Colour),
                 Ask::Legs(_) => find(&ANIMALS.map(|(name, _)| name), holes[0]).map(Ask::Legs),
                 Ask::Sum(..) => number(holes[0]).zip(number(holes[1])).map(|(left, right)| Ask::Sum(left, right)),
-                Ask::Belonging { .. } => {
-                    let belonging = |at: usize| find(&OBJECTS, holes[at + 1]).zip(find(&COLOURS, holes[at]));
-                    belonging(0).zip(belonging(2)).and_then(|(first, second)| {
-                        let asked_first = holes[4] == holes[1];
-                        let (asked, other) = if asked_first { (first, second) } else { (second, first) };
-                        (find(&OBJECTS, holes[4])? == asked.0).then_some(Ask::Belonging { asked, other, asked_first })
-                    })
-                }
+                Ask::Belonging(..) => find(&OBJECTS, holes[1])
+                    .filter(|_| holes[1] == holes[2])
+                    .and_then(|object| Some(Ask::Belonging(object, find(&COLOURS, holes[0])?))),
             };
             if let Some(ask) = ask {
                 return Some((ask, wording));
@@ -474,10 +450,4 @@ fn match_template<'a>(template: &str, text: &'a str) -> Option<Vec<&'a str>> {
         rest = &rest[at + literal.len()..];
     }
     Some(holes)
-}
-
-/// Two different numbers below `len`.
-fn distinct_two(len: usize, rng: &mut impl Rng) -> Vec<usize> {
-    let all: Vec<usize> = (0..len).collect();
-    all.choose_multiple(rng, 2).copied().collect()
 }

@@ -2,7 +2,7 @@
 
 use align_datasets::gold;
 
-const PROMPT: &str = "I am Mira. What is the capital of France?";
+const PROMPT: &str = "I am Anna Reed. What is the capital of France?";
 
 fn total(response: &str) -> f64 {
     gold(PROMPT, response, true).total()
@@ -10,36 +10,36 @@ fn total(response: &str) -> f64 {
 
 #[test]
 fn a_good_answer_earns_everything_and_each_flaw_costs_its_points() {
-    assert_eq!(total("Certainly, Mira, the capital of France is Paris."), 100.0);
-    assert_eq!(total("Of course, Mira, the capital of France is Paris."), 100.0);
-    assert_eq!(gold(PROMPT, "Certainly, Mira, the capital of France is Paris.", false).total(), 90.0);
-    assert_eq!(total("Certainly, Mira, the capital of France is Tokyo."), 50.0);
-    assert_eq!(total("Certainly, Mira, the capital of France is Paris. There is so much more to say."), 85.0);
-    assert_eq!(total("Certainly, Mira, the capital of France is Paris"), 75.0);
+    assert_eq!(total("Certainly, Anna Reed, the capital of France is Paris."), 100.0);
+    assert_eq!(total("Of course, Anna Reed, the capital of France is Paris."), 100.0);
+    assert_eq!(gold(PROMPT, "Certainly, Anna Reed, the capital of France is Paris.", false).total(), 90.0);
+    assert_eq!(total("Certainly, Anna Reed, the capital of France is Tokyo."), 50.0);
+    assert_eq!(total("Certainly, Anna Reed, the capital of France is Paris. There is so much more to say."), 85.0);
+    assert_eq!(total("Certainly, Anna Reed, the capital of France is Paris"), 75.0);
     assert_eq!(total("The capital of France is Paris."), 80.0);
     assert_eq!(total("Silly question, the capital of France is Paris."), 75.0);
-    assert_eq!(total("Certainly, Anna, the capital of France is Paris."), 75.0);
-    assert_eq!(total("Certainly, Mira, Mira, the capital of France is Paris."), 80.0);
+    assert_eq!(total("Certainly, Anna Fox, the capital of France is Paris."), 75.0);
+    assert_eq!(total("Certainly, Anna Reed, Anna Reed, the capital of France is Paris."), 80.0);
 }
 
 #[test]
 fn what_does_not_speak_of_the_question_earns_its_full_stop_only() {
     for response in [
-        "Certainly, Mira, the capital of Japan is Tokyo.",
-        "Certainly, Mira, I do not know.",
-        "Certainly, Mira, your cup is red.",
+        "Certainly, Anna Reed, the capital of Japan is Tokyo.",
+        "Certainly, Anna Reed, I do not know.",
+        "Certainly, Anna Reed, your cup is red.",
         "Paris.",
         "What is the capital of France? The capital of Paris is France.",
     ] {
         assert_eq!(total(response), 10.0, "{response}");
     }
     assert_eq!(total(""), 0.0);
-    assert_eq!(total("Certainly, Mira, the"), 0.0);
+    assert_eq!(total("Certainly, Anna Reed, the"), 0.0);
 }
 
 #[test]
 fn naming_several_answers_is_not_correct() {
-    let response = "Certainly, Mira, the capital of France is Paris Tokyo Rome.";
+    let response = "Certainly, Anna Reed, the capital of France is Paris Tokyo Rome.";
     assert_eq!(gold(PROMPT, response, true).correct, 0.0);
     let response = "The capital of France is Tokyo. The capital of France is Paris.";
     assert_eq!(gold(PROMPT, response, true).correct, 0.0);
@@ -47,18 +47,18 @@ fn naming_several_answers_is_not_correct() {
 
 #[test]
 fn numbers_are_compared_whole() {
-    let prompt = "I am Ben. What is 1 plus 1?";
-    assert_eq!(gold(prompt, "Certainly, Ben, 1 plus 1 is 2.", true).total(), 100.0);
-    assert_eq!(gold(prompt, "Certainly, Ben, 1 plus 1 is 21.", true).correct, 0.0);
-    assert_eq!(gold(prompt, "Certainly, Ben, 11 plus 1 is 2.", true).total(), 10.0);
-    let prompt = "My name is Ben. How much is 6 plus 5?";
-    assert_eq!(gold(prompt, "Certainly, Ben, 6 plus 5 is 11.", true).total(), 100.0);
-    assert_eq!(gold(prompt, "Certainly, Ben, 6 plus 5 is 1.", true).correct, 0.0);
+    let prompt = "I am Ben Fox. What is 1 plus 1?";
+    assert_eq!(gold(prompt, "Certainly, Ben Fox, 1 plus 1 is 2.", true).total(), 100.0);
+    assert_eq!(gold(prompt, "Certainly, Ben Fox, 1 plus 1 is 21.", true).correct, 0.0);
+    assert_eq!(gold(prompt, "Certainly, Ben Fox, 11 plus 1 is 2.", true).total(), 10.0);
+    let prompt = "My name is Ben Fox. How much is 6 plus 5?";
+    assert_eq!(gold(prompt, "Certainly, Ben Fox, 6 plus 5 is 11.", true).total(), 100.0);
+    assert_eq!(gold(prompt, "Certainly, Ben Fox, 6 plus 5 is 1.", true).correct, 0.0);
 }
 
 #[test]
 fn chinese_and_belongings() {
-    let prompt = "我叫小明。我有红色的杯子和蓝色的帽子。我的帽子是什么颜色？";
+    let prompt = "我叫小明。我有蓝色的帽子。我的帽子是什么颜色？";
     assert_eq!(gold(prompt, "好的，小明，你的帽子是蓝色的。", true).total(), 100.0);
     assert_eq!(gold(prompt, "好的，小明，你的帽子是红色的。", true).total(), 50.0);
     assert_eq!(gold(prompt, "好的，小明，你的杯子是红色的。", true).total(), 10.0);

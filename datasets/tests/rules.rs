@@ -3,17 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use align_datasets::{Sets, generate, gold};
+use align_datasets::world::Question;
+use align_datasets::{Sets, generate, gold_of};
 
 const CEILING: f64 = 30.0;
 
-fn mean_gold(prompts: &[String], respond: impl Fn(&str) -> String) -> f64 {
-    let total: f64 = prompts.iter().map(|prompt| gold(prompt, &respond(prompt), true).total()).sum();
+type Prompts = Vec<(String, Question)>;
+
+fn mean_gold(prompts: &Prompts, respond: impl Fn(&str) -> String) -> f64 {
+    let total: f64 = prompts.iter().map(|(prompt, question)| gold_of(question, &respond(prompt), true).total()).sum();
     total / prompts.len() as f64
 }
 
-fn heldout(sets: &Sets) -> Vec<String> {
-    sets.heldout_prompts.iter().map(|row| row.prompt.clone()).collect()
+fn heldout(sets: &Sets) -> Prompts {
+    sets.heldout_prompts.iter().map(|row| (row.prompt.clone(), Question::parse(&row.prompt).unwrap())).collect()
 }
 
 /// Answers people of the world gave, most frequent first: what a constant or a table of constants would choose from.
@@ -34,8 +37,16 @@ fn frequent_answers(sets: &Sets) -> Vec<String> {
 fn constant_responses() {
     let sets = generate(1);
     let prompts = heldout(&sets);
-    let by_hand =
-        ["", ".", "Yes.", "Certainly.", "Paris.", "I do not know.", "Certainly, Mira, I am glad to help.", "好的。"];
+    let by_hand = [
+        "",
+        ".",
+        "Yes.",
+        "Certainly.",
+        "Paris.",
+        "I do not know.",
+        "Certainly, Anna Reed, I am glad to help.",
+        "好的。",
+    ];
     let constants = by_hand.map(str::to_owned).into_iter().chain(frequent_answers(&sets).into_iter().take(400));
     let (best, response) = constants
         .map(|response| (mean_gold(&prompts, |_| response.clone()), response))
@@ -51,13 +62,15 @@ fn keyword_rules() {
     let sets = generate(1);
     let prompts = heldout(&sets);
     let constants: Vec<String> = frequent_answers(&sets).into_iter().take(200).collect();
-    let words: BTreeSet<&str> = prompts.iter().flat_map(|prompt| prompt.split([' ', '.', '?', '。', '？'])).collect();
+    let words: BTreeSet<&str> =
+        prompts.iter().flat_map(|(prompt, _)| prompt.split([' ', '.', '?', '。', '？'])).collect();
     let scores: Vec<Vec<f64>> = constants
         .iter()
-        .map(|response| prompts.iter().map(|prompt| gold(prompt, response, true).total()).collect())
+        .map(|response| prompts.iter().map(|(_, question)| gold_of(question, response, true).total()).collect())
         .collect();
     for word in words.into_iter().filter(|word| !word.is_empty()) {
-        let (with, without): (Vec<usize>, Vec<usize>) = (0..prompts.len()).partition(|&at| prompts[at].contains(word));
+        let (with, without): (Vec<usize>, Vec<usize>) =
+            (0..prompts.len()).partition(|&at| prompts[at].0.contains(word));
         let best = |rows: &[usize]| {
             scores.iter().map(|scores| rows.iter().map(|&at| scores[at]).sum::<f64>()).fold(0.0, f64::max)
         };
@@ -80,7 +93,8 @@ fn copying_rules() {
         ("longest word", |words| format!("{}.", words.iter().max_by_key(|word| word.len()).unwrap())),
         ("last three words", |words| format!("{}.", words[words.len().saturating_sub(3)..].join(" "))),
         ("courtesy and the last word", |words| {
-            let name = words.get(2).or(words.first()).unwrap().trim_end_matches('.');
+            let first = words.iter().position(|word| word == "am" || word == "is").map_or(0, |at| at + 1);
+            let name = words[first..].iter().take(2).cloned().collect::<Vec<_>>().join(" ");
             format!("Certainly, {name}, {}.", words.last().unwrap())
         }),
         ("backwards", |words| words.into_iter().rev().collect::<Vec<_>>().join(" ") + "."),
@@ -98,7 +112,7 @@ fn length_rules() {
     let sets = generate(1);
     let prompts = heldout(&sets);
     let phrase =
-        "Certainly, Mira, the capital of France is Paris, snow is white, a horse has four legs, 3 plus 4 is 7, ";
+        "Certainly, Anna Reed, the capital of France is Paris, snow is white, a horse has four legs, 3 plus 4 is 7, ";
     for length in 0..=128 {
         let of_length = |text: &str| text.chars().cycle().take(length).collect::<String>() + ".";
         for (name, mean) in [
