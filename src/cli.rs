@@ -14,6 +14,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run the whole recipe on an embedded model and data: a few minutes on a laptop
+    Quickstart(QuickstartArgs),
     /// Train a language model on plain text
     Pretrain(StageArgs),
     /// Supervised finetuning on dialogues in ChatML
@@ -29,6 +31,16 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Talk to a model in the terminal
     Chat(ChatArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuickstartArgs {
+    /// Folder for the data and the runs; the same command goes on where it was stopped
+    #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
+    pub(crate) out: PathBuf,
+    /// Seed of the data, the model and every stage
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod quickstart;
 mod supervise;
 mod terminal;
 

@@ -1,9 +1,9 @@
 //! One short function per subcommand.
 
 mod chat;
-mod eval;
+pub(crate) mod eval;
 mod generate;
-mod stages;
+pub(crate) mod stages;
 
 use std::process::ExitCode;
 
@@ -14,6 +14,7 @@ use crate::cli::{Command, Eval};
 /// Carries out a command.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Quickstart(args) => crate::quickstart::run(args),
         Command::Pretrain(args) => stages::run(args, align_sft::pretrain),
         Command::Sft(args) => stages::run(args, align_sft::sft),
         Command::Rm(args) => stages::run(args, align_reward::rm),

@@ -1,0 +1,153 @@
+//! What the stages gained, measured on prompts, comparisons and text that no stage has seen and no setting was chosen by.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use align_common::chatml::{ChatFormat, Message};
+use align_common::data::{self, BadRows, Kind, Record};
+use align_common::generate::{Response, Sampling, generate};
+use align_common::lm::{self, LmRow, Piece};
+use align_common::model::{CausalLm, ScalarModel};
+use align_common::progress::Progress;
+use align_common::random::{self, Purpose};
+use align_common::stage::evaluation_options;
+use align_common::tokenizer::Tokenizer;
+use align_datasets::gold;
+use align_ppo::config::PpoConfig;
+use align_reward::eval::{score, score_pairs};
+use align_reward::stats::pair_accuracy;
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use crate::terminal::Terminal;
+
+const MICROBATCH_TOKENS: usize = 8192;
+/// Responses that grow at once.
+const ROWS: usize = 256;
+
+/// The held-out prompts, as text and as tokens.
+struct Prompts {
+    texts: Vec<String>,
+    tokens: Vec<Vec<i64>>,
+}
+
+/// Measures the models of a finished quickstart and adds the numbers to what is known of its stages.
+pub(super) fn measure(
+    out: &Path,
+    config: &PpoConfig,
+    mut stages: Map<String, Value>,
+    terminal: &mut Terminal,
+) -> Result<Value> {
+    let seed = config.ppo.seed;
+    let started = Instant::now();
+    let data = |name: &str| vec![out.join("data").join(name)];
+    let model = |stage: &str| out.join(stage).join("model");
+    let tokenizer = Tokenizer::open(&model("sft"))?;
+    let format = ChatFormat::open(&model("sft"), &tokenizer, &config.data.system)?;
+    let prompts = read_prompts(&data("heldout-prompts.jsonl"), &format)?;
+    let text = lm::document_rows(&data("heldout-text.jsonl")[0], &tokenizer, 2048)?.rows;
+    let comparisons = align_reward::data::read(&data("heldout-comparisons.jsonl"), &format, None, BadRows::Error)?.rows;
+
+    for stage in ["pmp", "rm"] {
+        let reward_model = ScalarModel::load(&model(stage), &evaluation_options(), 0)?;
+        terminal.begin(&format!("scoring {stage}"), comparisons.len() as u64);
+        let scores =
+            score(&reward_model, &comparisons, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
+        terminal.end();
+        let accuracy = pair_accuracy(score_pairs(&comparisons, &scores));
+        let entry = &mut stages[stage];
+        entry["pairs"] = json!(accuracy.pairs);
+        entry["accuracy"] = json!(accuracy.accuracy);
+        entry["accuracy_ci95"] = json!(accuracy.ci95);
+    }
+
+    let reference = CausalLm::load(&model("sft"), &evaluation_options())?;
+    for stage in ["pretrain", "sft", "ppo", "ppo-without-ptx"] {
+        let policy = CausalLm::load(&model(stage), &evaluation_options())?;
+        terminal.begin(&format!("asking {stage}"), prompts.tokens.len() as u64);
+        let responses = respond(&policy, &prompts, &format, config, terminal);
+        terminal.end();
+        let entry = &mut stages[stage];
+        judge(&prompts, &responses, &tokenizer, entry);
+        entry["perplexity"] = json!(lm::evaluate(&policy, &text, MICROBATCH_TOKENS, &mut |_, _| {}).perplexity());
+        if stage.starts_with("ppo") {
+            let rows = response_rows(&prompts, &responses);
+            let difference = sum_logprobs(&policy, &rows) - sum_logprobs(&reference, &rows);
+            entry["kl"] = json!(difference / rows.len() as f64);
+        }
+    }
+    Ok(json!({
+        "seed": seed,
+        "heldout_prompts": prompts.tokens.len(),
+        "heldout_documents": text.len(),
+        "measure_seconds": started.elapsed().as_secs_f64(),
+        "stages": stages,
+    }))
+}
+
+fn read_prompts(files: &[PathBuf], format: &ChatFormat) -> Result<Prompts> {
+    let mut prompts = Prompts { texts: Vec::new(), tokens: Vec::new() };
+    for (_, record) in data::read(files, Kind::Prompt, BadRows::Error)?.records {
+        let Record::Prompt(messages) = record else { unreachable!("a prompt file gives prompts") };
+        prompts.tokens.push(format.prompt(&messages));
+        prompts.texts.push(messages.last().map(|message: &Message| message.content.clone()).unwrap_or_default());
+    }
+    Ok(prompts)
+}
+
+/// One response to every prompt, sampled as during PPO.
+fn respond(
+    policy: &CausalLm,
+    prompts: &Prompts,
+    format: &ChatFormat,
+    config: &PpoConfig,
+    terminal: &mut Terminal,
+) -> Vec<Response> {
+    let sampling = Sampling {
+        temperature: config.rollout.temperature,
+        top_p: config.rollout.top_p,
+        max_tokens: config.rollout.max_response_tokens,
+        stop_ids: format.stop_ids(),
+        vocab: format.tokenizer().vocab_size(),
+        record_nucleus: false,
+    };
+    let draws = |prompt: usize, _: usize, position: usize| {
+        random::uniform(config.ppo.seed, Purpose::Generate, 0, prompt as u64, position as u64)
+    };
+    let mut begun = HashSet::new();
+    let mut on_token = |prompt: usize, _: usize, _: i64| terminal.advance(u64::from(begun.insert(prompt)), "");
+    generate(policy, &prompts.tokens, 1, &sampling, ROWS, &draws, &mut on_token).into_iter().flatten().collect()
+}
+
+/// Gold scores, apart by correctness and style, and how different the responses are.
+fn judge(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer, entry: &mut Value) {
+    let texts: Vec<String> = responses.iter().map(|response| tokenizer.decode_text(&response.tokens)).collect();
+    let end = tokenizer.special().im_end;
+    let scores: Vec<_> = prompts
+        .texts
+        .iter()
+        .zip(texts.iter().zip(responses))
+        .map(|(prompt, (text, response))| gold(prompt, text, response.tokens.last() == Some(&end)))
+        .collect();
+    let mean = |part: &dyn Fn(&align_datasets::Gold) -> f64| scores.iter().map(part).sum::<f64>() / scores.len() as f64;
+    entry["gold"] = json!(mean(&|gold| gold.total()));
+    entry["gold_correct"] = json!(mean(&|gold| gold.correct));
+    entry["gold_style"] = json!(mean(&|gold| gold.style()));
+    entry["distinct"] = json!(texts.iter().collect::<HashSet<_>>().len() as f64 / texts.len() as f64);
+    entry["samples"] =
+        json!(prompts.texts.iter().zip(&texts).take(4).map(|(prompt, text)| json!([prompt, text])).collect::<Vec<_>>());
+}
+
+/// The responses behind their prompts, every response token a target.
+fn response_rows(prompts: &Prompts, responses: &[Response]) -> Vec<LmRow> {
+    let row = |(prompt, response): (&Vec<i64>, &Response)| {
+        let mask = (0..prompt.len() + response.tokens.len()).map(|index| index >= prompt.len()).collect();
+        LmRow { pieces: vec![Piece::new([prompt.as_slice(), &response.tokens].concat(), mask)] }
+    };
+    prompts.tokens.iter().zip(responses).map(row).collect()
+}
+
+fn sum_logprobs(model: &CausalLm, rows: &[LmRow]) -> f64 {
+    -lm::evaluate(model, rows, MICROBATCH_TOKENS, &mut |_, _| {}).loss_sum
+}

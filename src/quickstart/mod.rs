@@ -1,0 +1,239 @@
+//! `align quickstart`: the whole recipe on a tiny world with known answers, and a table that says what each stage gained.
+//!
+//! The stages are the same library calls as the commands', on configs/quickstart/*.toml; what is added here is the data, the
+//! measuring on prompts that no stage and no tuning has seen, and the table.
+
+mod measure;
+mod table;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use align_common::config::{self, Config};
+use align_common::error::Error;
+use align_common::progress::Progress;
+use align_common::run::Outcome;
+use align_common::stage::Job;
+use align_ppo::config::PpoConfig;
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use crate::cli::QuickstartArgs;
+use crate::commands::stages::program;
+use crate::supervise::Supervisor;
+use crate::terminal::Terminal;
+
+const PRETRAIN: &str = include_str!("../../configs/quickstart/pretrain.toml");
+const SFT: &str = include_str!("../../configs/quickstart/sft.toml");
+const PMP: &str = include_str!("../../configs/quickstart/pmp.toml");
+const RM: &str = include_str!("../../configs/quickstart/rm.toml");
+const PPO: &str = include_str!("../../configs/quickstart/ppo.toml");
+
+/// Runs every stage that is not done yet, measures, prints the table and writes quickstart.json.
+pub(crate) fn run(args: QuickstartArgs) -> Result<ExitCode> {
+    let out = &args.out;
+    claim(out, args.seed)?;
+    let supervisor = Supervisor::start()?;
+    let mut quickstart =
+        Quickstart { out, seed: args.seed, supervisor: &supervisor, terminal: Terminal::new(), stages: Map::new() };
+    let (data, model) = (out.join("data"), out.join("data/model"));
+    if !model.join("config.json").exists() {
+        quickstart.terminal.note("writing the data and the tokenizer");
+        let sets = align_datasets::write(&data, args.seed).context("the data cannot be written")?;
+        align_datasets::write_model_folder(&model, &sets).context("the tiny model's folder cannot be written")?;
+    }
+
+    let stages: [(&str, &str, Stage); 6] = [
+        ("pretrain", PRETRAIN, Stage::Pretrain),
+        ("sft", SFT, Stage::Sft),
+        ("pmp", PMP, Stage::Rm),
+        ("rm", RM, Stage::Rm),
+        ("ppo", PPO, Stage::Ppo { with_ptx: true }),
+        ("ppo-without-ptx", PPO, Stage::Ppo { with_ptx: false }),
+    ];
+    for (name, toml, stage) in stages {
+        if !quickstart.stage(name, toml, stage)? {
+            return Ok(ExitCode::from(supervisor.exit_code()));
+        }
+    }
+
+    let sets = quickstart.sets("ppo", Stage::Ppo { with_ptx: true });
+    let config: PpoConfig = config::load_text("configs/quickstart/ppo.toml", PPO, &sets, None)?;
+    let Quickstart { stages, mut terminal, .. } = quickstart;
+    let results = measure::measure(out, &config, stages, &mut terminal)?;
+    let path = out.join("quickstart.json");
+    let text = serde_json::to_string_pretty(&results).expect("results are plain data");
+    fs::write(&path, text + "\n").map_err(Error::io(&path))?;
+    table::print(&results, out);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes a folder that is new, or that the same seed was started in.
+fn claim(out: &Path, seed: u64) -> Result<()> {
+    let mark = out.join("seed");
+    match fs::read_to_string(&mark) {
+        Ok(text) if text.trim() == seed.to_string() => return Ok(()),
+        Ok(text) => {
+            let what = format!("was made with seed {}, expected --seed {0} or another --out", text.trim());
+            return Err(Error::invalid(out.display(), what).into());
+        }
+        Err(_) => {}
+    }
+    let occupied = fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied || out.is_file() {
+        return Err(Error::invalid(
+            out.display(),
+            "holds something else, expected an empty or new folder; give another --out",
+        )
+        .into());
+    }
+    fs::create_dir_all(out).map_err(Error::io(out))?;
+    fs::write(&mark, format!("{seed}\n")).map_err(Error::io(&mark))?;
+    Ok(())
+}
+
+/// A stage of the recipe.
+#[derive(Clone, Copy)]
+enum Stage {
+    Pretrain,
+    Sft,
+    Rm,
+    Ppo { with_ptx: bool },
+}
+
+struct Quickstart<'a> {
+    out: &'a Path,
+    seed: u64,
+    supervisor: &'a Supervisor,
+    terminal: Terminal,
+    /// What is reported of each stage, by name.
+    stages: Map<String, Value>,
+}
+
+impl Quickstart<'_> {
+    /// Runs a stage, or goes on with it, unless it is finished; false when it was interrupted.
+    fn stage(&mut self, name: &str, toml: &str, stage: Stage) -> Result<bool> {
+        let out = self.out.join(name);
+        let sets = self.sets(name, stage);
+        let started = Instant::now();
+        let outcome = match stage {
+            Stage::Pretrain => self.launch(name, toml, &sets, align_sft::pretrain)?,
+            Stage::Sft => self.launch(name, toml, &sets, align_sft::sft)?,
+            Stage::Rm => self.launch(name, toml, &sets, align_reward::rm)?,
+            Stage::Ppo { .. } => self.launch(name, toml, &sets, align_ppo::ppo)?,
+        };
+        if matches!(outcome, Some(Outcome::Interrupted { .. })) {
+            self.terminal.note(&format!("stopped in {name}; the same command goes on from there"));
+            return Ok(false);
+        }
+        let report = report(&out, self.seed)?;
+        let seconds = report["seconds"].as_f64().unwrap_or(0.0);
+        let (loss, first) = (&report["loss"], &report["loss_at_start"]);
+        let (loss, first) = (loss.as_f64().unwrap_or(f64::NAN), first.as_f64().unwrap_or(f64::NAN));
+        let took = started.elapsed().as_secs_f64();
+        self.terminal.note(&format!(
+            "{name:>16}  loss {first:.3} → {loss:.3}  {:>4} steps  {seconds:.0} s ({took:.0} s now)",
+            report["steps"]
+        ));
+        self.stages.insert(name.to_owned(), report);
+        Ok(true)
+    }
+
+    fn launch<C: Config>(
+        &mut self,
+        name: &str,
+        toml: &str,
+        sets: &[String],
+        stage: impl FnOnce(&C, Job<'_>) -> align_common::error::Result<Option<Outcome>>,
+    ) -> Result<Option<Outcome>> {
+        let config: C = config::load_text(&format!("configs/quickstart/{name}.toml"), toml, sets, None)?;
+        let mut quiet = Quiet { terminal: &mut self.terminal, name };
+        let job = Job {
+            resume: true,
+            dry_run: false,
+            interrupt: self.supervisor.interrupt.clone(),
+            progress: &mut quiet,
+            program: program(),
+        };
+        Ok(stage(&config, job)?)
+    }
+
+    /// The paths and seeds of a stage, laid over its config: where each stage finds what the one before wrote.
+    fn sets(&self, name: &str, stage: Stage) -> Vec<String> {
+        let path = |path: &str| self.out.join(path);
+        let set = |key: &str, path: PathBuf| format!("{key}={}", toml::Value::String(path.display().to_string()));
+        let before = match name {
+            "pretrain" => "data/model",
+            "rm" => "pmp/model",
+            _ => "pretrain/model",
+        };
+        let mut sets = vec![set("run.out", path(name))];
+        match stage {
+            Stage::Pretrain | Stage::Sft | Stage::Rm => {
+                let eval = if matches!(stage, Stage::Rm) { "validation-comparisons" } else { "validation-text" };
+                sets.push(set("model.path", path(before)));
+                sets.push(set("data.train", path(&format!("data/{name}.jsonl"))));
+                if !matches!(stage, Stage::Sft) {
+                    sets.push(set("data.eval", path(&format!("data/{eval}.jsonl"))));
+                }
+                sets.push(format!("train.seed={}", self.seed));
+            }
+            Stage::Ppo { with_ptx } => {
+                sets.push(set("models.policy", path("sft/model")));
+                sets.push(set("models.reward", path("rm/model")));
+                sets.push(set("data.prompts", path("data/ppo.jsonl")));
+                sets.push(set("data.eval_prompts", path("data/validation-prompts.jsonl")));
+                sets.push(format!("ppo.seed={}", self.seed));
+                if with_ptx {
+                    sets.push(set("data.pretrain", path("data/pretrain.jsonl")));
+                } else {
+                    sets.push("data.pretrain=[]".to_owned());
+                    sets.push("ptx.coef=0.0".to_owned());
+                }
+            }
+        }
+        sets
+    }
+}
+
+/// What a finished stage's folder says: steps, time, and the loss at its start and end (means of ten logged steps).
+fn report(out: &Path, seed: u64) -> Result<Value> {
+    const STEPS: usize = 10;
+    let path = out.join("metrics.jsonl");
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let lines: Vec<Value> =
+        text.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("metrics.jsonl")?;
+    let last = lines.last().context("a finished stage has logged a step")?;
+    let key = if last.get("train/loss").is_some() { "train/loss" } else { "value/loss" };
+    let losses: Vec<f64> = lines.iter().filter_map(|line| line[key].as_f64()).collect();
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    Ok(json!({
+        "seed": seed, "steps": last["step"], "seconds": last["seconds"], "loss_of": key,
+        "loss_at_start": mean(&losses[..STEPS.min(losses.len())]),
+        "loss": mean(&losses[losses.len().saturating_sub(STEPS)..]),
+    }))
+}
+
+/// Shows a stage's progress under its name, and leaves out its config, which its run folder holds.
+struct Quiet<'a> {
+    terminal: &'a mut Terminal,
+    name: &'a str,
+}
+
+impl Progress for Quiet<'_> {
+    fn begin(&mut self, _what: &str, total: u64) {
+        self.terminal.begin(self.name, total);
+    }
+
+    fn advance(&mut self, n: u64, note: &str) {
+        self.terminal.advance(n, note);
+    }
+
+    fn end(&mut self) {
+        self.terminal.end();
+    }
+
+    fn note(&mut self, _line: &str) {}
+}
