@@ -14,11 +14,14 @@ endif
 build: setup
 	@cargo build --release --locked
 
+quickstart: build
+	@target/release/align quickstart --out runs/quickstart
+
 test: setup
 	cargo fmt --all -- --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo test --release --locked --workspace
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace --document-private-items
 
-.PHONY: setup build test
+.PHONY: setup build quickstart test
 .DEFAULT_GOAL := build

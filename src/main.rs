@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 
 /// Version, commit and libtorch, as `--version` prints them.
 fn version() -> &'static str {
-    concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("ALIGN_COMMIT"), ", libtorch ", "2.13.0", ")")
+    concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("ALIGN_COMMIT"), ", libtorch ", env!("ALIGN_LIBTORCH"), ")")
 }
 
 #[expect(clippy::print_stderr, reason = "the one place that reports failure")]

@@ -48,7 +48,7 @@ pub(crate) fn run<C: Config + HasRun>(
 
 /// What run.json says of this program.
 pub(crate) fn program() -> Map<String, Value> {
-    let facts = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("ALIGN_COMMIT")), ("libtorch", "2.13.0")];
+    let facts = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("ALIGN_COMMIT")), ("libtorch", env!("ALIGN_LIBTORCH"))];
     facts.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
 }
 

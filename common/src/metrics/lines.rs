@@ -22,6 +22,14 @@ impl Lines {
         Self { path, file: None }
     }
 
+    /// Makes the file, empty, where there is none yet.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn create(&self) -> Result<()> {
+        OpenOptions::new().create(true).append(true).open(&self.path).map(drop).map_err(Error::io(&self.path))
+    }
+
     /// Rewrites the file to what `keep` leaves of its lines, given each line's step and object; lines that cannot be read
     /// (the part of one that a killed process left) go too.
     ///

@@ -194,6 +194,7 @@ impl Run {
         let mut metrics = Lines::new(out.join(METRICS));
         metrics.retain(&|step, line| history.line(step, line))?;
         let mut samples = Lines::new(out.join(SAMPLES));
+        samples.create()?;
         samples.retain(&|step, line| (history.keeps(step) && history.evaluated(step)).then_some(line))?;
         metrics::retain(&out.join(TENSORBOARD), &|step, shown| match shown {
             Shown::Scalar(name) => history.keeps_value(step, name),
