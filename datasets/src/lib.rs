@@ -1,7 +1,7 @@
 //! The quickstart's world: a few countries, animals, things and people, about which every question has one known answer.
 //!
 //! [`world`] knows the facts, asks questions and reads them back from their text; [`answers`] words an answer, good or with
-//! planted flaws; [`gold`] scores a response from the prompt alone; [`sets`] draws the data of every stage; [`tokenizer`]
+//! planted flaws; [`mod@gold`] scores a response from the prompt alone; [`sets`] draws the data of every stage; [`tokenizer`]
 //! trains the tiny model's tokenizer on it. Everything is a pure function of a seed. README.md beside this crate describes
 //! the files.
 //!

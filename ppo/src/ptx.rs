@@ -76,7 +76,38 @@ pub fn add_grads(parameters: &[Parameter], grads: Vec<Tensor>) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use align_common::model::ModelOptions;
+    use tch::{Device, Kind};
+
     use super::*;
+
+    #[test]
+    fn the_gradients_of_both_losses_are_added_with_the_coefficient() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_models/qwen2_tied_gqa");
+        let options =
+            ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: true, recompute_layers: false };
+        let model = CausalLm::load(Path::new(folder), &options).unwrap();
+        let row = |tokens: &[i64]| LmRow { pieces: vec![Piece::new(tokens.to_vec(), vec![true; tokens.len()])] };
+        let (other, text) = ([row(&[4, 8, 15, 16])], [row(&[23, 42, 5]), row(&[7, 9, 11, 13, 17])]);
+        let text_alone = || ptx_backward(&model, &text, 1.0, 4);
+
+        lm::backward(&model, &other, None, 0.5);
+        let other_grads = take_grads(model.parameters());
+        let loss = text_alone();
+        let text_grads = take_grads(model.parameters());
+
+        lm::backward(&model, &other, None, 0.5);
+        let waiting = take_grads(model.parameters());
+        assert!((ptx_backward(&model, &text, 0.1, 4) - loss).abs() < 1e-9, "the loss is reported without its weight");
+        add_grads(model.parameters(), waiting);
+        for (index, together) in take_grads(model.parameters()).iter().enumerate() {
+            let expected = &other_grads[index] + &text_grads[index] * 0.1;
+            let apart = (together - &expected).norm().double_value(&[]);
+            assert!(apart <= 1e-6 * (1.0 + expected.norm().double_value(&[])), "{apart}");
+        }
+    }
 
     #[test]
     fn the_asked_number_of_targets_comes_out_and_the_stream_goes_on() {

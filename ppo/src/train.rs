@@ -396,3 +396,7 @@ fn identical_share(rollout: &Rollout) -> f64 {
     let same = groups.filter(|group| group.len() > 1 && group.iter().all(|r| r.tokens == group[0].tokens)).count();
     same as f64 / rollout.prompts.len() as f64
 }
+
+#[cfg(test)]
+#[path = "train_tests.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+//! Whole steps of four tiny models: what must hold whatever they say.
+
+use std::path::PathBuf;
+
+use align_common::generate::Response;
+use align_common::model::{CausalLm, ModelOptions, Parameter, ScalarModel};
+use align_common::optim::AdamWOptions;
+use tch::{Device, Kind};
+
+use super::*;
+use crate::rewards::Normalize;
+
+/// The token that ends a response, and the one that pads elsewhere.
+const END: i64 = 1;
+const PAD: i64 = 0;
+
+fn tiny(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_models")).join(name)
+}
+
+fn options(trainable: bool) -> ModelOptions {
+    ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable, recompute_layers: false }
+}
+
+/// A trainer on prompts of different lengths; `edit` changes the defaults.
+fn trainer(edit: impl FnOnce(&mut PpoConfig)) -> Trainer {
+    let mut config = PpoConfig::default();
+    config.rollout.prompts_per_step = 3;
+    config.rollout.max_response_tokens = 6;
+    config.ppo.value_warmup_steps = 0;
+    config.ppo.microbatch_tokens = 24; // several microbatches a minibatch
+    config.ppo.policy_lr = 1e-3;
+    config.ppo.value_lr = 1e-3;
+    edit(&mut config);
+    let folder = tiny("qwen2_tied_gqa");
+    let models = Models {
+        policy: CausalLm::load(&folder, &options(true)).unwrap(),
+        ref_policy: CausalLm::load(&folder, &options(false)).unwrap(),
+        value_model: ScalarModel::load(&folder, &options(true), 7).unwrap(),
+        reward_model: ScalarModel::load(&folder, &options(false), 7).unwrap(),
+    };
+    let optimizer = |parameters: &[Parameter]| {
+        let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 };
+        AdamW::new(parameters.iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor)), options)
+    };
+    let prompts = vec![vec![5, 9, 31], vec![7, 7, 7, 200, 12, 4, 8], vec![40], vec![250, 3, 17, 99]];
+    Trainer {
+        policy_optimizer: optimizer(models.policy.parameters()),
+        value_optimizer: optimizer(models.value_model.parameters()),
+        order: Order::new(&[prompts.len()], None, 0, true),
+        prompts,
+        ptx: None,
+        moments: RunningMoments::new(),
+        kl_controller: KlController::Fixed { kl_coef: config.reward.kl_coef },
+        sampling: Sampling {
+            temperature: config.rollout.temperature,
+            top_p: config.rollout.top_p,
+            max_tokens: config.rollout.max_response_tokens,
+            stop_ids: vec![END, PAD],
+            vocab: 313,
+            record_nucleus: config.rollout.logprobs == crate::config::Logprobs::Nucleus,
+        },
+        end_id: END,
+        value_shift: None,
+        config,
+        models,
+    }
+}
+
+fn weights(parameters: &[Parameter]) -> Vec<Tensor> {
+    parameters.iter().map(|parameter| parameter.tensor.detach().copy()).collect()
+}
+
+fn same(one: &[Tensor], other: &[Tensor]) -> bool {
+    one.iter().zip(other).all(|(one, other)| one.equal(other))
+}
+
+#[test]
+fn before_the_first_update_the_policy_is_its_reference_under_either_convention() {
+    for logprobs in [crate::config::Logprobs::Full, crate::config::Logprobs::Nucleus] {
+        let mut trainer = trainer(|config| {
+            config.rollout.temperature = 0.7;
+            config.rollout.logprobs = logprobs;
+        });
+        let metrics = trainer.step(0, &mut |_| {}).unwrap().metrics;
+        assert!(metrics.get("kl/ref").unwrap().abs() < 1e-6, "{logprobs:?}");
+        assert_eq!(
+            metrics.get("policy/ratio_max"),
+            Some(1.0),
+            "the microbatches of the update are those of the rollout"
+        );
+        assert_eq!(metrics.get("policy/clip_frac"), Some(0.0));
+        assert!(metrics.get("policy/grad_norm").unwrap() > 0.0);
+        let moved = trainer.step(1, &mut |_| {}).unwrap().metrics;
+        assert!(moved.get("kl/ref_k3").unwrap() > 1e-6, "{logprobs:?}");
+    }
+}
+
+#[test]
+fn the_value_warmup_leaves_the_policy_and_nothing_moves_the_frozen_models() {
+    let mut trainer = trainer(|config| config.ppo.value_warmup_steps = 2);
+    let policy = weights(trainer.models.policy.parameters());
+    let value = weights(trainer.models.value_model.parameters());
+    let frozen = [trainer.models.ref_policy.parameters(), trainer.models.reward_model.parameters()].map(weights);
+    for step in 0..2 {
+        let metrics = trainer.step(step, &mut |_| {}).unwrap().metrics;
+        assert!(metrics.get("kl/ref").unwrap().abs() < 1e-6);
+        assert_eq!(metrics.get("phase"), Some(0.0));
+    }
+    assert!(same(&policy, &weights(trainer.models.policy.parameters())));
+    assert!(!same(&value, &weights(trainer.models.value_model.parameters())));
+    assert_eq!((trainer.policy_optimizer.steps(), trainer.value_optimizer.steps()), (0, 2));
+
+    trainer.step(2, &mut |_| {}).unwrap();
+    assert!(!same(&policy, &weights(trainer.models.policy.parameters())));
+    assert_eq!((trainer.policy_optimizer.steps(), trainer.value_optimizer.steps()), (1, 3));
+    let after = [trainer.models.ref_policy.parameters(), trainer.models.reward_model.parameters()].map(weights);
+    assert!(frozen.iter().zip(&after).all(|(before, after)| same(before, after)));
+}
+
+#[test]
+fn the_value_model_starts_as_the_reward_model_less_the_first_mean_score() {
+    for (normalize, centred) in [(Normalize::RunningMean, true), (Normalize::None, false)] {
+        let mut trainer = trainer(|config| {
+            config.reward.normalize = normalize;
+            config.rollout.missing_end = crate::rewards::MissingEnd::None;
+            config.ppo.value_lr = 0.0;
+        });
+        let report = trainer.step(0, &mut |_| {}).unwrap();
+        let mean = report.scores.iter().sum::<f64>() / report.scores.len() as f64;
+        let rows: Vec<usize> = (0..report.scores.len()).collect();
+        let (flat, ends) = report.rollout.scored(&rows, END, Device::Cpu);
+        let values =
+            trainer.models.value_model.scalars(&trainer.models.value_model.hidden(&flat, None).index_select(0, &ends));
+        for (value, score) in Vec::<f32>::try_from(values.detach()).unwrap().into_iter().zip(&report.scores) {
+            let expected = if centred { score - mean } else { *score };
+            assert!((f64::from(value) - expected).abs() < 1e-5, "{value} is not {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_pad_id_inside_a_response_is_a_token_like_any_other() {
+    let response = |tokens: &[i64]| Response { tokens: tokens.to_vec(), ended: true, nucleus: Vec::new() };
+    let rollout = |middle: i64| Rollout {
+        prompt_rows: vec![0],
+        prompts: vec![vec![5, PAD, 9]],
+        samples: 1,
+        responses: vec![response(&[8, middle, 17, END])],
+    };
+    let trainer = trainer(|_| {});
+    let judge = |middle: i64| trainer.models.opine(&rollout(middle), &[vec![0]], trainer.convention());
+    let (pad, other) = (judge(PAD), judge(40));
+    assert_eq!(rollout(PAD).lengths(), [4]);
+    assert_eq!((pad.old_logprobs.len(), pad.values.len()), (4, 4));
+    assert_ne!(pad.old_logprobs[1], other.old_logprobs[1], "it has a log-probability of its own");
+    assert_ne!(pad.values[3], other.values[3], "and what follows sees it");
+}
