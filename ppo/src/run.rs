@@ -11,6 +11,7 @@ use align_common::error::{Problem, Problems, Result};
 use align_common::generate::Sampling;
 use align_common::lm;
 use align_common::metrics::Metrics;
+use align_common::metrics::markdown::prompt_and_response;
 use align_common::model::{CausalLm, Face, ModelOptions, ScalarModel};
 use align_common::optim::{AdamW, AdamWOptions};
 use align_common::progress::Progress;
@@ -306,14 +307,23 @@ fn evaluate(trainer: &Trainer, set: &EvalSet, format: &ChatFormat, run: &mut Run
     Ok(metrics)
 }
 
-/// Writes the first prompts' responses to samples.jsonl and TensorBoard.
+/// Writes the first prompts' responses to samples.jsonl and TensorBoard, and how scores, KL and lengths of all are spread.
 fn write_samples(run: &mut Run, done: u64, set: &str, format: &ChatFormat, report: &StepReport) -> Result<()> {
     let (rollout, tokenizer) = (&report.rollout, format.tokenizer());
+    let lengths: Vec<f64> = rollout.lengths().into_iter().map(|tokens| tokens as f64).collect();
+    for (what, values) in [("score", &report.scores), ("kl", &report.kl), ("tokens", &lengths)] {
+        run.histogram(done, &format!("responses/{set}/{what}"), values)?;
+    }
     for (row, response) in rollout.responses.iter().enumerate().take(SAMPLES * rollout.samples) {
         let prompt = tokenizer.decode(&rollout.prompts[row / rollout.samples]);
         let text = tokenizer.decode(&response.tokens);
         if row % rollout.samples == 0 {
-            let shown = format!("{prompt}**{text}**\n\nscore {:.3}", report.scores[row]);
+            let shown = format!(
+                "{}\n\n**score** {:.3}, **kl** {:.3}",
+                prompt_and_response(&prompt, &text),
+                report.scores[row],
+                report.kl[row]
+            );
             run.text(done, &format!("samples/{set}/{}", row / rollout.samples), &shown)?;
         }
         let mut sample = Map::new();

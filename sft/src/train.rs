@@ -8,6 +8,7 @@ use align_common::error::{Error, Result};
 use align_common::generate::{Sampling, generate};
 use align_common::lm::{self, LmRow};
 use align_common::metrics::Metrics;
+use align_common::metrics::markdown::prompt_and_response;
 use align_common::model::{CausalLm, Dropout};
 use align_common::optim::AdamW;
 use align_common::progress::Progress;
@@ -153,7 +154,7 @@ impl<'a> Trainer<'a> {
             let responses = generate(&self.model, &prompts, 1, &sampling, SAMPLES, &|_, _, _| 0.0, &mut |_, _, _| {});
             for (index, (prompt, response)) in prompts.iter().zip(&responses).enumerate() {
                 let (prompt, response) = (self.tokenizer.decode(prompt), self.tokenizer.decode(&response[0].tokens));
-                run.text(done, &format!("samples/{}/{index}", set.name), &format!("{prompt}**{response}**"))?;
+                run.text(done, &format!("samples/{}/{index}", set.name), &prompt_and_response(&prompt, &response))?;
                 let mut sample = Map::new();
                 sample.insert("set".to_owned(), json!(set.name));
                 sample.insert("prompt".to_owned(), json!(prompt));

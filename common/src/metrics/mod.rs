@@ -1,6 +1,7 @@
 //! Named scalars of a step, and where they go: metrics.jsonl and TensorBoard.
 
 mod lines;
+pub mod markdown;
 mod tensorboard;
 
 pub use lines::Lines;

@@ -1,0 +1,48 @@
+//! Texts as Markdown, which is how TensorBoard reads them.
+
+/// A prompt and its response, told apart; what they say is shown as it is.
+pub fn prompt_and_response(prompt: &str, response: &str) -> String {
+    format!("**prompt**\n\n{}\n\n**response**\n\n{}", escaped(prompt), escaped(response))
+}
+
+/// `text` so that Markdown shows it character by character: what a model writes is no heading, table, emphasis or HTML, and
+/// its line breaks and indents stay.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    let mut indent = true;
+    for character in text.chars() {
+        match character {
+            '\n' => out.push_str("<br>"),
+            ' ' if indent => out.push_str("&nbsp;"),
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '#' | '+' | '-' | '.' | '!' | '|' | '~' => {
+                out.extend(['\\', character]);
+            }
+            // Other control characters would end a line, or nothing shows them.
+            control if control.is_control() => out.push(if control == '\t' { '\u{2003}' } else { '\u{fffd}' }),
+            other => out.push(other),
+        }
+        indent = character == '\n' || (indent && character == ' ');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_markdown_acts_on_is_left() {
+        assert_eq!(escaped("# a\n\n  *b* | `c`"), r"\# a<br><br>&nbsp;&nbsp;\*b\* \| \`c\`");
+        assert_eq!(escaped("<b>&amp;</b>"), "&lt;b&gt;&amp;amp;&lt;/b&gt;");
+        assert_eq!(escaped("<|im_end|>"), r"&lt;\|im\_end\|&gt;");
+        assert_eq!(escaped("a\r\tb\u{7}"), "a\u{fffd}\u{2003}b\u{fffd}");
+    }
+
+    #[test]
+    fn prompt_and_response_are_paragraphs_of_their_own() {
+        assert_eq!(prompt_and_response("a\nb", "c"), "**prompt**\n\na<br>b\n\n**response**\n\nc");
+    }
+}
