@@ -48,7 +48,11 @@ pub(crate) fn run<C: Config + HasRun>(
 
 /// What run.json says of this program.
 pub(crate) fn program() -> Map<String, Value> {
-    let facts = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("ALIGN_COMMIT")), ("libtorch", env!("ALIGN_LIBTORCH"))];
+    let facts = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("commit", env!("ALIGN_COMMIT")),
+        ("libtorch", env!("ALIGN_LIBTORCH")),
+    ];
     facts.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
 }
 
