@@ -65,7 +65,6 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let steps = config.ppo.steps;
     let state = preflight(&config.run.out, job.resume, &toml, Some(steps))?;
     let progress = job.progress;
-    progress.note(toml.trim_end());
     let counts = [
         ("policy parameters", inputs.policy.header.num_parameters),
         ("reward parameters", inputs.reward.header.num_parameters),
@@ -76,14 +75,18 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         ("responses per step", config.rollout_rows() as u64),
         ("steps", steps),
     ];
-    progress.note("");
-    for (what, count) in counts {
-        progress.note(&format!("{what:>24}  {count}"));
-    }
-    for problem in &inputs.skipped {
-        progress.note(&format!("skipped {problem}"));
-    }
+    let show = |progress: &mut dyn Progress| {
+        progress.note(toml.trim_end());
+        progress.note("");
+        for (what, count) in counts {
+            progress.note(&format!("{what:>24}  {count}"));
+        }
+        for problem in &inputs.skipped {
+            progress.note(&format!("skipped {problem}"));
+        }
+    };
     if job.dry_run {
+        show(progress);
         return Ok(None);
     }
     if let Preflight::Finished { step } = state {
@@ -104,6 +107,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         Started::Finished { step } => return Ok(Some(Outcome::AlreadyFinished { step })),
         Started::Ready(started) => started,
     };
+    show(progress);
     let (format, eval) = (inputs.format.clone(), inputs.eval);
     let inputs = Inputs { eval: Vec::new(), ..inputs };
     let trainer = build(config, inputs, started.checkpoint())?;

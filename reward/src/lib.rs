@@ -29,6 +29,7 @@ use align_common::chatml::ChatFormat;
 use align_common::config::{to_toml, total_steps};
 use align_common::error::{Problems, Result};
 use align_common::model::{Face, ModelOptions, ScalarModel};
+use align_common::progress::Progress;
 use align_common::run::{Outcome, Preflight, Run, Spec, Started, preflight};
 use align_common::stage::{Job, Mixture, check_format, check_source, input_sizes, set_names};
 use serde_json::json;
@@ -79,7 +80,6 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let steps = total_steps(train.steps, train.epochs, rows.order.epoch_len() as u64, train.batch_size as u64);
     let state = preflight(&config.run.out, job.resume, &toml, Some(steps))?;
     let progress = job.progress;
-    progress.note(toml.trim_end());
     let starts_from = match source.header.face {
         Face::CausalLm => "a language model: the reward head is new",
         Face::Scalar => "a reward model: its head is kept",
@@ -96,15 +96,19 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         ("bad rows skipped", rows.train.skipped.len() as u64),
         ("steps", steps),
     ];
-    progress.note("");
-    progress.note(&format!("{:>24}  {starts_from}", "starts from"));
-    for (what, count) in counts {
-        progress.note(&format!("{what:>24}  {count}"));
-    }
-    for problem in &rows.train.skipped {
-        progress.note(&format!("skipped {problem}"));
-    }
+    let show = |progress: &mut dyn Progress| {
+        progress.note(toml.trim_end());
+        progress.note("");
+        progress.note(&format!("{:>24}  {starts_from}", "starts from"));
+        for (what, count) in counts {
+            progress.note(&format!("{what:>24}  {count}"));
+        }
+        for problem in &rows.train.skipped {
+            progress.note(&format!("skipped {problem}"));
+        }
+    };
     if job.dry_run {
+        show(progress);
         return Ok(None);
     }
     if let Preflight::Finished { step } = state {
@@ -125,6 +129,7 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         Started::Finished { step } => return Ok(Some(Outcome::AlreadyFinished { step })),
         Started::Ready(started) => started,
     };
+    show(progress);
     let options = ModelOptions {
         device: run.device(),
         compute: config.model.dtype.kind(),

@@ -24,6 +24,7 @@ pub mod train;
 use align_common::config::{Config, to_toml, total_steps};
 use align_common::error::{Problems, Result};
 use align_common::model::{CausalLm, Header, ModelOptions, SideFiles};
+use align_common::progress::Progress;
 use align_common::run::{Outcome, Preflight, Run, Spec, Started, preflight};
 use align_common::stage::{Job, Mixture, check_causal_lm, check_format, check_source, input_sizes};
 use align_common::tokenizer::Tokenizer;
@@ -109,7 +110,6 @@ fn launch<C: Config>(
     );
     let state = preflight(&sections.run.out, job.resume, &toml, Some(steps))?;
     let progress = job.progress;
-    progress.note(toml.trim_end());
     let train = &rows.train;
     let counts = [
         ("parameters", header.num_parameters),
@@ -121,14 +121,18 @@ fn launch<C: Config>(
         ("bad rows skipped", train.skipped.len() as u64),
         ("steps", steps),
     ];
-    progress.note("");
-    for (what, count) in counts {
-        progress.note(&format!("{what:>24}  {count}"));
-    }
-    for problem in &train.skipped {
-        progress.note(&format!("skipped {problem}"));
-    }
+    let show = |progress: &mut dyn Progress| {
+        progress.note(toml.trim_end());
+        progress.note("");
+        for (what, count) in counts {
+            progress.note(&format!("{what:>24}  {count}"));
+        }
+        for problem in &train.skipped {
+            progress.note(&format!("skipped {problem}"));
+        }
+    };
     if job.dry_run {
+        show(progress);
         return Ok(None);
     }
     if let Preflight::Finished { step } = state {
@@ -149,6 +153,7 @@ fn launch<C: Config>(
         Started::Finished { step } => return Ok(Some(Outcome::AlreadyFinished { step })),
         Started::Ready(run) => run,
     };
+    show(progress);
     let options = ModelOptions {
         device: sections.run.device(),
         compute: sections.model.dtype.kind(),
