@@ -10,6 +10,7 @@ use tch::{Device, Kind};
 use crate::chatml::ChatFormat;
 use crate::checkpoint::State;
 use crate::config::{Files, Mix};
+use crate::contract::ScoreContract;
 use crate::data::Order;
 use crate::error::{Error, Problems, Result};
 use crate::model::{self, Face, Header, ModelOptions, Parameter};
@@ -36,16 +37,25 @@ pub struct Source {
     pub header: Header,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// What its scores mean, where `align` wrote it as a reward or value model.
+    pub contract: Option<ScoreContract>,
 }
 
-/// Checks a folder's config, headers and tokenizer; all mistakes land in `problems`.
+/// Checks a folder's config, headers, tokenizer and score contract; all mistakes land in `problems`.
 ///
 /// # Errors
 /// What is not the user's mistake.
 pub fn check_source(dir: &Path, problems: &mut Problems) -> Result<Option<Source>> {
     let header = problems.absorb(model::inspect(dir))?;
     let tokenizer = problems.absorb(Tokenizer::open(dir))?;
+    let contract = problems.absorb(ScoreContract::read(dir))?.flatten();
     let (Some(header), Some(tokenizer)) = (header, tokenizer) else { return Ok(None) };
+    if contract.as_ref().is_some_and(|contract| contract.tokenizer != tokenizer.fingerprint()) {
+        problems.push(
+            dir.display(),
+            "the model was trained with another tokenizer than the one in its folder, expected the same; put that one back",
+        );
+    }
     if tokenizer.vocab_size() > header.config.vocab_size {
         let (ids, rows) = (tokenizer.vocab_size(), header.config.vocab_size);
         problems.push(
@@ -53,7 +63,7 @@ pub fn check_source(dir: &Path, problems: &mut Problems) -> Result<Option<Source
             format!("the tokenizer has {ids} ids but the model {rows} embedding rows, expected at least as many rows"),
         );
     }
-    Ok(Some(Source { header, tokenizer }))
+    Ok(Some(Source { header, tokenizer, contract }))
 }
 
 /// As [`check_source`] for a language model with weights.

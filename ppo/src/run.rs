@@ -123,8 +123,8 @@ fn check(config: &PpoConfig) -> Result<Inputs> {
     let reward = check_scalar(&models.reward, format.as_ref(), &mut problems)?;
     let mut value_shift = None;
     if let Some(path) = &models.value {
-        check_scalar(path, format.as_ref(), &mut problems)?;
-        value_shift = problems.absorb(ScoreContract::read(path))?.flatten().and_then(|contract| contract.value_shift);
+        let value = check_scalar(path, format.as_ref(), &mut problems)?;
+        value_shift = value.and_then(|value| value.contract).and_then(|contract| contract.value_shift);
     }
     let (mut prompts, mut dropped, mut skipped, mut eval) = (Vec::new(), 0, Vec::new(), Vec::new());
     let mut documents = Vec::new();
@@ -184,8 +184,7 @@ fn check_scalar(path: &Path, format: Option<&ChatFormat>, problems: &mut Problem
         problems.push(path.display(), "holds a language model, expected a reward model: train one with `align rm`");
     }
     if let Some(format) = format {
-        let contract = problems.absorb(ScoreContract::read(path))?.flatten();
-        match contract {
+        match &source.contract {
             Some(contract) => contract.compare(path, format, problems),
             None if source.tokenizer.fingerprint() != format.tokenizer().fingerprint() => {
                 problems.push(path.display(), "has another tokenizer than the policy, expected the same; train it from a checkpoint of the policy's family");

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use align_common::chatml::LossOn;
-use align_common::contract::ScoreContract;
 use align_common::data::BadRows;
 use align_common::error::{Error, Problems};
 use align_common::lm::{self, LmData, LmRow, chat_rows};
@@ -129,7 +128,8 @@ pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
             problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
         }
         // Scores mean something under the system text that the model was trained with, unless another is asked for.
-        let trained_with = problems.absorb(ScoreContract::read(dir))?.flatten().map(|contract| contract.system);
+        let contract = source.as_ref().and_then(|source| source.contract.as_ref());
+        let trained_with = contract.map(|contract| contract.system.clone());
         let system = args.data.system.clone().or(trained_with).unwrap_or_else(|| SYSTEM.to_owned());
         let format = check_format(dir, source.as_ref(), &system, &mut problems)?;
         let mut sets: Vec<Vec<Row>> = Vec::new();
