@@ -19,7 +19,7 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use crate::cli::{EvalLmArgs, EvalRmArgs};
+use crate::cli::{EvalData, EvalLmArgs, EvalRmArgs};
 use crate::terminal::Terminal;
 
 /// The system text of dialogues that bring none, as the stages insert it by default.
@@ -56,6 +56,7 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
             sets.extend(rows.map(|rows| (file.clone(), rows)));
         }
     }
+    args.data.check(&mut problems);
     problems.into_result()?;
 
     let mut per_row = PerRow::create(args.data.per_row.as_deref())?;
@@ -141,6 +142,7 @@ pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
         }
         checked.push(sets);
     }
+    args.data.check(&mut problems);
     problems.into_result()?;
 
     let mut per_row = PerRow::create(args.data.per_row.as_deref())?;
@@ -222,6 +224,22 @@ fn align_right(mut table: Table, from: usize) -> Table {
 #[expect(clippy::print_stdout, reason = "the command's result")]
 pub(crate) fn print_line(line: &str) {
     println!("{line}");
+}
+
+impl EvalData {
+    fn check(&self, problems: &mut Problems) {
+        if let Some(path) = &self.per_row {
+            self.data.iter().for_each(|file| refuse_same_file(path, file, "--data", problems));
+        }
+    }
+}
+
+/// A result may take the place of an older one, never of what it is made from.
+pub(super) fn refuse_same_file(out: &Path, source: &Path, flag: &str, problems: &mut Problems) {
+    let same = matches!((out.canonicalize(), source.canonicalize()), (Ok(out), Ok(source)) if out == source);
+    if same {
+        problems.push(out.display(), format!("is also given to {flag}, expected another file to write to"));
+    }
 }
 
 /// The file of `--per-row`, when asked for.

@@ -12,7 +12,7 @@ use align_common::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::PerRow;
+use super::eval::{PerRow, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::terminal::Terminal;
 
@@ -55,6 +55,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let source = check_causal_lm(&args.model, &mut problems)?;
     let format = check_format(&args.model, source.as_ref(), &args.sampling.system, &mut problems)?;
     let rows = problems.absorb(data::read(std::slice::from_ref(&args.prompts), Kind::Prompt, BadRows::Error))?;
+    refuse_same_file(&args.out, &args.prompts, "--prompts", &mut problems);
     problems.into_result()?;
     let known = "no problem was found";
     let (source, format, rows) = (source.expect(known), format.expect(known), rows.expect(known));
