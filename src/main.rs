@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => error.exit(),
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         Err(error) => {
-            eprintln!("align: arguments: {}", one_line(&error.to_string()));
+            eprintln!("align: arguments: {}; `align --help` shows what there is", one_line(&error.to_string()));
             return ExitCode::from(2);
         }
     };
@@ -33,7 +33,8 @@ fn main() -> ExitCode {
         Err(error) => {
             match error.downcast_ref::<Error>() {
                 Some(Error::Invalid(problems)) => problems.iter().for_each(|problem| eprintln!("align: {problem}")),
-                _ => eprintln!("align: {error:#}"),
+                Some(error) => eprintln!("align: {error}"), // tells its cause itself
+                None => eprintln!("align: {error:#}"),
             }
             ExitCode::from(error.downcast_ref::<Error>().map_or(1, Error::exit_code))
         }

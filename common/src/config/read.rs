@@ -47,7 +47,8 @@ pub(super) fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out
     config.validate(&mut found);
     if let Err(Error::Invalid(found)) = found.into_result() {
         for problem in found {
-            if !wrong.contains(&problem.place) {
+            let below = |key: &String| problem.place.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+            if !wrong.iter().any(|key| *key == problem.place || below(key)) {
                 let value = get(&merged, &path(&problem.place));
                 problems.push(given.place(&problem.place), described(&problem.place, value, &problem.what));
             }

@@ -143,6 +143,10 @@ pub fn preflight(out: &Path, resume: bool, config: &str, steps: Option<u64>) -> 
     if out.exists() && !out.is_dir() {
         return Err(Error::invalid(out.display(), "is a file, expected a folder to write the run into"));
     }
+    if let Some(file) = out.ancestors().skip(1).find(|above| above.is_file()) {
+        let what = format!("lies below {}, which is a file; expected a folder to write the run into", file.display());
+        return Err(Error::invalid(out.display(), what));
+    }
     folder::check(out, resume, config, None)?;
     if let Some(step) = finished(&folder::read_facts(out)?, steps) {
         return Ok(Preflight::Finished { step });
