@@ -1,4 +1,13 @@
 //! Drives `align` from outside, and compares its numbers with recorded ones.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that fails says where and why")]
+
+mod cli;
+mod configs;
+mod invariants;
 mod oracles;
+mod pipeline;
 mod readme;
+mod resume;
+mod tree;
+mod util;

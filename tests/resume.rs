@@ -1,0 +1,217 @@
+//! Killed at any moment and gone on with, a run ends as if nothing had happened: the same weights and numbers, byte for byte.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::util::{Folder, world};
+
+/// What may differ between two runs of the same config: time and memory.
+fn is_wall_clock(name: &str) -> bool {
+    name == "seconds" || name.starts_with("time/") || name.contains("second") || name.contains("memory")
+}
+
+/// The lines of metrics.jsonl without what may differ.
+pub(crate) fn deterministic_metrics(folder: &Folder, run: &str) -> Vec<Value> {
+    let mut rows = folder.rows(&format!("{run}/metrics.jsonl"));
+    for row in &mut rows {
+        row.as_object_mut().unwrap().retain(|name, _| !is_wall_clock(name));
+    }
+    rows
+}
+
+/// Asserts that two runs left the same result, the same last checkpoint and the same records.
+#[track_caller]
+fn assert_same_run(folder: &Folder, whole: &str, resumed: &str, steps: u64) {
+    let (expected, found) = (deterministic_metrics(folder, whole), deterministic_metrics(folder, resumed));
+    assert_eq!(expected.len() as u64, steps);
+    for (expected, found) in expected.iter().zip(&found) {
+        assert_eq!(expected, found, "metrics of step {}", expected["step"]);
+    }
+    assert_eq!(expected.len(), found.len());
+    assert_eq!(folder.read(&format!("{whole}/samples.jsonl")), folder.read(&format!("{resumed}/samples.jsonl")));
+    for below in ["model".to_owned(), "value".to_owned(), format!("checkpoints/step-{steps:06}")] {
+        if !folder.join(whole).join(&below).exists() {
+            assert_eq!(below, "value", "{whole} has no {below}");
+            continue;
+        }
+        let (expected, found) =
+            (folder.files(&format!("{whole}/{below}")), folder.files(&format!("{resumed}/{below}")));
+        let names: Vec<&String> = expected.keys().collect();
+        assert_eq!(names, found.keys().collect::<Vec<_>>(), "the files of {below}");
+        assert!(names.iter().any(|name| name.ends_with("model.safetensors")), "{names:?}");
+        for (name, bytes) in &expected {
+            // The run's own part of a checkpoint holds its seconds, and the manifest that file's checksum.
+            if name != "run.json" && name != "manifest.json" {
+                assert!(*bytes == found[name], "{below}/{name} differs");
+            }
+        }
+    }
+    let left: Vec<String> = folder.files(resumed).into_keys().filter(|name| name.contains(".tmp-")).collect();
+    assert_eq!(left, Vec::<String>::new(), "half-written files stay");
+}
+
+/// Pseudo-random numbers, for moments to kill at.
+struct Moments(u64);
+
+impl Moments {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// Runs a stage in one piece (`runs/whole`) and again (`runs/killed`) with SIGKILL in the middle of some step, at a random
+/// moment soon after some more, and while starting; `--resume` each time. The results must be equal.
+fn survives_kills(folder: &Folder, stage: &str, sets: &[&str], steps: u64) {
+    let config = format!("{stage}.toml");
+    let mut args = vec![stage, "--config", &config];
+    args.extend(sets.iter().flat_map(|set| ["--set", set]));
+    folder.succeed(&[&args[..], &["--out", "runs/whole"]].concat());
+
+    args.extend(["--out", "runs/killed"]);
+    let metrics = folder.join("runs/killed/metrics.jsonl");
+    let mut run = folder.spawn(&args);
+    run.wait_for_lines(&metrics, steps as usize / 2 + 1);
+    assert!(run.kill(), "the run ended before it was killed");
+
+    args.push("--resume");
+    let mut moments = Moments(steps * 1000 + stage.len() as u64);
+    let mut tried = Vec::new();
+    for lines in [steps / 2 + 2, steps - 3, steps - 1] {
+        let milliseconds = moments.below(60);
+        let mut run = folder.spawn(&args);
+        run.wait_for_lines(&metrics, lines as usize);
+        run.run_for(Duration::from_millis(milliseconds));
+        tried.push(format!("{milliseconds} ms behind line {lines}: killed {}", run.kill()));
+    }
+    let milliseconds = moments.below(400);
+    let mut run = folder.spawn(&args);
+    run.run_for(Duration::from_millis(milliseconds));
+    tried.push(format!("{milliseconds} ms behind the start: killed {}", run.kill()));
+
+    folder.succeed(&args);
+    eprintln!("{stage}: {tried:?}"); // shown when the comparison fails
+    assert_same_run(folder, "runs/whole", "runs/killed", steps);
+}
+
+#[test]
+fn pretrain_survives_kills() {
+    survives_kills(&Folder::new(), "pretrain", &[], 12);
+}
+
+#[test]
+fn sft_with_dropout_survives_kills() {
+    let folder = Folder::new();
+    survives_kills(&folder, "sft", &["train.dropout=0.1"], 12);
+    let losses = |run: &str| folder.metric(run, "train/loss");
+    folder.succeed(&["sft", "--config", "sft.toml", "--set", "train.dropout=0.0", "--out", "runs/without"]);
+    assert_ne!(losses("runs/whole"), losses("runs/without"), "dropout did nothing");
+}
+
+#[test]
+fn rm_survives_kills() {
+    survives_kills(&Folder::new(), "rm", &["loss.lm_coef=0.1"], 12);
+}
+
+#[test]
+fn ppo_survives_kills_in_and_behind_the_value_warmup() {
+    let folder = Folder::new();
+    survives_kills(&folder, "ppo", &["reward.kl_controller='adaptive'", "ppo.minibatch_size=4"], 8);
+    assert_eq!(folder.metric("runs/whole", "phase"), [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
+    assert!(folder.metric("runs/whole", "ptx/loss")[7].is_finite());
+}
+
+/// Checkpoints of bf16 sources hold bf16 weights; the fp32 masters beside them must come back.
+#[test]
+fn runs_on_bf16_checkpoints_survive_kills() {
+    let folder = Folder::new();
+    let config = folder.copy(world().join("config").to_str().unwrap(), "config16").join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"float32\"", "\"bfloat16\"")).unwrap();
+    let start = ["--set", "model.path='config16'", "--set", "train.steps=8", "--out", "runs/base16"];
+    folder.succeed(&[&["pretrain", "--config", "pretrain.toml"], &start[..]].concat());
+    let header = String::from_utf8_lossy(&folder.files("runs/base16/model")["model.safetensors"]).into_owned();
+    assert!(header.contains("\"BF16\"") && !header.contains("\"F32\""), "the checkpoint is not in bf16");
+
+    let base = "model.path='runs/base16/model'";
+    survives_kills(&folder, "sft", &[base, "optimizer.lr=1e-5"], 12);
+    std::fs::rename(folder.join("runs/whole"), folder.join("runs/sft16")).unwrap();
+    std::fs::remove_dir_all(folder.join("runs/killed")).unwrap();
+    folder.succeed(&["rm", "--config", "rm.toml", "--set", base, "--set", "train.steps=2", "--out", "runs/rm16"]);
+    let models = ["models.policy='runs/sft16/model'", "models.reward='runs/rm16/model'"];
+    survives_kills(&folder, "ppo", &[&models[..], &["ppo.policy_lr=1e-6", "ppo.value_lr=1e-6"]].concat(), 8);
+}
+
+#[test]
+fn signals_end_a_run_behind_a_checkpoint_and_it_goes_on() {
+    let folder = Folder::new();
+    let args = ["sft", "--config", "sft.toml", "--set", "train.steps=40", "--set", "run.save_every=100"];
+    folder.succeed(&[&args[..], &["--out", "runs/whole"]].concat());
+
+    let args = [&args[..], &["--out", "runs/stopped", "--resume"]].concat();
+    let metrics = folder.join("runs/stopped/metrics.jsonl");
+    let mut done = 0;
+    for (signal, expected) in [("INT", 130), ("TERM", 143)] {
+        let mut run = folder.spawn(&args);
+        run.wait_for_lines(&metrics, done + 3);
+        run.signal(signal);
+        let (code, stderr) = run.wait();
+        assert_eq!(code, Some(expected), "{stderr}");
+        done = folder.rows("runs/stopped/metrics.jsonl").len();
+        assert!(stderr.trim_end().ends_with("a checkpoint is written, go on with --resume"), "{stderr}");
+        assert!(folder.join(format!("runs/stopped/checkpoints/step-{done:06}/manifest.json")).exists(), "step {done}");
+        assert!(!folder.join("runs/stopped/model").exists());
+    }
+    folder.succeed(&args);
+    assert_same_run(&folder, "runs/whole", "runs/stopped", 40);
+    let run: Value = serde_json::from_str(&folder.read("runs/stopped/run.json")).unwrap();
+    assert_eq!(run["resumed"].as_array().unwrap().len(), 2, "{run}");
+}
+
+#[test]
+fn a_finished_run_with_more_steps_equals_one_that_had_them_from_the_start() {
+    let folder = Folder::new();
+    let run = |steps: &str, out: &str| {
+        let steps = format!("train.steps={steps}");
+        folder.succeed(&["sft", "--config", "sft.toml", "--set", &steps, "--out", out, "--resume"])
+    };
+    run("12", "runs/whole");
+    run("5", "runs/extended");
+    let output = run("5", "runs/extended");
+    assert!(output.stderr.contains("runs/extended is finished: 5 steps are done"), "{output}");
+    assert_eq!(output.stdout, "runs/extended/model\n");
+    run("12", "runs/extended");
+    assert_same_run(&folder, "runs/whole", "runs/extended", 12);
+}
+
+/// Settings of [run] and evaluation may change across a resume; they change no number of the training.
+#[test]
+fn other_run_and_eval_settings_may_change_across_a_resume() {
+    let folder = Folder::new();
+    let args = ["sft", "--config", "sft.toml", "--set", "train.steps=8"];
+    folder.succeed(&[&args[..], &["--out", "runs/whole"]].concat());
+    folder.succeed(&[&args[..], &["--set", "train.steps=5", "--out", "runs/changed"]].concat());
+    let changed = ["--set", "run.save_every=2", "--set", "run.keep=1", "--set", "data.eval=[]"];
+    folder.succeed(&[&args[..], &changed, &["--out", "runs/changed", "--resume"]].concat());
+    assert_eq!(folder.metric("runs/whole", "train/loss"), folder.metric("runs/changed", "train/loss"));
+    assert!(folder.files("runs/whole/model") == folder.files("runs/changed/model"));
+    assert_eq!(std::fs::read_dir(folder.join("runs/changed/checkpoints")).unwrap().count(), 1, "run.keep");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_with_the_way_out() {
+    let folder = Folder::new();
+    let args = ["sft", "--config", "sft.toml", "--set", "train.steps=6"];
+    folder.succeed(&args);
+    let file = "runs/sft/checkpoints/step-000006/model/model.safetensors";
+    let mut bytes = std::fs::read(folder.join(file)).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    folder.write(file, bytes);
+    std::fs::remove_dir_all(folder.join("runs/sft/model")).unwrap();
+    let args = ["sft", "--config", "sft.toml", "--set", "train.steps=9", "--resume"];
+    folder.refuse(&args, &[&[file, "checksum", "remove", "runs/sft/checkpoints/step-000003"]]);
+    std::fs::remove_dir_all(folder.join("runs/sft/checkpoints/step-000006")).unwrap();
+    folder.succeed(&args);
+    assert_eq!(folder.metric("runs/sft", "step").len(), 9);
+}
