@@ -98,6 +98,7 @@ mod config {
             &[&["--set ppo.minibatch_size: ", "at most the 8 responses"]],
         );
         folder.refuse(&set(&PPO, &["data.pretrain=[]"]), &[&["data.pretrain", "ptx.coef"]]);
+        folder.refuse(&set(&PPO, &["models.value_device='gpu'"]), &[&["--set models.value_device: ", "\"cpu\""]]);
         folder.refuse(&set(&PPO, &["models.frozen_dtype='bfloat16'"]), &[&["frozen_dtype", "frozen_dtype_ok = true"]]);
     }
 
@@ -442,6 +443,28 @@ mod checkpoint {
         let folder = Folder::new();
         let expected: &[&str] = &["reward/align.json: ", "You are a helpful assistant.", "Be brief.", "data.system"];
         folder.refuse(&set(&PPO, &["data.system='Be brief.'"]), &[expected]);
+    }
+
+    /// NTK and LogN of the first generation are for evaluation: training rows stay within what the model was trained for.
+    #[test]
+    fn rows_beyond_the_trained_length_of_a_first_generation_model() {
+        let folder = Folder::new();
+        folder.copy("base", "first");
+        std::fs::remove_file(folder.join("first/model.safetensors")).unwrap();
+        let config = |seq_length: u64| {
+            json!({
+                "model_type": "qwen", "architectures": ["QWenLMHeadModel"], "vocab_size": 1024, "hidden_size": 32,
+                "num_hidden_layers": 1, "num_attention_heads": 2, "kv_channels": 16, "intermediate_size": 64,
+                "seq_length": seq_length, "use_dynamic_ntk": true, "use_logn_attn": true, "no_bias": true,
+                "layer_norm_epsilon": 1e-6, "rotary_emb_base": 10000, "rotary_pct": 1.0, "tie_word_embeddings": false,
+            })
+            .to_string()
+        };
+        let args = ["pretrain", "--config", "pretrain.toml", "--set", "model.path='first'", "--set", "train.steps=1"];
+        folder.write("first/config.json", config(48));
+        folder.refuse(&args, &[&["data.max_tokens: ", "a training row of ", "at most the 48 (seq_length)"]]);
+        folder.write("first/config.json", config(64));
+        folder.succeed(&args);
     }
 
     #[test]

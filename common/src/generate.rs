@@ -7,6 +7,7 @@ use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::FlatBatch;
+use crate::error::{Error, Result};
 use crate::model::{CausalLm, Prefilled};
 
 /// How tokens are drawn.
@@ -41,6 +42,9 @@ pub struct Response {
 ///
 /// `draws(prompt, sample, position)` is uniform in [0, 1). At most `max_rows` responses grow at once; waiting ones take the
 /// place of those that end. `on_token(prompt, sample, token)` sees every token as it is drawn.
+///
+/// # Errors
+/// [`Error::Failed`] when the model's logits are not numbers.
 #[allow(clippy::too_many_arguments)] // Each is independent of the others, and a struct for one call would say no more.
 pub fn generate(
     model: &CausalLm,
@@ -50,10 +54,10 @@ pub fn generate(
     max_rows: usize,
     draws: &dyn Fn(usize, usize, usize) -> f64,
     on_token: &mut dyn FnMut(usize, usize, i64),
-) -> Vec<Vec<Response>> {
+) -> Result<Vec<Vec<Response>>> {
     let mut out = vec![vec![Response::default(); samples]; prompts.len()];
     if sampling.max_tokens == 0 || samples == 0 || prompts.is_empty() {
-        return out;
+        return Ok(out);
     }
     let max_rows = max_rows.clamp(1, prompts.len() * samples);
     let mut cache = model.backbone.cache(max_rows);
@@ -61,11 +65,11 @@ pub fn generate(
     let mut ready: VecDeque<(Growing, Rc<Prefilled>, Range<usize>)> = VecDeque::new();
     let mut next_prompt = 0;
     // Draws a token for each row; `true` where the row has not ended.
-    let mut draw = |out: &mut Vec<Vec<Response>>, rows: &mut [Growing], hidden: &Tensor| -> Vec<bool> {
+    let mut draw = |out: &mut Vec<Vec<Response>>, rows: &mut [Growing], hidden: &Tensor| -> Result<Vec<bool>> {
         let picks = pick(&model.head().logits(hidden), sampling, |row| {
             let Growing { prompt, sample, .. } = rows[row];
             draws(prompt, sample, out[prompt][sample].tokens.len())
-        });
+        })?;
         let mut goes_on = Vec::with_capacity(rows.len());
         for (row, pick) in rows.iter_mut().zip(picks) {
             let response = &mut out[row.prompt][row.sample];
@@ -76,7 +80,7 @@ pub fn generate(
             row.last = pick.token;
             goes_on.push(!response.ended && response.tokens.len() < sampling.max_tokens);
         }
-        goes_on
+        Ok(goes_on)
     };
     loop {
         // Waiting prompts are taken in some at a time: one by one, each would read all weights for itself.
@@ -100,7 +104,7 @@ pub fn generate(
                     let (hidden, prefilled) = model.backbone.prefill(&batch);
                     let prefilled = Rc::new(prefilled);
                     let hidden = hidden.index_select(0, &Tensor::from_slice(&ends).to_device(hidden.device()));
-                    let goes_on = draw(&mut out, &mut rows, &hidden);
+                    let goes_on = draw(&mut out, &mut rows, &hidden)?;
                     for ((row, end), _) in rows.into_iter().zip(ends).zip(goes_on).filter(|(_, goes_on)| *goes_on) {
                         let end = end as usize + 1;
                         let range = end - row.prompt_length..end;
@@ -115,12 +119,12 @@ pub fn generate(
             }
         }
         if growing.is_empty() {
-            return out;
+            return Ok(out);
         }
         let tokens: Vec<i64> = growing.iter().map(|row| row.last).collect();
         let lengths: Vec<usize> = growing.iter().map(|row| row.prompt_length).collect();
         let hidden = model.backbone.decode(&mut cache, &tokens, &lengths);
-        let goes_on = draw(&mut out, &mut growing, &hidden);
+        let goes_on = draw(&mut out, &mut growing, &hidden)?;
         for row in (0..goes_on.len()).rev().filter(|&row| !goes_on[row]) {
             cache.swap_remove(row);
             growing.swap_remove(row);
@@ -159,29 +163,39 @@ fn prefill_count(prompts: &[Vec<i64>], wanted: usize) -> usize {
     fitting.count().max(1)
 }
 
-/// Draws a token from each row of logits (R, V).
-fn pick(logits: &Tensor, sampling: &Sampling, draw: impl Fn(usize) -> f64) -> Vec<Pick> {
+/// Draws a token from each row of logits (B, V).
+fn pick(logits: &Tensor, sampling: &Sampling, draw: impl Fn(usize) -> f64) -> Result<Vec<Pick>> {
     let _guard = tch::no_grad_guard();
     let width = sampling.vocab.min(logits.size()[1]);
     let logits = logits.narrow(1, 0, width);
+    let not_numbers =
+        || Error::Failed("the model's logits are not numbers: its weights are broken or diverged".to_owned());
     if sampling.temperature == 0.0 {
-        let tokens = Vec::<i64>::try_from(logits.argmax(-1, false)).expect("one id a row");
+        let (best, tokens) = logits.max_dim(-1, false);
+        if best.isfinite().all().int64_value(&[]) == 0 {
+            return Err(not_numbers());
+        }
+        let tokens = Vec::<i64>::try_from(tokens).expect("one id a row");
         let nucleus = |token| sampling.record_nucleus.then(|| vec![token]);
-        return tokens.into_iter().map(|token| Pick { token, nucleus: nucleus(token) }).collect();
+        return Ok(tokens.into_iter().map(|token| Pick { token, nucleus: nucleus(token) }).collect());
     }
     let probabilities = (logits / sampling.temperature).softmax(-1, Kind::Float).to_device(Device::Cpu).contiguous();
     let flat = Vec::<f32>::try_from(probabilities.view([-1])).expect("fp32 probabilities");
     flat.chunks_exact(width as usize)
         .enumerate()
         .map(|(row, probabilities)| {
+            // One NaN or infinity among the logits makes all of them NaN.
+            if probabilities[0].is_nan() {
+                return Err(not_numbers());
+            }
             if sampling.top_p >= 1.0 {
                 let nucleus = sampling.record_nucleus.then(|| (0..width).collect());
-                return Pick { token: inverse_cdf(probabilities, draw(row)), nucleus };
+                return Ok(Pick { token: inverse_cdf(probabilities, draw(row)), nucleus });
             }
             let nucleus = nucleus(probabilities, sampling.top_p);
             let kept: Vec<f32> = nucleus.iter().map(|&id| probabilities[id as usize]).collect();
             let token = nucleus[inverse_cdf(&kept, draw(row)) as usize];
-            Pick { token, nucleus: sampling.record_nucleus.then_some(nucleus) }
+            Ok(Pick { token, nucleus: sampling.record_nucleus.then_some(nucleus) })
         })
         .collect()
 }
@@ -202,7 +216,8 @@ fn inverse_cdf(weights: &[f32], draw: f64) -> i64 {
     last as i64
 }
 
-/// The ids kept by top-p, most probable first: token i iff the mass strictly above it is below `top_p`, at least one.
+/// The ids kept by top-p, most probable first (of equal ones the lowest id): token i iff the mass before it is below `top_p`,
+/// at least one.
 ///
 /// Only candidates above a falling threshold are sorted: a full sort of a large vocabulary costs more than the model.
 fn nucleus(probabilities: &[f32], top_p: f64) -> Vec<i64> {
@@ -219,15 +234,13 @@ fn nucleus(probabilities: &[f32], top_p: f64) -> Vec<i64> {
         threshold = if threshold < 1e-12 { 0.0 } else { threshold / 32.0 };
     }
     candidates.sort_unstable_by(|one, other| other.0.total_cmp(&one.0).then(one.1.cmp(&other.1)));
-    let (mut kept, mut above) = (Vec::new(), 0.0f64);
-    for equals in candidates.chunk_by(|one, other| one.0 == other.0) {
-        if !kept.is_empty() && above >= top_p {
-            break;
-        }
-        kept.extend(equals.iter().map(|&(_, id)| id));
-        above += equals.iter().map(|&(probability, _)| f64::from(probability)).sum::<f64>();
-    }
-    kept
+    let mut above = 0.0f64;
+    let kept = candidates.iter().enumerate().take_while(|&(index, &(probability, _))| {
+        let keeps = index == 0 || above < top_p;
+        above += f64::from(probability);
+        keeps
+    });
+    kept.map(|(_, &(_, id))| id).collect()
 }
 
 #[cfg(test)]
@@ -265,6 +278,13 @@ mod tests {
         (serde_json::from_slice(&json).unwrap(), Vec::try_from(ids).unwrap())
     }
 
+    /// The logits (V) that transformers computed at a place of a row.
+    fn golden_logits(model: &str, row: i64, place: i64) -> Tensor {
+        let arrays = Tensor::read_safetensors(folder(model).join("golden.safetensors")).unwrap();
+        let (_, logits) = arrays.iter().find(|(name, _)| name == "logits").unwrap();
+        logits.get(row).get(place).to_kind(Kind::Float)
+    }
+
     fn greedy(max_tokens: usize) -> Sampling {
         Sampling { temperature: 0.0, top_p: 1.0, max_tokens, stop_ids: vec![1], vocab: 313, record_nucleus: false }
     }
@@ -287,7 +307,8 @@ mod tests {
             let (json, rows) = golden(name);
             let expected = ids(&json["greedy_from_first_9_tokens_of_row0"]);
             let prompts = [rows[0][..9].to_vec()];
-            let out = generate(&load(name), &prompts, 1, &greedy(expected.len()), 4, &|_, _, _| 0.5, &mut |_, _, _| {});
+            let out = generate(&load(name), &prompts, 1, &greedy(expected.len()), 4, &|_, _, _| 0.5, &mut |_, _, _| {})
+                .unwrap();
             assert_eq!(out[0][0].tokens, expected, "{name}");
         }
     }
@@ -299,7 +320,7 @@ mod tests {
             let expected: Vec<Vec<i64>> =
                 json["greedy_left_padded_rows0to2_last20"].as_array().unwrap().iter().map(ids).collect();
             let prompts = [rows[0][4..].to_vec(), rows[1][..17].to_vec(), rows[2][..9].to_vec()];
-            let out = generate(&load(name), &prompts, 1, &greedy(12), 8, &|_, _, _| 0.5, &mut |_, _, _| {});
+            let out = generate(&load(name), &prompts, 1, &greedy(12), 8, &|_, _, _| 0.5, &mut |_, _, _| {}).unwrap();
             for (responses, expected) in out.iter().zip(expected) {
                 assert_eq!(responses[0].tokens, expected, "{name}");
             }
@@ -313,7 +334,7 @@ mod tests {
         let prompts: Vec<Vec<i64>> = (3..12).map(|length| rows[0][..length].to_vec()).collect();
         // Batches of other shapes round differently, so ids near the edge of a nucleus may come and go; tokens stay.
         let sampling = Sampling { record_nucleus: false, ..sampled() };
-        let run = |max_rows| generate(&model, &prompts, 2, &sampling, max_rows, &draws, &mut |_, _, _| {});
+        let run = |max_rows| generate(&model, &prompts, 2, &sampling, max_rows, &draws, &mut |_, _, _| {}).unwrap();
         let together = run(64);
         assert_eq!(run(1), together);
         assert_eq!(run(5), together);
@@ -328,7 +349,8 @@ mod tests {
         let mut seen = vec![vec![Vec::new(); 3]; 2];
         let out = generate(&model, &prompts, 3, &sampled(), 4, &draws, &mut |prompt, sample, token| {
             seen[prompt][sample].push(token);
-        });
+        })
+        .unwrap();
         for (prompt, responses) in out.iter().enumerate() {
             for (sample, response) in responses.iter().enumerate() {
                 assert_eq!(response.tokens, seen[prompt][sample]);
@@ -344,10 +366,10 @@ mod tests {
     fn top_p_keeps_tokens_with_less_than_p_above_them() {
         assert_eq!(nucleus(&[0.15, 0.5, 0.05, 0.3], 0.9), [1, 3, 0]);
         assert_eq!(nucleus(&[0.15, 0.5, 0.05, 0.3], 1e-6), [1]);
-        assert_eq!(nucleus(&[0.25; 4], 0.3), [0, 1, 2, 3], "ties are kept together");
-        let mut many = vec![0.5 / 1000.0; 1001];
+        assert_eq!(nucleus(&[0.25; 4], 0.3), [0, 1], "of ties, the lower ids");
+        let mut many = vec![0.5 / 1024.0; 1025];
         many[7] = 0.5;
-        assert_eq!(nucleus(&many, 0.9).len(), 1001, "a flat tail is one tie");
+        assert_eq!(nucleus(&many, 0.75).len(), 1 + 512, "a flat tail is cut where the mass is reached");
     }
 
     #[test]
@@ -357,13 +379,54 @@ mod tests {
         assert_eq!([at(0.0), at(0.49), at(0.51), at(0.79), at(0.81), at(1.0 - 1e-12)], [0, 0, 2, 2, 3, 3]);
     }
 
+    /// The tokens that transformers' own warpers keep, and their renormalised probabilities.
+    #[test]
+    fn temperature_and_top_p_equal_transformers() {
+        let mut num_cases = 0;
+        for name in MODELS {
+            let (json, _) = golden(name);
+            let logits = golden_logits(name, 0, 20);
+            for case in json["warpers_on_row0_pos20"].as_array().unwrap() {
+                let number = |key: &str| case[key].as_f64().unwrap();
+                // What else they can do, we do not offer.
+                if number("top_k") != 0.0 || number("min_p") != 0.0 || number("repetition_penalty") != 1.0 {
+                    continue;
+                }
+                num_cases += 1;
+                let probabilities =
+                    Vec::<f32>::try_from((&logits / number("temperature")).softmax(-1, Kind::Float)).unwrap();
+                let mut kept = nucleus(&probabilities, number("top_p"));
+                kept.sort_unstable();
+                let mass: f64 = kept.iter().map(|&id| f64::from(probabilities[id as usize])).sum();
+                let renormalised = kept.iter().map(|&id| f64::from(probabilities[id as usize]) / mass);
+                let squares: f64 = renormalised.clone().map(|probability| probability * probability).sum();
+                assert!((squares / number("probs_sum_sq") - 1.0).abs() < 1e-4, "{name}: {case}");
+                if let Some(expected) = case["probs_kept"].as_array() {
+                    assert_eq!(kept, ids(&case["kept"]), "{name}");
+                    for (ours, theirs) in renormalised.zip(expected) {
+                        assert!((ours / theirs.as_f64().unwrap() - 1.0).abs() < 1e-3, "{name}");
+                    }
+                }
+            }
+        }
+        assert_eq!(num_cases, 2 * MODELS.len());
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_an_error() {
+        let logits = Tensor::from_slice(&[0.0f32, f32::NAN, 1.0]).view([1, 3]);
+        for sampling in [Sampling { top_p: 1.0, ..sampled() }, sampled(), greedy(1)] {
+            assert!(pick(&logits, &sampling, |_| 0.5).is_err());
+        }
+    }
+
     #[test]
     fn unused_rows_of_the_vocabulary_are_never_drawn() {
         let logits = Tensor::from_slice(&[0.0f32, 1.0, 50.0]).view([1, 3]);
         let sampling = Sampling { vocab: 2, ..sampled() };
         for draw in [0.0, 0.5, 0.999] {
-            assert!(pick(&logits, &sampling, |_| draw)[0].token < 2);
+            assert!(pick(&logits, &sampling, |_| draw).unwrap()[0].token < 2);
         }
-        assert_eq!(pick(&logits, &Sampling { vocab: 2, ..greedy(1) }, |_| 0.0)[0].token, 1);
+        assert_eq!(pick(&logits, &Sampling { vocab: 2, ..greedy(1) }, |_| 0.0).unwrap()[0].token, 1);
     }
 }

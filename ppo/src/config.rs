@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use align_common::config::{Config, Dtype, Files, KeyDocs, RunSection, checks};
+use align_common::config::{Config, Dtype, Files, KeyDocs, RunSection, checks, parse_device};
 use align_common::data::BadRows;
 use align_common::documented;
 use align_common::error::Problems;
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use crate::rewards::{MissingEnd, Normalize};
 
@@ -49,6 +50,30 @@ documented! {
         pub frozen_dtype_ok: bool,
         /// Keep no activations inside layers and compute them again on the way back.
         pub recompute_layers: bool,
+        /// Where the policy computes, in the words of `run.device`, which holds when absent; the same for the other three.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub policy_device: Option<String>,
+        /// Where the reference computes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub reference_device: Option<String>,
+        /// Where the value model computes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub value_device: Option<String>,
+        /// Where the reward model computes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub reward_device: Option<String>,
+    }
+}
+
+impl ModelsSection {
+    /// The devices that are named, by key.
+    fn devices(&self) -> [(&'static str, &Option<String>); 4] {
+        [
+            ("policy_device", &self.policy_device),
+            ("reference_device", &self.reference_device),
+            ("value_device", &self.value_device),
+            ("reward_device", &self.reward_device),
+        ]
     }
 }
 
@@ -183,6 +208,10 @@ impl Default for PpoConfig {
                 frozen_dtype: None,
                 frozen_dtype_ok: false,
                 recompute_layers: false,
+                policy_device: None,
+                reference_device: None,
+                value_device: None,
+                reward_device: None,
             },
             data: PpoData {
                 prompts: Files::default(),
@@ -249,6 +278,14 @@ impl PpoConfig {
         self.models.value.as_ref().unwrap_or(&self.models.reward)
     }
 
+    /// The device of a model: the one that its key names, or the run's.
+    ///
+    /// # Panics
+    /// When the config was not validated.
+    pub fn device(&self, named: &Option<String>) -> Device {
+        named.as_deref().map_or_else(|| self.run.device(), |text| parse_device(text).expect("validated"))
+    }
+
     /// Dtype of reference and reward model.
     pub fn frozen_dtype(&self) -> Dtype {
         self.models.frozen_dtype.unwrap_or(self.models.dtype)
@@ -277,6 +314,11 @@ impl Config for PpoConfig {
                 "models.frozen_dtype",
                 "beside a float32 policy the KL is then not 0 at step 0; set models.frozen_dtype_ok = true to accept that",
             );
+        }
+        for (key, named) in self.models.devices() {
+            if let Some(text) = named {
+                checks::device(problems, &format!("models.{key}"), text);
+            }
         }
         checks::required_files(problems, "data.prompts", &self.data.prompts);
         if self.ptx.coef > 0.0 && self.data.pretrain.is_empty() {

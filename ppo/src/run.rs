@@ -12,13 +12,13 @@ use align_common::generate::Sampling;
 use align_common::lm;
 use align_common::metrics::Metrics;
 use align_common::metrics::markdown::prompt_and_response;
-use align_common::model::{CausalLm, Face, ModelOptions, ScalarModel};
+use align_common::model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
 use align_common::optim::{AdamW, AdamWOptions};
-use align_common::progress::Progress;
 use align_common::random::{self, Purpose};
-use align_common::run::{Outcome, Preflight, Run, Spec, Started, preflight};
+use align_common::run::{Outcome, Run};
 use align_common::stage::{
-    Job, Source, check_causal_lm, check_format, check_source, input_sizes, load_masters, save_masters, set_names,
+    self, Job, Launched, Plan, Source, check_causal_lm, check_format, check_source, check_trained_length, launch,
+    load_masters, save_masters, set_names, train,
 };
 use serde_json::{Map, json};
 
@@ -29,7 +29,8 @@ use crate::rewards::{KlController, RunningMoments};
 use crate::rollout::Rollout;
 use crate::train::{StepReport, Trainer};
 
-/// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length.
+/// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length; of fewer where a
+/// first-generation policy was trained for fewer.
 const PTX_TOKENS: usize = 2048;
 /// How many prompts of a rollout, and of each held-out set, are written to samples.jsonl.
 const SAMPLES: usize = 4;
@@ -38,6 +39,15 @@ const SAMPLES: usize = 4;
 struct EvalSet {
     name: String,
     prompts: Vec<Vec<i64>>,
+}
+
+/// A trainer, and what it is watched by.
+struct Session {
+    trainer: Trainer,
+    format: ChatFormat,
+    eval: Vec<EvalSet>,
+    /// The latest step: its responses are shown when an evaluation is due.
+    last: Option<StepReport>,
 }
 
 /// Everything that was read and checked.
@@ -61,57 +71,30 @@ struct Inputs {
 /// [`align_common::error::Error::NonFinite`] when a loss or gradient is no longer a number.
 pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let inputs = check(config)?;
-    let toml = to_toml(config);
-    let steps = config.ppo.steps;
-    let state = preflight(&config.run.out, job.resume, &toml, Some(steps))?;
-    let progress = job.progress;
-    let counts = [
-        ("policy parameters", inputs.policy.header.num_parameters),
-        ("reward parameters", inputs.reward.header.num_parameters),
-        ("prompts", inputs.prompts.len() as u64),
-        ("prompts dropped", inputs.dropped as u64),
-        ("bad rows skipped", inputs.skipped.len() as u64),
-        ("pretraining documents", inputs.documents.len() as u64),
-        ("responses per step", config.rollout_rows() as u64),
-        ("steps", steps),
-    ];
-    let show = |progress: &mut dyn Progress| {
-        progress.note(toml.trim_end());
-        progress.note("");
-        for (what, count) in counts {
-            progress.note(&format!("{what:>24}  {count}"));
-        }
-        for problem in &inputs.skipped {
-            progress.note(&format!("skipped {problem}"));
-        }
+    let plan = Plan {
+        stage: "ppo",
+        section: &config.run,
+        config: &to_toml(config),
+        seed: config.ppo.seed,
+        steps: config.ppo.steps,
+        facts: vec![
+            ("policy parameters", json!(inputs.policy.header.num_parameters)),
+            ("reward parameters", json!(inputs.reward.header.num_parameters)),
+            ("prompts", json!(inputs.prompts.len())),
+            ("prompts dropped", json!(inputs.dropped)),
+            ("bad rows skipped", json!(inputs.skipped.len())),
+            ("pretraining documents", json!(inputs.documents.len())),
+            ("responses per step", json!(config.rollout_rows())),
+        ],
+        skipped: &inputs.skipped,
+        inputs: config.data.prompts.iter().chain(config.data.pretrain.iter()).cloned().collect(),
     };
-    if job.dry_run {
-        show(progress);
-        return Ok(None);
-    }
-    if let Preflight::Finished { step } = state {
-        return Ok(Some(Outcome::AlreadyFinished { step }));
-    }
-
-    let run = &config.run;
-    tch::set_num_threads(run.num_threads() as i32);
-    let mut facts = job.program;
-    facts.insert("stage".to_owned(), json!("ppo"));
-    facts.insert("device".to_owned(), json!(format!("{:?}", run.device())));
-    facts.insert("threads".to_owned(), json!(run.num_threads()));
-    facts.insert("seed".to_owned(), json!(config.ppo.seed));
-    facts.extend(counts.map(|(what, count)| (what.replace(' ', "_"), json!(count))));
-    facts.insert("inputs".to_owned(), input_sizes(config.data.prompts.iter().chain(config.data.pretrain.iter()))?);
-    let spec = Spec { section: run, config: &toml, resume: job.resume, steps, facts, interrupt: job.interrupt };
-    let started = match Run::start(spec)? {
-        Started::Finished { step } => return Ok(Some(Outcome::AlreadyFinished { step })),
-        Started::Ready(started) => started,
+    let (run, progress) = match launch(plan, job)? {
+        Launched::Over(outcome) => return Ok(outcome),
+        Launched::Ready(run, progress) => (run, progress),
     };
-    show(progress);
-    let (format, eval) = (inputs.format.clone(), inputs.eval);
-    let inputs = Inputs { eval: Vec::new(), ..inputs };
-    let trainer = build(config, inputs, started.checkpoint())?;
-    train(trainer, &format, &eval, started, progress).map(Some)
+    let session = build(config, inputs, run.checkpoint())?;
+    train(session, run, progress).map(Some)
 }
 
 /// Reads and checks everything that a run needs, without loading a tensor.
@@ -161,6 +144,12 @@ fn check(config: &PpoConfig) -> Result<Inputs> {
             }
         }
     }
+    // The value model has the reward model's length.
+    for source in [&policy, &reward].into_iter().flatten() {
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + config.rollout.max_response_tokens;
+        let what = "behind the longest prompt makes a dialogue";
+        check_trained_length(&source.header, longest, "rollout.max_response_tokens", what, &mut problems);
+    }
     problems.into_result()?;
     let known = "no problem was found";
     Ok(Inputs {
@@ -196,22 +185,26 @@ fn check_scalar(path: &Path, format: Option<&ChatFormat>, problems: &mut Problem
 }
 
 /// Loads the four models, as they were given or as a checkpoint has them, and the trainer's state.
-fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Result<Trainer> {
-    let device = config.run.device();
-    let trained = ModelOptions {
-        device,
+fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Result<Session> {
+    let trained = |device: &Option<String>| ModelOptions {
+        device: config.device(device),
         compute: config.models.dtype.kind(),
         trainable: true,
         recompute_layers: config.models.recompute_layers,
     };
-    let frozen =
-        ModelOptions { device, compute: config.frozen_dtype().kind(), trainable: false, recompute_layers: false };
+    let frozen = |device: &Option<String>| ModelOptions {
+        device: config.device(device),
+        compute: config.frozen_dtype().kind(),
+        trainable: false,
+        recompute_layers: false,
+    };
+    let (sources, seed) = (&config.models, config.ppo.seed);
     let from = |name: &str, path: &PathBuf| checkpoint.map_or_else(|| path.clone(), |checkpoint| checkpoint.join(name));
     let mut models = Models {
-        policy: CausalLm::load(&from("model", &config.models.policy), &trained)?,
-        ref_policy: CausalLm::load(&config.models.policy, &frozen)?,
-        value_model: ScalarModel::load(&from("value", config.value_path()), &trained, config.ppo.seed)?,
-        reward_model: ScalarModel::load(&config.models.reward, &frozen, config.ppo.seed)?,
+        policy: CausalLm::load(&from("model", &sources.policy), &trained(&sources.policy_device))?,
+        ref_policy: CausalLm::load(&sources.policy, &frozen(&sources.reference_device))?,
+        value_model: ScalarModel::load(&from("value", config.value_path()), &trained(&sources.value_device), seed)?,
+        reward_model: ScalarModel::load(&sources.reward, &frozen(&sources.reward_device), seed)?,
     };
     let tokenizer = inputs.format.tokenizer();
     models.value_model.set_pad_token_id(tokenizer.special().endoftext);
@@ -229,12 +222,14 @@ fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Resul
         KlControl::Adaptive => KlController::Adaptive { kl_coef, target: reward.kl_target, horizon: reward.kl_horizon },
     };
     let end = tokenizer.special().endoftext;
-    let ptx =
-        (!inputs.documents.is_empty()).then(|| PtxStream::new(inputs.documents, end, PTX_TOKENS, config.ppo.seed));
-    Ok(Trainer {
+    let policy = models.policy.config();
+    let trained_length = if policy.family == Family::Qwen { policy.seq_length as usize } else { PTX_TOKENS };
+    let ptx_tokens = PTX_TOKENS.min(trained_length);
+    let ptx = (!inputs.documents.is_empty()).then(|| PtxStream::new(inputs.documents, end, ptx_tokens, seed));
+    let trainer = Trainer {
         policy_optimizer: optimizer(models.policy.parameters()),
         value_optimizer: optimizer(models.value_model.parameters()),
-        order: Order::new(&[inputs.prompts.len()], None, config.ppo.seed, config.data.shuffle),
+        order: Order::new(&[inputs.prompts.len()], None, seed, config.data.shuffle),
         prompts: inputs.prompts,
         ptx,
         moments: RunningMoments::new(),
@@ -245,62 +240,24 @@ fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Resul
             max_tokens: config.rollout.max_response_tokens,
             stop_ids: inputs.format.stop_ids(),
             vocab: tokenizer.vocab_size(),
-            record_nucleus: config.rollout.logprobs == Logprobs::Nucleus,
+            // The nucleus of top-p 1 is the whole softmax: nothing to record.
+            record_nucleus: config.rollout.logprobs == Logprobs::Nucleus && config.rollout.top_p < 1.0,
         },
         end_id: tokenizer.special().im_end,
         value_shift: inputs.value_shift,
         config: config.clone(),
         models,
-    })
-}
-
-/// Steps until the end, or until the run is asked to stop.
-fn train(
-    mut trainer: Trainer,
-    format: &ChatFormat,
-    eval: &[EvalSet],
-    mut run: Box<Run>,
-    progress: &mut dyn Progress,
-) -> Result<Outcome> {
-    if let Some(state) = run.state()? {
-        trainer.load(&state)?;
-    }
-    progress.begin("ppo", run.steps() - run.next_step());
-    for step in run.next_step()..run.steps() {
-        let mut report = trainer.step(step, &mut |_| {})?;
-        let done = step + 1;
-        if run.eval_due(done) {
-            write_samples(&mut run, done, "train", format, &report)?;
-            for set in eval {
-                report.metrics.merge(evaluate(&trainer, set, format, &mut run, done)?);
-            }
-        }
-        run.log(done, &report.metrics)?;
-        let number = |name| report.metrics.get(name).unwrap_or(f64::NAN);
-        progress.advance(1, &format!("score {:.3} kl {:.3}", number("score/mean"), number("kl/ref")));
-        if run.save_due(done) {
-            let state = trainer.state();
-            run.save(done, &state, |folder| trainer.save(folder, format))?;
-        }
-        if run.interrupted() {
-            progress.end();
-            return Ok(Outcome::Interrupted { step: done });
-        }
-    }
-    progress.end();
-    run.finish(|folder| trainer.save(folder, format))
+    };
+    Ok(Session { trainer, format: inputs.format, eval: inputs.eval, last: None })
 }
 
 /// One sampled response to every held-out prompt: raw score, KL, length and ended share. The draws depend on the prompt
 /// alone, so that evaluations differ by the policy only.
-fn evaluate(trainer: &Trainer, set: &EvalSet, format: &ChatFormat, run: &mut Run, done: u64) -> Result<Metrics> {
+fn measure(trainer: &Trainer, set: &EvalSet, format: &ChatFormat, run: &mut Run, done: u64) -> Result<Metrics> {
     let seed = trainer.config.ppo.seed;
-    let responses = trainer.respond(
-        &set.prompts,
-        1,
-        &mut |prompt, _, position| random::uniform(seed, Purpose::Generate, 0, prompt as u64, position as u64),
-        &mut |_| {},
-    );
+    let responses = trainer.respond(&set.prompts, 1, &|prompt, _, position| {
+        random::uniform(seed, Purpose::Generate, 0, prompt as u64, position as u64)
+    })?;
     let rollout =
         Rollout { prompt_rows: (0..set.prompts.len()).collect(), prompts: set.prompts.clone(), samples: 1, responses };
     let report = trainer.judge_only(rollout);
@@ -342,41 +299,64 @@ fn write_samples(run: &mut Run, done: u64, set: &str, format: &ChatFormat, repor
     Ok(())
 }
 
-impl Trainer {
-    /// Writes `model` and `value` into a folder.
-    fn save(&self, folder: &Path, format: &ChatFormat) -> Result<()> {
-        self.models.policy.save(&folder.join("model"))?;
+impl stage::Trainer for Session {
+    fn step(&mut self, step: u64) -> Result<Metrics> {
+        let report = self.trainer.step(step)?;
+        let metrics = report.metrics.clone();
+        self.last = Some(report);
+        Ok(metrics)
+    }
+
+    fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics> {
+        if let Some(report) = &self.last {
+            write_samples(run, done, "train", &self.format, report)?;
+        }
+        let mut metrics = Metrics::new();
+        for set in &self.eval {
+            metrics.merge(measure(&self.trainer, set, &self.format, run, done)?);
+        }
+        Ok(metrics)
+    }
+
+    fn note(&self, metrics: &Metrics) -> String {
+        let number = |name| metrics.get(name).unwrap_or(f64::NAN);
+        format!("score {:.3} kl {:.3}", number("score/mean"), number("kl/ref"))
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        self.trainer.models.policy.save(&folder.join("model"))?;
         let value = folder.join("value");
-        self.models.value_model.save(&value)?;
-        ScoreContract { value_shift: self.value_shift, ..ScoreContract::new(format) }.write(&value)
+        self.trainer.models.value_model.save(&value)?;
+        ScoreContract { value_shift: self.trainer.value_shift, ..ScoreContract::new(&self.format) }.write(&value)
     }
 
     fn state(&self) -> State {
-        let mut state = State::new();
-        self.policy_optimizer.save("policy", &mut state);
-        self.value_optimizer.save("value", &mut state);
-        let (policy, value) = (&self.models.policy, &self.models.value_model);
+        let (trainer, mut state) = (&self.trainer, State::new());
+        trainer.policy_optimizer.save("policy", &mut state);
+        trainer.value_optimizer.save("value", &mut state);
+        let (policy, value) = (&trainer.models.policy, &trainer.models.value_model);
         save_masters(policy.parameters(), policy.config().dtype, "policy_master", &mut state);
         save_masters(value.parameters(), value.config().dtype, "value_master", &mut state);
-        state.set("moments", self.moments);
-        state.set("kl_controller", self.kl_controller);
-        state.set("value_shift", self.value_shift);
-        state.set("ptx_taken", self.ptx.as_ref().map(|stream| stream.taken));
+        state.set("moments", trainer.moments);
+        state.set("kl_controller", trainer.kl_controller);
+        state.set("value_shift", trainer.value_shift);
+        state.set("ptx_taken", trainer.ptx.as_ref().map(|stream| stream.taken));
         state
     }
 
     fn load(&mut self, state: &State) -> Result<()> {
-        self.policy_optimizer.load("policy", state)?;
-        self.value_optimizer.load("value", state)?;
-        let (policy, value) = (&self.models.policy, &self.models.value_model);
+        let trainer = &mut self.trainer;
+        trainer.policy_optimizer.load("policy", state)?;
+        trainer.value_optimizer.load("value", state)?;
+        let (policy, value) = (&trainer.models.policy, &trainer.models.value_model);
         load_masters(policy.parameters(), policy.config().dtype, "policy_master", state)?;
         load_masters(value.parameters(), value.config().dtype, "value_master", state)?;
-        self.moments = state.get("moments")?;
-        self.kl_controller = state.get("kl_controller")?;
-        self.value_shift = state.get("value_shift")?;
-        self.models.value_model.set_shift(self.value_shift.unwrap_or(0.0));
+        trainer.moments = state.get("moments")?;
+        trainer.kl_controller = state.get("kl_controller")?;
+        trainer.value_shift = state.get("value_shift")?;
+        trainer.models.value_model.set_shift(trainer.value_shift.unwrap_or(0.0));
         let taken: Option<u64> = state.get("ptx_taken")?;
-        if let (Some(stream), Some(taken)) = (&mut self.ptx, taken) {
+        if let (Some(stream), Some(taken)) = (&mut trainer.ptx, taken) {
             stream.taken = taken;
         }
         Ok(())

@@ -30,7 +30,7 @@ pub enum Phase {
     Ppo,
 }
 
-/// Everything a step needs; `save` and `load` carry what changes.
+/// Everything a step needs; its state carries what changes.
 pub struct Trainer {
     pub(crate) config: PpoConfig,
     pub(crate) models: Models,
@@ -88,10 +88,10 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::NonFinite`] before anything is updated with it.
-    pub fn step(&mut self, step: u64, progress: &mut dyn FnMut(usize)) -> Result<StepReport> {
+    pub fn step(&mut self, step: u64) -> Result<StepReport> {
         let started = Instant::now();
         // 1. Sample responses to this step's prompts.
-        let rollout = self.sample(step, progress);
+        let rollout = self.sample(step)?;
         let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
         let microbatches = rollout.fill(&rows, self.config.ppo.microbatch_tokens);
         let sampled = Instant::now();
@@ -109,7 +109,8 @@ impl Trainer {
         let to_table = |flat: &[f32]| table(&flat.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), &lengths);
         let (logprobs, ref_logprobs) = (to_table(&opinions.old_logprobs), to_table(&opinions.ref_logprobs));
         let kl = kl_k1(&logprobs, &ref_logprobs, &response_mask);
-        let rewards = token_rewards(&scores_shaped, &kl, &response_mask, self.kl_controller.kl_coef());
+        let kl_coef = self.kl_controller.kl_coef();
+        let rewards = token_rewards(&scores_shaped, &kl, &response_mask, kl_coef);
         let old_values = to_table(&opinions.values);
         let credit = gae(&rewards, &old_values, &response_mask, &self.gae_params());
         let advantages = if self.config.ppo.whiten_advantages {
@@ -135,7 +136,9 @@ impl Trainer {
             self.update(step, &rollout, &minibatch, &targets, phase, &mut learned)?;
         }
         let kl_mean = kl_per_response(&kl, &response_mask);
-        self.kl_controller.update(kl_mean, rollout.responses.len());
+        if phase == Phase::Ppo {
+            self.kl_controller.update(kl_mean, rollout.responses.len());
+        }
 
         // 5. Report: every mean uses the response mask, like the losses.
         let kl_rows = masked::row_sums(&kl, &response_mask);
@@ -149,7 +152,7 @@ impl Trainer {
             .set("reward/mean", masked::row_sums(&rewards, &response_mask).iter().sum::<f64>() / scores.len() as f64);
         metrics.set("kl/ref", kl_mean);
         metrics.set("kl/ref_k3", kl_per_response(&kl_k3(&logprobs, &ref_logprobs, &response_mask), &response_mask));
-        metrics.set("kl/coef", self.kl_controller.kl_coef());
+        metrics.set("kl/coef", kl_coef);
         learned.report(&mut metrics, phase, self.ptx.is_some(), &opinions);
         metrics.set("value/explained_variance", explained_variance(&old_values, &credit.returns, &response_mask));
         metrics.set("response/tokens", lengths.iter().sum::<usize>() as f64 / lengths.len() as f64);
@@ -199,13 +202,13 @@ impl Trainer {
         let (mut policy, mut value_total, mut clip_frac) = (PolicyStats::default(), 0.0, 0.0);
         for rows in rollout.fill(minibatch, config.microbatch_tokens) {
             let layout = rollout.layout(&rows, device);
-            let of = |flat: &[f32]| Tensor::from_slice(&targets.gather(flat, &rows)).to_device(device); // (N)
+            let of = |flat: &[f32], device| Tensor::from_slice(&targets.gather(flat, &rows)).to_device(device); // (N)
 
             let values = values(&self.models.value_model, &layout);
             let loss = value_loss(
                 &values,
-                &of(&targets.old_values),
-                &of(&targets.returns),
+                &of(&targets.old_values, values.device()),
+                &of(&targets.returns, values.device()),
                 config.cliprange_value,
                 num_tokens,
             );
@@ -214,7 +217,7 @@ impl Trainer {
             clip_frac += loss.clip_frac;
 
             if phase == Phase::Ppo {
-                let (old_logprobs, advantages) = (of(&targets.old_logprobs), of(&targets.advantages));
+                let (old_logprobs, advantages) = (of(&targets.old_logprobs, device), of(&targets.advantages, device));
                 let hidden = self.models.policy.hidden(&layout.flat, None).index_select(0, &layout.before); // (N, D)
                 self.convention().over(rollout, &rows, |over| {
                     self.models.policy.backward(&hidden, &layout.tokens, over, &mut |range, logprobs| {
@@ -262,40 +265,38 @@ impl Trainer {
         Ok(())
     }
 
-    /// Samples responses to the prompts of `step`. Draw `position` of a response depends on its prompt and sample alone.
-    fn sample(&self, step: u64, progress: &mut dyn FnMut(usize)) -> Rollout {
+    /// Samples responses to the prompts of `step`. The draws of a response depend on its prompt and sample alone, and on how often
+    /// the step has had that prompt before.
+    fn sample(&self, step: u64) -> Result<Rollout> {
         let count = self.config.rollout.prompts_per_step as u64;
         let prompt_rows: Vec<usize> = (step * count..(step + 1) * count).map(|global| self.order.row(global)).collect();
         let prompts: Vec<Vec<i64>> = prompt_rows.iter().map(|row| self.prompts[*row].clone()).collect();
         let samples = self.config.rollout.responses_per_prompt;
-        let responses = self.respond(
-            &prompts,
-            samples,
-            &mut |prompt, sample, position| {
-                let row = (prompt_rows[prompt] * samples + sample) as u64;
-                random::uniform(self.config.ppo.seed, Purpose::Rollout, step, row, position as u64)
-            },
-            progress,
-        );
-        Rollout { prompt_rows, prompts, samples, responses }
+        let earlier = |prompt: usize| prompt_rows[..prompt].iter().filter(|row| **row == prompt_rows[prompt]).count();
+        let streams: Vec<usize> =
+            (0..prompt_rows.len()).map(|prompt| earlier(prompt) * self.prompts.len() + prompt_rows[prompt]).collect();
+        let responses = self.respond(&prompts, samples, &|prompt, sample, position| {
+            let stream = (streams[prompt] * samples + sample) as u64;
+            random::uniform(self.config.ppo.seed, Purpose::Rollout, step, stream, position as u64)
+        })?;
+        Ok(Rollout { prompt_rows, prompts, samples, responses })
     }
 
     /// Generates with the policy as it stands.
+    ///
+    /// # Errors
+    /// As [`generate`].
     pub(crate) fn respond(
         &self,
         prompts: &[Vec<i64>],
         samples: usize,
-        draws: &mut dyn FnMut(usize, usize, usize) -> f64,
-        progress: &mut dyn FnMut(usize),
-    ) -> Vec<align_common::generate::Response> {
+        draws: &dyn Fn(usize, usize, usize) -> f64,
+    ) -> Result<Vec<align_common::generate::Response>> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + self.sampling.max_tokens;
         let max_rows = (4 * self.config.ppo.microbatch_tokens / longest).max(samples);
-        let draws = std::cell::RefCell::new(draws);
-        let draw = |prompt, sample, position| (draws.borrow_mut())(prompt, sample, position);
-        generate(&self.models.policy, prompts, samples, &self.sampling, max_rows, &draw, &mut |_, _, _| progress(1))
-            .into_iter()
-            .flatten()
-            .collect()
+        let responses =
+            generate(&self.models.policy, prompts, samples, &self.sampling, max_rows, draws, &mut |_, _, _| {})?;
+        Ok(responses.into_iter().flatten().collect())
     }
 
     /// The rows of each optimiser step: all epochs, minibatch by minibatch, each ordered.

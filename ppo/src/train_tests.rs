@@ -82,7 +82,7 @@ fn before_the_first_update_the_policy_is_its_reference_under_either_convention()
             config.rollout.temperature = 0.7;
             config.rollout.logprobs = logprobs;
         });
-        let metrics = trainer.step(0, &mut |_| {}).unwrap().metrics;
+        let metrics = trainer.step(0).unwrap().metrics;
         assert!(metrics.get("kl/ref").unwrap().abs() < 1e-6, "{logprobs:?}");
         assert_eq!(
             metrics.get("policy/ratio_max"),
@@ -91,7 +91,7 @@ fn before_the_first_update_the_policy_is_its_reference_under_either_convention()
         );
         assert_eq!(metrics.get("policy/clip_frac"), Some(0.0));
         assert!(metrics.get("policy/grad_norm").unwrap() > 0.0);
-        let moved = trainer.step(1, &mut |_| {}).unwrap().metrics;
+        let moved = trainer.step(1).unwrap().metrics;
         assert!(moved.get("kl/ref_k3").unwrap() > 1e-6, "{logprobs:?}");
     }
 }
@@ -103,7 +103,7 @@ fn the_value_warmup_leaves_the_policy_and_nothing_moves_the_frozen_models() {
     let value = weights(trainer.models.value_model.parameters());
     let frozen = [trainer.models.ref_policy.parameters(), trainer.models.reward_model.parameters()].map(weights);
     for step in 0..2 {
-        let metrics = trainer.step(step, &mut |_| {}).unwrap().metrics;
+        let metrics = trainer.step(step).unwrap().metrics;
         assert!(metrics.get("kl/ref").unwrap().abs() < 1e-6);
         assert_eq!(metrics.get("phase"), Some(0.0));
     }
@@ -111,7 +111,7 @@ fn the_value_warmup_leaves_the_policy_and_nothing_moves_the_frozen_models() {
     assert!(!same(&value, &weights(trainer.models.value_model.parameters())));
     assert_eq!((trainer.policy_optimizer.steps(), trainer.value_optimizer.steps()), (0, 2));
 
-    trainer.step(2, &mut |_| {}).unwrap();
+    trainer.step(2).unwrap();
     assert!(!same(&policy, &weights(trainer.models.policy.parameters())));
     assert_eq!((trainer.policy_optimizer.steps(), trainer.value_optimizer.steps()), (1, 3));
     let after = [trainer.models.ref_policy.parameters(), trainer.models.reward_model.parameters()].map(weights);
@@ -126,7 +126,7 @@ fn the_value_model_starts_as_the_reward_model_less_the_first_mean_score() {
             config.rollout.missing_end = crate::rewards::MissingEnd::None;
             config.ppo.value_lr = 0.0;
         });
-        let report = trainer.step(0, &mut |_| {}).unwrap();
+        let report = trainer.step(0).unwrap();
         let mean = report.scores.iter().sum::<f64>() / report.scores.len() as f64;
         let rows: Vec<usize> = (0..report.scores.len()).collect();
         let (flat, ends) = report.rollout.scored(&rows, END, Device::Cpu);

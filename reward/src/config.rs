@@ -18,6 +18,16 @@ pub enum Stage {
     Finetune,
 }
 
+impl Stage {
+    /// As the config spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Pmp => "pmp",
+            Stage::Finetune => "finetune",
+        }
+    }
+}
+
 documented! {
     /// `[data]` of rm: comparisons.
     pub struct RmData {

@@ -29,19 +29,20 @@ use align_common::chatml::ChatFormat;
 use align_common::config::{to_toml, total_steps};
 use align_common::error::{Problems, Result};
 use align_common::model::{Face, ModelOptions, ScalarModel};
-use align_common::progress::Progress;
-use align_common::run::{Outcome, Preflight, Run, Spec, Started, preflight};
-use align_common::stage::{Job, Mixture, check_format, check_source, input_sizes, set_names};
+use align_common::run::Outcome;
+use align_common::stage::{
+    self, Job, Launched, Mixture, Plan, check_format, check_source, check_trained_length, launch, set_names,
+};
 use serde_json::json;
 
-use config::RmConfig;
+use config::{RmConfig, Stage};
 use train::{EvalSet, Rows, Trainer};
 
 /// Runs `align rm`. `None` after a dry run.
 ///
 /// # Errors
 /// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
-/// [`Trainer::run`] returns.
+/// [`stage::train`] returns.
 pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let mut problems = Problems::new();
     let path = &config.model.path;
@@ -71,80 +72,60 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
             "takes margins from the scores of the data, and no training row has any; expected `scores`",
         );
     }
+    if let (Some(source), Some(rows)) = (&source, &rows) {
+        let longest = rows.train.rows.iter().map(data::Row::longest).max().unwrap_or(0);
+        check_trained_length(&source.header, longest, "data.max_tokens", "lets in a dialogue", &mut problems);
+    }
     problems.into_result()?;
     let known = "no problem was found";
     let (source, format, rows) = (source.expect(known), format.expect(known), rows.expect(known));
 
-    let toml = to_toml(config);
-    let train = &config.train;
-    let steps = total_steps(train.steps, train.epochs, rows.order.epoch_len() as u64, train.batch_size as u64);
-    let state = preflight(&config.run.out, job.resume, &toml, Some(steps))?;
-    let progress = job.progress;
+    let options = &config.train;
+    let epoch_len = rows.order.epoch_len() as u64;
+    let steps = total_steps(options.steps, options.epochs, epoch_len, options.batch_size as u64);
     let starts_from = match source.header.face {
         Face::CausalLm => "a language model: the reward head is new",
         Face::Scalar => "a reward model: its head is kept",
     };
-    let computed: usize = rows.train.rows.iter().map(data::Row::len).sum();
-    let whole: usize = rows.train.rows.iter().map(data::Row::len_unshared).sum();
-    let counts = [
-        ("parameters", source.header.num_parameters),
-        ("comparisons", rows.train.rows.len() as u64),
-        ("tokens", whole as u64),
-        ("tokens computed", computed as u64),
-        ("dropped for length", rows.train.dropped as u64),
-        ("without a better answer", rows.train.tied as u64),
-        ("bad rows skipped", rows.train.skipped.len() as u64),
-        ("steps", steps),
-    ];
-    let show = |progress: &mut dyn Progress| {
-        progress.note(toml.trim_end());
-        progress.note("");
-        progress.note(&format!("{:>24}  {starts_from}", "starts from"));
-        for (what, count) in counts {
-            progress.note(&format!("{what:>24}  {count}"));
-        }
-        for problem in &rows.train.skipped {
-            progress.note(&format!("skipped {problem}"));
-        }
+    let train = &rows.train;
+    let plan = Plan {
+        stage: config.stage.map_or("", Stage::name),
+        section: &config.run,
+        config: &to_toml(config),
+        seed: options.seed,
+        steps,
+        facts: vec![
+            ("starts from", json!(starts_from)),
+            ("parameters", json!(source.header.num_parameters)),
+            ("comparisons", json!(train.rows.len())),
+            ("tokens", json!(train.rows.iter().map(data::Row::len_unshared).sum::<usize>())),
+            ("tokens computed", json!(train.rows.iter().map(data::Row::len).sum::<usize>())),
+            ("dropped for length", json!(train.dropped)),
+            ("without a better answer", json!(train.tied)),
+            ("bad rows skipped", json!(train.skipped.len())),
+        ],
+        skipped: &train.skipped,
+        inputs: Mixture::new(&config.data.train, &config.data.mix).files,
     };
-    if job.dry_run {
-        show(progress);
-        return Ok(None);
-    }
-    if let Preflight::Finished { step } = state {
-        return Ok(Some(Outcome::AlreadyFinished { step }));
-    }
-
-    let run = &config.run;
-    tch::set_num_threads(run.num_threads() as i32);
-    let mut facts = job.program;
-    facts.insert("stage".to_owned(), json!(config.stage));
-    facts.insert("device".to_owned(), json!(format!("{:?}", run.device())));
-    facts.insert("threads".to_owned(), json!(run.num_threads()));
-    facts.insert("seed".to_owned(), json!(train.seed));
-    facts.extend(counts.map(|(what, count)| (what.replace(' ', "_"), json!(count))));
-    facts.insert("inputs".to_owned(), input_sizes(&Mixture::new(&config.data.train, &config.data.mix).files)?);
-    let spec = Spec { section: run, config: &toml, resume: job.resume, steps, facts, interrupt: job.interrupt };
-    let started = match Run::start(spec)? {
-        Started::Finished { step } => return Ok(Some(Outcome::AlreadyFinished { step })),
-        Started::Ready(started) => started,
+    let (run, progress) = match launch(plan, job)? {
+        Launched::Over(outcome) => return Ok(outcome),
+        Launched::Ready(run, progress) => (run, progress),
     };
-    show(progress);
     let options = ModelOptions {
-        device: run.device(),
+        device: config.run.device(),
         compute: config.model.dtype.kind(),
         trainable: true,
         recompute_layers: config.model.recompute_layers,
     };
     // With the language-model loss, the head is part of what is trained; a checkpoint keeps it in its state.
-    let folder = started.checkpoint().map_or_else(|| path.clone(), |checkpoint| checkpoint.join("model"));
+    let folder = run.checkpoint().map_or_else(|| path.clone(), |checkpoint| checkpoint.join("model"));
     let mut model = if config.loss.lm_coef > 0.0 {
-        ScalarModel::load_with_lm_head(path, &options, train.seed)?
+        ScalarModel::load_with_lm_head(path, &options, config.train.seed)?
     } else {
-        ScalarModel::load(&folder, &options, train.seed)?
+        ScalarModel::load(&folder, &options, config.train.seed)?
     };
     model.set_pad_token_id(source.tokenizer.special().endoftext);
-    Trainer::new(config, &rows, &format, model, steps).run(started, progress).map(Some)
+    stage::train(Trainer::new(config, &rows, &format, model, steps), run, progress).map(Some)
 }
 
 fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) -> Result<Option<Rows>> {

@@ -11,10 +11,9 @@ use align_common::lm::microbatches;
 use align_common::metrics::Metrics;
 use align_common::model::{Over, ScalarModel, select_rows};
 use align_common::optim::AdamW;
-use align_common::progress::Progress;
-use align_common::run::{Outcome, Run};
+use align_common::run::Run;
 use align_common::schedule::lr;
-use align_common::stage::{load_masters, save_masters};
+use align_common::stage::{self, load_masters, save_masters};
 use serde_json::{Map, json};
 use tch::{Kind, Tensor};
 
@@ -63,43 +62,62 @@ impl<'a> Trainer<'a> {
         Self { config, rows, format, optimizer, model, steps }
     }
 
-    /// Trains from where the run stands to its end, or until it is asked to stop.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] when loss or gradient are no longer numbers; [`Error::Io`] when something cannot be written.
-    pub fn run(mut self, mut run: Box<Run>, progress: &mut dyn Progress) -> Result<Outcome> {
-        if let Some(state) = run.state()? {
-            self.load(&state)?;
-        }
-        progress.begin("training", run.steps() - run.next_step());
-        for step in run.next_step()..run.steps() {
-            let mut metrics = self.step(step)?;
-            let done = step + 1;
-            if run.eval_due(done) {
-                metrics.merge(self.evaluate(&mut run, done)?);
-            }
-            run.log(done, &metrics)?;
-            let number = |name| metrics.get(name).unwrap_or(f64::NAN);
-            let note = format!("loss {:.4} accuracy {:.2}", number("train/loss"), number("train/accuracy"));
-            progress.advance(1, &note);
-            if run.save_due(done) {
-                let state = self.state();
-                run.save(done, &state, |folder| self.save(&folder.join("model")))?;
-            }
-            if run.interrupted() {
-                progress.end();
-                return Ok(Outcome::Interrupted { step: done });
+    /// The language-model loss on chosen answers, on the same forward pass: its share of the batch's token mean, and a term
+    /// whose gradient is that of lm_coef · loss. `None` without `loss.lm_coef`.
+    fn lm_gradient(&self, hidden: &Tensor, rows: &[&Row], flat: &RmBatch, lm_tokens: usize) -> Option<(f64, Tensor)> {
+        let head = self.model.lm_head()?;
+        let (mut before, mut targets) = (Vec::new(), Vec::new());
+        let mut segments = flat.flat.segments().iter();
+        for row in rows {
+            let prefix = (!row.prefix.is_empty()).then(|| segments.next().expect("a prefix").range.clone());
+            let chosen = segments.next().expect("a chosen dialogue").range.clone();
+            segments.by_ref().take(row.tails.len() - 1).for_each(drop);
+            for (index, token) in row.tails[0].iter().enumerate().filter(|(index, _)| row.chosen_mask[*index]) {
+                let place = match (&prefix, index) {
+                    (Some(prefix), 0) => prefix.end - 1,
+                    (None, 0) => continue,
+                    _ => chosen.start + index - 1,
+                };
+                before.push(place as i64);
+                targets.push(*token);
             }
         }
-        progress.end();
-        run.finish(|folder| self.save(&folder.join("model")))
+        let picked = select_rows(hidden, &before); // (N, D)
+        let targets = Tensor::from_slice(&targets).to_device(hidden.device());
+        let scale = -self.config.loss.lm_coef / lm_tokens as f64;
+        let (stats, grad) =
+            head.gradient(&picked, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(scale));
+        let share = -stats.logprobs.sum(Kind::Double).double_value(&[]) / lm_tokens as f64;
+        Some((share, (picked.to_kind(Kind::Float) * grad.to_kind(Kind::Float)).sum(Kind::Float)))
     }
 
+    /// The loss of scored comparisons, averaged over them.
+    fn eval_loss(&self, rows: &[Row], scores: &[Vec<f64>]) -> f64 {
+        let _no_grad = tch::no_grad_guard();
+        let rows: Vec<&Row> = rows.iter().collect();
+        let pairs = flatten(&rows, self.config.loss.margin, tch::Device::Cpu).pairs;
+        let scalars = Tensor::from_slice(&scores.concat());
+        reward_loss(&scalars, &pairs, rows.len(), &self.loss_params()).stats.loss
+    }
+
+    fn loss_params(&self) -> LossParams {
+        LossParams { center_coef: self.config.loss.center_coef, label_smoothing: self.config.loss.label_smoothing }
+    }
+
+    fn batch(&self, step: u64) -> Vec<&'a Row> {
+        let size = self.config.train.batch_size as u64;
+        (step * size..(step + 1) * size).map(|global| &self.rows.train.rows[self.rows.order.row(global)]).collect()
+    }
+
+    /// The dtype of what the model's folder holds of the masters: not enough where it leaves the language-model head out.
+    fn saved_dtype(&self) -> Kind {
+        if self.model.lm_head().is_some() { Kind::Half } else { self.model.config().dtype }
+    }
+}
+
+impl stage::Trainer for Trainer<'_> {
     /// One optimiser step on comparisons s·B … s·B+B−1 of the run's order.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] before anything is updated.
-    pub fn step(&mut self, step: u64) -> Result<Metrics> {
+    fn step(&mut self, step: u64) -> Result<Metrics> {
         let train = &self.config.train;
         let batch = self.batch(step);
         let lengths: Vec<usize> = batch.iter().map(|row| row.len()).collect();
@@ -145,37 +163,8 @@ impl<'a> Trainer<'a> {
         Ok(metrics)
     }
 
-    /// The language-model loss on chosen answers, on the same forward pass: its share of the batch's token mean, and a term
-    /// whose gradient is that of lm_coef · loss. `None` without `loss.lm_coef`.
-    fn lm_gradient(&self, hidden: &Tensor, rows: &[&Row], flat: &RmBatch, lm_tokens: usize) -> Option<(f64, Tensor)> {
-        let head = self.model.lm_head()?;
-        let (mut before, mut targets) = (Vec::new(), Vec::new());
-        let mut segments = flat.flat.segments().iter();
-        for row in rows {
-            let prefix = (!row.prefix.is_empty()).then(|| segments.next().expect("a prefix").range.clone());
-            let chosen = segments.next().expect("a chosen dialogue").range.clone();
-            segments.by_ref().take(row.tails.len() - 1).for_each(drop);
-            for (index, token) in row.tails[0].iter().enumerate().filter(|(index, _)| row.chosen_mask[*index]) {
-                let place = match (&prefix, index) {
-                    (Some(prefix), 0) => prefix.end - 1,
-                    (None, 0) => continue,
-                    _ => chosen.start + index - 1,
-                };
-                before.push(place as i64);
-                targets.push(*token);
-            }
-        }
-        let picked = select_rows(hidden, &before); // (N, D)
-        let targets = Tensor::from_slice(&targets).to_device(hidden.device());
-        let scale = -self.config.loss.lm_coef / lm_tokens as f64;
-        let (stats, grad) =
-            head.gradient(&picked, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(scale));
-        let share = -stats.logprobs.sum(Kind::Double).double_value(&[]) / lm_tokens as f64;
-        Some((share, (picked.to_kind(Kind::Float) * grad.to_kind(Kind::Float)).sum(Kind::Float)))
-    }
-
     /// Accuracy and loss of every held-out file, with histograms and a few samples.
-    fn evaluate(&self, run: &mut Run, done: u64) -> Result<Metrics> {
+    fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics> {
         let mut metrics = Metrics::new();
         let tokenizer = self.format.tokenizer();
         for set in &self.rows.eval {
@@ -205,26 +194,14 @@ impl<'a> Trainer<'a> {
         Ok(metrics)
     }
 
-    /// The loss of scored comparisons, averaged over them.
-    fn eval_loss(&self, rows: &[Row], scores: &[Vec<f64>]) -> f64 {
-        let _no_grad = tch::no_grad_guard();
-        let rows: Vec<&Row> = rows.iter().collect();
-        let pairs = flatten(&rows, self.config.loss.margin, tch::Device::Cpu).pairs;
-        let scalars = Tensor::from_slice(&scores.concat());
-        reward_loss(&scalars, &pairs, rows.len(), &self.loss_params()).stats.loss
-    }
-
-    fn loss_params(&self) -> LossParams {
-        LossParams { center_coef: self.config.loss.center_coef, label_smoothing: self.config.loss.label_smoothing }
-    }
-
-    fn batch(&self, step: u64) -> Vec<&'a Row> {
-        let size = self.config.train.batch_size as u64;
-        (step * size..(step + 1) * size).map(|global| &self.rows.train.rows[self.rows.order.row(global)]).collect()
+    fn note(&self, metrics: &Metrics) -> String {
+        let number = |name| metrics.get(name).unwrap_or(f64::NAN);
+        format!("loss {:.4} accuracy {:.2}", number("train/loss"), number("train/accuracy"))
     }
 
     /// Writes the model and its score contract, mean and spread taken on the first held-out set.
     fn save(&self, folder: &Path) -> Result<()> {
+        let folder = &folder.join("model");
         self.model.save(folder)?;
         let mut contract = ScoreContract::new(self.format);
         if let (Some(set), Some(file)) = (self.rows.eval.first(), self.config.data.eval.first()) {
@@ -244,10 +221,5 @@ impl<'a> Trainer<'a> {
     fn load(&mut self, state: &State) -> Result<()> {
         self.optimizer.load("model", state)?;
         load_masters(self.model.parameters(), self.saved_dtype(), "master", state)
-    }
-
-    /// The dtype of what the model's folder holds of the masters: not enough where it leaves the language-model head out.
-    fn saved_dtype(&self) -> Kind {
-        if self.model.lm_head().is_some() { Kind::Half } else { self.model.config().dtype }
     }
 }

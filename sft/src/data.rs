@@ -7,7 +7,8 @@ use align_common::config::Files;
 use align_common::data::Order;
 use align_common::error::{Problems, Result};
 use align_common::lm::{LmData, LmRow, chat_rows, text_rows};
-use align_common::stage::{Mixture, set_names};
+use align_common::model::Header;
+use align_common::stage::{Mixture, check_trained_length, set_names};
 use align_common::tokenizer::Tokenizer;
 
 use crate::config::{PretrainConfig, SftConfig};
@@ -28,6 +29,15 @@ pub struct Rows {
     pub order: Order,
     /// Held-out files.
     pub eval: Vec<EvalSet>,
+}
+
+impl Rows {
+    /// Refuses rows that a first-generation model must not be trained on.
+    pub fn check_length(&self, header: &Header, problems: &mut Problems) {
+        let longest =
+            self.train.rows.iter().flat_map(|row| &row.pieces).map(|piece| piece.tokens.len()).max().unwrap_or(0);
+        check_trained_length(header, longest, "data.max_tokens", "lets in a training row", problems);
+    }
 }
 
 /// Reads what `align sft` needs; mistakes land in `problems`.

@@ -21,12 +21,13 @@ pub mod config;
 pub mod data;
 pub mod train;
 
+use std::path::PathBuf;
+
 use align_common::config::{Config, to_toml, total_steps};
 use align_common::error::{Problems, Result};
-use align_common::model::{CausalLm, Header, ModelOptions, SideFiles};
-use align_common::progress::Progress;
-use align_common::run::{Outcome, Preflight, Run, Spec, Started, preflight};
-use align_common::stage::{Job, Mixture, check_causal_lm, check_format, check_source, input_sizes};
+use align_common::model::{CausalLm, Face, Header, ModelOptions, SideFiles};
+use align_common::run::Outcome;
+use align_common::stage::{self, Job, Launched, Mixture, Plan, check_causal_lm, check_format, check_source, launch};
 use align_common::tokenizer::Tokenizer;
 use serde_json::json;
 
@@ -38,7 +39,7 @@ use train::{Sections, Trainer};
 ///
 /// # Errors
 /// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
-/// [`Trainer::run`] returns.
+/// [`stage::train`] returns.
 pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let mut problems = Problems::new();
     let path = &config.model.path;
@@ -48,17 +49,26 @@ pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         Some(format) => sft_rows(config, format, &mut problems)?,
         None => None,
     };
+    if let (Some(source), Some(rows)) = (&source, &rows) {
+        rows.check_length(&source.header, &mut problems);
+    }
     problems.into_result()?;
     let (source, rows) = (source.expect("no problem was found"), rows.expect("no problem was found"));
-    let sections = Sections {
-        model: &config.model,
-        train: &config.train,
-        optimizer: &config.optimizer,
-        schedule: &config.schedule,
-        run: &config.run,
+    let inputs = Inputs {
+        stage: "sft",
+        sections: Sections {
+            model: &config.model,
+            train: &config.train,
+            optimizer: &config.optimizer,
+            schedule: &config.schedule,
+            run: &config.run,
+        },
+        header: &source.header,
+        tokenizer: &source.tokenizer,
+        rows: &rows,
+        files: Mixture::new(&config.data.train, &config.data.mix).files,
     };
-    let files = Mixture::new(&config.data.train, &config.data.mix).files;
-    launch("sft", config, sections, &source.header, &source.tokenizer, rows, files, job)
+    start(config, inputs, job)
 }
 
 /// Runs `align pretrain`: from a checkpoint, or from nothing where the folder has a config.json and no weights. `None` after a
@@ -70,104 +80,87 @@ pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>
     let mut problems = Problems::new();
     let path = &config.model.path;
     let source = check_source(path, &mut problems)?;
-    if source.as_ref().is_some_and(|source| source.header.face != align_common::model::Face::CausalLm) {
+    if source.as_ref().is_some_and(|source| source.header.face != Face::CausalLm) {
         problems.push(path.display(), "holds a reward or value model, expected a language model");
     }
     let rows = match &source {
         Some(source) => pretrain_rows(config, &source.tokenizer, &mut problems)?,
         None => None,
     };
+    if let (Some(source), Some(rows)) = (&source, &rows) {
+        rows.check_length(&source.header, &mut problems);
+    }
     problems.into_result()?;
     let (source, rows) = (source.expect("no problem was found"), rows.expect("no problem was found"));
-    let sections = Sections {
-        model: &config.model,
-        train: &config.train,
-        optimizer: &config.optimizer,
-        schedule: &config.schedule,
-        run: &config.run,
+    let inputs = Inputs {
+        stage: "pretrain",
+        sections: Sections {
+            model: &config.model,
+            train: &config.train,
+            optimizer: &config.optimizer,
+            schedule: &config.schedule,
+            run: &config.run,
+        },
+        header: &source.header,
+        tokenizer: &source.tokenizer,
+        rows: &rows,
+        files: Mixture::new(&config.data.train, &config.data.mix).files,
     };
-    let files = Mixture::new(&config.data.train, &config.data.mix).files;
-    launch("pretrain", config, sections, &source.header, &source.tokenizer, rows, files, job)
+    start(config, inputs, job)
 }
 
-#[expect(clippy::too_many_arguments, reason = "what the two stages found, handed to their one loop")]
-fn launch<C: Config>(
-    stage: &str,
-    config: &C,
-    sections: Sections<'_>,
-    header: &Header,
-    tokenizer: &Tokenizer,
-    rows: Rows,
-    files: Vec<std::path::PathBuf>,
-    job: Job<'_>,
-) -> Result<Option<Outcome>> {
-    let toml = to_toml(config);
-    let steps = total_steps(
-        sections.train.steps,
-        sections.train.epochs,
-        rows.order.epoch_len() as u64,
-        sections.train.batch_size as u64,
-    );
-    let state = preflight(&sections.run.out, job.resume, &toml, Some(steps))?;
-    let progress = job.progress;
-    let train = &rows.train;
-    let counts = [
-        ("parameters", header.num_parameters),
-        ("rows", train.rows.len() as u64),
-        ("tokens", train.tokens() as u64),
-        ("loss tokens", train.loss_tokens() as u64),
-        ("rows dropped for length", train.dropped as u64),
-        ("rows truncated", train.truncated as u64),
-        ("bad rows skipped", train.skipped.len() as u64),
-        ("steps", steps),
-    ];
-    let show = |progress: &mut dyn Progress| {
-        progress.note(toml.trim_end());
-        progress.note("");
-        for (what, count) in counts {
-            progress.note(&format!("{what:>24}  {count}"));
-        }
-        for problem in &train.skipped {
-            progress.note(&format!("skipped {problem}"));
-        }
-    };
-    if job.dry_run {
-        show(progress);
-        return Ok(None);
-    }
-    if let Preflight::Finished { step } = state {
-        return Ok(Some(Outcome::AlreadyFinished { step }));
-    }
+/// What a stage found, handed to the loop that both share.
+struct Inputs<'a> {
+    stage: &'a str,
+    sections: Sections<'a>,
+    header: &'a Header,
+    tokenizer: &'a Tokenizer,
+    rows: &'a Rows,
+    files: Vec<PathBuf>,
+}
 
-    let run = sections.run;
-    tch::set_num_threads(run.num_threads() as i32);
-    let mut facts = job.program;
-    facts.insert("stage".to_owned(), json!(stage));
-    facts.insert("device".to_owned(), json!(format!("{:?}", run.device())));
-    facts.insert("threads".to_owned(), json!(run.num_threads()));
-    facts.insert("seed".to_owned(), json!(sections.train.seed));
-    facts.extend(counts.map(|(what, count)| (what.replace(' ', "_"), json!(count))));
-    facts.insert("inputs".to_owned(), input_sizes(&files)?);
-    let spec = Spec { section: run, config: &toml, resume: job.resume, steps, facts, interrupt: job.interrupt };
-    let run = match Run::start(spec)? {
-        Started::Finished { step } => return Ok(Some(Outcome::AlreadyFinished { step })),
-        Started::Ready(run) => run,
+fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Option<Outcome>> {
+    let Inputs { stage, sections, header, tokenizer, rows, files } = inputs;
+    let Sections { model: source, train: options, run: section, .. } = sections;
+    let train = &rows.train;
+    let epoch_len = rows.order.epoch_len() as u64;
+    let steps = total_steps(options.steps, options.epochs, epoch_len, options.batch_size as u64);
+    let plan = Plan {
+        stage,
+        section,
+        config: &to_toml(config),
+        seed: options.seed,
+        steps,
+        facts: vec![
+            ("parameters", json!(header.num_parameters)),
+            ("rows", json!(train.rows.len())),
+            ("tokens", json!(train.tokens())),
+            ("loss tokens", json!(train.loss_tokens())),
+            ("rows dropped for length", json!(train.dropped)),
+            ("rows truncated", json!(train.truncated)),
+            ("bad rows skipped", json!(train.skipped.len())),
+        ],
+        skipped: &train.skipped,
+        inputs: files,
     };
-    show(progress);
+    let (run, progress) = match launch(plan, job)? {
+        Launched::Over(outcome) => return Ok(outcome),
+        Launched::Ready(run, progress) => (run, progress),
+    };
     let options = ModelOptions {
-        device: sections.run.device(),
-        compute: sections.model.dtype.kind(),
+        device: section.device(),
+        compute: source.dtype.kind(),
         trainable: true,
-        recompute_layers: sections.model.recompute_layers,
+        recompute_layers: source.recompute_layers,
     };
     let model = match run.checkpoint() {
         Some(checkpoint) => CausalLm::load(&checkpoint.join("model"), &options)?,
-        None if header.has_weights => CausalLm::load(&sections.model.path, &options)?,
+        None if header.has_weights => CausalLm::load(&source.path, &options)?,
         None => {
             let mut model = CausalLm::random(header.config.clone(), sections.train.seed, &options);
-            model.set_side_files(SideFiles::capture(&sections.model.path)?);
+            model.set_side_files(SideFiles::capture(&source.path)?);
             model
         }
     };
-    Trainer::new(sections, &rows, tokenizer, model, steps).run(run, progress).map(Some)
+    stage::train(Trainer::new(sections, rows, tokenizer, model, steps), run, progress).map(Some)
 }

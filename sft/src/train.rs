@@ -1,5 +1,6 @@
 //! The training loop of sft and pretraining: batch → loss → update → metrics → maybe save.
 
+use std::path::Path;
 use std::time::Instant;
 
 use align_common::checkpoint::State;
@@ -11,11 +12,10 @@ use align_common::metrics::Metrics;
 use align_common::metrics::markdown::prompt_and_response;
 use align_common::model::{CausalLm, Dropout};
 use align_common::optim::AdamW;
-use align_common::progress::Progress;
 use align_common::random::{self, Purpose};
-use align_common::run::{Outcome, Run};
+use align_common::run::Run;
 use align_common::schedule::lr;
-use align_common::stage::{load_masters, save_masters};
+use align_common::stage::{self, load_masters, save_masters};
 use align_common::tokenizer::Tokenizer;
 use serde_json::{Map, json};
 
@@ -55,42 +55,54 @@ impl<'a> Trainer<'a> {
         Self { sections, rows, tokenizer, optimizer, model, steps }
     }
 
-    /// Trains from where the run stands to its end, or until it is asked to stop.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] when loss or gradient are no longer numbers; [`Error::Io`] when something cannot be written.
-    pub fn run(mut self, mut run: Box<Run>, progress: &mut dyn Progress) -> Result<Outcome> {
-        if let Some(state) = run.state()? {
-            self.load(&state)?;
+    /// Loss, perplexity and token accuracy of every held-out file.
+    fn held_out(&self) -> Metrics {
+        let mut metrics = Metrics::new();
+        for set in &self.rows.eval {
+            let stats = lm::evaluate(&self.model, &set.rows, self.sections.train.microbatch_tokens, &mut |_, _| {});
+            metrics.set(format!("eval/{}/loss", set.name), stats.loss());
+            metrics.set(format!("eval/{}/perplexity", set.name), stats.perplexity());
+            metrics.set(format!("eval/{}/token_accuracy", set.name), stats.token_accuracy());
         }
-        progress.begin("training", run.steps() - run.next_step());
-        for step in run.next_step()..run.steps() {
-            let mut metrics = self.step(step)?;
-            let done = step + 1;
-            if run.eval_due(done) {
-                metrics.merge(self.evaluate());
-                self.sample(&mut run, done)?;
-            }
-            run.log(done, &metrics)?;
-            progress.advance(1, &format!("loss {:.4}", metrics.get("train/loss").unwrap_or(f64::NAN)));
-            if run.save_due(done) {
-                let state = self.state();
-                run.save(done, &state, |folder| self.model.save(&folder.join("model")))?;
-            }
-            if run.interrupted() {
-                progress.end();
-                return Ok(Outcome::Interrupted { step: done });
-            }
-        }
-        progress.end();
-        run.finish(|folder| self.model.save(&folder.join("model")))
+        metrics
     }
 
+    /// The likeliest continuations of the first held-out rows, as they read before their last answer.
+    fn sample(&self, run: &mut Run, done: u64) -> Result<()> {
+        let special = self.tokenizer.special();
+        let sampling = Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            max_tokens: SAMPLE_TOKENS,
+            stop_ids: vec![special.im_end, special.endoftext],
+            vocab: self.tokenizer.vocab_size(),
+            record_nucleus: false,
+        };
+        for set in &self.rows.eval {
+            let prompts: Vec<Vec<i64>> = set.rows.iter().take(SAMPLES).filter_map(before_last_answer).collect();
+            let responses = generate(&self.model, &prompts, 1, &sampling, SAMPLES, &|_, _, _| 0.0, &mut |_, _, _| {})?;
+            for (index, (prompt, response)) in prompts.iter().zip(&responses).enumerate() {
+                let (prompt, response) = (self.tokenizer.decode(prompt), self.tokenizer.decode(&response[0].tokens));
+                run.text(done, &format!("samples/{}/{index}", set.name), &prompt_and_response(&prompt, &response))?;
+                let mut sample = Map::new();
+                sample.insert("set".to_owned(), json!(set.name));
+                sample.insert("prompt".to_owned(), json!(prompt));
+                sample.insert("response".to_owned(), json!(response));
+                run.sample(done, &sample)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&self, step: u64) -> Vec<&'a LmRow> {
+        let size = self.sections.train.batch_size as u64;
+        (step * size..(step + 1) * size).map(|global| &self.rows.train.rows[self.rows.order.row(global)]).collect()
+    }
+}
+
+impl stage::Trainer for Trainer<'_> {
     /// One optimiser step on rows s·B … s·B+B−1 of the run's order.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] before anything is updated.
-    pub fn step(&mut self, step: u64) -> Result<Metrics> {
+    fn step(&mut self, step: u64) -> Result<Metrics> {
         let started = Instant::now();
         let train = self.sections.train;
         let batch: Vec<&LmRow> = self.batch(step);
@@ -126,48 +138,17 @@ impl<'a> Trainer<'a> {
         Ok(metrics)
     }
 
-    /// Loss, perplexity and token accuracy of every held-out file.
-    pub fn evaluate(&self) -> Metrics {
-        let mut metrics = Metrics::new();
-        for set in &self.rows.eval {
-            let stats = lm::evaluate(&self.model, &set.rows, self.sections.train.microbatch_tokens, &mut |_, _| {});
-            metrics.set(format!("eval/{}/loss", set.name), stats.loss());
-            metrics.set(format!("eval/{}/perplexity", set.name), stats.perplexity());
-            metrics.set(format!("eval/{}/token_accuracy", set.name), stats.token_accuracy());
-        }
-        metrics
+    fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics> {
+        self.sample(run, done)?;
+        Ok(self.held_out())
     }
 
-    /// The likeliest continuations of the first held-out rows, as they read before their last answer.
-    fn sample(&self, run: &mut Run, done: u64) -> Result<()> {
-        let special = self.tokenizer.special();
-        let sampling = Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            max_tokens: SAMPLE_TOKENS,
-            stop_ids: vec![special.im_end, special.endoftext],
-            vocab: self.tokenizer.vocab_size(),
-            record_nucleus: false,
-        };
-        for set in &self.rows.eval {
-            let prompts: Vec<Vec<i64>> = set.rows.iter().take(SAMPLES).filter_map(before_last_answer).collect();
-            let responses = generate(&self.model, &prompts, 1, &sampling, SAMPLES, &|_, _, _| 0.0, &mut |_, _, _| {});
-            for (index, (prompt, response)) in prompts.iter().zip(&responses).enumerate() {
-                let (prompt, response) = (self.tokenizer.decode(prompt), self.tokenizer.decode(&response[0].tokens));
-                run.text(done, &format!("samples/{}/{index}", set.name), &prompt_and_response(&prompt, &response))?;
-                let mut sample = Map::new();
-                sample.insert("set".to_owned(), json!(set.name));
-                sample.insert("prompt".to_owned(), json!(prompt));
-                sample.insert("response".to_owned(), json!(response));
-                run.sample(done, &sample)?;
-            }
-        }
-        Ok(())
+    fn note(&self, metrics: &Metrics) -> String {
+        format!("loss {:.4}", metrics.get("train/loss").unwrap_or(f64::NAN))
     }
 
-    fn batch(&self, step: u64) -> Vec<&'a LmRow> {
-        let size = self.sections.train.batch_size as u64;
-        (step * size..(step + 1) * size).map(|global| &self.rows.train.rows[self.rows.order.row(global)]).collect()
+    fn save(&self, folder: &Path) -> Result<()> {
+        self.model.save(&folder.join("model"))
     }
 
     fn state(&self) -> State {

@@ -54,7 +54,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
         let responses = generate(&model, &[format.prompt(&dialogue)], 1, &sampling, 1, &draws, &mut |_, _, token| {
             print!("{}", shown.next(token, |ids| source.tokenizer.decode_text(ids)));
             let _ = std::io::stdout().flush();
-        });
+        })?;
         println!();
         let answer = source.tokenizer.decode_text(&responses[0][0].tokens);
         dialogue.push(Message::new(Role::Assistant, answer));

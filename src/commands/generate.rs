@@ -77,8 +77,9 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
         let row = (prompt * args.n + sample) as u64;
         random::uniform(args.sampling.seed, Purpose::Generate, 0, row, position as u64)
     };
-    let responses =
-        generate(&model, &prompts, args.n, &sampling, ROWS.max(args.n), &draws, &mut |_, _, _| terminal.advance(1, ""));
+    let responses = generate(&model, &prompts, args.n, &sampling, ROWS.max(args.n), &draws, &mut |_, _, _| {
+        terminal.advance(1, "")
+    })?;
     terminal.end();
     for ((place, messages), responses) in dialogues.iter().zip(&responses) {
         let prompt: Vec<Value> =

@@ -46,7 +46,8 @@ pub(super) fn measure(
     let tokenizer = Tokenizer::open(&model("sft"))?;
     let format = ChatFormat::open(&model("sft"), &tokenizer, &config.data.system)?;
     let prompts = read_prompts(&data("heldout-prompts.jsonl"), &format)?;
-    let text = lm::document_rows(&data("heldout-text.jsonl")[0], &tokenizer, 2048)?.rows;
+    let documents = lm::document_rows(&data("heldout-text.jsonl")[0], &tokenizer, 2048)?.rows;
+    let text: Vec<LmRow> = documents.iter().map(without_end).collect();
     let comparisons = align_reward::data::read(&data("heldout-comparisons.jsonl"), &format, None, BadRows::Error)?.rows;
 
     for stage in ["pmp", "rm"] {
@@ -66,11 +67,13 @@ pub(super) fn measure(
     for stage in ["pretrain", "sft", "ppo", "ppo-without-ptx"] {
         let policy = CausalLm::load(&model(stage), &evaluation_options())?;
         terminal.begin(&format!("asking {stage}"), prompts.tokens.len() as u64);
-        let responses = respond(&policy, &prompts, &format, config, terminal);
+        let responses = respond(&policy, &prompts, &format, config, terminal)?;
         terminal.end();
         let entry = &mut stages[stage];
         judge(&prompts, &responses, &tokenizer, entry);
-        entry["perplexity"] = json!(lm::evaluate(&policy, &text, MICROBATCH_TOKENS, &mut |_, _| {}).perplexity());
+        for (name, rows) in [("perplexity", &text), ("perplexity_with_end", &documents)] {
+            entry[name] = json!(lm::evaluate(&policy, rows, MICROBATCH_TOKENS, &mut |_, _| {}).perplexity());
+        }
         if stage.starts_with("ppo") {
             let rows = response_rows(&prompts, &responses);
             let difference = sum_logprobs(&policy, &rows) - sum_logprobs(&reference, &rows);
@@ -103,7 +106,7 @@ fn respond(
     format: &ChatFormat,
     config: &PpoConfig,
     terminal: &mut Terminal,
-) -> Vec<Response> {
+) -> Result<Vec<Response>> {
     let sampling = Sampling {
         temperature: config.rollout.temperature,
         top_p: config.rollout.top_p,
@@ -117,7 +120,8 @@ fn respond(
     };
     let mut begun = HashSet::new();
     let mut on_token = |prompt: usize, _: usize, _: i64| terminal.advance(u64::from(begun.insert(prompt)), "");
-    generate(policy, &prompts.tokens, 1, &sampling, ROWS, &draws, &mut on_token).into_iter().flatten().collect()
+    let responses = generate(policy, &prompts.tokens, 1, &sampling, ROWS, &draws, &mut on_token)?;
+    Ok(responses.into_iter().flatten().collect())
 }
 
 /// Gold scores, apart by correctness and style, and how different the responses are.
@@ -137,6 +141,16 @@ fn judge(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer, entry
     entry["distinct"] = json!(texts.iter().collect::<HashSet<_>>().len() as f64 / texts.len() as f64);
     entry["samples"] =
         json!(prompts.texts.iter().zip(&texts).take(4).map(|(prompt, text)| json!([prompt, text])).collect::<Vec<_>>());
+}
+
+/// A document without its end token as a target: SFT teaches another end, `<|im_end|>`, and in documents this short that one
+/// token would outweigh the text.
+fn without_end(document: &LmRow) -> LmRow {
+    let mut row = document.clone();
+    if let Some(end) = row.pieces.last_mut().and_then(|piece| piece.loss_mask.last_mut()) {
+        *end = false;
+    }
+    row
 }
 
 /// The responses behind their prompts, every response token a target.

@@ -1,4 +1,7 @@
-//! What every stage does around its training: check everything before a model loads, say what will run, keep exact masters.
+//! What every stage does around its training: check everything before a model loads ([`check_source`] and the like), say what
+//! will run and take the run's folder ([`launch`]), step to the end ([`train`]), keep exact masters.
+
+mod launch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +16,11 @@ use crate::config::{Files, Mix};
 use crate::contract::ScoreContract;
 use crate::data::Order;
 use crate::error::{Error, Problems, Result};
-use crate::model::{self, Face, Header, ModelOptions, Parameter};
+use crate::model::{self, Face, Family, Header, ModelOptions, Parameter};
 use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
+
+pub use launch::{Launched, Plan, Trainer, launch, train};
 
 /// How the binary asks a stage to run.
 pub struct Job<'a> {
@@ -97,6 +102,25 @@ pub fn check_format(
 ) -> Result<Option<ChatFormat>> {
     let Some(source) = source else { return Ok(None) };
     problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))
+}
+
+/// Refuses training rows that are longer than a first-generation model was trained for: its NTK and LogN, which act there, are
+/// meant for evaluation only. `what` names the rows, `place` where to shorten them.
+pub fn check_trained_length(
+    header: &Header,
+    longest: usize,
+    place: impl std::fmt::Display,
+    what: &str,
+    problems: &mut Problems,
+) {
+    let config = &header.config;
+    if config.family == Family::Qwen && longest as i64 > config.seq_length {
+        let trained = config.seq_length;
+        problems.push(
+            place,
+            format!("{what} of {longest} tokens, expected at most the {trained} (seq_length) that a first-generation model is trained within"),
+        );
+    }
 }
 
 /// How the commands that only measure or sample load a model: fp32, on a GPU where there is one.

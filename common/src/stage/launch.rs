@@ -1,0 +1,163 @@
+//! From a checked stage to its last step: what will run is said, the run's folder taken, and the loop driven.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{Job, input_sizes};
+use crate::checkpoint::State;
+use crate::config::RunSection;
+use crate::error::{Problem, Result};
+use crate::metrics::Metrics;
+use crate::progress::Progress;
+use crate::run::{Outcome, Preflight, Run, Spec, Started, preflight};
+
+/// A stage whose config, data and checkpoints passed every check.
+pub struct Plan<'a> {
+    /// What run.json calls it.
+    pub stage: &'a str,
+    /// `[run]`.
+    pub section: &'a RunSection,
+    /// The resolved config as TOML.
+    pub config: &'a str,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// What is shown before the first step and stands in run.json: counts of rows and tokens, and choices made from the data.
+    pub facts: Vec<(&'static str, Value)>,
+    /// Bad rows that were left out.
+    pub skipped: &'a [Problem],
+    /// The data files.
+    pub inputs: Vec<PathBuf>,
+}
+
+/// What became of a plan.
+pub enum Launched<'a> {
+    /// The folder is taken: load the models and [`train`].
+    Ready(Box<Run>, &'a mut dyn Progress),
+    /// There is nothing to train: a dry run (`None`), or a run that was finished before.
+    Over(Option<Outcome>),
+}
+
+/// Says what will run and takes the run's folder.
+///
+/// # Errors
+/// As [`preflight`] and [`Run::start`].
+pub fn launch<'a>(plan: Plan<'_>, job: Job<'a>) -> Result<Launched<'a>> {
+    let state = preflight(&plan.section.out, job.resume, plan.config, Some(plan.steps))?;
+    let progress = job.progress;
+    if job.dry_run {
+        plan.show(progress);
+        return Ok(Launched::Over(None));
+    }
+    if let Preflight::Finished { step } = state {
+        return Ok(Launched::Over(Some(Outcome::AlreadyFinished { step })));
+    }
+
+    let num_threads = plan.section.num_threads();
+    tch::set_num_threads(num_threads as i32);
+    let mut facts = job.program;
+    let mut set = |key: &str, value: Value| facts.insert(key.replace(' ', "_"), value);
+    set("stage", json!(plan.stage));
+    set("device", json!(format!("{:?}", plan.section.device())));
+    set("threads", json!(num_threads));
+    set("seed", json!(plan.seed));
+    set("steps", json!(plan.steps));
+    for (what, value) in &plan.facts {
+        set(what, value.clone());
+    }
+    set("inputs", input_sizes(&plan.inputs)?);
+    let spec = Spec {
+        section: plan.section,
+        config: plan.config,
+        resume: job.resume,
+        steps: plan.steps,
+        facts,
+        interrupt: job.interrupt,
+    };
+    Ok(match Run::start(spec)? {
+        Started::Finished { step } => Launched::Over(Some(Outcome::AlreadyFinished { step })),
+        Started::Ready(run) => {
+            plan.show(progress);
+            Launched::Ready(run, progress)
+        }
+    })
+}
+
+impl Plan<'_> {
+    fn show(&self, progress: &mut dyn Progress) {
+        progress.note(self.config.trim_end());
+        progress.note("");
+        let steps = ("steps", json!(self.steps));
+        for (what, value) in self.facts.iter().chain([&steps]) {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            progress.note(&format!("{what:>24}  {value}"));
+        }
+        for problem in self.skipped {
+            progress.note(&format!("skipped {problem}"));
+        }
+    }
+}
+
+/// What [`train`] drives: models, optimisers and data of one stage.
+pub trait Trainer {
+    /// One step of training.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::NonFinite`] before anything is updated with what is not a number.
+    fn step(&mut self, step: u64) -> Result<Metrics>;
+
+    /// Measures on held-out data after `done` steps, and writes samples.
+    ///
+    /// # Errors
+    /// What the run returns when it cannot write.
+    fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics>;
+
+    /// A few words on a step, for the progress bar.
+    fn note(&self, metrics: &Metrics) -> String;
+
+    /// Writes the trained models into a folder: `model`, and what else the stage makes.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    fn save(&self, folder: &Path) -> Result<()>;
+
+    /// All that a resume needs beside the models.
+    fn state(&self) -> State;
+
+    /// Takes a state back.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Invalid`] when something is missing.
+    fn load(&mut self, state: &State) -> Result<()>;
+}
+
+/// Trains from where the run stands to its end, or until it is asked to stop.
+///
+/// # Errors
+/// What the trainer returns; [`crate::error::Error::Io`] when something cannot be written.
+pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Progress) -> Result<Outcome> {
+    if let Some(state) = run.state()? {
+        trainer.load(&state)?;
+    }
+    progress.begin("training", run.steps() - run.next_step());
+    for step in run.next_step()..run.steps() {
+        let mut metrics = trainer.step(step)?;
+        let done = step + 1;
+        if run.eval_due(done) {
+            metrics.merge(trainer.evaluate(&mut run, done)?);
+        }
+        run.log(done, &metrics)?;
+        progress.advance(1, &trainer.note(&metrics));
+        if run.save_due(done) {
+            run.save(done, &trainer.state(), |folder| trainer.save(folder))?;
+        }
+        if run.interrupted() {
+            progress.end();
+            return Ok(Outcome::Interrupted { step: done });
+        }
+    }
+    progress.end();
+    run.finish(|folder| trainer.save(folder))
+}
