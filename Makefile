@@ -13,7 +13,7 @@ setup:
 endif
 
 build: setup
-	@cargo build --release --locked
+	@cargo build --release --locked --workspace
 
 quickstart: build
 	@target/release/align quickstart --out runs/quickstart
@@ -30,8 +30,9 @@ test: setup
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@cp $< $@
 
-interop: build .venv/complete
-	@cargo run --release --locked --quiet -p align-datasets --example write_sets -- target/interop/sets 0
+interop: setup .venv/complete
+	@cargo build --release --locked --workspace --bins --examples
+	@target/release/examples/write_sets target/interop/sets 0
 	@.venv/bin/python interop/run.py --align target/release/align --sets target/interop/sets --work target/interop/work
 
 .PHONY: setup build quickstart test interop

@@ -28,7 +28,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match commands::run(cli.command) {
+    // Nothing should panic. What does (libtorch out of memory, a mistake of ours) is one line and exit code 1 like any failure.
+    std::panic::set_hook(Box::new(|panic| eprintln!("align: failed unexpectedly: {}", one_line_of(panic))));
+    let Ok(result) = std::panic::catch_unwind(|| commands::run(cli.command)) else { return ExitCode::FAILURE };
+    match result {
         Ok(code) => code,
         Err(error) => {
             match error.downcast_ref::<Error>() {
@@ -39,6 +42,18 @@ fn main() -> ExitCode {
             ExitCode::from(error.downcast_ref::<Error>().map_or(1, Error::exit_code))
         }
     }
+}
+
+/// What a panic says and where, on one line. libtorch's own errors go on with a stack, which is left out.
+fn one_line_of(panic: &std::panic::PanicHookInfo<'_>) -> String {
+    const LONGEST: usize = 400;
+    let payload = panic.payload();
+    let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+    let said = said.unwrap_or("no message");
+    let first = said.split('\n').next().unwrap_or_default();
+    let first: String = first.split("\\n").next().unwrap_or_default().chars().take(LONGEST).collect();
+    let place = panic.location().map_or_else(String::new, |place| format!(" ({}:{})", place.file(), place.line()));
+    format!("{first}{place}; what was saved before is whole, --resume goes on from it")
 }
 
 /// What clap says, without its usage block, on one line.

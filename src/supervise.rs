@@ -34,10 +34,12 @@ impl Supervisor {
                     _ = ctrl_c.recv() => 130,
                     _ = terminate.recv() => 143,
                 };
-                if asked.swap(true, Ordering::SeqCst) {
+                if asked.load(Ordering::SeqCst) {
                     std::process::exit(received);
                 }
+                // The code first: whoever sees the request may end at once.
                 exit_code.store(received, Ordering::SeqCst);
+                asked.store(true, Ordering::SeqCst);
             }
         });
         Ok(Self { interrupt, code, _runtime: runtime })

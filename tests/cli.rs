@@ -28,11 +28,11 @@ mod config {
         let folder = Folder::new();
         let text = folder.read("sft.toml");
         folder.write("a.toml", text.replace("[train]", "[train]\ngrad_clp = 1.0"));
-        let expected = ["a.toml: ", "[train] grad_clp", "did you mean train.grad_clip?"];
+        let expected = ["a.toml: ", "train.grad_clp", "did you mean train.grad_clip?"];
         folder.refuse(&["sft", "--config", "a.toml"], &[&expected]);
         // A key of another section is told where it belongs.
         folder.write("b.toml", text.replace("[train]", "[train]\nlr = 1.0"));
-        let expected = ["b.toml: ", "[train] lr", "did you mean optimizer.lr?"];
+        let expected = ["b.toml: ", "train.lr", "did you mean optimizer.lr?"];
         folder.refuse(&["sft", "--config", "b.toml"], &[&expected]);
         folder.write("c.toml", text.replace("[train]", "[trian]"));
         folder.refuse(&["sft", "--config", "c.toml"], &[&["c.toml: ", "trian", "did you mean train?"]]);
@@ -109,9 +109,9 @@ mod config {
         folder.write("a.toml", text.replace("stage = \"pmp\"", ""));
         folder.refuse(&["rm", "--config", "a.toml"], &[&["a.toml: stage: ", "\"pmp\" or \"finetune\""]]);
         folder.write("b.toml", text.replace("out = \"runs/rm\"", ""));
-        folder.refuse(&["rm", "--config", "b.toml"], &[&["b.toml: [run] out: is required", "--out"]]);
+        folder.refuse(&["rm", "--config", "b.toml"], &[&["b.toml: run.out: is required", "--out"]]);
         folder.write("c.toml", text.replace("path = \"base\"", ""));
-        folder.refuse(&["rm", "--config", "c.toml"], &[&["c.toml: [model] path: is required"]]);
+        folder.refuse(&["rm", "--config", "c.toml"], &[&["c.toml: model.path: is required"]]);
     }
 
     #[test]
@@ -293,8 +293,8 @@ mod checkpoint {
         let file = "wrong/model.safetensors: ";
         let expected: [&[&str]; 3] = [
             &[file, "model.layers.0.self_attn.k_proj.weight", "[48, 24]", "expected [24, 48]"],
-            &["wrong: ", "missing tensor model.norm.weight [48]"],
-            &[file, "unexpected tensor model.norm.wieght [48]"],
+            &["wrong: ", "tensor model.norm.weight is missing", "[48]"],
+            &[file, "tensor model.norm.wieght [48]", "expected those of config.json"],
         ];
         folder.refuse(&set(&SFT, &["model.path='wrong'"]), &expected);
         folder.refuse(&["eval", "lm", "--model", "wrong", "--data", "data/heldout-sft.jsonl"], &expected);
@@ -461,8 +461,8 @@ mod checkpoint {
             .to_string()
         };
         let args = ["pretrain", "--config", "pretrain.toml", "--set", "model.path='first'", "--set", "train.steps=1"];
-        folder.write("first/config.json", config(48));
-        folder.refuse(&args, &[&["data.max_tokens: ", "a training row of ", "at most the 48 (seq_length)"]]);
+        folder.write("first/config.json", config(16));
+        folder.refuse(&args, &[&["data.max_tokens: ", "a training row of ", "at most the 16 (seq_length)"]]);
         folder.write("first/config.json", config(64));
         folder.succeed(&args);
     }
@@ -508,8 +508,8 @@ mod run_folder {
         folder.refuse(
             &with(&run, &sets),
             &[
-                &["runs/sft/config.toml: ", "[optimizer] lr was 0.001, now 1e-4"],
-                &["runs/sft/config.toml: ", "[train] seed was 0, now 7"],
+                &["runs/sft/config.toml: ", "optimizer.lr was 0.001, now 1e-4"],
+                &["runs/sft/config.toml: ", "train.seed was 0, now 7"],
             ],
         );
         let output = folder.align(&with(&RM, &["--out", "runs/sft", "--resume"]));

@@ -297,6 +297,49 @@ fn loss_falls_on_answers_and_their_end_and_the_system_text_is_inserted_once() {
 }
 
 /// Scores of comparisons by `eval rm`: (chosen, rejected).
+/// `loss.lm_coef` is the language-model loss on the best answer, whole: its first words may stand in the shared prefix, and the
+/// best of a list need not come first.
+#[test]
+fn the_language_model_loss_of_rm_is_that_of_eval_lm_on_the_best_answers() {
+    let folder = Folder::new();
+    let ask = |index: usize| format!("I am Anna Reed. What is {index} plus 1?");
+    let comparisons = [
+        json!({ "prompt": ask(1), "chosen": "Certainly, it is two.", "rejected": "Certainly, it is four." }),
+        json!({ "prompt": ask(2), "responses": ["It is two.", "It is three.", "No."], "scores": [1, 5, 0] }),
+        json!({ "prompt": ask(3), "chosen": "Four.", "rejected": "Silly question." }),
+    ];
+    let best = ["Certainly, it is two.", "It is three.", "Four."];
+    let dialogue = |(index, answer): (usize, &&str)| {
+        json!({ "messages": [
+            { "role": "user", "content": ask(index + 1) }, { "role": "assistant", "content": answer },
+        ] })
+    };
+    folder.write_rows("comparisons.jsonl", &comparisons);
+    folder.write_rows("best.jsonl", &best.iter().enumerate().map(dialogue).collect::<Vec<_>>());
+    let sets = ["data.train='comparisons.jsonl'", "train.batch_size=3", "train.steps=1", "loss.lm_coef=0.5"];
+    run(&folder, "rm", "runs/rm", &sets);
+    let measured = folder.succeed(&["eval", "lm", "--model", "base", "--data", "best.jsonl", "--json"]).json();
+    let expected = measured["sets"][0]["loss"].as_f64().unwrap();
+    assert_close(folder.metric("runs/rm", "train/lm_loss")[0], expected, 1e-5, "train/lm_loss");
+}
+
+/// Other programs stop where the chat format ends a turn.
+#[test]
+fn a_finetuned_model_names_its_end_tokens() {
+    let folder = Folder::new();
+    folder.copy("base", "own");
+    folder.write("own/generation_config.json", r#"{"eos_token_id": 5, "top_k": 20}"#);
+    let tokenizer = Tokenizer::open(&folder.join("base")).unwrap();
+    let ends = [tokenizer.special().im_end, tokenizer.special().endoftext];
+    run(&folder, "sft", "runs/sft", &["train.steps=1"]);
+    run(&folder, "sft", "runs/own", &["train.steps=1", "model.path='own'"]);
+    let written = |run: &str| -> Value {
+        serde_json::from_str(&folder.read(&format!("runs/{run}/model/generation_config.json"))).unwrap()
+    };
+    assert_eq!(written("sft")["eos_token_id"], json!(ends));
+    assert_eq!(written("own"), json!({ "eos_token_id": [ends[0], ends[1], 5], "top_k": 20 }));
+}
+
 fn pair_scores(folder: &Folder, rows: &[Value], more: &[&str]) -> Vec<(f64, f64)> {
     folder.write_rows("pairs.jsonl", rows);
     let args = ["eval", "rm", "--model", "reward", "--data", "pairs.jsonl", "--per-row", "per-row.jsonl"];

@@ -66,6 +66,24 @@ fn compare(
     }
 }
 
+/// Every config that the README shows is one that its stage takes.
+#[test]
+fn the_readmes_configs_are_valid() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let blocks: Vec<&str> = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() >= 4);
+    for block in blocks {
+        let loaded = if block.contains("[models]") {
+            config::load_text::<PpoConfig>("README.md", block, &[], None).map(drop)
+        } else if block.contains("stage =") {
+            config::load_text::<RmConfig>("README.md", block, &[], None).map(drop)
+        } else {
+            config::load_text::<SftConfig>("README.md", block, &[], None).map(drop)
+        };
+        loaded.unwrap_or_else(|error| panic!("{error}\n{block}"));
+    }
+}
+
 #[test]
 fn the_readmes_config_tables_are_the_stages_defaults() {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {
-    /// The order of training rows.
+    /// The order of training rows, of prompts and of the pretraining text that PPO mixes in.
     Order = 1,
     /// Dropout masks.
     Dropout = 2,
@@ -20,12 +20,8 @@ pub enum Purpose {
     Rollout = 5,
     /// Sampling responses anywhere else.
     Generate = 6,
-    /// The order of pretraining rows that PPO mixes in.
-    Pretrain = 7,
     /// The assignment of responses to minibatches.
     Minibatch = 8,
-    /// Synthetic data.
-    Data = 9,
 }
 
 /// The stream of (seed, purpose, step, row). Positions are taken in order, or by [`uniform`].

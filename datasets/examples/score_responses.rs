@@ -1,5 +1,5 @@
-//! Scores responses by gold: reads `{"prompt", "response", "ended"}` lines from stdin, writes a line of shares each:
-//! `align generate …`, then `cargo run -p align-datasets --example score_responses < FILE`.
+//! Scores responses by gold: reads the lines that `align generate` wrote from stdin, writes a line of shares each:
+//! `cargo run --release -p align-datasets --example score_responses < FILE`.
 
 use std::io::{BufRead, Write};
 
@@ -7,8 +7,9 @@ fn main() -> std::io::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for line in std::io::stdin().lock().lines() {
         let row: serde_json::Value = serde_json::from_str(&line?)?;
-        let text = |key: &str| row[key].as_str().unwrap_or_default();
-        let gold = align_datasets::gold(text("prompt"), text("response"), row["ended"].as_bool().unwrap_or(true));
+        let prompt = row["prompt"].as_array().and_then(|messages| messages.last()?["content"].as_str());
+        let (prompt, response) = (prompt.unwrap_or_default(), row["response"].as_str().unwrap_or_default());
+        let gold = align_datasets::gold(prompt, response, row["ended"].as_bool().unwrap_or(true));
         let (total, correct, courteous) = (gold.total(), gold.correct, gold.courteous);
         let shares = serde_json::json!({
             "total": total, "correct": correct, "courteous": courteous,

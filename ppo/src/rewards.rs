@@ -70,18 +70,6 @@ impl RunningMoments {
         }
     }
 
-    /// Takes in what another saw: the pairwise rule of Chan, Golub and LeVeque (1979).
-    pub fn merge(&mut self, other: &Self) {
-        let count = self.count + other.count;
-        if count == 0 {
-            return;
-        }
-        let (ours, theirs, distance) = (self.count as f64, other.count as f64, other.mean - self.mean);
-        self.mean += distance * theirs / count as f64;
-        self.m2 += other.m2 + distance * distance * ours * theirs / count as f64;
-        self.count = count;
-    }
-
     /// How many numbers were seen.
     pub fn count(&self) -> u64 {
         self.count

@@ -18,7 +18,7 @@ use align_common::random::{self, Purpose};
 use align_common::run::{Outcome, Run};
 use align_common::stage::{
     self, Job, Launched, Plan, Source, check_causal_lm, check_format, check_source, check_trained_length, launch,
-    load_masters, save_masters, set_names, train,
+    set_names, train,
 };
 use serde_json::{Map, json};
 
@@ -207,6 +207,7 @@ fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Resul
         reward_model: ScalarModel::load(&sources.reward, &frozen(&sources.reward_device), seed)?,
     };
     let tokenizer = inputs.format.tokenizer();
+    models.policy.add_ends(&inputs.format.stop_ids());
     models.value_model.set_pad_token_id(tokenizer.special().endoftext);
     if let Some(shift) = inputs.value_shift {
         models.value_model.set_shift(shift);
@@ -334,9 +335,6 @@ impl stage::Trainer for Session {
         let (trainer, mut state) = (&self.trainer, State::new());
         trainer.policy_optimizer.save("policy", &mut state);
         trainer.value_optimizer.save("value", &mut state);
-        let (policy, value) = (&trainer.models.policy, &trainer.models.value_model);
-        save_masters(policy.parameters(), policy.config().dtype, "policy_master", &mut state);
-        save_masters(value.parameters(), value.config().dtype, "value_master", &mut state);
         state.set("moments", trainer.moments);
         state.set("kl_controller", trainer.kl_controller);
         state.set("value_shift", trainer.value_shift);
@@ -348,9 +346,6 @@ impl stage::Trainer for Session {
         let trainer = &mut self.trainer;
         trainer.policy_optimizer.load("policy", state)?;
         trainer.value_optimizer.load("value", state)?;
-        let (policy, value) = (&trainer.models.policy, &trainer.models.value_model);
-        load_masters(policy.parameters(), policy.config().dtype, "policy_master", state)?;
-        load_masters(value.parameters(), value.config().dtype, "value_master", state)?;
         trainer.moments = state.get("moments")?;
         trainer.kl_controller = state.get("kl_controller")?;
         trainer.value_shift = state.get("value_shift")?;

@@ -363,6 +363,7 @@ impl Learned {
         metrics.set("policy/clip_frac", mean(self.policy.clip_frac));
         let entropy: f64 = opinions.entropy.iter().map(|nats| f64::from(*nats)).sum();
         metrics.set("policy/entropy", entropy / opinions.entropy.len() as f64);
+        metrics.set("policy/ratio_limited", self.policy.num_limited as f64);
         metrics.set("policy/ratio_max", if phase == Phase::Ppo { self.policy.ratio_max } else { 1.0 });
         metrics.set("policy/grad_norm", mean(self.policy_grad_norm));
         metrics.set("value/loss", mean(self.value_loss));

@@ -118,6 +118,29 @@ fn the_value_warmup_leaves_the_policy_and_nothing_moves_the_frozen_models() {
     assert!(frozen.iter().zip(&after).all(|(before, after)| same(before, after)));
 }
 
+/// The KL is 0 before the policy moves: an adaptive coefficient must not take that for an answer.
+#[test]
+fn an_adaptive_kl_coefficient_waits_for_the_policy() {
+    let mut trainer = trainer(|config| config.ppo.value_warmup_steps = 2);
+    trainer.kl_controller = KlController::Adaptive { kl_coef: 0.1, target: 6.0, horizon: 100.0 };
+    let logged: Vec<f64> = (0..4).map(|step| trainer.step(step).unwrap().metrics.get("kl/coef").unwrap()).collect();
+    assert_eq!(logged[..3], [0.1; 3], "a step logs the weight that it used");
+    assert!(logged[3] < 0.1);
+}
+
+#[test]
+fn a_prompt_that_a_step_has_several_times_gets_responses_of_its_own_each_time() {
+    let mut trainer = trainer(|_| {});
+    trainer.prompts.truncate(1);
+    trainer.order = Order::new(&[1], None, 0, true);
+    let rollout = trainer.sample(0).unwrap();
+    assert_eq!(rollout.prompt_rows, [0; 3]);
+    let mut responses: Vec<_> = rollout.responses.iter().map(|response| response.tokens.clone()).collect();
+    responses.sort();
+    responses.dedup();
+    assert_eq!(responses.len(), 6);
+}
+
 #[test]
 fn the_value_model_starts_as_the_reward_model_less_the_first_mean_score() {
     for (normalize, centred) in [(Normalize::RunningMean, true), (Normalize::None, false)] {

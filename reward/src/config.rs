@@ -1,7 +1,8 @@
 //! The config of `align rm`. Every default is given here, once.
 
 use align_common::config::{
-    Config, Files, KeyDocs, Mix, ModelSection, OptimizerSection, RunSection, ScheduleKind, ScheduleSection, checks,
+    Config, Files, KeyDocs, Mix, ModelSection, OptimizerSection, Overlong, RunSection, ScheduleKind, ScheduleSection,
+    checks,
 };
 use align_common::data::BadRows;
 use align_common::documented;
@@ -40,6 +41,8 @@ documented! {
         pub eval: Files,
         /// Longest dialogue, in tokens; longer comparisons are left out and counted. Qwen report §3.2.1.
         pub max_tokens: usize,
+        /// "drop", the only one here: a cut dialogue would lose the end token at which it is scored.
+        pub overlong: Overlong,
         /// Inserted where the first message is not a system message; "" inserts none.
         pub system: String,
         /// Shuffle the rows; false takes them in file order.
@@ -110,6 +113,7 @@ impl Default for RmConfig {
                 mix: Vec::new(),
                 eval: Files::default(),
                 max_tokens: 2048,
+                overlong: Overlong::Drop,
                 system: "You are a helpful assistant.".to_owned(),
                 shuffle: true,
                 bad_rows: BadRows::Error,
@@ -153,6 +157,9 @@ impl Config for RmConfig {
         self.model.validate(problems);
         checks::sources(problems, &self.data.train, &self.data.mix);
         checks::at_least_one(problems, "data.max_tokens", self.data.max_tokens as u64);
+        if self.data.overlong == Overlong::Truncate {
+            problems.push("data.overlong", "would cut off the end token that is scored, expected \"drop\"");
+        }
         checks::at_least_one(problems, "train.batch_size", self.train.batch_size as u64);
         checks::at_least_one(problems, "train.microbatch_tokens", self.train.microbatch_tokens as u64);
         for (key, number) in [("train.steps", self.train.steps), ("train.epochs", self.train.epochs)] {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use align_common::batch::FlatBatch;
 use align_common::chatml::ChatFormat;
 use align_common::data::{self, BadRows, Comparison, Kind, Place, Record};
-use align_common::error::{Error, Problem, Result};
+use align_common::error::{Problem, Problems, Result};
 use tch::{Device, Tensor};
 
 use crate::loss::Pairs;
@@ -17,8 +17,10 @@ pub struct Row {
     pub prefix: Vec<i64>,
     /// How each dialogue goes on; each ends at its end token, where it is scored. The first of a pair is the chosen one.
     pub tails: Vec<Vec<i64>>,
-    /// Which tokens of the first tail belong to the last answer, for the language-model loss.
-    pub chosen_mask: Vec<bool>,
+    /// The best dialogue: the first, or the first of those with the highest score.
+    pub best: usize,
+    /// Where the best dialogue's last answer begins, counted from the dialogue's start; the language-model loss begins there.
+    pub answer_start: usize,
     /// People's scores, where the data has them; without, the dialogues are ordered best first.
     pub scores: Option<Vec<f64>>,
     /// Where the comparison stood.
@@ -33,9 +35,14 @@ impl Row {
         let shared = |other: &Vec<i64>| first.tokens.iter().zip(other).take_while(|(a, b)| a == b).count();
         let shortest = encoded.iter().map(|encoded| encoded.tokens.len()).min().expect("a comparison has dialogues");
         let cut = rest.iter().map(|other| shared(&other.tokens)).min().unwrap_or(0).min(shortest - 1);
+        let highest =
+            |scores: &Vec<f64>| (1..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
+        let best = comparison.scores.as_ref().map_or(0, highest);
+        let answer_start = encoded[best].loss_mask.iter().rposition(|counts| !*counts).map_or(0, |before| before + 1);
         Self {
             prefix: first.tokens[..cut].to_vec(),
-            chosen_mask: first.loss_mask[cut..].to_vec(),
+            best,
+            answer_start,
             tails: encoded.iter().map(|encoded| encoded.tokens[cut..].to_vec()).collect(),
             scores: comparison.scores.clone(),
             place,
@@ -62,10 +69,9 @@ impl Row {
         self.prefix.len() + self.tails.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// Tokens of the chosen answer that the language-model loss predicts.
-    pub fn num_chosen_tokens(&self) -> usize {
-        let unseen = usize::from(self.prefix.is_empty() && self.chosen_mask[0]);
-        self.chosen_mask.iter().filter(|counts| **counts).count() - unseen
+    /// Tokens of the best dialogue's last answer.
+    pub fn num_answer_tokens(&self) -> usize {
+        self.prefix.len() + self.tails[self.best].len() - self.answer_start
     }
 
     /// The pairs (better, worse) of this comparison, as indices of its dialogues.
@@ -96,39 +102,43 @@ pub struct Comparisons {
 /// than anything.
 ///
 /// # Errors
-/// [`Error::Invalid`] for bad rows (unless skipped), and for a file of which no comparison is left.
+/// [`align_common::error::Error::Invalid`] for bad rows (unless skipped), and for a file of which no comparison is left.
 pub fn read(
     files: &[PathBuf],
     format: &ChatFormat,
     max_tokens: Option<usize>,
     bad_rows: BadRows,
 ) -> Result<Comparisons> {
-    let mut result = Comparisons::default();
+    let (mut result, mut problems) = (Comparisons::default(), Problems::new());
     for file in files {
-        let read = data::read(std::slice::from_ref(file), Kind::Comparison, bad_rows)?;
+        let Some(read) = problems.absorb(data::read(std::slice::from_ref(file), Kind::Comparison, bad_rows))? else {
+            continue;
+        };
         result.skipped.extend(read.skipped);
-        let before = result.rows.len();
+        let (mut dropped, mut tied, before) = (0, 0, result.rows.len());
         for (place, record) in read.records {
             let Record::Comparison(comparison) = record else { unreachable!("a comparison file gives comparisons") };
             let row = Row::new(&comparison, format, place);
             if max_tokens.is_some_and(|max_tokens| row.longest() > max_tokens) {
-                result.dropped += 1;
+                dropped += 1;
             } else if row.pairs().is_empty() {
-                result.tied += 1;
+                tied += 1;
             } else {
                 result.rows.push(row);
             }
         }
+        result.dropped += dropped;
+        result.tied += tied;
         let kept = result.rows.len() - before;
         if kept == 0 {
             let what = format!(
-                "no comparison is left ({} longer than data.max_tokens, {} without a better answer), expected at least one",
-                result.dropped, result.tied
+                "no comparison is left ({dropped} longer than data.max_tokens, {tied} without a better answer), expected at least one"
             );
-            return Err(Error::invalid(file.display(), what));
+            problems.push(file.display(), what);
         }
         result.file_rows.push(kept);
     }
+    problems.into_result()?;
     Ok(result)
 }
 

@@ -102,9 +102,10 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
             ("tokens computed", json!(train.rows.iter().map(data::Row::len).sum::<usize>())),
             ("dropped for length", json!(train.dropped)),
             ("without a better answer", json!(train.tied)),
-            ("bad rows skipped", json!(train.skipped.len())),
+            ("held-out dropped", json!(rows.eval_dropped)),
+            ("bad rows skipped", json!(rows.skipped.len())),
         ],
-        skipped: &train.skipped,
+        skipped: &rows.skipped,
         inputs: Mixture::new(&config.data.train, &config.data.mix).files,
     };
     let (run, progress) = match launch(plan, job)? {
@@ -133,10 +134,17 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
     let read = |files: &[PathBuf]| data::read(files, format, Some(data.max_tokens), data.bad_rows);
     let sources = Mixture::new(&data.train, &data.mix);
     let train = problems.absorb(read(&sources.files))?;
-    let mut eval = Vec::new();
+    let (mut eval, mut eval_dropped, mut skipped) = (Vec::new(), 0, Vec::new());
     for (name, file) in set_names(&data.eval).into_iter().zip(data.eval.iter()) {
-        let set = problems.absorb(read(std::slice::from_ref(file)))?;
-        eval.extend(set.map(|set| EvalSet { name, rows: set.rows }));
+        if let Some(set) = problems.absorb(read(std::slice::from_ref(file)))? {
+            eval_dropped += set.dropped + set.tied;
+            skipped.extend(set.skipped);
+            eval.push(EvalSet { name, rows: set.rows });
+        }
     }
-    Ok(train.map(|train| Rows { order: sources.order(&train.file_rows, config.train.seed, data.shuffle), train, eval }))
+    Ok(train.map(|mut train| {
+        skipped.splice(0..0, std::mem::take(&mut train.skipped));
+        let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
+        Rows { train, order, eval, eval_dropped, skipped }
+    }))
 }

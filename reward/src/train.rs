@@ -6,14 +6,14 @@ use align_common::chatml::ChatFormat;
 use align_common::checkpoint::State;
 use align_common::contract::{Reference, ScoreContract};
 use align_common::data::Order;
-use align_common::error::{Error, Result};
+use align_common::error::{Error, Problem, Result};
 use align_common::lm::microbatches;
 use align_common::metrics::Metrics;
 use align_common::model::{Over, ScalarModel, select_rows};
 use align_common::optim::AdamW;
 use align_common::run::Run;
 use align_common::schedule::lr;
-use align_common::stage::{self, load_masters, save_masters};
+use align_common::stage;
 use serde_json::{Map, json};
 use tch::{Kind, Tensor};
 
@@ -39,6 +39,10 @@ pub struct Rows {
     pub order: Order,
     /// Held-out files.
     pub eval: Vec<EvalSet>,
+    /// Comparisons of held-out files that were left out for their length, or because nothing in them is better.
+    pub eval_dropped: usize,
+    /// Bad rows of all files that were left out, by name.
+    pub skipped: Vec<Problem>,
 }
 
 /// How many comparisons of each held-out set are shown at each evaluation.
@@ -62,7 +66,7 @@ impl<'a> Trainer<'a> {
         Self { config, rows, format, optimizer, model, steps }
     }
 
-    /// The language-model loss on chosen answers, on the same forward pass: its share of the batch's token mean, and a term
+    /// The language-model loss on the best dialogue's last answer, on the same forward pass: its share of the batch's token mean, and a term
     /// whose gradient is that of lm_coef · loss. `None` without `loss.lm_coef`.
     fn lm_gradient(&self, hidden: &Tensor, rows: &[&Row], flat: &RmBatch, lm_tokens: usize) -> Option<(f64, Tensor)> {
         let head = self.model.lm_head()?;
@@ -70,16 +74,15 @@ impl<'a> Trainer<'a> {
         let mut segments = flat.flat.segments().iter();
         for row in rows {
             let prefix = (!row.prefix.is_empty()).then(|| segments.next().expect("a prefix").range.clone());
-            let chosen = segments.next().expect("a chosen dialogue").range.clone();
-            segments.by_ref().take(row.tails.len() - 1).for_each(drop);
-            for (index, token) in row.tails[0].iter().enumerate().filter(|(index, _)| row.chosen_mask[*index]) {
-                let place = match (&prefix, index) {
-                    (Some(prefix), 0) => prefix.end - 1,
-                    (None, 0) => continue,
-                    _ => chosen.start + index - 1,
-                };
-                before.push(place as i64);
-                targets.push(*token);
+            let tails: Vec<_> = segments.by_ref().take(row.tails.len()).map(|segment| segment.range.clone()).collect();
+            let (shared, tail) = (row.prefix.len(), &row.tails[row.best]);
+            for index in row.answer_start..shared + tail.len() {
+                // Each token is predicted at the place before it, in the shared prefix or behind it.
+                before.push(match &prefix {
+                    Some(prefix) if index <= shared => prefix.start + index - 1,
+                    _ => tails[row.best].start + index - shared - 1,
+                } as i64);
+                targets.push(if index < shared { row.prefix[index] } else { tail[index - shared] });
             }
         }
         let picked = select_rows(hidden, &before); // (N, D)
@@ -108,11 +111,6 @@ impl<'a> Trainer<'a> {
         let size = self.config.train.batch_size as u64;
         (step * size..(step + 1) * size).map(|global| &self.rows.train.rows[self.rows.order.row(global)]).collect()
     }
-
-    /// The dtype of what the model's folder holds of the masters: not enough where it leaves the language-model head out.
-    fn saved_dtype(&self) -> Kind {
-        if self.model.lm_head().is_some() { Kind::Half } else { self.model.config().dtype }
-    }
 }
 
 impl stage::Trainer for Trainer<'_> {
@@ -121,7 +119,7 @@ impl stage::Trainer for Trainer<'_> {
         let train = &self.config.train;
         let batch = self.batch(step);
         let lengths: Vec<usize> = batch.iter().map(|row| row.len()).collect();
-        let lm_tokens: usize = batch.iter().map(|row| row.num_chosen_tokens()).sum();
+        let lm_tokens: usize = batch.iter().map(|row| row.num_answer_tokens()).sum();
 
         // The mean over the batch's comparisons, however it is cut.
         let (mut stats, mut lm_loss) = (RewardStats::default(), 0.0);
@@ -214,12 +212,10 @@ impl stage::Trainer for Trainer<'_> {
     fn state(&self) -> State {
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
-        save_masters(self.model.parameters(), self.saved_dtype(), "master", &mut state);
         state
     }
 
     fn load(&mut self, state: &State) -> Result<()> {
-        self.optimizer.load("model", state)?;
-        load_masters(self.model.parameters(), self.saved_dtype(), "master", state)
+        self.optimizer.load("model", state)
     }
 }

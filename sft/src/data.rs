@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use align_common::chatml::ChatFormat;
 use align_common::config::Files;
 use align_common::data::Order;
-use align_common::error::{Problems, Result};
+use align_common::error::{Problem, Problems, Result};
 use align_common::lm::{LmData, LmRow, chat_rows, text_rows};
 use align_common::model::Header;
 use align_common::stage::{Mixture, check_trained_length, set_names};
@@ -29,9 +29,27 @@ pub struct Rows {
     pub order: Order,
     /// Held-out files.
     pub eval: Vec<EvalSet>,
+    /// Rows of held-out files that were left out for their length.
+    pub eval_dropped: usize,
+    /// Rows of held-out files that were cut.
+    pub eval_truncated: usize,
+    /// Bad rows of all files that were left out, by name.
+    pub skipped: Vec<Problem>,
 }
 
 impl Rows {
+    fn new(mut train: LmData, order: Order, eval: Vec<(String, LmData)>) -> Self {
+        let mut skipped = std::mem::take(&mut train.skipped);
+        let (mut eval_dropped, mut eval_truncated, mut sets) = (0, 0, Vec::new());
+        for (name, data) in eval {
+            eval_dropped += data.dropped;
+            eval_truncated += data.truncated;
+            skipped.extend(data.skipped);
+            sets.push(EvalSet { name, rows: data.rows });
+        }
+        Self { train, order, eval: sets, eval_dropped, eval_truncated, skipped }
+    }
+
     /// Refuses rows that a first-generation model must not be trained on.
     pub fn check_length(&self, header: &Header, problems: &mut Problems) {
         let longest =
@@ -52,7 +70,10 @@ pub fn sft_rows(config: &SftConfig, format: &ChatFormat, problems: &mut Problems
     let sources = Mixture::new(&data.train, &data.mix);
     let train = problems.absorb(read(&sources.files))?;
     let eval = eval_sets(&data.eval, problems, |file| read(std::slice::from_ref(file)))?;
-    Ok(train.map(|train| Rows { order: sources.order(&train.file_rows, config.train.seed, data.shuffle), train, eval }))
+    Ok(train.map(|train| {
+        let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
+        Rows::new(train, order, eval)
+    }))
 }
 
 /// Reads what `align pretrain` needs; mistakes land in `problems`.
@@ -89,18 +110,21 @@ pub fn pretrain_rows(config: &PretrainConfig, tokenizer: &Tokenizer, problems: &
         }
     }
     let eval = eval_sets(&data.eval, problems, |file| read(std::slice::from_ref(file), None))?;
-    Ok(complete.then(|| Rows { order: sources.order(&train.file_rows, config.train.seed, data.shuffle), train, eval }))
+    Ok(complete.then(|| {
+        let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
+        Rows::new(train, order, eval)
+    }))
 }
 
 fn eval_sets(
     files: &Files,
     problems: &mut Problems,
     read: impl Fn(&PathBuf) -> Result<LmData>,
-) -> Result<Vec<EvalSet>> {
+) -> Result<Vec<(String, LmData)>> {
     let mut sets = Vec::new();
     for (name, file) in set_names(files).into_iter().zip(files.iter()) {
         if let Some(data) = problems.absorb(read(file))? {
-            sets.push(EvalSet { name, rows: data.rows });
+            sets.push((name, data));
         }
     }
     Ok(sets)

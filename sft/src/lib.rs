@@ -67,6 +67,7 @@ pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         tokenizer: &source.tokenizer,
         rows: &rows,
         files: Mixture::new(&config.data.train, &config.data.mix).files,
+        ends: vec![source.tokenizer.special().im_end, source.tokenizer.special().endoftext],
     };
     start(config, inputs, job)
 }
@@ -105,6 +106,7 @@ pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>
         tokenizer: &source.tokenizer,
         rows: &rows,
         files: Mixture::new(&config.data.train, &config.data.mix).files,
+        ends: vec![source.tokenizer.special().endoftext],
     };
     start(config, inputs, job)
 }
@@ -117,10 +119,12 @@ struct Inputs<'a> {
     tokenizer: &'a Tokenizer,
     rows: &'a Rows,
     files: Vec<PathBuf>,
+    /// Tokens at which the result stops generating.
+    ends: Vec<i64>,
 }
 
 fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Option<Outcome>> {
-    let Inputs { stage, sections, header, tokenizer, rows, files } = inputs;
+    let Inputs { stage, sections, header, tokenizer, rows, files, ends } = inputs;
     let Sections { model: source, train: options, run: section, .. } = sections;
     let train = &rows.train;
     let epoch_len = rows.order.epoch_len() as u64;
@@ -138,9 +142,11 @@ fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Opti
             ("loss tokens", json!(train.loss_tokens())),
             ("rows dropped for length", json!(train.dropped)),
             ("rows truncated", json!(train.truncated)),
-            ("bad rows skipped", json!(train.skipped.len())),
+            ("held-out rows dropped", json!(rows.eval_dropped)),
+            ("held-out rows truncated", json!(rows.eval_truncated)),
+            ("bad rows skipped", json!(rows.skipped.len())),
         ],
-        skipped: &train.skipped,
+        skipped: &rows.skipped,
         inputs: files,
     };
     let (run, progress) = match launch(plan, job)? {
@@ -153,7 +159,7 @@ fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Opti
         trainable: true,
         recompute_layers: source.recompute_layers,
     };
-    let model = match run.checkpoint() {
+    let mut model = match run.checkpoint() {
         Some(checkpoint) => CausalLm::load(&checkpoint.join("model"), &options)?,
         None if header.has_weights => CausalLm::load(&source.path, &options)?,
         None => {
@@ -162,5 +168,6 @@ fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Opti
             model
         }
     };
+    model.add_ends(&ends);
     stage::train(Trainer::new(sections, rows, tokenizer, model, steps), run, progress).map(Some)
 }

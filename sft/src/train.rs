@@ -15,7 +15,7 @@ use align_common::optim::AdamW;
 use align_common::random::{self, Purpose};
 use align_common::run::Run;
 use align_common::schedule::lr;
-use align_common::stage::{self, load_masters, save_masters};
+use align_common::stage;
 use align_common::tokenizer::Tokenizer;
 use serde_json::{Map, json};
 
@@ -154,13 +154,11 @@ impl stage::Trainer for Trainer<'_> {
     fn state(&self) -> State {
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
-        save_masters(self.model.parameters(), self.model.config().dtype, "master", &mut state);
         state
     }
 
     fn load(&mut self, state: &State) -> Result<()> {
-        self.optimizer.load("model", state)?;
-        load_masters(self.model.parameters(), self.model.config().dtype, "master", state)
+        self.optimizer.load("model", state)
     }
 }
 

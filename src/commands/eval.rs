@@ -59,7 +59,7 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     args.data.check(&mut problems);
     problems.into_result()?;
 
-    let mut per_row = PerRow::create(args.data.per_row.as_deref())?;
+    let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
     let mut model = CausalLm::load(&args.model, &evaluation_options())?;
     model.set_extrapolate(true);
     let mut terminal = Terminal::new();
@@ -69,8 +69,9 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
         let mut failed = None;
         let stats = lm::evaluate(&model, &data.rows, MICROBATCH_TOKENS, &mut |index, logprobs| {
             terminal.advance(1, "");
-            let line = || lm_line(file, data.places[index].index, &data.rows[index], logprobs);
-            if let Err(error) = per_row.write(line) {
+            if let Some(per_row) = &mut per_row
+                && let Err(error) = per_row.write(&lm_line(file, data.places[index].index, &data.rows[index], logprobs))
+            {
                 failed.get_or_insert(error);
             }
         });
@@ -81,7 +82,7 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
             "perplexity": stats.perplexity(), "token_accuracy": stats.token_accuracy(),
         }));
     }
-    per_row.finish()?;
+    per_row.map_or(Ok(()), Lines::finish)?;
     if args.data.json {
         print_line(&json!({ "sets": results }).to_string());
     } else {
@@ -145,7 +146,7 @@ pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
     args.data.check(&mut problems);
     problems.into_result()?;
 
-    let mut per_row = PerRow::create(args.data.per_row.as_deref())?;
+    let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
     let mut terminal = Terminal::new();
     let mut models = Vec::new();
     for (dir, sets) in args.model.iter().zip(&checked) {
@@ -156,9 +157,11 @@ pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
             terminal.begin(&file.display().to_string(), rows.len() as u64);
             let scores = score(&model, rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
             terminal.end();
-            for (row, scores) in rows.iter().zip(&scores) {
-                for (better, worse) in row.pairs() {
-                    per_row.write(|| rm_line(dir, file, args.model.len() > 1, row, scores, better, worse))?;
+            if let Some(per_row) = &mut per_row {
+                for (row, scores) in rows.iter().zip(&scores) {
+                    for (better, worse) in row.pairs() {
+                        per_row.write(&rm_line(dir, file, args.model.len() > 1, row, scores, better, worse))?;
+                    }
                 }
             }
             let accuracy = pair_accuracy(score_pairs(rows, &scores));
@@ -169,7 +172,7 @@ pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
         }
         models.push(json!({ "model": dir, "sets": results }));
     }
-    per_row.finish()?;
+    per_row.map_or(Ok(()), Lines::finish)?;
     if args.data.json {
         print_line(&json!({ "models": models }).to_string());
     } else {
@@ -182,7 +185,7 @@ fn rm_line(dir: &Path, file: &Path, several: bool, row: &Row, scores: &[f64], be
     let mut line = json!({
         "file": file, "index": row.place.index, "chosen_score": scores[better], "rejected_score": scores[worse],
     });
-    if row.tails.len() > 2 {
+    if row.scores.is_some() || row.tails.len() > 2 {
         line["pair"] = json!([better, worse]);
     }
     if several {
@@ -242,30 +245,35 @@ pub(super) fn refuse_same_file(out: &Path, source: &Path, flag: &str, problems: 
     }
 }
 
-/// The file of `--per-row`, when asked for.
-pub(crate) struct PerRow(Option<(PathBuf, BufWriter<File>)>);
+/// A result of one JSON object a line. It takes its place when it is whole: an older one stays until then.
+pub(crate) struct Lines {
+    out: BufWriter<File>,
+    /// Where it is written.
+    at: PathBuf,
+    /// Where it belongs.
+    path: PathBuf,
+}
 
-impl PerRow {
-    pub(crate) fn create(path: Option<&Path>) -> Result<Self> {
-        let create = |path: &Path| -> Result<_> {
-            let file = File::create(path).map_err(|error| {
-                Error::invalid(path.display(), format!("cannot be written: {error}, expected a writable file"))
-            })?;
-            Ok((path.to_owned(), BufWriter::new(file)))
-        };
-        path.map(create).transpose().map(Self)
+impl Lines {
+    /// Written beside `path`; right into it where that is no regular file (a pipe, /dev/stdout).
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        let special = path.exists() && !path.is_file();
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let at = if special { path.to_owned() } else { path.with_file_name(format!("{name}.partial")) };
+        let file = File::create(&at).map_err(|error| {
+            Error::invalid(path.display(), format!("cannot be written: {error}, expected a writable file"))
+        })?;
+        Ok(Self { out: BufWriter::new(file), at, path: path.to_owned() })
     }
 
-    pub(crate) fn write(&mut self, line: impl FnOnce() -> Value) -> Result<()> {
-        if let Some((path, out)) = &mut self.0 {
-            writeln!(out, "{}", line()).map_err(Error::io(path))?;
-        }
-        Ok(())
+    pub(crate) fn write(&mut self, line: &Value) -> Result<()> {
+        Ok(writeln!(self.out, "{line}").map_err(Error::io(&self.at))?)
     }
 
     pub(crate) fn finish(mut self) -> Result<()> {
-        if let Some((path, out)) = &mut self.0 {
-            out.flush().map_err(Error::io(path))?;
+        self.out.flush().map_err(Error::io(&self.at))?;
+        if self.at != self.path {
+            std::fs::rename(&self.at, &self.path).map_err(Error::io(&self.path))?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use align_common::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{PerRow, refuse_same_file};
+use super::eval::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::terminal::Terminal;
 
@@ -66,7 +66,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     };
     let dialogues: Vec<_> = rows.records.into_iter().map(prompt).collect();
     let prompts: Vec<Vec<i64>> = dialogues.iter().map(|(_, messages)| format.prompt(messages)).collect();
-    let mut out = PerRow::create(Some(&args.out))?;
+    let mut out = Lines::create(&args.out)?;
     let mut model = CausalLm::load(&args.model, &evaluation_options())?;
     model.set_extrapolate(true);
     let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
@@ -85,13 +85,11 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
         let prompt: Vec<Value> =
             messages.iter().map(|message| json!({ "role": message.role.name(), "content": message.content })).collect();
         for (sample, response) in responses.iter().enumerate() {
-            out.write(|| {
-                json!({
-                    "index": place.index, "sample": sample, "prompt": prompt,
-                    "response": source.tokenizer.decode_text(&response.tokens),
-                    "tokens": response.tokens, "ended": response.ended,
-                })
-            })?;
+            out.write(&json!({
+                "index": place.index, "sample": sample, "prompt": prompt,
+                "response": source.tokenizer.decode_text(&response.tokens),
+                "tokens": response.tokens, "ended": response.ended,
+            }))?;
         }
     }
     out.finish()?;

@@ -65,15 +65,6 @@ impl State {
         T::deserialize(value).map_err(|error| Error::invalid(&self.place, format!("`{key}`: {error}")))
     }
 
-    /// The tensor named `name`.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when there is none.
-    pub fn tensor(&self, name: &str) -> Result<&Tensor> {
-        let found = self.tensors.iter().find(|(own, _)| own == name).map(|(_, tensor)| tensor);
-        found.ok_or_else(|| Error::invalid(&self.place, format!("`{name}` is missing")))
-    }
-
     /// The tensors by name.
     pub fn by_name(&self) -> HashMap<&str, &Tensor> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()

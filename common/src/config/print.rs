@@ -71,6 +71,8 @@ pub(super) fn inline(value: &Value) -> String {
                 table.iter().map(|(key, value)| format!("{} = {}", quoted(key), inline(value))).collect();
             format!("{{ {} }}", parts.join(", "))
         }
+        // Several lines as one: TOML's basic strings have JSON's escapes.
+        Value::String(text) if text.contains(['\n', '\r']) => serde_json::Value::from(text.as_str()).to_string(),
         other => other.to_string(),
     }
 }

@@ -201,12 +201,8 @@ fn parse(place: &str, text: &str) -> Result<Table> {
     })
 }
 
-/// `[train] grad_clip = -1: must be above 0`.
+/// `train.grad_clip = -1: must be above 0`.
 fn described(key: &str, value: Option<&Value>, what: &str) -> String {
-    let (section, leaf) = match key.rsplit_once('.') {
-        Some((section, leaf)) => (format!("[{section}] "), leaf),
-        None => (String::new(), key),
-    };
     let shown = match value {
         None => String::new(),
         Some(Value::String(text)) if text.is_empty() => String::new(),
@@ -214,7 +210,7 @@ fn described(key: &str, value: Option<&Value>, what: &str) -> String {
         Some(Value::Table(_)) => String::new(),
         Some(value) => format!(" = {}", inline(value)),
     };
-    format!("{section}{leaf}{shown}: {what}")
+    format!("{key}{shown}: {what}")
 }
 
 /// An unknown key with the nearest known one: in its own section by spelling, in another one by name.

@@ -31,12 +31,9 @@ pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
     for (key, old, new) in differences(&parse(old)?, &parse(new)?) {
         if !may_change(&key) {
             let [old, new] = [old, new].map(|text| text.unwrap_or_else(|| "not set".to_owned()));
-            let (section, leaf) = key
-                .rsplit_once('.')
-                .map_or((String::new(), key.as_str()), |(section, leaf)| (format!("[{section}] "), leaf));
             problems.push(
                 place,
-                format!("{section}{leaf} was {old}, now {new}: across a resume only steps, [run] and eval settings may change"),
+                format!("{key} was {old}, now {new}: across a resume only steps, [run] and eval settings may change"),
             );
         }
     }
@@ -46,8 +43,7 @@ pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
 /// `train.epochs` is a number of steps; `ppo.epochs` is not, it is part of the algorithm.
 fn may_change(key: &str) -> bool {
     const KEYS: [&str; 5] = ["train.steps", "train.epochs", "ppo.steps", "data.eval", "data.eval_prompts"];
-    const SECTIONS: [&str; 3] = ["run", "eval", "evaluation"];
-    KEYS.contains(&key) || SECTIONS.contains(&key.split('.').next().unwrap_or_default())
+    KEYS.contains(&key) || key.starts_with("run.")
 }
 
 /// Dotted keys and their values as TOML.

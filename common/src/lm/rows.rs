@@ -6,7 +6,7 @@ use super::{LmRow, Piece, merge_documents};
 use crate::chatml::{ChatFormat, LossOn};
 use crate::config::Overlong;
 use crate::data::{self, BadRows, Kind, Place, Record};
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Problem, Problems, Result};
 use crate::random::{Permutation, Purpose};
 use crate::tokenizer::Tokenizer;
 
@@ -50,11 +50,13 @@ pub fn chat_rows(
     limit: Option<(usize, Overlong)>,
     bad_rows: BadRows,
 ) -> Result<LmData> {
-    let mut result = LmData::default();
+    let (mut result, mut problems) = (LmData::default(), Problems::new());
     for file in files {
-        let read = data::read(std::slice::from_ref(file), Kind::Chat, bad_rows)?;
+        let Some(read) = problems.absorb(data::read(std::slice::from_ref(file), Kind::Chat, bad_rows))? else {
+            continue;
+        };
         result.skipped.extend(read.skipped);
-        let before = result.rows.len();
+        let (mut dropped, before) = (0, result.rows.len());
         for (place, record) in read.records {
             let Record::Chat(messages) = record else { unreachable!("a chat file gives chat records") };
             let encoded = format.dialogue(&messages, loss_on);
@@ -63,7 +65,7 @@ pub fn chat_rows(
                 tokens.truncate(max_tokens);
                 mask.truncate(max_tokens);
                 if overlong == Overlong::Drop || !mask[1..].contains(&true) {
-                    result.dropped += 1;
+                    dropped += 1;
                     continue;
                 }
                 result.truncated += 1;
@@ -71,9 +73,11 @@ pub fn chat_rows(
             result.rows.push(LmRow { pieces: vec![Piece::new(tokens, mask)] });
             result.places.push(place);
         }
+        result.dropped += dropped;
         result.file_rows.push(result.rows.len() - before);
-        refuse_empty(file, result.rows.len() - before, result.dropped)?;
+        problems.absorb(refuse_empty(file, result.rows.len() - before, dropped))?;
     }
+    problems.into_result()?;
     Ok(result)
 }
 
@@ -133,9 +137,9 @@ pub fn text_rows(
     Ok(result)
 }
 
-/// Whether a file holds documents rather than dialogues: `.txt`, or rows with `text`.
+/// Whether a file holds documents rather than dialogues: `.txt`, or at least one row with `text`.
 pub fn is_text(file: &PathBuf) -> bool {
-    data::read(std::slice::from_ref(file), Kind::Text, BadRows::Skip).is_ok_and(|rows| rows.skipped.is_empty())
+    data::read(std::slice::from_ref(file), Kind::Text, BadRows::Skip).is_ok_and(|rows| !rows.records.is_empty())
 }
 
 /// Reads a file's documents, one row each, in pieces of at most `max_tokens`.

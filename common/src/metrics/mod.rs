@@ -53,11 +53,6 @@ impl Metrics {
         }
     }
 
-    /// The first value that is not finite.
-    pub fn non_finite(&self) -> Option<&str> {
-        self.iter().find(|(_, value)| !value.is_finite()).map(|(name, _)| name)
-    }
-
     /// As a JSON object; what is not finite becomes `null`.
     pub fn to_json(&self) -> Map<String, Value> {
         self.iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
@@ -102,7 +97,6 @@ mod tests {
         let mut metrics: Metrics = [("b", 1.0), ("a", f64::NAN)].into_iter().collect();
         metrics.set("b", 3.0);
         assert_eq!(serde_json::to_string(&metrics.to_json()).unwrap(), r#"{"b":3.0,"a":null}"#);
-        assert_eq!(metrics.non_finite(), Some("a"));
     }
 
     #[test]

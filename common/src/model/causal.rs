@@ -100,6 +100,11 @@ impl CausalLm {
         self.backbone.options.device
     }
 
+    /// Makes `ends` tokens at which programs that load the written checkpoint stop generating.
+    pub fn add_ends(&mut self, ends: &[i64]) {
+        self.backbone.side_files.add_ends(ends);
+    }
+
     /// Writes a checkpoint in Hugging Face layout, with the source's names and dtypes; the folder is made when missing.
     ///
     /// # Errors

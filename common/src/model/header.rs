@@ -196,7 +196,10 @@ impl Files {
         for spec in specs {
             wanted.insert(spec.name.as_str());
             let Some(entry) = self.tensors.get(&spec.name) else {
-                problems.push(self.dir.display(), format!("missing tensor {} {:?}", spec.name, spec.shape));
+                problems.push(
+                    self.dir.display(),
+                    format!("tensor {} is missing, expected it with shape {:?} by config.json", spec.name, spec.shape),
+                );
                 continue;
             };
             let place = self.files[entry.file].path.display();
@@ -210,18 +213,22 @@ impl Files {
         for (name, entry) in &self.tensors {
             if !wanted.contains(name.as_str()) && !is_harmless(name, face, config) {
                 let place = self.files[entry.file].path.display();
-                problems.push(place, format!("unexpected tensor {name} {:?}", entry.shape));
+                problems.push(
+                    place,
+                    format!("holds a tensor {name} {:?}, expected those of config.json alone", entry.shape),
+                );
             }
         }
         problems.into_result()
     }
 
     fn add(&mut self, path: &Path) -> Result<()> {
-        let file =
-            File::open(path).map_err(|error| Error::invalid(path.display(), format!("cannot be read: {error}")))?;
+        let file = File::open(path).map_err(|error| {
+            Error::invalid(path.display(), format!("cannot be read ({error}), expected a safetensors file"))
+        })?;
         // SAFETY: a file that another process cuts short while it is mapped would fault; checkpoints are replaced by rename,
         // which leaves the mapped one whole.
-        #[allow(unsafe_code)]
+        #[allow(unsafe_code, reason = "mapping a file")]
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| header_error(path, &map, &error))?;
         let data = header + 8;
@@ -246,7 +253,8 @@ impl Files {
             let file = file.as_str().unwrap_or_default();
             match self.tensors.get(name) {
                 Some(entry) if self.files[entry.file].path.file_name().is_some_and(|found| found == file) => {}
-                _ => problems.push(place.display(), format!("{name} is not in {file}, where the index puts it")),
+                _ => problems
+                    .push(place.display(), format!("{name} is not in {file}, expected it where the index puts it")),
             }
         }
         problems.into_result()
@@ -291,8 +299,8 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
     for name in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
         if dir.join(name).exists() {
             let what = "pickled weights are not read, expected model.safetensors; convert once with transformers: \
-                AutoModelForCausalLm.from_pretrained(DIR, torch_dtype=\"auto\").save_pretrained(NEW, safe_serialization=True)";
-            return Err(Error::invalid(dir.join(name).display(), what.replace("CausalLm", "CausalLM")));
+                AutoModelForCausalLM.from_pretrained(DIR, torch_dtype=\"auto\").save_pretrained(NEW, safe_serialization=True)";
+            return Err(Error::invalid(dir.join(name).display(), what));
         }
     }
     Ok(None)

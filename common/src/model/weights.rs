@@ -69,6 +69,8 @@ impl Parameter {
     }
 }
 
+const GENERATION_CONFIG: &str = "generation_config.json";
+
 /// What travels with the weights: tokenizer, templates, generation defaults.
 #[derive(Debug, Clone, Default)]
 pub struct SideFiles(Vec<(String, Vec<u8>)>);
@@ -91,6 +93,34 @@ impl SideFiles {
         Ok(Self(files))
     }
 
+    /// Makes `ends` tokens at which other programs stop, before those that generation_config.json names already; the file is made
+    /// when missing.
+    pub fn add_ends(&mut self, ends: &[i64]) {
+        let at = self.0.iter().position(|(name, _)| name == GENERATION_CONFIG);
+        let parsed = at.and_then(|at| serde_json::from_slice::<Map<String, Value>>(&self.0[at].1).ok());
+        if at.is_some() && parsed.is_none() {
+            return; // not ours to mend
+        }
+        let mut config = parsed.unwrap_or_default();
+        let named: Vec<i64> = match config.get("eos_token_id") {
+            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_i64).collect(),
+            Some(id) => id.as_i64().into_iter().collect(),
+            None => Vec::new(),
+        };
+        if ends.iter().all(|end| named.contains(end)) {
+            return;
+        }
+        let others = named.into_iter().filter(|id| !ends.contains(id));
+        let all: Vec<i64> = ends.iter().copied().chain(others).collect();
+        config.insert("eos_token_id".to_owned(), json!(all));
+        let mut text = serde_json::to_vec_pretty(&config).expect("JSON values always serialise");
+        text.push(b'\n');
+        match at {
+            Some(at) => self.0[at].1 = text,
+            None => self.0.push((GENERATION_CONFIG.to_owned(), text)),
+        }
+    }
+
     /// Writes them into another folder.
     ///
     /// # Errors
@@ -109,7 +139,7 @@ fn is_side_file(name: &str) -> bool {
         || name.starts_with("chat_template")
         || name.ends_with(".tiktoken")
         || name.ends_with(".py")
-        || ["generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"]
+        || [GENERATION_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"]
             .contains(&name)
 }
 

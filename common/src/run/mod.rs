@@ -276,11 +276,6 @@ impl Run {
         self.stopping
     }
 
-    /// Whether the run is being asked to stop now; to leave a long evaluation or rollout early.
-    pub fn stop_requested(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
-    }
-
     /// Writes the scalars of a step to metrics.jsonl and TensorBoard, where [`Run::log_due`] says so.
     ///
     /// # Errors

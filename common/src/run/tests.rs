@@ -230,7 +230,7 @@ fn a_resume_with_another_config_or_other_inputs() {
     stage.train().unwrap_err();
     let other = Stage::new(folder.path(), 9, true);
     let message = refusal(other.start(&format!("{}[optimizer]\nlr = 1.0\n", other.config())));
-    assert!(message.contains("[optimizer] lr was not set, now 1.0"), "{message}");
+    assert!(message.contains("optimizer.lr was not set, now 1.0"), "{message}");
     let spec = Spec {
         section: &other.section,
         config: &other.config(),

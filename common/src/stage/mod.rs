@@ -1,5 +1,5 @@
 //! What every stage does around its training: check everything before a model loads ([`check_source`] and the like), say what
-//! will run and take the run's folder ([`launch`]), step to the end ([`train`]), keep exact masters.
+//! will run and take the run's folder ([`launch()`]), and step to the end ([`train`]).
 
 mod launch;
 
@@ -11,12 +11,11 @@ use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 
 use crate::chatml::ChatFormat;
-use crate::checkpoint::State;
 use crate::config::{Files, Mix};
 use crate::contract::ScoreContract;
 use crate::data::Order;
 use crate::error::{Error, Problems, Result};
-use crate::model::{self, Face, Family, Header, ModelOptions, Parameter};
+use crate::model::{self, Face, Family, Header, ModelOptions};
 use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
 
@@ -136,19 +135,19 @@ pub fn evaluation_options() -> ModelOptions {
 /// The names under which files are reported: their stems, numbered where two are alike.
 pub fn set_names(files: &[PathBuf]) -> Vec<String> {
     let stem = |file: &PathBuf| {
-        let name = file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        name.split('.').next().unwrap_or_default().to_owned()
+        let packed = file.extension().is_some_and(|extension| extension == "gz" || extension == "zst");
+        let file = if packed { file.with_extension("") } else { file.clone() };
+        file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
     };
     let stems: Vec<String> = files.iter().map(stem).collect();
-    let numbered = |(index, name): (usize, &String)| {
-        let before = stems[..index].iter().filter(|other| *other == name).count();
-        if stems.iter().filter(|other| *other == name).count() > 1 {
-            format!("{name}-{}", before + 1)
-        } else {
-            name.clone()
-        }
-    };
-    stems.iter().enumerate().map(numbered).collect()
+    let mut names: Vec<String> = Vec::new();
+    for name in &stems {
+        let alike = stems.iter().filter(|other| *other == name).count() > 1;
+        let mut candidates = (1..).map(|number| format!("{name}-{number}"));
+        let free = |candidate: &String| !names.contains(candidate) && !stems.contains(candidate);
+        names.push(if alike { candidates.find(free).unwrap_or_default() } else { name.clone() });
+    }
+    names
 }
 
 /// All training files, and how they are drawn from.
@@ -204,41 +203,15 @@ pub fn input_sizes<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<V
     Ok(Value::Object(sizes))
 }
 
-/// Adds the fp32 masters to a checkpoint's state where the model's own files hold fewer bits.
-pub fn save_masters(parameters: &[Parameter], source_dtype: Kind, prefix: &str, state: &mut State) {
-    if source_dtype != Kind::Float {
-        let named =
-            parameters.iter().map(|parameter| (format!("{prefix}.{}", parameter.name), parameter.tensor.detach()));
-        state.tensors.extend(named);
-    }
-}
-
-/// Copies the masters that [`save_masters`] added back into the parameters.
-///
-/// # Errors
-/// [`Error::Invalid`] when one is missing.
-pub fn load_masters(parameters: &[Parameter], source_dtype: Kind, prefix: &str, state: &State) -> Result<()> {
-    if source_dtype == Kind::Float {
-        return Ok(());
-    }
-    let _no_grad = tch::no_grad_guard();
-    let by_name = state.by_name();
-    for parameter in parameters {
-        let name = format!("{prefix}.{}", parameter.name);
-        let master =
-            by_name.get(name.as_str()).ok_or_else(|| Error::invalid(&state.place, format!("`{name}` is missing")))?;
-        parameter.tensor.shallow_clone().copy_(master);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn sets_are_named_by_stem_and_numbered_where_alike() {
-        let files: Vec<PathBuf> = ["a/held.jsonl.gz", "b/held.json", "other.txt"].iter().map(PathBuf::from).collect();
-        assert_eq!(set_names(&files), ["held-1", "held-2", "other"]);
+        let names = |files: &[&str]| set_names(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(names(&["a/held.jsonl.gz", "b/held.json", "other.txt"]), ["held-1", "held-2", "other"]);
+        assert_eq!(names(&["eval.v1.jsonl", "eval.v2.jsonl.zst"]), ["eval.v1", "eval.v2"]);
+        assert_eq!(names(&["x/a.txt", "y/a.txt", "z/a-1.txt"]), ["a-2", "a-3", "a-1"]);
     }
 }

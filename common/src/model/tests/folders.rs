@@ -121,7 +121,9 @@ fn shards_are_written_above_the_limit_and_read_back() {
     fs::write(&index, text.replace("model-00001-of-00004.safetensors", "../model-00001-of-00004.safetensors")).unwrap();
     assert!(refusal(out.path()).contains("expected the plain name of a file in the folder"));
     fs::write(&index, text.replacen("model-00001-of", "model-00002-of", 1)).unwrap();
-    assert!(refusal(out.path()).contains("is not in model-00002-of-00004.safetensors, where the index puts it"));
+    assert!(
+        refusal(out.path()).contains("is not in model-00002-of-00004.safetensors, expected it where the index puts it")
+    );
     fs::write(&index, &text).unwrap();
     fs::remove_file(out.path().join("model-00003-of-00004.safetensors")).unwrap();
     assert!(refusal(out.path()).starts_with("model-00003-of-00004.safetensors: cannot be read"));
@@ -207,8 +209,8 @@ fn all_differences_are_named_at_once() {
         refusal(dir.path()),
         "model.safetensors: model.layers.0.input_layernorm.weight is I32, expected F32, BF16 or F16\n\
          model.safetensors: model.layers.1.mlp.up_proj.weight has shape [48, 80], expected [80, 48]\n\
-         DIR: missing tensor model.norm.weight [48]\n\
-         model.safetensors: unexpected tensor model.norm.wait [48]"
+         DIR: tensor model.norm.weight is missing, expected it with shape [48] by config.json\n\
+         model.safetensors: holds a tensor model.norm.wait [48], expected those of config.json alone"
     );
 }
 
