@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use align_common::chatml::SYSTEM;
 use clap::{Args, Parser, Subcommand};
 
 /// The alignment recipe of the Qwen technical report: SFT, reward model, PPO.
@@ -14,7 +15,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the whole recipe on an embedded model and data: a few minutes on a laptop
+    /// Run the whole recipe on an embedded model and data
     Quickstart(QuickstartArgs),
     /// Train a language model on plain text
     Pretrain(StageArgs),
@@ -108,7 +109,7 @@ pub(crate) struct EvalLmArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
     /// System text where a dialogue brings none; "" inserts none
-    #[arg(long, value_name = "TEXT", default_value = "You are a helpful assistant.")]
+    #[arg(long, value_name = "TEXT", default_value = SYSTEM)]
     pub(crate) system: String,
     /// Softmax temperature; 0 takes the likeliest token
     #[arg(long, value_name = "T", default_value_t = 1.0)]

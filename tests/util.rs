@@ -206,7 +206,7 @@ pub(crate) struct Running {
     command: String,
 }
 
-/// More than any step or start takes, on a machine that does other things as well.
+/// More than any step or start takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Running {

@@ -17,6 +17,10 @@ use crate::error::{Error, Result};
 use crate::template::Template;
 use crate::tokenizer::Tokenizer;
 
+/// The system text that is inserted where a dialogue brings none, unless a config or flag says otherwise: that of Qwen's own
+/// chat template.
+pub const SYSTEM: &str = "You are a helpful assistant.";
+
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

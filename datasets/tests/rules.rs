@@ -1,4 +1,4 @@
-//! No rule that does without the answer may earn what a tiny SFT model earns (55 and more): constant responses, rules on
+//! No rule that does without the answer may earn what a tiny SFT model earns (67 points and more over five seeds): constant responses, rules on
 //! keywords and rules on lengths all stay far below.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use align_common::chatml::SYSTEM;
 use align_common::config::{Config, Dtype, Files, KeyDocs, RunSection, checks, parse_device};
 use align_common::data::BadRows;
 use align_common::documented;
@@ -218,7 +219,7 @@ impl Default for PpoConfig {
                 eval_prompts: Files::default(),
                 pretrain: Files::default(),
                 max_prompt_tokens: 1024,
-                system: "You are a helpful assistant.".to_owned(),
+                system: SYSTEM.to_owned(),
                 shuffle: true,
                 bad_rows: BadRows::Error,
             },

@@ -1,5 +1,6 @@
 //! The config of `align rm`. Every default is given here, once.
 
+use align_common::chatml::SYSTEM;
 use align_common::config::{
     Config, Files, KeyDocs, Mix, ModelSection, OptimizerSection, Overlong, RunSection, ScheduleKind, ScheduleSection,
     checks,
@@ -32,7 +33,7 @@ impl Stage {
 documented! {
     /// `[data]` of rm: comparisons.
     pub struct RmData {
-        /// Comparisons to train on (JSONL, a JSON array, also .gz).
+        /// Comparisons to train on (JSONL, a JSON array, also .gz and .zst).
         pub train: Files,
         /// Several sources by weight, instead of `train`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -114,7 +115,7 @@ impl Default for RmConfig {
                 eval: Files::default(),
                 max_tokens: 2048,
                 overlong: Overlong::Drop,
-                system: "You are a helpful assistant.".to_owned(),
+                system: SYSTEM.to_owned(),
                 shuffle: true,
                 bad_rows: BadRows::Error,
             },

@@ -1,6 +1,6 @@
 //! The configs of `align sft` and `align pretrain`. Every default is given here, once.
 
-use align_common::chatml::LossOn;
+use align_common::chatml::{LossOn, SYSTEM};
 use align_common::config::{
     Config, Files, KeyDocs, Mix, ModelSection, OptimizerSection, Overlong, RunSection, ScheduleKind, ScheduleSection,
     checks,
@@ -25,9 +25,9 @@ documented! {
         pub epochs: Option<u64>,
         /// Dropout of embeddings, attention probabilities and both residual outputs. Qwen report §3.1.2: 0.1 (sft).
         pub dropout: f64,
-        /// The gradient's norm is clipped to this. Qwen report §3.1.2.
+        /// The gradient's norm is clipped to this. Qwen report §3.1.2 (sft); our choice in pretraining.
         pub grad_clip: f64,
-        /// Seed of the row order and of dropout.
+        /// Seed of the row order, of dropout and of new weights.
         pub seed: u64,
     }
 }
@@ -49,7 +49,7 @@ impl TrainSection {
 documented! {
     /// `[data]` of sft: dialogues.
     pub struct SftData {
-        /// Dialogues to train on (JSONL, a JSON array, also .gz).
+        /// Dialogues to train on (JSONL, a JSON array, also .gz and .zst).
         pub train: Files,
         /// Several sources by weight, instead of `train`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -75,7 +75,7 @@ documented! {
 documented! {
     /// `[data]` of pretraining: plain text.
     pub struct PretrainData {
-        /// Documents to train on: {"text"} rows (JSONL, a JSON array, also .gz) or .txt files, each one document.
+        /// Documents to train on: {"text"} rows (JSONL, a JSON array, also .gz and .zst) or .txt files, each one document.
         pub train: Files,
         /// Several sources by weight, instead of `train`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -123,7 +123,7 @@ impl Default for SftConfig {
                 mix: Vec::new(),
                 eval: Files::default(),
                 max_tokens: 2048,
-                system: "You are a helpful assistant.".to_owned(),
+                system: SYSTEM.to_owned(),
                 loss_on: LossOn::Assistant,
                 shuffle: true,
                 overlong: Overlong::Drop,

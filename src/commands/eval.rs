@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_common::chatml::LossOn;
+use align_common::chatml::{LossOn, SYSTEM};
 use align_common::data::BadRows;
 use align_common::error::{Error, Problems};
 use align_common::lm::{self, LmData, LmRow, chat_rows};
@@ -22,8 +22,6 @@ use serde_json::{Value, json};
 use crate::cli::{EvalData, EvalLmArgs, EvalRmArgs};
 use crate::terminal::Terminal;
 
-/// The system text of dialogues that bring none, as the stages insert it by default.
-const SYSTEM: &str = "You are a helpful assistant.";
 /// Tokens computed at once.
 const MICROBATCH_TOKENS: usize = 8192;
 /// Documents are measured in pieces of this many tokens, the report's context length, or of the model's own where that is shorter.
