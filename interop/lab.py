@@ -41,8 +41,9 @@ def check_close(name, found, expected, tolerance=TOLERANCE, relative=False):
 class Lab:
     """A folder to work in, and the program to try."""
 
-    def __init__(self, work, align, sets):
+    def __init__(self, work, align, sets, comparisons=None):
         self.work, self.align, self.sets = work, align.resolve(), sets.resolve()
+        self.own_comparisons = comparisons
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
     def path(self, *parts):
@@ -79,6 +80,15 @@ class Lab:
         """The first rows of one of the quickstart's sets."""
         with open(self.sets / f"{name}.jsonl", encoding="utf-8") as lines:
             return [json.loads(line) for line, _ in zip(lines, range(count))]
+
+    def comparisons(self, count):
+        """The first comparisons of the user's own file, or of the quickstart's: {"prompt", "chosen", "rejected"} texts."""
+        if self.own_comparisons is None:
+            return self.set_rows("rm", count)
+        rows = read_lines(self.own_comparisons)[:count]
+        if len(rows) < count:
+            raise RuntimeError(f"{self.own_comparisons} has {len(rows)} rows, expected at least {count}")
+        return rows
 
     def write_rows(self, name, rows):
         file = self.path("data", f"{name}.jsonl")

@@ -16,6 +16,7 @@ import torch
 
 import checkpoints
 import lab
+import parity
 import ppo
 import ten_steps
 
@@ -25,12 +26,14 @@ def main():
     parser.add_argument("--align", type=pathlib.Path, required=True, help="the program")
     parser.add_argument("--sets", type=pathlib.Path, required=True, help="the quickstart's data")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for models and runs; emptied first")
+    parser.add_argument("--comparisons", type=pathlib.Path,
+                        help='own data for the thirty steps of rm: {"prompt", "chosen", "rejected"} texts')
     arguments = parser.parse_args()
     shutil.rmtree(arguments.work, ignore_errors=True)
     arguments.work.mkdir(parents=True)
     torch.set_num_threads(1)  # the models are tiny, and a fixed number of threads keeps sums in one order
-    bench = lab.Lab(arguments.work.resolve(), arguments.align, arguments.sets)
-    for part in (checkpoints.run, ten_steps.run, ppo.run):
+    bench = lab.Lab(arguments.work.resolve(), arguments.align, arguments.sets, arguments.comparisons)
+    for part in (checkpoints.run, ten_steps.run, parity.run, ppo.run):
         started = time.monotonic()
         try:
             part(bench)

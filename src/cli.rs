@@ -95,6 +95,9 @@ pub(crate) struct EvalRmArgs {
     pub(crate) model: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) data: EvalData,
+    /// Write a page with plots here, one HTML file that needs no network
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 
 mod cli;
 mod configs;
+mod evaluation;
 mod invariants;
 mod oracles;
 mod pipeline;

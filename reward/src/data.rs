@@ -19,8 +19,8 @@ pub struct Row {
     pub tails: Vec<Vec<i64>>,
     /// The best dialogue: the first, or the first of those with the highest score.
     pub best: usize,
-    /// Where the best dialogue's last answer begins, counted from the dialogue's start; the language-model loss begins there.
-    pub answer_start: usize,
+    /// Where each dialogue's last answer begins, counted from the dialogue's start.
+    pub answer_starts: Vec<usize>,
     /// People's scores, where the data has them; without, the dialogues are ordered best first.
     pub scores: Option<Vec<f64>>,
     /// Where the comparison stood.
@@ -38,11 +38,11 @@ impl Row {
         let highest =
             |scores: &Vec<f64>| (1..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
         let best = comparison.scores.as_ref().map_or(0, highest);
-        let answer_start = encoded[best].loss_mask.iter().rposition(|counts| !*counts).map_or(0, |before| before + 1);
+        let answer_start = |mask: &Vec<bool>| mask.iter().rposition(|counts| !*counts).map_or(0, |before| before + 1);
         Self {
             prefix: first.tokens[..cut].to_vec(),
             best,
-            answer_start,
+            answer_starts: encoded.iter().map(|encoded| answer_start(&encoded.loss_mask)).collect(),
             tails: encoded.iter().map(|encoded| encoded.tokens[cut..].to_vec()).collect(),
             scores: comparison.scores.clone(),
             place,
@@ -69,9 +69,26 @@ impl Row {
         self.prefix.len() + self.tails.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// Tokens of the best dialogue's last answer.
-    pub fn num_answer_tokens(&self) -> usize {
-        self.prefix.len() + self.tails[self.best].len() - self.answer_start
+    /// Tokens of a dialogue's last answer, its end included.
+    pub fn num_answer_tokens(&self, dialogue: usize) -> usize {
+        self.prefix.len() + self.tails[dialogue].len() - self.answer_starts[dialogue]
+    }
+
+    /// A dialogue, whole.
+    pub fn dialogue(&self, dialogue: usize) -> Vec<i64> {
+        [self.prefix.as_slice(), &self.tails[dialogue]].concat()
+    }
+
+    /// The same answers behind another row's prompt.
+    pub fn behind_prompt_of(&self, other: &Row) -> Self {
+        let prompt = other.dialogue(0)[..other.answer_starts[0]].to_vec();
+        let answer = |dialogue: usize| self.dialogue(dialogue)[self.answer_starts[dialogue]..].to_vec();
+        Self {
+            tails: (0..self.tails.len()).map(answer).collect(),
+            answer_starts: vec![prompt.len(); self.tails.len()],
+            prefix: prompt,
+            ..self.clone()
+        }
     }
 
     /// The pairs (better, worse) of this comparison, as indices of its dialogues.

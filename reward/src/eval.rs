@@ -4,6 +4,8 @@ use align_common::lm::microbatches;
 use align_common::model::ScalarModel;
 
 use crate::data::{Row, flatten};
+use crate::seen::SeenPairs;
+use crate::verdict::JudgedPair;
 
 /// The raw scores of every comparison's dialogues, in order; `done` is called with the number of comparisons finished.
 pub fn score(
@@ -30,6 +32,39 @@ pub fn score(
         done(batch.len());
     }
     scores
+}
+
+/// Every row's answers behind the prompt of the next row that has another one; `None` where all rows have the same.
+pub fn behind_other_prompts(rows: &[Row]) -> Option<Vec<Row>> {
+    let prompt = |row: &Row| row.dialogue(0)[..row.answer_starts[0]].to_vec();
+    let prompts: Vec<Vec<i64>> = rows.iter().map(prompt).collect();
+    let other = |index: usize| {
+        let mut others = (index + 1..rows.len()).chain(0..index);
+        others.find(|other| prompts[*other] != prompts[index]).map(|other| rows[index].behind_prompt_of(&rows[other]))
+    };
+    (0..rows.len()).map(other).collect()
+}
+
+/// The pairs of all comparisons, judged.
+pub fn judged_pairs(
+    rows: &[Row],
+    scores: &[Vec<f64>],
+    blind_scores: Option<&[Vec<f64>]>,
+    seen: Option<&SeenPairs>,
+) -> Vec<JudgedPair> {
+    let mut judged = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        for (better, worse) in row.pairs() {
+            judged.push(JudgedPair {
+                scores: [scores[index][better], scores[index][worse]],
+                blind_scores: blind_scores.map(|blind| [blind[index][better], blind[index][worse]]),
+                lengths: [row.num_answer_tokens(better), row.num_answer_tokens(worse)],
+                identical: row.tails[better] == row.tails[worse],
+                seen: seen.map(|seen| seen.contains(row, better, worse)),
+            });
+        }
+    }
+    judged
 }
 
 /// The (better, worse) score pairs of all comparisons.

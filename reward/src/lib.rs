@@ -2,7 +2,7 @@
 //!
 //! A run reads its config ([`config`]), turns comparisons into tokens whose shared prefix is computed once ([`data`]), and
 //! trains step by step ([`train`]) on the Bradley-Terry loss of scores read at the end token ([`loss`]). [`eval`] scores
-//! held-out comparisons, [`stats`] says how far to trust the accuracy.
+//! held-out comparisons, [`verdict`] says whether to trust the accuracy, [`seen`] which pairs are not new to the model.
 //!
 //! ```
 //! use align_reward::loss::{LossParams, Pairs, reward_loss};
@@ -20,8 +20,10 @@ pub mod config;
 pub mod data;
 pub mod eval;
 pub mod loss;
+pub mod seen;
 pub mod stats;
 pub mod train;
+pub mod verdict;
 
 use std::path::PathBuf;
 
@@ -36,6 +38,7 @@ use align_common::stage::{
 use serde_json::json;
 
 use config::{RmConfig, Stage};
+use seen::SeenPairs;
 use train::{EvalSet, Rows, Trainer};
 
 /// Runs `align rm`. `None` after a dry run.
@@ -142,9 +145,12 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
             eval.push(EvalSet { name, rows: set.rows });
         }
     }
+    let before = problems.absorb(SeenPairs::read(&config.model.path))?.flatten();
     Ok(train.map(|mut train| {
         skipped.splice(0..0, std::mem::take(&mut train.skipped));
         let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
-        Rows { train, order, eval, eval_dropped, skipped }
+        let mut seen = before.unwrap_or_default();
+        seen.extend(&train.rows);
+        Rows { train, order, eval, eval_dropped, skipped, seen }
     }))
 }

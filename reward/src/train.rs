@@ -21,6 +21,7 @@ use crate::config::RmConfig;
 use crate::data::{Comparisons, RmBatch, Row, flatten};
 use crate::eval::{score, score_pairs};
 use crate::loss::{LossParams, RewardStats, reward_loss};
+use crate::seen::SeenPairs;
 use crate::stats::pair_accuracy;
 
 /// A held-out file.
@@ -43,6 +44,8 @@ pub struct Rows {
     pub eval_dropped: usize,
     /// Bad rows of all files that were left out, by name.
     pub skipped: Vec<Problem>,
+    /// The pairs of this training and of those that the model comes from.
+    pub seen: SeenPairs,
 }
 
 /// How many comparisons of each held-out set are shown at each evaluation.
@@ -76,7 +79,7 @@ impl<'a> Trainer<'a> {
             let prefix = (!row.prefix.is_empty()).then(|| segments.next().expect("a prefix").range.clone());
             let tails: Vec<_> = segments.by_ref().take(row.tails.len()).map(|segment| segment.range.clone()).collect();
             let (shared, tail) = (row.prefix.len(), &row.tails[row.best]);
-            for index in row.answer_start..shared + tail.len() {
+            for index in row.answer_starts[row.best]..shared + tail.len() {
                 // Each token is predicted at the place before it, in the shared prefix or behind it.
                 before.push(match &prefix {
                     Some(prefix) if index <= shared => prefix.start + index - 1,
@@ -119,7 +122,7 @@ impl stage::Trainer for Trainer<'_> {
         let train = &self.config.train;
         let batch = self.batch(step);
         let lengths: Vec<usize> = batch.iter().map(|row| row.len()).collect();
-        let lm_tokens: usize = batch.iter().map(|row| row.num_answer_tokens()).sum();
+        let lm_tokens: usize = batch.iter().map(|row| row.num_answer_tokens(row.best)).sum();
 
         // The mean over the batch's comparisons, however it is cut.
         let (mut stats, mut lm_loss) = (RewardStats::default(), 0.0);
@@ -206,6 +209,7 @@ impl stage::Trainer for Trainer<'_> {
             let scores = score(&self.model, &set.rows, self.config.train.microbatch_tokens, &mut |_| {});
             contract.reference = Some(Reference::new(file.display().to_string(), &scores.concat()));
         }
+        self.rows.seen.write(folder)?;
         contract.write(folder)
     }
 

@@ -1,4 +1,4 @@
-//! `align eval lm` and `align eval rm`.
+//! `align eval lm`, and what both kinds of evaluation print and write.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -9,21 +9,18 @@ use align_common::chatml::{LossOn, SYSTEM};
 use align_common::data::BadRows;
 use align_common::error::{Error, Problems};
 use align_common::lm::{self, LmData, LmRow, chat_rows};
-use align_common::model::{CausalLm, Face, ScalarModel};
+use align_common::model::CausalLm;
 use align_common::progress::Progress;
-use align_common::stage::{check_causal_lm, check_format, check_source, evaluation_options};
-use align_reward::data::Row;
-use align_reward::eval::{score, score_pairs};
-use align_reward::stats::pair_accuracy;
+use align_common::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use crate::cli::{EvalData, EvalLmArgs, EvalRmArgs};
+use crate::cli::{EvalData, EvalLmArgs};
 use crate::terminal::Terminal;
 
 /// Tokens computed at once.
-const MICROBATCH_TOKENS: usize = 8192;
+pub(super) const MICROBATCH_TOKENS: usize = 8192;
 /// Documents are measured in pieces of this many tokens, the report's context length, or of the model's own where that is shorter.
 const TEXT_TOKENS: usize = 2048;
 
@@ -115,109 +112,13 @@ fn lm_line(file: &Path, index: u64, row: &LmRow, logprobs: &[f32]) -> Value {
     json!({ "file": file, "index": index, "input_ids": ids, "loss_mask": mask, "logprobs": all })
 }
 
-/// Pairwise accuracy of one or two reward models.
-pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
-    let mut problems = Problems::new();
-    if args.model.len() > 2 {
-        problems.push("--model", format!("{} folders are given, expected one or two", args.model.len()));
-    }
-    let mut checked = Vec::new();
-    for dir in &args.model {
-        let source = check_source(dir, &mut problems)?;
-        if source.as_ref().is_some_and(|source| source.header.face != Face::Scalar) {
-            problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
-        }
-        // Scores mean something under the system text that the model was trained with, unless another is asked for.
-        let contract = source.as_ref().and_then(|source| source.contract.as_ref());
-        let trained_with = contract.map(|contract| contract.system.clone());
-        let system = args.data.system.clone().or(trained_with).unwrap_or_else(|| SYSTEM.to_owned());
-        let format = check_format(dir, source.as_ref(), &system, &mut problems)?;
-        let mut sets: Vec<Vec<Row>> = Vec::new();
-        if let Some(format) = &format {
-            for file in &args.data.data {
-                let read = align_reward::data::read(std::slice::from_ref(file), format, None, BadRows::Error);
-                sets.extend(problems.absorb(read)?.map(|comparisons| comparisons.rows));
-            }
-        }
-        checked.push(sets);
-    }
-    args.data.check(&mut problems);
-    problems.into_result()?;
-
-    let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
-    let mut terminal = Terminal::new();
-    let mut models = Vec::new();
-    for (dir, sets) in args.model.iter().zip(&checked) {
-        let mut model = ScalarModel::load(dir, &evaluation_options(), 0)?;
-        model.set_extrapolate(true);
-        let mut results = Vec::new();
-        for (file, rows) in args.data.data.iter().zip(sets) {
-            terminal.begin(&file.display().to_string(), rows.len() as u64);
-            let scores = score(&model, rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
-            terminal.end();
-            if let Some(per_row) = &mut per_row {
-                for (row, scores) in rows.iter().zip(&scores) {
-                    for (better, worse) in row.pairs() {
-                        per_row.write(&rm_line(dir, file, args.model.len() > 1, row, scores, better, worse))?;
-                    }
-                }
-            }
-            let accuracy = pair_accuracy(score_pairs(rows, &scores));
-            results.push(json!({
-                "file": file, "pairs": accuracy.pairs, "accuracy": accuracy.accuracy, "ties": accuracy.ties,
-                "ci95": accuracy.ci95,
-            }));
-        }
-        models.push(json!({ "model": dir, "sets": results }));
-    }
-    per_row.map_or(Ok(()), Lines::finish)?;
-    if args.data.json {
-        print_line(&json!({ "models": models }).to_string());
-    } else {
-        print_line(&accuracy_table(&args.data.data, &models));
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn rm_line(dir: &Path, file: &Path, several: bool, row: &Row, scores: &[f64], better: usize, worse: usize) -> Value {
-    let mut line = json!({
-        "file": file, "index": row.place.index, "chosen_score": scores[better], "rejected_score": scores[worse],
-    });
-    if row.scores.is_some() || row.tails.len() > 2 {
-        line["pair"] = json!([better, worse]);
-    }
-    if several {
-        line["model"] = json!(dir);
-    }
-    line
-}
-
-/// The layout of the report's Table 4: a column per set, a row per model.
-fn accuracy_table(files: &[PathBuf], models: &[Value]) -> String {
-    let names = align_common::stage::set_names(files);
-    let mut header = vec!["model"];
-    header.extend(names.iter().map(String::as_str));
-    let mut table = table(&header);
-    for model in models {
-        let mut row = vec![model["model"].as_str().unwrap_or_default().to_owned()];
-        for set in model["sets"].as_array().into_iter().flatten() {
-            let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
-            let (low, high) = (percent(&set["ci95"][0]), percent(&set["ci95"][1]));
-            let (accuracy, pairs) = (percent(&set["accuracy"]), set["pairs"].as_u64().unwrap_or(0));
-            row.push(format!("{accuracy:.2} % [{low:.1}, {high:.1}]\n{pairs} pairs, {} ties", set["ties"]));
-        }
-        table.add_row(row);
-    }
-    align_right(table, 1).to_string()
-}
-
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
     table
 }
 
-fn align_right(mut table: Table, from: usize) -> Table {
+pub(super) fn align_right(mut table: Table, from: usize) -> Table {
     table.column_iter_mut().skip(from).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }
@@ -228,7 +129,7 @@ pub(crate) fn print_line(line: &str) {
 }
 
 impl EvalData {
-    fn check(&self, problems: &mut Problems) {
+    pub(super) fn check(&self, problems: &mut Problems) {
         if let Some(path) = &self.per_row {
             self.data.iter().for_each(|file| refuse_same_file(path, file, "--data", problems));
         }
@@ -243,7 +144,7 @@ pub(super) fn refuse_same_file(out: &Path, source: &Path, flag: &str, problems: 
     }
 }
 
-/// A result of one JSON object a line. It takes its place when it is whole: an older one stays until then.
+/// A result, mostly of one JSON object a line. It takes its place when it is whole: an older one stays until then.
 pub(crate) struct Lines {
     out: BufWriter<File>,
     /// Where it is written.
@@ -266,6 +167,11 @@ impl Lines {
 
     pub(crate) fn write(&mut self, line: &Value) -> Result<()> {
         Ok(writeln!(self.out, "{line}").map_err(Error::io(&self.at))?)
+    }
+
+    /// Writes a text as it is, for a result that is no JSON.
+    pub(crate) fn write_text(&mut self, text: &str) -> Result<()> {
+        Ok(self.out.write_all(text.as_bytes()).map_err(Error::io(&self.at))?)
     }
 
     pub(crate) fn finish(mut self) -> Result<()> {

@@ -2,7 +2,9 @@
 
 mod chat;
 pub(crate) mod eval;
+mod eval_rm;
 mod generate;
+mod page;
 pub(crate) mod stages;
 
 use std::process::ExitCode;
@@ -20,7 +22,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Rm(args) => stages::run(args, align_reward::rm),
         Command::Ppo(args) => stages::run(args, align_ppo::ppo),
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
-        Command::Eval(Eval::Rm(args)) => eval::rm(args),
+        Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
     }

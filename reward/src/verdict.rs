@@ -1,0 +1,352 @@
+//! Whether to trust a reward model, from what it does to a set of pairs: accuracy by margin and length, calibration, and what can be
+//! had without reading the prompt, or without reading at all.
+
+use serde::Serialize;
+
+use crate::stats::{PairAccuracy, agreement, pair_accuracy};
+
+/// A pair as it was judged; first the better one, then the worse.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct JudgedPair {
+    /// Raw scores.
+    pub scores: [f64; 2],
+    /// Raw scores of the same answers behind the prompt of another row, where there is one.
+    pub blind_scores: Option<[f64; 2]>,
+    /// Answer tokens.
+    pub lengths: [usize; 2],
+    /// Whether both dialogues are the same text.
+    pub identical: bool,
+    /// Whether the model was trained on the pair; `None` where that is not known.
+    pub seen: Option<bool>,
+}
+
+/// Pairs that are alike in something.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bucket {
+    /// What they have in common.
+    pub name: String,
+    /// How the model does on them.
+    #[serde(flatten)]
+    pub accuracy: PairAccuracy,
+}
+
+/// Pairs of about the same confidence σ(|score difference|).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CalibrationBin {
+    /// From this confidence …
+    pub low: f64,
+    /// … to below this one.
+    pub high: f64,
+    /// How many there are.
+    pub pairs: u64,
+    /// Their mean confidence; 0 without pairs.
+    pub confidence: f64,
+    /// How often the higher score was the better answer's, a tie counting one half; 0 without pairs.
+    pub accuracy: f64,
+}
+
+/// How far confidence and accuracy agree.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Calibration {
+    /// Ten bins from ½ to 1.
+    pub bins: Vec<CalibrationBin>,
+    /// Expected calibration error: mean |accuracy − confidence| over bins, weighted by their pairs.
+    ///
+    /// Source: Naeini, Cooper, Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015.
+    pub ece: f64,
+}
+
+/// One model on one set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Accuracy over all pairs.
+    #[serde(flatten)]
+    pub accuracy: PairAccuracy,
+    /// Mean of chosen − rejected.
+    pub margin: f64,
+    /// What "the longer answer is better" would get.
+    pub longer_wins: PairAccuracy,
+    /// How often the model scores the longer answer higher; pairs of equal length left out.
+    pub picks_longer: f64,
+    /// What the model gets behind other rows' prompts; absent where all rows have one prompt.
+    pub prompt_blind: Option<PairAccuracy>,
+    /// By the model's own margin |score difference|, in five groups of equal size.
+    pub by_margin: Vec<Bucket>,
+    /// By how much longer the better answer is.
+    pub by_length: Vec<Bucket>,
+    /// Confidence against accuracy.
+    pub calibration: Calibration,
+    /// Pairs of two equal texts.
+    pub identical: u64,
+    /// Pairs that the model was trained on; absent where that is not known.
+    pub seen_in_training: Option<u64>,
+    /// What to know before trusting the accuracy, a sentence each; empty when nothing was found.
+    pub verdict: Vec<String>,
+}
+
+const MARGIN_GROUPS: usize = 5;
+const CALIBRATION_BINS: usize = 10;
+/// (L_better − L_worse) / max, up to which a pair belongs to a group.
+const LENGTH_GROUPS: [(f64, &str); 5] = [
+    (-0.5, "better answer less than half as long"),
+    (-0.1, "shorter"),
+    (0.1, "about as long (within 10 %)"),
+    (0.5, "longer"),
+    (1.0, "more than twice as long"),
+];
+/// Fewer pairs than this say nothing for themselves.
+const FEW: u64 = 30;
+
+impl Evaluation {
+    /// Looks at the pairs from every side.
+    pub fn new(pairs: &[JudgedPair]) -> Self {
+        let accuracy = accuracy_of(pairs.iter());
+        let lengths = |pair: &JudgedPair| (pair.lengths[0] as f64, pair.lengths[1] as f64);
+        let unequal = || pairs.iter().filter(|pair| pair.lengths[0] != pair.lengths[1]);
+        let picks = unequal().map(|pair| match agreement(pair.scores[0], pair.scores[1]) {
+            agreement if pair.lengths[0] > pair.lengths[1] => agreement,
+            agreement => 1.0 - agreement,
+        });
+        let blind: Option<Vec<(f64, f64)>> =
+            pairs.iter().map(|pair| pair.blind_scores.map(|[better, worse]| (better, worse))).collect();
+        let seen = |pair: &JudgedPair| pair.seen.map(u64::from);
+        let mut evaluation = Self {
+            accuracy,
+            margin: pairs.iter().map(|pair| pair.scores[0] - pair.scores[1]).sum::<f64>() / pairs.len().max(1) as f64,
+            longer_wins: pair_accuracy(pairs.iter().map(lengths)),
+            picks_longer: picks.sum::<f64>() / unequal().count().max(1) as f64,
+            prompt_blind: blind.filter(|blind| !blind.is_empty()).map(pair_accuracy),
+            by_margin: by_margin(pairs),
+            by_length: by_length(pairs),
+            calibration: calibration(pairs),
+            identical: pairs.iter().filter(|pair| pair.identical).count() as u64,
+            seen_in_training: pairs.iter().map(seen).sum(),
+            verdict: Vec::new(),
+        };
+        evaluation.verdict = evaluation.findings(pairs);
+        evaluation
+    }
+
+    /// What stands between the accuracy and trust in it.
+    fn findings(&self, pairs: &[JudgedPair]) -> Vec<String> {
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let [low, high] = self.accuracy.ci95;
+        let count = self.accuracy.pairs;
+        let mut found = Vec::new();
+        if let Some(seen) = self.seen_in_training.filter(|seen| *seen > 0) {
+            found.push(format!(
+                "training overlap: {seen} of {count} pairs were trained on; the accuracy is not that on new pairs"
+            ));
+        }
+        if self.identical > 0 {
+            found.push(format!(
+                "identical pairs: {} of {count} hold the same text twice and can only tie",
+                self.identical
+            ));
+        }
+        if low <= 0.5 && high >= 0.5 {
+            found.push(format!("no better than a coin: the interval {} to {} holds 50 %", percent(low), percent(high)));
+        }
+        let ruler = self.longer_wins.accuracy.max(1.0 - self.longer_wins.accuracy);
+        let (longer, shorter): (Vec<_>, Vec<_>) = pairs
+            .iter()
+            .filter(|pair| pair.lengths[0] != pair.lengths[1])
+            .partition(|pair| pair.lengths[0] > pair.lengths[1]);
+        let [longer, shorter] = [longer, shorter].map(|pairs| accuracy_of(pairs.into_iter()));
+        if ruler >= low && ruler > 0.5 + 0.5 / (count.max(1) as f64).sqrt() {
+            let rule = if self.longer_wins.accuracy >= 0.5 { "longer" } else { "shorter" };
+            found.push(format!(
+                "length bias: the {rule} answer alone is right in {}, the model in {}; this set cannot tell the model from a ruler",
+                percent(ruler),
+                percent(self.accuracy.accuracy)
+            ));
+        } else if longer.pairs >= FEW
+            && shorter.pairs >= FEW
+            && (longer.ci95[0] > shorter.ci95[1] || shorter.ci95[0] > longer.ci95[1])
+        {
+            found.push(format!(
+                "length bias: right in {} of pairs whose better answer is longer, in {} of those where it is shorter; it picks the longer one in {}",
+                percent(longer.accuracy),
+                percent(shorter.accuracy),
+                percent(self.picks_longer)
+            ));
+        }
+        if let Some(blind) = self.prompt_blind.filter(|blind| blind.accuracy >= low && low > 0.5) {
+            found.push(format!(
+                "prompt-blind: behind other rows' prompts it is right in {}, behind their own in {}; it hardly reads the prompt",
+                percent(blind.accuracy),
+                percent(self.accuracy.accuracy)
+            ));
+        }
+        if self.calibration.ece > 0.1 && count >= FEW {
+            let confidence = mean_confidence(pairs);
+            let way = if confidence > self.accuracy.accuracy { "overconfident" } else { "underconfident" };
+            found.push(format!(
+                "{way}: its margins mean {} on average, it is right in {} (expected calibration error {:.3})",
+                percent(confidence),
+                percent(self.accuracy.accuracy),
+                self.calibration.ece
+            ));
+        }
+        found
+    }
+}
+
+fn accuracy_of<'a>(pairs: impl Iterator<Item = &'a JudgedPair>) -> PairAccuracy {
+    pair_accuracy(pairs.map(|pair| (pair.scores[0], pair.scores[1])))
+}
+
+fn gap(pair: &JudgedPair) -> f64 {
+    (pair.scores[0] - pair.scores[1]).abs()
+}
+
+/// σ(|score difference|): how sure the model is of its choice, at least ½.
+fn confidence(pair: &JudgedPair) -> f64 {
+    1.0 / (1.0 + (-gap(pair)).exp())
+}
+
+fn mean_confidence(pairs: &[JudgedPair]) -> f64 {
+    pairs.iter().map(confidence).sum::<f64>() / pairs.len().max(1) as f64
+}
+
+fn by_margin(pairs: &[JudgedPair]) -> Vec<Bucket> {
+    let mut sorted: Vec<&JudgedPair> = pairs.iter().collect();
+    sorted.sort_by(|one, other| gap(one).total_cmp(&gap(other)));
+    let ends = (1..=MARGIN_GROUPS).map(|group| group * sorted.len() / MARGIN_GROUPS);
+    let mut start = 0;
+    let mut buckets = Vec::new();
+    for end in ends {
+        let group = &sorted[start..end];
+        if let (Some(first), Some(last)) = (group.first(), group.last()) {
+            let name = format!("{:.2} to {:.2}", gap(first), gap(last));
+            buckets.push(Bucket { name, accuracy: accuracy_of(group.iter().copied()) });
+        }
+        start = end;
+    }
+    buckets
+}
+
+fn by_length(pairs: &[JudgedPair]) -> Vec<Bucket> {
+    let difference = |pair: &JudgedPair| {
+        let [better, worse] = pair.lengths.map(|length| length as f64);
+        (better - worse) / better.max(worse).max(1.0)
+    };
+    let group_of = |pair: &JudgedPair| {
+        let difference = difference(pair);
+        LENGTH_GROUPS.iter().position(|(up_to, _)| difference <= *up_to).unwrap_or(LENGTH_GROUPS.len() - 1)
+    };
+    let bucket = |(group, (_, name)): (usize, &(f64, &str))| Bucket {
+        name: (*name).to_owned(),
+        accuracy: accuracy_of(pairs.iter().filter(|pair| group_of(pair) == group)),
+    };
+    LENGTH_GROUPS.iter().enumerate().map(bucket).collect()
+}
+
+fn calibration(pairs: &[JudgedPair]) -> Calibration {
+    let width = 0.5 / CALIBRATION_BINS as f64;
+    let bin_of = |pair: &JudgedPair| (((confidence(pair) - 0.5) / width) as usize).min(CALIBRATION_BINS - 1);
+    let mut ece = 0.0;
+    let bins = (0..CALIBRATION_BINS).map(|bin| {
+        let own: Vec<JudgedPair> = pairs.iter().filter(|pair| bin_of(pair) == bin).copied().collect();
+        let (confidence, accuracy) = (mean_confidence(&own), accuracy_of(own.iter()).accuracy);
+        ece += (accuracy - confidence).abs() * own.len() as f64 / pairs.len().max(1) as f64;
+        let low = 0.5 + width * bin as f64;
+        CalibrationBin { low, high: low + width, pairs: own.len() as u64, confidence, accuracy }
+    });
+    let bins = bins.collect();
+    Calibration { bins, ece }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(scores: [f64; 2], lengths: [usize; 2]) -> JudgedPair {
+        JudgedPair { scores, blind_scores: Some([0.0, 0.0]), lengths, identical: false, seen: Some(false) }
+    }
+
+    fn named(evaluation: &Evaluation, name: &str) -> bool {
+        evaluation.verdict.iter().any(|sentence| sentence.starts_with(name))
+    }
+
+    #[test]
+    fn a_model_that_knows_its_answers_is_not_accused() {
+        let pairs: Vec<JudgedPair> = (0..200)
+            .map(|index| pair(if index % 10 == 0 { [0.0, 2.0] } else { [2.0, 0.0] }, [10 + index % 2, 11 - index % 2]))
+            .collect();
+        let evaluation = Evaluation::new(&pairs);
+        assert_eq!(evaluation.accuracy.accuracy, 0.9);
+        assert_eq!(evaluation.verdict, Vec::<String>::new());
+        assert_eq!((evaluation.longer_wins.accuracy, evaluation.prompt_blind.unwrap().accuracy), (0.5, 0.5));
+    }
+
+    #[test]
+    fn a_set_whose_longer_answer_always_wins_shows_nothing() {
+        let pairs: Vec<JudgedPair> = (0..100).map(|index| pair([1.0, 0.0], [20 + index, 10])).collect();
+        let evaluation = Evaluation::new(&pairs);
+        assert_eq!((evaluation.longer_wins.accuracy, evaluation.picks_longer), (1.0, 1.0));
+        assert!(named(&evaluation, "length bias"), "{:?}", evaluation.verdict);
+    }
+
+    #[test]
+    fn a_model_that_likes_long_answers_is_called_so_on_a_balanced_set() {
+        // Half of the better answers are longer; the model is right there alone.
+        let pairs: Vec<JudgedPair> = (0..200)
+            .map(|index| if index % 2 == 0 { pair([1.0, 0.0], [20, 10]) } else { pair([0.0, 1.0], [10, 20]) })
+            .collect();
+        let evaluation = Evaluation::new(&pairs);
+        assert_eq!((evaluation.accuracy.accuracy, evaluation.picks_longer), (0.5, 1.0));
+        assert!(
+            named(&evaluation, "length bias") && named(&evaluation, "no better than a coin"),
+            "{:?}",
+            evaluation.verdict
+        );
+    }
+
+    #[test]
+    fn other_findings_are_named() {
+        let mut pairs: Vec<JudgedPair> = (0..100).map(|_| pair([5.0, 0.0], [10, 10])).collect();
+        pairs.extend((0..50).map(|_| pair([0.0, 5.0], [10, 10])));
+        pairs[0].identical = true;
+        pairs[1].seen = Some(true);
+        pairs.iter_mut().for_each(|pair| pair.blind_scores = Some(pair.scores));
+        let evaluation = Evaluation::new(&pairs);
+        for name in ["training overlap: 1 of 150", "identical pairs: 1 of 150", "prompt-blind", "overconfident"] {
+            assert!(named(&evaluation, name), "{name}: {:?}", evaluation.verdict);
+        }
+        pairs[7].seen = None;
+        assert_eq!(Evaluation::new(&pairs).seen_in_training, None);
+    }
+
+    /// By hand: σ(ln 3) = ¾ for three pairs of which two are right, σ(0) = ½ for one tie.
+    #[test]
+    fn calibration_by_hand() {
+        let margin = 3f64.ln();
+        let right = pair([margin, 0.0], [1, 1]);
+        let wrong = pair([0.0, margin], [1, 1]);
+        let tie = pair([1.0, 1.0], [1, 1]);
+        let found = calibration(&[right, wrong, right, tie]);
+        assert_eq!(found.bins.iter().map(|bin| bin.pairs).sum::<u64>(), 4);
+        assert_eq!((found.bins[0].pairs, found.bins[0].accuracy, found.bins[0].confidence), (1, 0.5, 0.5));
+        assert!((found.ece - 0.75 * (0.75 - 2.0 / 3.0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn groups_by_length_and_margin() {
+        let pairs = [
+            pair([1.0, 0.0], [10, 30]),
+            pair([2.0, 0.0], [10, 12]),
+            pair([3.0, 0.0], [10, 10]),
+            pair([0.0, 4.0], [12, 10]),
+            pair([5.0, 0.0], [30, 10]),
+        ];
+        let evaluation = Evaluation::new(&pairs);
+        assert_eq!(evaluation.by_length.iter().map(|bucket| bucket.accuracy.pairs).collect::<Vec<_>>(), [1; 5]);
+        assert_eq!(evaluation.by_length[3].accuracy.accuracy, 0.0);
+        assert_eq!(
+            evaluation.by_margin.iter().map(|bucket| bucket.accuracy.accuracy).collect::<Vec<_>>(),
+            [1.0, 1.0, 1.0, 0.0, 1.0]
+        );
+        assert_eq!(evaluation.by_margin[0].name, "1.00 to 1.00");
+    }
+}

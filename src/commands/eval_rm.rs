@@ -1,0 +1,204 @@
+//! `align eval rm`: how often one or two reward models agree with people, and whether to trust that number.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use align_common::chatml::{ChatFormat, SYSTEM};
+use align_common::data::BadRows;
+use align_common::error::Problems;
+use align_common::model::{Face, ScalarModel};
+use align_common::progress::Progress;
+use align_common::stage::{check_format, check_source, evaluation_options, set_names};
+use align_reward::data::Row;
+use align_reward::eval::{behind_other_prompts, judged_pairs, score};
+use align_reward::seen::SeenPairs;
+use align_reward::verdict::Evaluation;
+use anyhow::Result;
+use comfy_table::Cell;
+use serde_json::{Value, json};
+
+use super::eval::{Lines, MICROBATCH_TOKENS, align_right, print_line, refuse_same_file, table};
+use super::page;
+use crate::cli::EvalRmArgs;
+use crate::terminal::Terminal;
+
+/// A model folder that passed every check, with the files as it reads them.
+struct Checked {
+    dir: PathBuf,
+    format: ChatFormat,
+    sets: Vec<Vec<Row>>,
+    seen: Option<SeenPairs>,
+}
+
+/// One model on one set.
+pub(super) struct Judged<'a> {
+    pub(super) file: &'a Path,
+    pub(super) format: &'a ChatFormat,
+    pub(super) rows: &'a [Row],
+    /// Raw scores of every row's dialogues.
+    pub(super) scores: Vec<Vec<f64>>,
+    pub(super) evaluation: Evaluation,
+}
+
+/// Pairwise accuracy of one or two reward models.
+pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
+    let checked = check(&args)?;
+    let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
+    let mut html = args.html.as_deref().map(Lines::create).transpose()?;
+    let mut terminal = Terminal::new();
+    let mut models: Vec<(&Path, Vec<Judged<'_>>)> = Vec::new();
+    for model in &checked {
+        let mut loaded = ScalarModel::load(&model.dir, &evaluation_options(), 0)?;
+        loaded.set_extrapolate(true);
+        let sets = args.data.data.iter().zip(&model.sets);
+        let judged: Vec<Judged<'_>> =
+            sets.map(|(file, rows)| judge(&loaded, model, file, rows, &mut terminal)).collect();
+        if let Some(per_row) = &mut per_row {
+            for set in &judged {
+                write_rows(per_row, set, (args.model.len() > 1).then_some(&model.dir))?;
+            }
+        }
+        models.push((&model.dir, judged));
+    }
+    if let Some(html) = &mut html {
+        html.write_text(&page::render(&models)?)?;
+    }
+    per_row.map_or(Ok(()), Lines::finish)?;
+    html.map_or(Ok(()), Lines::finish)?;
+    if args.data.json {
+        let sets = |judged: &[Judged<'_>]| judged.iter().map(json_of).collect::<Vec<_>>();
+        let models: Vec<Value> =
+            models.iter().map(|(dir, judged)| json!({ "model": dir, "sets": sets(judged) })).collect();
+        print_line(&json!({ "models": models }).to_string());
+    } else {
+        print_line(&accuracy_table(&args.data.data, &models));
+        print_verdicts(&models);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &EvalRmArgs) -> Result<Vec<Checked>> {
+    let mut problems = Problems::new();
+    if args.model.len() > 2 {
+        problems.push("--model", format!("{} folders are given, expected one or two", args.model.len()));
+    }
+    let mut checked = Vec::new();
+    for dir in &args.model {
+        let source = check_source(dir, &mut problems)?;
+        if source.as_ref().is_some_and(|source| source.header.face != Face::Scalar) {
+            problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
+        }
+        // Scores mean something under the system text that the model was trained with, unless another is asked for.
+        let contract = source.as_ref().and_then(|source| source.contract.as_ref());
+        let trained_with = contract.map(|contract| contract.system.clone());
+        let system = args.data.system.clone().or(trained_with).unwrap_or_else(|| SYSTEM.to_owned());
+        let seen = problems.absorb(SeenPairs::read(dir))?.flatten();
+        let Some(format) = check_format(dir, source.as_ref(), &system, &mut problems)? else { continue };
+        let mut sets = Vec::new();
+        for file in &args.data.data {
+            let read = align_reward::data::read(std::slice::from_ref(file), &format, None, BadRows::Error);
+            sets.extend(problems.absorb(read)?.map(|comparisons| comparisons.rows));
+        }
+        checked.push(Checked { dir: dir.clone(), format, sets, seen });
+    }
+    args.data.check(&mut problems);
+    if let Some(html) = &args.html {
+        args.data.data.iter().for_each(|file| refuse_same_file(html, file, "--data", &mut problems));
+    }
+    problems.into_result()?;
+    Ok(checked)
+}
+
+fn judge<'a>(
+    loaded: &ScalarModel,
+    model: &'a Checked,
+    file: &'a Path,
+    rows: &'a [Row],
+    terminal: &mut Terminal,
+) -> Judged<'a> {
+    let blind_rows = behind_other_prompts(rows);
+    let passes = 1 + u64::from(blind_rows.is_some());
+    terminal.begin(&file.display().to_string(), passes * rows.len() as u64);
+    let mut scored =
+        |rows: &[Row]| score(loaded, rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
+    let scores = scored(rows);
+    let blind_scores = blind_rows.map(|rows| scored(&rows));
+    terminal.end();
+    let pairs = judged_pairs(rows, &scores, blind_scores.as_deref(), model.seen.as_ref());
+    Judged { file, format: &model.format, rows, scores, evaluation: Evaluation::new(&pairs) }
+}
+
+fn json_of(judged: &Judged<'_>) -> Value {
+    let mut set = json!({ "file": judged.file });
+    let found = serde_json::to_value(&judged.evaluation).expect("an evaluation is plain data");
+    if let (Some(set), Value::Object(found)) = (set.as_object_mut(), found) {
+        set.extend(found);
+    }
+    set
+}
+
+fn write_rows(out: &mut Lines, judged: &Judged<'_>, model: Option<&PathBuf>) -> Result<()> {
+    for (row, scores) in judged.rows.iter().zip(&judged.scores) {
+        for (better, worse) in row.pairs() {
+            let mut line = json!({
+                "file": judged.file, "index": row.place.index,
+                "chosen_score": scores[better], "rejected_score": scores[worse],
+            });
+            if row.scores.is_some() || row.tails.len() > 2 {
+                line["pair"] = json!([better, worse]);
+            }
+            if let Some(model) = model {
+                line["model"] = json!(model);
+            }
+            out.write(&line)?;
+        }
+    }
+    Ok(())
+}
+
+/// The layout of the report's Table 4: a column per set, a row per model. Below, what can be had without the model and, with it,
+/// without the prompt.
+fn accuracy_table(files: &[PathBuf], models: &[(&Path, Vec<Judged<'_>>)]) -> String {
+    let names = set_names(files);
+    let mut header = vec!["model"];
+    header.extend(names.iter().map(String::as_str));
+    let mut table = table(&header);
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    for (dir, sets) in models {
+        let mut row = vec![Cell::new(dir.display())];
+        row.extend(sets.iter().map(|set| {
+            let accuracy = &set.evaluation.accuracy;
+            let [low, high] = accuracy.ci95.map(|share| format!("{:.1}", 100.0 * share));
+            Cell::new(format!(
+                "{} [{low}, {high}]\n{} pairs, {} ties",
+                percent(accuracy.accuracy),
+                accuracy.pairs,
+                accuracy.ties
+            ))
+        }));
+        table.add_row(row);
+        let blind = sets
+            .iter()
+            .map(|set| set.evaluation.prompt_blind.map_or("–".to_owned(), |blind| percent(blind.accuracy)));
+        table.add_row([Cell::new("  behind other rows' prompts")].into_iter().chain(blind.map(Cell::new)));
+    }
+    if let Some((_, sets)) = models.first() {
+        let longer = sets.iter().map(|set| Cell::new(percent(set.evaluation.longer_wins.accuracy)));
+        table.add_row([Cell::new("the longer answer wins")].into_iter().chain(longer));
+    }
+    align_right(table, 1).to_string()
+}
+
+fn print_verdicts(models: &[(&Path, Vec<Judged<'_>>)]) {
+    for (dir, sets) in models {
+        for set in sets {
+            let place = format!("{} on {}", dir.display(), set.file.display());
+            let calibration = set.evaluation.calibration.ece;
+            print_line(&format!("{place}: expected calibration error {calibration:.3}"));
+            set.evaluation.verdict.iter().for_each(|sentence| print_line(&format!("  {sentence}")));
+            if set.evaluation.verdict.is_empty() {
+                print_line("  nothing speaks against the accuracy");
+            }
+        }
+    }
+}

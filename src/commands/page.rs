@@ -1,0 +1,201 @@
+//! The page of `eval rm --html`: one file with tables, plots and the worst pairs, readable without network. Every text from data
+//! and models passes through the template's HTML escaping.
+
+use std::path::Path;
+
+use align_common::stage::set_names;
+use align_reward::stats::PairAccuracy;
+use align_reward::verdict::{Bucket, Evaluation};
+use anyhow::{Result, anyhow};
+use minijinja::Environment;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use serde_json::{Value, json};
+
+use super::eval_rm::Judged;
+
+/// How many pairs are shown in full: those with the largest margin in the wrong direction.
+const WORST: usize = 8;
+const SIZE: (u32, u32) = (440, 300);
+const INK: RGBColor = RGBColor(37, 99, 235);
+const GREY: RGBColor = RGBColor(140, 150, 160);
+
+/// The page's text.
+pub(super) fn render(models: &[(&Path, Vec<Judged<'_>>)]) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.add_filter("percent", |share: f64| format!("{:.1} %", 100.0 * share));
+    environment.add_filter("number", |number: f64| format!("{number:.3}"));
+    // The name's ending turns HTML escaping on.
+    environment.add_template("page.html", include_str!("page.html"))?;
+    let files: Vec<_> = models.iter().flat_map(|(_, sets)| sets).map(|set| set.file.to_owned()).collect();
+    let names = set_names(&files[..models.first().map_or(0, |(_, sets)| sets.len())]);
+    let of_model = |(dir, sets): &(&Path, Vec<Judged<'_>>)| -> Result<Value> {
+        Ok(json!({ "model": dir, "sets": sets.iter().map(of_set).collect::<Result<Vec<_>>>()? }))
+    };
+    let models = models.iter().map(of_model).collect::<Result<Vec<_>>>()?;
+    Ok(environment.get_template("page.html")?.render(json!({ "names": names, "models": models }))?)
+}
+
+fn of_set(judged: &Judged<'_>) -> Result<Value> {
+    let mut set = serde_json::to_value(&judged.evaluation)?;
+    set["file"] = json!(judged.file);
+    set["worst"] = json!(worst(judged));
+    set["plots"] = json!([
+        margins(judged)?,
+        calibration(&judged.evaluation)?,
+        accuracies(
+            "accuracy by length of the better answer",
+            &judged.evaluation.by_length,
+            &["≪", "<", "≈", ">", "≫"]
+        )?,
+        accuracies("accuracy by margin, smallest first", &judged.evaluation.by_margin, &["1", "2", "3", "4", "5"])?,
+    ]);
+    Ok(set)
+}
+
+fn worst(judged: &Judged<'_>) -> Vec<Value> {
+    let margin = |row: usize, better: usize, worse: usize| judged.scores[row][better] - judged.scores[row][worse];
+    let pairs = judged.rows.iter().enumerate();
+    let pairs =
+        pairs.flat_map(|(index, row)| row.pairs().into_iter().map(move |(better, worse)| (index, better, worse)));
+    let mut wrong: Vec<_> = pairs.filter(|&(row, better, worse)| margin(row, better, worse) < 0.0).collect();
+    wrong.sort_by(|&(a, b, c), &(d, e, f)| margin(a, b, c).total_cmp(&margin(d, e, f)));
+    let tokenizer = judged.format.tokenizer();
+    let text = |ids: &[i64]| printable(&tokenizer.decode(ids));
+    let shown = |&(index, better, worse): &(usize, usize, usize)| {
+        let row = &judged.rows[index];
+        let answer = |dialogue: usize| text(&row.dialogue(dialogue)[row.answer_starts[dialogue]..]);
+        json!({
+            "index": row.place.index, "prompt": text(&row.dialogue(better)[..row.answer_starts[better]]),
+            "chosen": answer(better), "rejected": answer(worse),
+            "chosen_score": judged.scores[index][better], "rejected_score": judged.scores[index][worse],
+        })
+    };
+    wrong.iter().take(WORST).map(shown).collect()
+}
+
+/// Without control characters other than line ends and tabs.
+fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t')).collect()
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn svg(draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        area.fill(&WHITE).map_err(failed)?;
+        draw(&area)?;
+        area.present().map_err(failed)?;
+    }
+    Ok(text)
+}
+
+fn failed(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("a plot cannot be drawn: {error}")
+}
+
+/// How chosen − rejected is spread; left of the line the model is wrong.
+fn margins(judged: &Judged<'_>) -> Result<String> {
+    const BINS: usize = 30;
+    let pairs = judged.rows.iter().zip(&judged.scores);
+    let margins: Vec<f64> = pairs
+        .flat_map(|(row, scores)| row.pairs().into_iter().map(|(better, worse)| scores[better] - scores[worse]))
+        .collect();
+    let reach = margins.iter().fold(1e-6f64, |reach, margin| reach.max(margin.abs()));
+    let width = 2.0 * reach / BINS as f64;
+    let mut counts = [0u32; BINS];
+    for margin in &margins {
+        counts[(((margin + reach) / width) as usize).min(BINS - 1)] += 1;
+    }
+    let top = f64::from(counts.iter().copied().max().unwrap_or(1)) * 1.1;
+    svg(|area| {
+        let mut chart = ChartBuilder::on(area)
+            .caption("chosen − rejected", ("sans-serif", 15))
+            .margin(8)
+            .x_label_area_size(26)
+            .y_label_area_size(40)
+            .build_cartesian_2d(-reach..reach, 0.0..top)
+            .map_err(failed)?;
+        chart.configure_mesh().disable_x_mesh().light_line_style(WHITE).y_desc("pairs").draw().map_err(failed)?;
+        let bars = counts.iter().enumerate().map(|(bin, count)| {
+            let left = -reach + width * bin as f64;
+            let colour = if left + width / 2.0 < 0.0 { GREY } else { INK };
+            Rectangle::new([(left, 0.0), (left + width * 0.92, f64::from(*count))], colour.filled())
+        });
+        chart.draw_series(bars).map_err(failed)?;
+        chart.draw_series([PathElement::new([(0.0, 0.0), (0.0, top)], BLACK)]).map_err(failed)?;
+        Ok(())
+    })
+}
+
+/// Accuracy over confidence; on the line the two agree. The larger the dot, the more pairs.
+fn calibration(evaluation: &Evaluation) -> Result<String> {
+    let most = evaluation.calibration.bins.iter().map(|bin| bin.pairs).max().unwrap_or(1).max(1) as f64;
+    svg(|area| {
+        let mut chart = ChartBuilder::on(area)
+            .caption("calibration", ("sans-serif", 15))
+            .margin(8)
+            .x_label_area_size(34)
+            .y_label_area_size(40)
+            .build_cartesian_2d(0.5..1.0, 0.0..1.0)
+            .map_err(failed)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .x_desc("confidence")
+            .y_desc("accuracy")
+            .draw()
+            .map_err(failed)?;
+        chart.draw_series([PathElement::new([(0.5, 0.5), (1.0, 1.0)], GREY)]).map_err(failed)?;
+        let dots = evaluation.calibration.bins.iter().filter(|bin| bin.pairs > 0).map(|bin| {
+            let size = 3.0 + 7.0 * (bin.pairs as f64 / most).sqrt();
+            Circle::new((bin.confidence, bin.accuracy), size as i32, INK.mix(0.8).filled())
+        });
+        chart.draw_series(dots).map_err(failed)?;
+        Ok(())
+    })
+}
+
+/// A bar a group with its interval; the line is a coin's accuracy.
+fn accuracies(caption: &str, buckets: &[Bucket], labels: &[&str]) -> Result<String> {
+    svg(|area| {
+        let mut chart = ChartBuilder::on(area)
+            .caption(caption, ("sans-serif", 15))
+            .margin(8)
+            .x_label_area_size(26)
+            .y_label_area_size(40)
+            .build_cartesian_2d((0..buckets.len().max(1) as i32).into_segmented(), 0.0..1.0)
+            .map_err(failed)?;
+        let label = |value: &SegmentValue<i32>| match value {
+            SegmentValue::CenterOf(at) | SegmentValue::Exact(at) => {
+                labels.get(*at as usize).copied().unwrap_or_default().to_owned()
+            }
+            SegmentValue::Last => String::new(),
+        };
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(WHITE)
+            .x_label_formatter(&label)
+            .draw()
+            .map_err(failed)?;
+        let measured = || buckets.iter().map(|bucket| bucket.accuracy).enumerate().filter(|(_, found)| found.pairs > 0);
+        let bars = measured().map(|(at, found): (usize, PairAccuracy)| {
+            let (left, right) = (SegmentValue::Exact(at as i32), SegmentValue::Exact(at as i32 + 1));
+            let mut bar = Rectangle::new([(left, 0.0), (right, found.accuracy)], INK.mix(0.75).filled());
+            bar.set_margin(0, 0, 12, 12);
+            bar
+        });
+        chart.draw_series(bars).map_err(failed)?;
+        let whiskers = measured().map(|(at, found)| {
+            let [low, high] = found.ci95;
+            ErrorBar::new_vertical(SegmentValue::CenterOf(at as i32), low, found.accuracy, high, BLACK.filled(), 8)
+        });
+        chart.draw_series(whiskers).map_err(failed)?;
+        let coin = [(SegmentValue::Exact(0), 0.5), (SegmentValue::Last, 0.5)];
+        chart.draw_series([PathElement::new(coin, GREY)]).map_err(failed)?;
+        Ok(())
+    })
+}
