@@ -88,7 +88,7 @@ const MARGIN_GROUPS: usize = 5;
 const CALIBRATION_BINS: usize = 10;
 /// (L_better − L_worse) / max, up to which a pair belongs to a group.
 const LENGTH_GROUPS: [(f64, &str); 5] = [
-    (-0.5, "better answer less than half as long"),
+    (-0.5, "less than half as long"),
     (-0.1, "shorter"),
     (0.1, "about as long (within 10 %)"),
     (0.5, "longer"),

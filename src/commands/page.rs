@@ -115,10 +115,18 @@ fn margins(judged: &Judged<'_>) -> Result<String> {
             .caption("chosen − rejected", ("sans-serif", 15))
             .margin(8)
             .x_label_area_size(26)
-            .y_label_area_size(40)
+            .y_label_area_size(48)
             .build_cartesian_2d(-reach..reach, 0.0..top)
             .map_err(failed)?;
-        chart.configure_mesh().disable_x_mesh().light_line_style(WHITE).y_desc("pairs").draw().map_err(failed)?;
+        let count = |count: &f64| format!("{count:.0}");
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(WHITE)
+            .y_desc("pairs")
+            .y_label_formatter(&count)
+            .draw()
+            .map_err(failed)?;
         let bars = counts.iter().enumerate().map(|(bin, count)| {
             let left = -reach + width * bin as f64;
             let colour = if left + width / 2.0 < 0.0 { GREY } else { INK };
@@ -138,7 +146,7 @@ fn calibration(evaluation: &Evaluation) -> Result<String> {
             .caption("calibration", ("sans-serif", 15))
             .margin(8)
             .x_label_area_size(34)
-            .y_label_area_size(40)
+            .y_label_area_size(48)
             .build_cartesian_2d(0.5..1.0, 0.0..1.0)
             .map_err(failed)?;
         chart
@@ -166,7 +174,7 @@ fn accuracies(caption: &str, buckets: &[Bucket], labels: &[&str]) -> Result<Stri
             .margin(8)
             .x_label_area_size(26)
             .y_label_area_size(40)
-            .build_cartesian_2d((0..buckets.len().max(1) as i32).into_segmented(), 0.0..1.0)
+            .build_cartesian_2d((0..buckets.len().max(1) as i32 - 1).into_segmented(), 0.0..1.0)
             .map_err(failed)?;
         let label = |value: &SegmentValue<i32>| match value {
             SegmentValue::CenterOf(at) | SegmentValue::Exact(at) => {
@@ -183,7 +191,8 @@ fn accuracies(caption: &str, buckets: &[Bucket], labels: &[&str]) -> Result<Stri
             .map_err(failed)?;
         let measured = || buckets.iter().map(|bucket| bucket.accuracy).enumerate().filter(|(_, found)| found.pairs > 0);
         let bars = measured().map(|(at, found): (usize, PairAccuracy)| {
-            let (left, right) = (SegmentValue::Exact(at as i32), SegmentValue::Exact(at as i32 + 1));
+            let left = SegmentValue::Exact(at as i32);
+            let right = if at + 1 < buckets.len() { SegmentValue::Exact(at as i32 + 1) } else { SegmentValue::Last };
             let mut bar = Rectangle::new([(left, 0.0), (right, found.accuracy)], INK.mix(0.75).filled());
             bar.set_margin(0, 0, 12, 12);
             bar
