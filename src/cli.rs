@@ -28,6 +28,8 @@ pub(crate) enum Command {
     /// Measure a model on held-out data
     #[command(subcommand)]
     Eval(Eval),
+    /// Score responses with a reward model, and pick the best of several
+    Score(ScoreArgs),
     /// Sample responses to a file of prompts
     Generate(GenerateArgs),
     /// Talk to a model in the terminal
@@ -104,6 +106,22 @@ pub(crate) struct EvalLmArgs {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: EvalData,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// Reward model folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Rows of `prompt` with `response` or `responses`, or of `messages`; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// Scores, one JSON object a row; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// System text where a dialogue brings none ("" inserts none); the reward model's own unless given
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
 }
 
 #[derive(Debug, Args)]

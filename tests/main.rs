@@ -9,5 +9,6 @@ mod oracles;
 mod pipeline;
 mod readme;
 mod resume;
+mod score;
 mod tree;
 mod util;

@@ -1,17 +1,15 @@
 //! `align eval lm` and `align eval rm`.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use align_common::chatml::{LossOn, SYSTEM};
 use align_common::data::BadRows;
-use align_common::error::{Error, Problems};
+use align_common::error::Problems;
 use align_common::lm::{self, LmData, LmRow, chat_rows};
-use align_common::model::{CausalLm, Face, ScalarModel};
+use align_common::model::{CausalLm, ScalarModel};
 use align_common::progress::Progress;
-use align_common::stage::{check_causal_lm, check_format, check_source, evaluation_options};
+use align_common::stage::{check_causal_lm, check_format, check_reward_model, evaluation_options};
 use align_reward::data::Row;
 use align_reward::eval::{score, score_pairs};
 use align_reward::stats::pair_accuracy;
@@ -19,11 +17,12 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
+use super::lines::{Lines, refuse_same_file};
 use crate::cli::{EvalData, EvalLmArgs, EvalRmArgs};
 use crate::terminal::Terminal;
 
 /// Tokens computed at once.
-const MICROBATCH_TOKENS: usize = 8192;
+pub(crate) const MICROBATCH_TOKENS: usize = 8192;
 /// Documents are measured in pieces of this many tokens, the report's context length, or of the model's own where that is shorter.
 const TEXT_TOKENS: usize = 2048;
 
@@ -123,15 +122,7 @@ pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
     }
     let mut checked = Vec::new();
     for dir in &args.model {
-        let source = check_source(dir, &mut problems)?;
-        if source.as_ref().is_some_and(|source| source.header.face != Face::Scalar) {
-            problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
-        }
-        // Scores mean something under the system text that the model was trained with, unless another is asked for.
-        let contract = source.as_ref().and_then(|source| source.contract.as_ref());
-        let trained_with = contract.map(|contract| contract.system.clone());
-        let system = args.data.system.clone().or(trained_with).unwrap_or_else(|| SYSTEM.to_owned());
-        let format = check_format(dir, source.as_ref(), &system, &mut problems)?;
+        let format = check_reward_model(dir, args.data.system.as_deref(), &mut problems)?;
         let mut sets: Vec<Vec<Row>> = Vec::new();
         if let Some(format) = &format {
             for file in &args.data.data {
@@ -232,47 +223,5 @@ impl EvalData {
         if let Some(path) = &self.per_row {
             self.data.iter().for_each(|file| refuse_same_file(path, file, "--data", problems));
         }
-    }
-}
-
-/// A result may take the place of an older one, never of what it is made from.
-pub(super) fn refuse_same_file(out: &Path, source: &Path, flag: &str, problems: &mut Problems) {
-    let same = matches!((out.canonicalize(), source.canonicalize()), (Ok(out), Ok(source)) if out == source);
-    if same {
-        problems.push(out.display(), format!("is also given to {flag}, expected another file to write to"));
-    }
-}
-
-/// A result of one JSON object a line. It takes its place when it is whole: an older one stays until then.
-pub(crate) struct Lines {
-    out: BufWriter<File>,
-    /// Where it is written.
-    at: PathBuf,
-    /// Where it belongs.
-    path: PathBuf,
-}
-
-impl Lines {
-    /// Written beside `path`; right into it where that is no regular file (a pipe, /dev/stdout).
-    pub(crate) fn create(path: &Path) -> Result<Self> {
-        let special = path.exists() && !path.is_file();
-        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        let at = if special { path.to_owned() } else { path.with_file_name(format!("{name}.partial")) };
-        let file = File::create(&at).map_err(|error| {
-            Error::invalid(path.display(), format!("cannot be written: {error}, expected a writable file"))
-        })?;
-        Ok(Self { out: BufWriter::new(file), at, path: path.to_owned() })
-    }
-
-    pub(crate) fn write(&mut self, line: &Value) -> Result<()> {
-        Ok(writeln!(self.out, "{line}").map_err(Error::io(&self.at))?)
-    }
-
-    pub(crate) fn finish(mut self) -> Result<()> {
-        self.out.flush().map_err(Error::io(&self.at))?;
-        if self.at != self.path {
-            std::fs::rename(&self.at, &self.path).map_err(Error::io(&self.path))?;
-        }
-        Ok(())
     }
 }

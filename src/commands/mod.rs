@@ -3,6 +3,8 @@
 mod chat;
 pub(crate) mod eval;
 mod generate;
+mod lines;
+mod score;
 pub(crate) mod stages;
 
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Ppo(args) => stages::run(args, align_ppo::ppo),
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
         Command::Eval(Eval::Rm(args)) => eval::rm(args),
+        Command::Score(args) => score::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
     }
