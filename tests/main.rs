@@ -10,5 +10,7 @@ mod pipeline;
 mod readme;
 mod resume;
 mod score;
+mod serve;
+mod service;
 mod tree;
 mod util;

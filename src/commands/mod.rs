@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{Command, Eval};
+use crate::cli::{Command, Eval, Serve};
 
 /// Carries out a command.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
@@ -24,6 +24,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
         Command::Eval(Eval::Rm(args)) => eval::rm(args),
         Command::Score(args) => score::run(args),
+        Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
     }
