@@ -1,5 +1,6 @@
 //! The command line: clap types only.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use align_common::chatml::SYSTEM;
@@ -28,6 +29,11 @@ pub(crate) enum Command {
     /// Measure a model on held-out data
     #[command(subcommand)]
     Eval(Eval),
+    /// Score responses with a reward model, and pick the best of several
+    Score(ScoreArgs),
+    /// Answer requests over HTTP
+    #[command(subcommand)]
+    Serve(Serve),
     /// Sample responses to a file of prompts
     Generate(GenerateArgs),
     /// Talk to a model in the terminal
@@ -107,6 +113,59 @@ pub(crate) struct EvalLmArgs {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: EvalData,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// Reward model folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Rows of `prompt` with `response` or `responses`, or of `messages`; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// Scores, one JSON object a row; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// System text where a dialogue brings none ("" inserts none); the reward model's own unless given
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Serve {
+    /// Scores of a reward model
+    Rm(ServeRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeRmArgs {
+    /// Reward model folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Address and port to listen at; port 0 takes a free one. An address that other machines reach needs --token-file
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+    /// File with the token that requests have to bring as `Authorization: Bearer TOKEN`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// System text where a dialogue brings none ("" inserts none); the reward model's own unless given
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Longest request body
+    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    pub(crate) max_body_bytes: usize,
+    /// Longest dialogue, prompt and response together
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    pub(crate) max_tokens: usize,
+    /// Connections at a time; more are turned away with status 503
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_clients: usize,
+    /// Requests that wait for the model; more are turned away with status 503
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) queue: usize,
+    /// Time that a request may take to arrive, and again until it is answered; an unused connection is closed after it
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub(crate) timeout_seconds: u64,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod quickstart;
+mod serve;
 mod supervise;
 mod terminal;
 

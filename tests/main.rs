@@ -10,5 +10,8 @@ mod oracles;
 mod pipeline;
 mod readme;
 mod resume;
+mod score;
+mod serve;
+mod service;
 mod tree;
 mod util;

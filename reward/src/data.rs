@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use align_common::batch::FlatBatch;
-use align_common::chatml::ChatFormat;
+use align_common::chatml::{ChatFormat, Encoded};
 use align_common::data::{self, BadRows, Comparison, Kind, Place, Record};
 use align_common::error::{Problem, Problems, Result};
 use tch::{Device, Tensor};
@@ -28,30 +28,26 @@ pub struct Row {
 }
 
 impl Row {
-    /// Renders a comparison and finds its shared prefix at token level. At least the end token stays outside the prefix.
+    /// Renders a comparison and finds its shared prefix.
     pub fn new(comparison: &Comparison, format: &ChatFormat, place: Place) -> Self {
         let encoded: Vec<_> = comparison.dialogues.iter().map(|dialogue| format.scored(dialogue)).collect();
-        let (first, rest) = encoded.split_first().expect("a comparison has dialogues");
-        let shared = |other: &Vec<i64>| first.tokens.iter().zip(other).take_while(|(a, b)| a == b).count();
-        let shortest = encoded.iter().map(|encoded| encoded.tokens.len()).min().expect("a comparison has dialogues");
-        let cut = rest.iter().map(|other| shared(&other.tokens)).min().unwrap_or(0).min(shortest - 1);
+        let (prefix, tails) = share_prefix(&encoded);
         let highest =
             |scores: &Vec<f64>| (1..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
         let best = comparison.scores.as_ref().map_or(0, highest);
         let answer_start = |mask: &Vec<bool>| mask.iter().rposition(|counts| !*counts).map_or(0, |before| before + 1);
-        Self {
-            prefix: first.tokens[..cut].to_vec(),
-            best,
-            answer_starts: encoded.iter().map(|encoded| answer_start(&encoded.loss_mask)).collect(),
-            tails: encoded.iter().map(|encoded| encoded.tokens[cut..].to_vec()).collect(),
-            scores: comparison.scores.clone(),
-            place,
-        }
+        let answer_starts = encoded.iter().map(|encoded| answer_start(&encoded.loss_mask)).collect();
+        Self { prefix, tails, best, answer_starts, scores: comparison.scores.clone(), place }
+    }
+
+    /// All its dialogues.
+    pub fn branches(&self) -> Branches<'_> {
+        Branches { prefix: &self.prefix, tails: &self.tails }
     }
 
     /// Tokens that are computed for this comparison.
     pub fn len(&self) -> usize {
-        self.prefix.len() + self.tails.iter().map(Vec::len).sum::<usize>()
+        self.branches().len()
     }
 
     /// Tokens of all dialogues, each counted whole.
@@ -98,6 +94,46 @@ impl Row {
             None => crate::loss::ranked_pairs(self.tails.len()),
         }
     }
+}
+
+/// Dialogues that begin alike.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Branches<'a> {
+    /// What they begin with; may be empty.
+    pub prefix: &'a [i64],
+    /// How each goes on, to its end token.
+    pub tails: &'a [Vec<i64>],
+}
+
+impl Branches<'_> {
+    /// Tokens that are computed for them.
+    pub fn len(&self) -> usize {
+        self.prefix.len() + self.tails.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Lays them out behind what `flat` holds, the prefix once; adds the place of every end token to `ends`.
+    fn push_to(&self, flat: &mut FlatBatch, ends: &mut Vec<i64>) {
+        let prefix = (!self.prefix.is_empty()).then(|| flat.push(self.prefix, None));
+        for tail in self.tails {
+            flat.push(tail, prefix);
+            ends.push(flat.len() as i64 - 1);
+        }
+    }
+}
+
+/// What dialogues share at token level, and how each goes on. At least its end token stays outside the prefix; a single dialogue
+/// shares nothing.
+pub(crate) fn share_prefix(dialogues: &[Encoded]) -> (Vec<i64>, Vec<Vec<i64>>) {
+    let (first, rest) = dialogues.split_first().expect("there are dialogues");
+    let shared = |other: &Encoded| first.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+    let shortest = dialogues.iter().map(|dialogue| dialogue.tokens.len()).min().expect("there are dialogues");
+    let cut = rest.iter().map(shared).min().unwrap_or(0).min(shortest - 1);
+    (first.tokens[..cut].to_vec(), dialogues.iter().map(|dialogue| dialogue.tokens[cut..].to_vec()).collect())
 }
 
 /// Comparisons and what was counted on the way to them.
@@ -159,6 +195,13 @@ pub fn read(
     Ok(result)
 }
 
+/// Dialogues laid out flat, and the (S) places of their end tokens.
+pub fn lay_out<'a>(branches: impl Iterator<Item = Branches<'a>>, device: Device) -> (FlatBatch, Tensor) {
+    let (mut flat, mut ends) = (FlatBatch::new(), Vec::new());
+    branches.for_each(|branches| branches.push_to(&mut flat, &mut ends));
+    (flat, Tensor::from_slice(&ends).to_device(device))
+}
+
 /// Comparisons laid out flat.
 pub struct RmBatch {
     /// The flat batch: each prefix once, its tails behind it.
@@ -174,11 +217,7 @@ pub fn flatten(rows: &[&Row], margin: bool, device: Device) -> RmBatch {
     let (mut flat, mut ends, mut pairs) = (FlatBatch::new(), Vec::new(), Pairs::new());
     for row in rows {
         let start = ends.len();
-        let prefix = (!row.prefix.is_empty()).then(|| flat.push(&row.prefix, None));
-        for tail in &row.tails {
-            flat.push(tail, prefix);
-            ends.push(flat.len() as i64 - 1);
-        }
+        row.branches().push_to(&mut flat, &mut ends);
         match &row.scores {
             Some(scores) if margin => pairs.push_scored_with_margin(start..ends.len(), scores),
             Some(scores) => pairs.push_scored(start..ends.len(), scores),

@@ -1,9 +1,9 @@
-//! Scores of comparisons, without gradient.
+//! Scores without gradient.
 
 use align_common::lm::microbatches;
 use align_common::model::ScalarModel;
 
-use crate::data::{Row, flatten};
+use crate::data::{Branches, Row, lay_out};
 use crate::seen::SeenPairs;
 use crate::verdict::JudgedPair;
 
@@ -14,24 +14,24 @@ pub fn score(
     microbatch_tokens: usize,
     done: &mut dyn FnMut(usize),
 ) -> Vec<Vec<f64>> {
-    let _no_grad = tch::no_grad_guard();
     let lengths: Vec<usize> = rows.iter().map(Row::len).collect();
     let mut scores = Vec::with_capacity(rows.len());
     for range in microbatches(&lengths, microbatch_tokens) {
-        let batch: Vec<&Row> = rows[range].iter().collect();
-        let flat = flatten(&batch, false, model.device());
-        let hidden = model.hidden(&flat.flat, None).index_select(0, &flat.ends); // (S, D)
-        let scalars =
-            Vec::<f32>::try_from(&model.scalars(&hidden).to_device(tch::Device::Cpu)).expect("scalars are flat fp32");
-        let mut rest = scalars.as_slice();
-        for row in &batch {
-            let (own, tail) = rest.split_at(row.tails.len());
-            scores.push(own.iter().map(|score| f64::from(*score)).collect());
-            rest = tail;
-        }
+        let batch = &rows[range];
+        let mut rest = score_at_once(model, batch.iter().map(Row::branches)).into_iter();
+        scores.extend(batch.iter().map(|row| rest.by_ref().take(row.tails.len()).collect::<Vec<f64>>()));
         done(batch.len());
     }
     scores
+}
+
+/// The raw scores of dialogues, computed as one flat batch, in order.
+pub fn score_at_once<'a>(model: &ScalarModel, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
+    let _no_grad = tch::no_grad_guard();
+    let (flat, ends) = lay_out(branches, model.device());
+    let hidden = model.hidden(&flat, None).index_select(0, &ends); // (S, D)
+    let scalars = model.scalars(&hidden).to_device(tch::Device::Cpu);
+    Vec::<f32>::try_from(&scalars).expect("scalars are flat fp32").into_iter().map(f64::from).collect()
 }
 
 /// Every row's answers behind the prompt of the next row that has another one; `None` where all rows have the same.

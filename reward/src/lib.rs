@@ -1,8 +1,9 @@
-//! The reward model: preference model pretraining, then finetuning, on comparisons; and its evaluation.
+//! The reward model: preference model pretraining, then finetuning, on comparisons; its evaluation, and its use.
 //!
 //! A run reads its config ([`config`]), turns comparisons into tokens whose shared prefix is computed once ([`data`]), and
 //! trains step by step ([`train`]) on the Bradley-Terry loss of scores read at the end token ([`loss`]). [`eval`] scores
-//! held-out comparisons, [`verdict`] says whether to trust the accuracy, [`seen`] which pairs are not new to the model.
+//! held-out comparisons, [`verdict`] says whether to trust the accuracy, [`seen`] which pairs are not new to the model;
+//! [`responses`] are scored without being compared.
 //!
 //! ```
 //! use align_reward::loss::{LossParams, Pairs, reward_loss};
@@ -20,6 +21,7 @@ pub mod config;
 pub mod data;
 pub mod eval;
 pub mod loss;
+pub mod responses;
 pub mod seen;
 pub mod stats;
 pub mod train;

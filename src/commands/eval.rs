@@ -1,13 +1,11 @@
 //! `align eval lm`, and what both kinds of evaluation print and write.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use align_common::chatml::{LossOn, SYSTEM};
 use align_common::data::BadRows;
-use align_common::error::{Error, Problems};
+use align_common::error::Problems;
 use align_common::lm::{self, LmData, LmRow, chat_rows};
 use align_common::model::CausalLm;
 use align_common::progress::Progress;
@@ -16,11 +14,12 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
+use super::lines::{Lines, refuse_same_file};
 use crate::cli::{EvalData, EvalLmArgs};
 use crate::terminal::Terminal;
 
 /// Tokens computed at once.
-pub(super) const MICROBATCH_TOKENS: usize = 8192;
+pub(crate) const MICROBATCH_TOKENS: usize = 8192;
 /// Documents are measured in pieces of this many tokens, the report's context length, or of the model's own where that is shorter.
 const TEXT_TOKENS: usize = 2048;
 
@@ -133,52 +132,5 @@ impl EvalData {
         if let Some(path) = &self.per_row {
             self.data.iter().for_each(|file| refuse_same_file(path, file, "--data", problems));
         }
-    }
-}
-
-/// A result may take the place of an older one, never of what it is made from.
-pub(super) fn refuse_same_file(out: &Path, source: &Path, flag: &str, problems: &mut Problems) {
-    let same = matches!((out.canonicalize(), source.canonicalize()), (Ok(out), Ok(source)) if out == source);
-    if same {
-        problems.push(out.display(), format!("is also given to {flag}, expected another file to write to"));
-    }
-}
-
-/// A result, mostly of one JSON object a line. It takes its place when it is whole: an older one stays until then.
-pub(crate) struct Lines {
-    out: BufWriter<File>,
-    /// Where it is written.
-    at: PathBuf,
-    /// Where it belongs.
-    path: PathBuf,
-}
-
-impl Lines {
-    /// Written beside `path`; right into it where that is no regular file (a pipe, /dev/stdout).
-    pub(crate) fn create(path: &Path) -> Result<Self> {
-        let special = path.exists() && !path.is_file();
-        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        let at = if special { path.to_owned() } else { path.with_file_name(format!("{name}.partial")) };
-        let file = File::create(&at).map_err(|error| {
-            Error::invalid(path.display(), format!("cannot be written: {error}, expected a writable file"))
-        })?;
-        Ok(Self { out: BufWriter::new(file), at, path: path.to_owned() })
-    }
-
-    pub(crate) fn write(&mut self, line: &Value) -> Result<()> {
-        Ok(writeln!(self.out, "{line}").map_err(Error::io(&self.at))?)
-    }
-
-    /// Writes a text as it is, for a result that is no JSON.
-    pub(crate) fn write_text(&mut self, text: &str) -> Result<()> {
-        Ok(self.out.write_all(text.as_bytes()).map_err(Error::io(&self.at))?)
-    }
-
-    pub(crate) fn finish(mut self) -> Result<()> {
-        self.out.flush().map_err(Error::io(&self.at))?;
-        if self.at != self.path {
-            std::fs::rename(&self.at, &self.path).map_err(Error::io(&self.path))?;
-        }
-        Ok(())
     }
 }

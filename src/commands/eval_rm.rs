@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_common::chatml::{ChatFormat, SYSTEM};
+use align_common::chatml::ChatFormat;
 use align_common::data::BadRows;
 use align_common::error::Problems;
-use align_common::model::{Face, ScalarModel};
+use align_common::model::ScalarModel;
 use align_common::progress::Progress;
-use align_common::stage::{check_format, check_source, evaluation_options, set_names};
+use align_common::stage::{check_reward_model, evaluation_options, set_names};
 use align_reward::data::Row;
 use align_reward::eval::{behind_other_prompts, judged_pairs, score};
 use align_reward::seen::SeenPairs;
@@ -17,7 +17,8 @@ use anyhow::Result;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
-use super::eval::{Lines, MICROBATCH_TOKENS, align_right, print_line, refuse_same_file, table};
+use super::eval::{MICROBATCH_TOKENS, align_right, print_line, table};
+use super::lines::{Lines, refuse_same_file};
 use super::page;
 use crate::cli::EvalRmArgs;
 use crate::terminal::Terminal;
@@ -84,16 +85,9 @@ fn check(args: &EvalRmArgs) -> Result<Vec<Checked>> {
     }
     let mut checked = Vec::new();
     for dir in &args.model {
-        let source = check_source(dir, &mut problems)?;
-        if source.as_ref().is_some_and(|source| source.header.face != Face::Scalar) {
-            problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
-        }
-        // Scores mean something under the system text that the model was trained with, unless another is asked for.
-        let contract = source.as_ref().and_then(|source| source.contract.as_ref());
-        let trained_with = contract.map(|contract| contract.system.clone());
-        let system = args.data.system.clone().or(trained_with).unwrap_or_else(|| SYSTEM.to_owned());
+        let format = check_reward_model(dir, args.data.system.as_deref(), &mut problems)?;
         let seen = problems.absorb(SeenPairs::read(dir))?.flatten();
-        let Some(format) = check_format(dir, source.as_ref(), &system, &mut problems)? else { continue };
+        let Some(format) = format else { continue };
         let mut sets = Vec::new();
         for file in &args.data.data {
             let read = align_reward::data::read(std::slice::from_ref(file), &format, None, BadRows::Error);

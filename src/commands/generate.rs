@@ -12,7 +12,7 @@ use align_common::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{Lines, refuse_same_file};
+use super::lines::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::terminal::Terminal;
 

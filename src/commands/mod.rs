@@ -4,14 +4,16 @@ mod chat;
 pub(crate) mod eval;
 mod eval_rm;
 mod generate;
+mod lines;
 mod page;
+mod score;
 pub(crate) mod stages;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{Command, Eval};
+use crate::cli::{Command, Eval, Serve};
 
 /// Carries out a command.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
@@ -23,6 +25,8 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Ppo(args) => stages::run(args, align_ppo::ppo),
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
         Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
+        Command::Score(args) => score::run(args),
+        Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
     }

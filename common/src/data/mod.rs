@@ -10,4 +10,5 @@ mod tests;
 
 pub use order::Order;
 pub use reader::{BadRows, Place, Rows, read};
-pub use records::{Comparison, Kind, Record};
+pub use records::{Comparison, Kind, Record, parse};
+pub use source::STDIN;

@@ -13,6 +13,8 @@ pub enum Kind {
     Comparison,
     /// Dialogues to be answered: ppo, generation.
     Prompt,
+    /// Dialogues whose last answers are scored: `align score`, the service.
+    Response,
     /// Documents: pretraining.
     Text,
 }
@@ -24,6 +26,7 @@ impl Kind {
             Kind::Chat => "chat",
             Kind::Comparison => "comparison",
             Kind::Prompt => "prompt",
+            Kind::Response => "response",
             Kind::Text => "text",
         }
     }
@@ -36,6 +39,7 @@ impl Kind {
                 "`chosen` and `rejected` (alone, or with `prompt` or `conversations`), or `prompt` with `responses` and `scores`"
             }
             Kind::Prompt => "`prompt`",
+            Kind::Response => "`prompt` with `response` or `responses`, or `messages` alone",
             Kind::Text => "`text`",
         }
     }
@@ -50,6 +54,10 @@ pub enum Record {
     Comparison(Comparison),
     /// A dialogue that ends with a user turn.
     Prompt(Vec<Message>),
+    /// A whole dialogue that ends with an answer.
+    Response(Vec<Message>),
+    /// One prompt with each of its answers, at least one: whole dialogues.
+    Responses(Vec<Vec<Message>>),
     /// A document.
     Text(String),
 }
@@ -67,7 +75,10 @@ pub struct Comparison {
 type Parsed<T> = Result<T, String>;
 
 /// Reads a row.
-pub(super) fn parse(kind: Kind, row: Value) -> Parsed<Record> {
+///
+/// # Errors
+/// What is wrong with it and what was expected, as one line.
+pub fn parse(kind: Kind, row: Value) -> Result<Record, String> {
     let Value::Object(mut row) = row else {
         return Err(format!("{}, expected an object with {}", a_value(&row), kind.shapes()));
     };
@@ -77,6 +88,7 @@ pub(super) fn parse(kind: Kind, row: Value) -> Parsed<Record> {
         Kind::Chat => chat(&row).map(Record::Chat),
         Kind::Comparison => comparison(&row).map(Record::Comparison),
         Kind::Prompt => prompt(&row).map(Record::Prompt),
+        Kind::Response => response(&row),
         Kind::Text => match row.get("text") {
             Some(Value::String(text)) if text.trim().is_empty() => {
                 Err("`text` is empty, expected a document".to_owned())
@@ -135,12 +147,8 @@ fn comparison(row: &Map<String, Value>) -> Parsed<Comparison> {
 }
 
 fn ranked(start: &[Message], responses: &Value, scores: &Value) -> Parsed<Comparison> {
-    let Value::Array(responses) = responses else {
-        return Err(format!("`responses` is {}, expected a list of answers", a_value(responses)));
-    };
-    let Value::Array(scores) = scores else {
-        return Err(format!("`scores` is {}, expected a list of numbers", a_value(scores)));
-    };
+    let responses = list(responses, "responses", "answers")?;
+    let scores = list(scores, "scores", "numbers")?;
     if responses.len() < 2 {
         return Err(format!("`responses` has {} answers, expected at least two", responses.len()));
     }
@@ -158,9 +166,24 @@ fn ranked(start: &[Message], responses: &Value, scores: &Value) -> Parsed<Compar
     if scores.iter().all(|score| *score == scores[0]) {
         return Err("all `scores` are equal, expected at least two that differ".to_owned());
     }
-    let dialogues =
-        responses.iter().enumerate().map(|(index, answer)| continued(start, answer, &format!("responses[{index}]")));
-    Ok(Comparison { dialogues: dialogues.collect::<Parsed<_>>()?, scores: Some(scores) })
+    Ok(Comparison { dialogues: each_continued(start, responses)?, scores: Some(scores) })
+}
+
+fn response(row: &Map<String, Value>) -> Parsed<Record> {
+    match ["prompt", "response", "responses", "messages"].map(|key| row.get(key)) {
+        [Some(prompt), Some(answer), None, None] => {
+            continued(&beginning(prompt, "prompt")?, answer, "response").map(Record::Response)
+        }
+        [Some(prompt), None, Some(answers), None] => {
+            let (start, answers) = (beginning(prompt, "prompt")?, list(answers, "responses", "answers")?);
+            if answers.is_empty() {
+                return Err("`responses` is empty, expected at least one answer".to_owned());
+            }
+            each_continued(&start, answers).map(Record::Responses)
+        }
+        [None, None, None, Some(whole)] => answered(messages(whole, "messages")?, "messages").map(Record::Response),
+        _ => Err(wrong_shape(row, Kind::Response)),
+    }
 }
 
 fn prompt(row: &Map<String, Value>) -> Parsed<Vec<Message>> {
@@ -196,6 +219,12 @@ fn continued(start: &[Message], value: &Value, key: &str) -> Parsed<Vec<Message>
         return Err(format!("`{key}` begins with another turn than the prompt or an answer, expected either"));
     }
     answered(if repeats { rest } else { [start, &rest].concat() }, key)
+}
+
+/// `start` with each of several answers.
+fn each_continued(start: &[Message], answers: &[Value]) -> Parsed<Vec<Vec<Message>>> {
+    let dialogues = answers.iter().enumerate();
+    dialogues.map(|(index, answer)| continued(start, answer, &format!("responses[{index}]"))).collect()
 }
 
 /// A whole dialogue: messages or a transcript.
@@ -290,6 +319,10 @@ fn message(value: &Value, place: &str) -> Parsed<Message> {
         Some(other) => Err(format!("`{place}.{content}` is {}, expected a text", a_value(other))),
         None => Err(format!("`{place}` has no `{content}`, expected a text")),
     }
+}
+
+fn list<'a>(value: &'a Value, key: &str, of: &str) -> Parsed<&'a [Value]> {
+    value.as_array().map(Vec::as_slice).ok_or_else(|| format!("`{key}` is {}, expected a list of {of}", a_value(value)))
 }
 
 fn string<'a>(row: &'a Map<String, Value>, key: &str) -> Parsed<&'a str> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
@@ -16,6 +17,8 @@ const MAX_GROWN_BYTES: u64 = 256 << 20;
 /// … or to this many times its size, whichever is more. Text grows less than twentyfold, the worst that gzip can hold 1032-fold.
 const MAX_GROWTH: u64 = 100;
 const BUFFER_BYTES: usize = 1 << 16;
+/// Standard input, as a file to read.
+pub const STDIN: &str = "/dev/stdin";
 
 /// The file's name in lower case, without the ending of a compressed file.
 pub(super) fn name(file: &Path) -> String {
@@ -34,7 +37,7 @@ pub(super) fn open(file: &Path) -> Result<Source> {
     if metadata.is_dir() {
         return refuse("a folder, expected a file");
     }
-    let mut bytes = BufReader::with_capacity(BUFFER_BYTES, File::open(file).map_err(Error::io(file))?);
+    let mut bytes = BufReader::with_capacity(BUFFER_BYTES, open_file(file).map_err(Error::io(file))?);
     let head = bytes.fill_buf().map_err(Error::io(file))?;
     let compressed =
         |name: &str| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(name)) && !head.is_empty();
@@ -52,6 +55,14 @@ pub(super) fn open(file: &Path) -> Result<Source> {
         _ => Source::new(Box::new(bytes), u64::MAX),
     };
     source.map_err(|error| error.at(file, 1))
+}
+
+/// Standard input may be a socket, which cannot be opened by its name.
+fn open_file(file: &Path) -> io::Result<File> {
+    if file == Path::new(STDIN) {
+        return io::stdin().as_fd().try_clone_to_owned().map(File::from);
+    }
+    File::open(file)
 }
 
 /// Why a file cannot be read on.

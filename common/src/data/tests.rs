@@ -142,6 +142,20 @@ fn transcripts_split_into_turns() {
 }
 
 #[test]
+fn responses_alone_in_a_list_and_in_a_dialogue() {
+    let one = Record::Response(vec![user("q"), assistant("a")]);
+    assert_eq!(row(r#"{"prompt": "q", "response": "a", "index": 3}"#, Kind::Response), one);
+    let messages = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#;
+    assert_eq!(row(messages, Kind::Response), one);
+    let prompt = r#"{"prompt": [{"from": "human", "value": "q"}], "response": {"role": "assistant", "content": "a"}}"#;
+    assert_eq!(row(prompt, Kind::Response), one);
+    let several = Record::Responses(vec![vec![user("q"), assistant("a")], vec![user("q"), assistant("b")]]);
+    assert_eq!(row(r#"{"prompt": "q", "responses": ["a", "b"]}"#, Kind::Response), several);
+    let single = Record::Responses(vec![vec![user("q"), assistant("a")]]);
+    assert_eq!(row(r#"{"prompt": "q", "responses": ["a"], "scores": [1]}"#, Kind::Response), single);
+}
+
+#[test]
 fn prompts_and_texts() {
     assert_eq!(row(r#"{"prompt": "q"}"#, Kind::Prompt), Record::Prompt(vec![user("q")]));
     let list = r#"{"prompt": [{"from": "system", "value": "s"}, {"role": "user", "content": "q"}]}"#;
@@ -251,6 +265,22 @@ fn bad_rows_are_told_what_was_expected() {
             r#"{"prompt": [{"role": "assistant", "content": "a"}]}"#,
             "`prompt` ends with a turn of role `assistant`, expected a user turn",
         ),
+        (Kind::Response, r#"{"prompt": "q", "response": " "}"#, "`response` is empty, expected an answer"),
+        (Kind::Response, r#"{"prompt": "q", "response": 3}"#, "`response` is a number, expected messages"),
+        (Kind::Response, r#"{"prompt": "q", "responses": "a"}"#, "`responses` is a string, expected a list of answers"),
+        (Kind::Response, r#"{"prompt": "q", "responses": []}"#, "`responses` is empty, expected at least one answer"),
+        (Kind::Response, r#"{"prompt": "q", "responses": ["a", null]}"#, "`responses[1]` is null, expected messages"),
+        (
+            Kind::Response,
+            r#"{"messages": [{"role": "user", "content": "q"}]}"#,
+            "`messages` ends with a turn of role `user`, expected an answer",
+        ),
+        (
+            Kind::Response,
+            r#"{"prompt": "q", "response": "a", "responses": ["a"]}"#,
+            "a row with `prompt`, `response`, `responses`, expected a response row: `prompt` with `response` or",
+        ),
+        (Kind::Response, r#"{"response": "a"}"#, "a row with `response`, expected a response row"),
         (Kind::Text, r#"{"text": ""}"#, "`text` is empty, expected a document"),
         (Kind::Text, r#"{"text": ["t"]}"#, "`text` is a list, expected a string"),
         (Kind::Text, r#"{"prompt": "q"}"#, "a row with `prompt`, expected a text row: `text`"),

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 
-use crate::chatml::ChatFormat;
+use crate::chatml::{ChatFormat, SYSTEM};
 use crate::config::{Files, Mix};
 use crate::contract::ScoreContract;
 use crate::data::Order;
@@ -101,6 +101,30 @@ pub fn check_format(
 ) -> Result<Option<ChatFormat>> {
     let Some(source) = source else { return Ok(None) };
     problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))
+}
+
+/// The chat format in which a checked reward model reads: under `system`, else under the system text that its scores mean
+/// something under, the one it was trained with.
+///
+/// # Errors
+/// As [`check_source`].
+pub fn check_reward_model(dir: &Path, system: Option<&str>, problems: &mut Problems) -> Result<Option<ChatFormat>> {
+    let source = check_source(dir, problems)?;
+    let contract = source.as_ref().and_then(|source| source.contract.as_ref());
+    if source.as_ref().is_some_and(|source| source.header.face != Face::Scalar) {
+        problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
+    }
+    let system = system.or(contract.map(|contract| contract.system.as_str())).unwrap_or(SYSTEM);
+    check_format(dir, source.as_ref(), system, problems)
+}
+
+/// Refuses a value model where a reward model's scores are meant.
+pub fn refuse_value_model(dir: &Path, problems: &mut Problems) {
+    // A damaged contract was named when the folder was checked.
+    let contract = ScoreContract::read(dir).ok().flatten();
+    if contract.is_some_and(|contract| contract.value_shift.is_some()) {
+        problems.push(dir.display(), "holds a value model, expected a reward model that `align rm` wrote");
+    }
 }
 
 /// Refuses training rows that are longer than a first-generation model was trained for: its NTK and LogN, which act there, are

@@ -1,0 +1,62 @@
+//! Results that take their place when they are whole.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use align_common::error::{Error, Problems};
+use anyhow::Result;
+use serde_json::Value;
+
+/// A result may take the place of an older one, never of what it is made from.
+pub(super) fn refuse_same_file(out: &Path, source: &Path, flag: &str, problems: &mut Problems) {
+    let same = matches!((out.canonicalize(), source.canonicalize()), (Ok(out), Ok(source)) if out == source);
+    if same {
+        problems.push(out.display(), format!("is also given to {flag}, expected another file to write to"));
+    }
+}
+
+/// A result, mostly of one JSON object a line. It takes its place when it is whole: an older one stays until then.
+pub(crate) struct Lines {
+    out: BufWriter<Box<dyn Write>>,
+    /// Where it is written.
+    at: PathBuf,
+    /// Where it belongs.
+    path: PathBuf,
+}
+
+impl Lines {
+    /// Written beside `path`; right into it where that is no regular file (a pipe, /dev/stdout).
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        let special = path.exists() && !path.is_file();
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let at = if special { path.to_owned() } else { path.with_file_name(format!("{name}.partial")) };
+        let file = File::create(&at).map_err(|error| {
+            Error::invalid(path.display(), format!("cannot be written: {error}, expected a writable file"))
+        })?;
+        Ok(Self { out: BufWriter::new(Box::new(file)), at, path: path.to_owned() })
+    }
+
+    /// Written to standard output.
+    pub(crate) fn stdout() -> Self {
+        let path = PathBuf::from("standard output");
+        Self { out: BufWriter::new(Box::new(std::io::stdout())), at: path.clone(), path }
+    }
+
+    pub(crate) fn write(&mut self, line: &Value) -> Result<()> {
+        Ok(writeln!(self.out, "{line}").map_err(Error::io(&self.at))?)
+    }
+
+    /// Writes a text as it is, for a result that is no JSON.
+    pub(crate) fn write_text(&mut self, text: &str) -> Result<()> {
+        Ok(self.out.write_all(text.as_bytes()).map_err(Error::io(&self.at))?)
+    }
+
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.out.flush().map_err(Error::io(&self.at))?;
+        if self.at != self.path {
+            std::fs::rename(&self.at, &self.path).map_err(Error::io(&self.path))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Connections: how many there may be, how long each may take, and how all of them end.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
+
+use super::requests::{Service, busy_router, router};
+
+/// Clients beyond the limit that are told so at a time; further ones are closed without a word.
+const TURNED_AWAY: usize = 64;
+/// How long telling them may take.
+const TURNING_AWAY: Duration = Duration::from_secs(5);
+/// Wait after a connection that could not be accepted: no file descriptors are left, say.
+const PAUSE: Duration = Duration::from_millis(100);
+/// After the signal, what is on its way over an open connection has this long to arrive.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Limits of all connections, and of each.
+pub(super) struct Limits {
+    pub(super) clients: usize,
+    /// For the head of a request; for an unused connection; for a client to take its answer.
+    pub(super) timeout: Duration,
+}
+
+/// Accepts connections until `stop` is done, then answers what has come in, and ends.
+pub(super) async fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
+    let (closing, _) = watch::channel(());
+    let mut connections = Connections {
+        tasks: JoinSet::new(),
+        places: Arc::new(Semaphore::new(limits.clients)),
+        turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
+        app: router(service.clone()),
+        busy: busy_router(),
+        timeout: limits.timeout,
+        closing,
+    };
+    let mut stop = pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connections.take(stream),
+                Err(_) => sleep(PAUSE).await,
+            },
+            Some(_) = connections.tasks.join_next() => {}
+        }
+    }
+    service.counts.is_stopping.store(true, Ordering::SeqCst);
+    // What the system has accepted is ours.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                connections.take(stream);
+            }
+        }
+    }
+    connections.finish().await;
+}
+
+struct Connections {
+    tasks: JoinSet<()>,
+    places: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+    app: Router,
+    busy: Router,
+    timeout: Duration,
+    /// Tells every connection to end after the request it is at.
+    closing: watch::Sender<()>,
+}
+
+impl Connections {
+    fn take(&mut self, stream: TcpStream) {
+        let closing = self.closing.subscribe();
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
+            self.tasks.spawn(connection(stream, self.app.clone(), self.timeout, closing, place));
+        } else if let Ok(place) = self.turned_away.clone().try_acquire_owned() {
+            let telling = connection(stream, self.busy.clone(), TURNING_AWAY, closing, place);
+            self.tasks.spawn(async { drop(timeout(TURNING_AWAY, telling).await) });
+        }
+    }
+
+    async fn finish(mut self) {
+        let _ = timeout(GRACE, async { while self.tasks.join_next().await.is_some() {} }).await;
+        self.closing.send_replace(());
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// One connection to its end; it holds its place until then.
+async fn connection(
+    stream: TcpStream,
+    app: Router,
+    timeout: Duration,
+    mut closing: watch::Receiver<()>,
+    _place: OwnedSemaphorePermit,
+) {
+    let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(timeout));
+    let stream = TokioIo::new(Box::pin(stream));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(timeout);
+    let mut connection = pin!(http.serve_connection(stream, TowerToHyperService::new(app)));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = closing.changed() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await; // a client that goes away or breaks the rules is no failure of ours
+}

@@ -1,0 +1,196 @@
+//! The thread that owns the model. It takes requests from a bounded queue and computes what waits in flat batches.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use align_common::model::ScalarModel;
+use align_reward::eval::score_at_once;
+use align_reward::responses::Responses;
+use tokio::sync::{mpsc, oneshot};
+
+/// Tokens computed at once.
+const BATCH_TOKENS: usize = 8192;
+/// Requests that take turns.
+const TURNS: usize = 64;
+
+/// A request's responses, and where their scores go.
+pub(super) struct Job {
+    pub(super) rows: Arc<Vec<Responses>>,
+    /// Gets the scores of all responses, in order. It is dropped when the model fails; who asked may be gone before.
+    pub(super) reply: oneshot::Sender<Vec<f64>>,
+}
+
+/// Starts the thread. It ends when nobody can send any more, after the last request that was sent.
+pub(super) fn start(model: ScalarModel, queue: usize) -> std::io::Result<(mpsc::Sender<Job>, JoinHandle<()>)> {
+    let (sender, jobs) = mpsc::channel(queue);
+    let score = move |parts: &[Part]| {
+        let branches = parts.iter().map(|part| part.rows[part.row].branches(part.run.clone()));
+        score_at_once(&model, branches)
+    };
+    let thread = std::thread::Builder::new().name("model".to_owned()).spawn(move || work(jobs, score))?;
+    Ok((sender, thread))
+}
+
+/// Responses of one row that are computed at once.
+struct Part {
+    rows: Arc<Vec<Responses>>,
+    row: usize,
+    run: Range<usize>,
+}
+
+/// A request on its way.
+struct Turn {
+    job: Job,
+    /// What is still to be computed: (row, responses, tokens).
+    rest: VecDeque<(usize, Range<usize>, usize)>,
+    scores: Vec<f64>,
+}
+
+impl Turn {
+    fn new(job: Job) -> Self {
+        let of_row = |(row, responses): (usize, &Responses)| -> Vec<_> {
+            let tokens = |run: &Range<usize>| responses.branches(run.clone()).len();
+            responses.runs(BATCH_TOKENS).into_iter().map(|run| (row, run.clone(), tokens(&run))).collect()
+        };
+        let rest = job.rows.iter().enumerate().flat_map(of_row).collect();
+        Self { job, rest, scores: Vec::new() }
+    }
+
+    /// Replies when everything is computed.
+    fn unfinished(self) -> Option<Self> {
+        if !self.rest.is_empty() {
+            return Some(self);
+        }
+        let _ = self.job.reply.send(self.scores); // nobody hears it when the client is gone
+        None
+    }
+}
+
+/// Computes batch after batch. Requests take turns, so that a long one does not keep short ones waiting.
+fn work(mut jobs: mpsc::Receiver<Job>, score: impl Fn(&[Part]) -> Vec<f64>) {
+    let mut turns: VecDeque<Turn> = VecDeque::new();
+    loop {
+        if turns.is_empty() {
+            let Some(job) = jobs.blocking_recv() else { return };
+            turns.push_back(Turn::new(job));
+        }
+        while turns.len() < TURNS
+            && let Ok(job) = jobs.try_recv()
+        {
+            turns.push_back(Turn::new(job));
+        }
+        turns.retain(|turn| !turn.job.reply.is_closed());
+        let (owners, parts): (Vec<usize>, Vec<Part>) = fill(&mut turns).into_iter().unzip();
+        match catch_unwind(AssertUnwindSafe(|| if parts.is_empty() { Vec::new() } else { score(&parts) })) {
+            Ok(scores) => {
+                let mut rest = scores.into_iter();
+                for (owner, part) in owners.iter().zip(&parts) {
+                    turns[*owner].scores.extend(rest.by_ref().take(part.run.len()));
+                }
+            }
+            // Its requests are told by the reply that is dropped; others go on.
+            Err(_) => {
+                let mut all = 0..;
+                turns.retain(|_| all.next().is_none_or(|turn| !owners.contains(&turn)));
+            }
+        }
+        turns = turns.into_iter().filter_map(Turn::unfinished).collect();
+        if !turns.is_empty() {
+            turns.rotate_left(1);
+        }
+    }
+}
+
+/// The next batch: a part of each request in turn, as long as there is room; at least one.
+fn fill(turns: &mut VecDeque<Turn>) -> Vec<(usize, Part)> {
+    let (mut batch, mut filled) = (Vec::new(), 0);
+    loop {
+        let before = batch.len();
+        for (owner, turn) in turns.iter_mut().enumerate() {
+            let fits = |tokens: usize| filled == 0 || filled + tokens <= BATCH_TOKENS;
+            if turn.rest.front().is_some_and(|(_, _, tokens)| fits(*tokens))
+                && let Some((row, run, tokens)) = turn.rest.pop_front()
+            {
+                filled += tokens;
+                batch.push((owner, Part { rows: turn.job.rows.clone(), row, run }));
+            }
+        }
+        if batch.len() == before {
+            return batch;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request of one row per list of tail lengths; its scores are the tails' lengths.
+    fn job(rows: &[&[usize]]) -> (Job, oneshot::Receiver<Vec<f64>>) {
+        let row = |tails: &&[usize]| Responses {
+            prefix: Vec::new(),
+            tails: tails.iter().map(|length| vec![0; *length]).collect(),
+            is_list: true,
+        };
+        let (reply, answer) = oneshot::channel();
+        (Job { rows: Arc::new(rows.iter().map(row).collect()), reply }, answer)
+    }
+
+    fn lengths(part: &Part) -> Vec<f64> {
+        part.rows[part.row].tails[part.run.clone()].iter().map(|tail| tail.len() as f64).collect()
+    }
+
+    /// Works on jobs that wait from the beginning; the token count of each batch.
+    fn batches(jobs: Vec<Job>, fail_at: Option<usize>) -> Vec<usize> {
+        let (sender, receiver) = mpsc::channel(jobs.len());
+        jobs.into_iter().for_each(|job| assert!(sender.try_send(job).is_ok()));
+        drop(sender);
+        let seen = std::cell::RefCell::new(Vec::new());
+        work(receiver, |parts| {
+            let scores: Vec<f64> = parts.iter().flat_map(lengths).collect();
+            seen.borrow_mut().push(scores.iter().sum::<f64>() as usize);
+            assert_ne!(Some(seen.borrow().len()), fail_at, "planned");
+            scores
+        });
+        seen.into_inner()
+    }
+
+    #[test]
+    fn what_waits_is_merged_and_everybody_gets_their_own() {
+        let ((a, mut of_a), (b, mut of_b), (c, mut of_c)) =
+            (job(&[&[5], &[3, 2]]), job(&[&[7]]), job(&[&[1, 1], &[4]]));
+        assert_eq!(batches(vec![a, b, c], None), [23]);
+        assert_eq!(of_a.try_recv().unwrap(), [5.0, 3.0, 2.0]);
+        assert_eq!(of_b.try_recv().unwrap(), [7.0]);
+        assert_eq!(of_c.try_recv().unwrap(), [1.0, 1.0, 4.0]);
+    }
+
+    #[test]
+    fn a_long_request_takes_turns_with_short_ones() {
+        let (long, mut of_long) = job(&[&[8000], &[9000], &[8000, 8000]]);
+        let (short, mut of_short) = job(&[&[500]]);
+        // The short one does not fit beside the first part, and is not kept waiting for the second.
+        assert_eq!(batches(vec![long, short], None), [8000, 500, 9000, 8000, 8000]);
+        assert_eq!(of_long.try_recv().unwrap(), [8000.0, 9000.0, 8000.0, 8000.0]);
+        assert_eq!(of_short.try_recv().unwrap(), [500.0]);
+    }
+
+    #[test]
+    fn nothing_is_computed_for_who_is_gone() {
+        let ((gone, answer), (stays, mut of_stays)) = (job(&[&[5]]), job(&[&[6]]));
+        drop(answer);
+        assert_eq!(batches(vec![gone, stays], None), [6]);
+        assert_eq!(of_stays.try_recv().unwrap(), [6.0]);
+    }
+
+    #[test]
+    fn a_failure_hits_its_own_batch_only() {
+        let ((a, mut of_a), (b, mut of_b)) = (job(&[&[8000]]), job(&[&[8001]]));
+        assert_eq!(batches(vec![a, b], Some(1)), [8000, 8001]);
+        assert!(of_a.try_recv().is_err());
+        assert_eq!(of_b.try_recv().unwrap(), [8001.0]);
+    }
+}

@@ -1,0 +1,203 @@
+//! What a request asks for, and what it is answered.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use align_common::chatml::ChatFormat;
+use align_common::data::{self, Kind};
+use align_reward::responses::Responses;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use axum::middleware::map_response_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::model::Job;
+use super::refusal::Refusal;
+use super::token::Token;
+
+/// Of a body that nobody wants, this much is read on, so that its sender hears why …
+const UNWANTED_BYTES: usize = 16 << 20;
+/// … for this long.
+const UNWANTED_TIME: Duration = Duration::from_secs(2);
+
+/// What all requests share.
+pub(super) struct Service {
+    /// The model's folder, as it was given.
+    pub(super) model: String,
+    pub(super) format: ChatFormat,
+    pub(super) token: Option<Token>,
+    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) max_body_bytes: usize,
+    pub(super) max_tokens: usize,
+    pub(super) timeout: Duration,
+    pub(super) counts: Counts,
+}
+
+/// How many requests for scores there were, and whether there will be more.
+#[derive(Default)]
+pub(super) struct Counts {
+    served: AtomicU64,
+    refused: AtomicU64,
+    pub(super) is_stopping: AtomicBool,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [served, refused] = [&self.served, &self.refused].map(|count| count.load(Ordering::SeqCst));
+        write!(f, "stopped: {served} requests served, {refused} refused")
+    }
+}
+
+/// All paths.
+pub(super) fn router(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/v1/score", post(score))
+        .fallback(async |request: Request| refuse(request.into_body(), Refusal::unknown_path()).await)
+        .method_not_allowed_fallback(async |request: Request| {
+            refuse(request.into_body(), Refusal::wrong_method()).await
+        })
+        .layer(map_response_with_state(service.clone(), last_of_its_connection))
+        .with_state(service)
+}
+
+/// For whom there is no place.
+pub(super) fn busy_router() -> Router {
+    Router::new().fallback(async |request: Request| refuse(request.into_body(), Refusal::too_many_clients()).await)
+}
+
+/// A client that is told so sends its next request over another connection.
+async fn last_of_its_connection(State(service): State<Arc<Service>>, mut response: Response) -> Response {
+    if service.counts.is_stopping.load(Ordering::SeqCst) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn health(State(service): State<Arc<Service>>) -> Response {
+    Json(json!({ "status": "ok", "model": service.model })).into_response()
+}
+
+async fn score(State(service): State<Arc<Service>>, request: Request) -> Response {
+    let answer = answer(&service, request).await;
+    let count = if answer.is_ok() { &service.counts.served } else { &service.counts.refused };
+    count.fetch_add(1, Ordering::SeqCst);
+    answer.map(Json).into_response()
+}
+
+async fn answer(service: &Arc<Service>, request: Request) -> Result<Value, Refusal> {
+    let (parts, body) = request.into_parts();
+    if service.token.as_ref().is_some_and(|token| !token.is_brought_by(&parts.headers)) {
+        return Err(refuse(body, Refusal::unauthorized()).await);
+    }
+    let arrived = timeout(service.timeout, read(body, service.max_body_bytes)).await;
+    let bytes = arrived.map_err(|_| Refusal::too_slow())??;
+    let scored = timeout(service.timeout, scores(service, bytes)).await;
+    scored.map_err(|_| Refusal::out_of_time())?
+}
+
+/// From a body to its answer. Dropped on the way, it leaves a job that nobody computes.
+async fn scores(service: &Arc<Service>, bytes: Vec<u8>) -> Result<Value, Refusal> {
+    // Turning text into tokens takes a while: not on a thread that serves connections.
+    let reader = service.clone();
+    let asked = tokio::task::spawn_blocking(move || Asked::read(&bytes, &reader.format, reader.max_tokens));
+    let asked = asked.await.map_err(|_| Refusal::failed("the request could not be read"))??;
+    let (reply, answer) = oneshot::channel();
+    let job = Job { rows: asked.rows.clone(), reply };
+    service.jobs.try_send(job).map_err(|_| Refusal::queue_is_full())?;
+    let scores = answer.await.map_err(|_| Refusal::failed("the model failed on this request"))?;
+    if scores.iter().any(|score| !score.is_finite()) {
+        return Err(Refusal::failed("a score is not a number: the model is damaged"));
+    }
+    Ok(asked.told(&scores))
+}
+
+/// A request's content.
+struct Asked {
+    rows: Arc<Vec<Responses>>,
+    /// Whether `inputs` were given, which get `results`.
+    is_batch: bool,
+}
+
+impl Asked {
+    fn read(bytes: &[u8], format: &ChatFormat, max_tokens: usize) -> Result<Self, Refusal> {
+        let content: Value = serde_json::from_slice(bytes).map_err(|error| {
+            Refusal::malformed(format!("not JSON ({error}), expected an object with {}", Kind::Response.shapes()))
+        })?;
+        let (inputs, is_batch) = match content {
+            Value::Object(mut content) if content.contains_key("inputs") => match content.remove("inputs") {
+                Some(Value::Array(inputs)) if !inputs.is_empty() => (inputs, true),
+                _ => return Err(Refusal::malformed("`inputs` is no list or an empty one, expected a list of objects")),
+            },
+            single => (vec![single], false),
+        };
+        let mut rows = Vec::with_capacity(inputs.len());
+        for (index, input) in inputs.into_iter().enumerate() {
+            let place = if is_batch { format!("`inputs[{index}]`: ") } else { String::new() };
+            let record =
+                data::parse(Kind::Response, input).map_err(|what| Refusal::malformed(format!("{place}{what}")))?;
+            let row = Responses::new(&record, format);
+            let longest = row.longest();
+            if longest > max_tokens {
+                let what =
+                    format!("{place}a dialogue of {longest} tokens, expected at most {max_tokens} (--max-tokens)");
+                return Err(Refusal::too_large(what));
+            }
+            rows.push(row);
+        }
+        Ok(Self { rows: Arc::new(rows), is_batch })
+    }
+
+    /// The answer, of the scores of all rows in order.
+    fn told(&self, scores: &[f64]) -> Value {
+        let mut rest = scores;
+        let of_row = |row: &Responses| {
+            let (own, others) = rest.split_at(row.tails.len());
+            rest = others;
+            Value::Object(row.verdict(own))
+        };
+        let mut results: Vec<Value> = self.rows.iter().map(of_row).collect();
+        if self.is_batch { json!({ "results": results }) } else { results.swap_remove(0) }
+    }
+}
+
+/// A body of at most `max_bytes`.
+async fn read(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::malformed("the body breaks off, expected all of it"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > max_bytes {
+            drop(bytes);
+            let what = format!("a body of more than {max_bytes} bytes, expected at most that (--max-body-bytes)");
+            return Err(refuse(body, Refusal::too_large(what)).await);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// Reads on for a while: a connection that is closed with unread bytes takes the answer with it.
+async fn refuse(mut body: Body, refusal: Refusal) -> Refusal {
+    let drain = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, |data| data.len());
+            if read > UNWANTED_BYTES {
+                return;
+            }
+        }
+    };
+    let _ = timeout(UNWANTED_TIME, drain).await;
+    refusal
+}

@@ -1,0 +1,69 @@
+//! The token that requests have to bring.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use align_common::error::{Error, Result};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// A token's hash: comparing hashes takes as long whatever was sent, its length included.
+pub(super) struct Token([u8; 32]);
+
+impl Token {
+    /// Reads a file that holds a token on one line.
+    pub(super) fn read(file: &Path) -> Result<Self> {
+        const LONGEST: u64 = 4096;
+        let refuse = |what: &str| Err(Error::invalid(file.display(), format!("{what}, expected a token on one line")));
+        let mut text = Vec::new();
+        let read = File::open(file).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text));
+        if let Err(error) = read {
+            return refuse(&format!("cannot be read: {error}"));
+        }
+        let token = text.trim_ascii();
+        if token.is_empty() {
+            return refuse("is empty");
+        }
+        if text.len() as u64 > LONGEST {
+            return refuse(&format!("has more than {LONGEST} bytes"));
+        }
+        if !token.iter().all(u8::is_ascii_graphic) {
+            return refuse("holds more than one word of plain characters");
+        }
+        Ok(Self(Sha256::digest(token).into()))
+    }
+
+    /// Whether a request brings it, as `Authorization: Bearer TOKEN`.
+    pub(super) fn is_brought_by(&self, headers: &HeaderMap) -> bool {
+        const SCHEME: &[u8] = b"bearer ";
+        let Some(value) = headers.get(AUTHORIZATION).map(|value| value.as_bytes()) else { return false };
+        let Some((scheme, token)) = value.split_at_checked(SCHEME.len()) else { return false };
+        let brought: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
+        scheme.eq_ignore_ascii_case(SCHEME) && bool::from(brought.ct_eq(&self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_the_whole_token_in_the_right_place_counts() {
+        let token = Token(Sha256::digest(b"s3cret").into());
+        let brought = |value: &str| {
+            token.is_brought_by(&HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]))
+        };
+        assert!(brought("Bearer s3cret") && brought("bearer  s3cret"));
+        for wrong in
+            ["Bearer s3cre", "Bearer s3crets", "Bearer ", "Bearer", "s3cret", "Basic s3cret", "", "Bearer S3CRET"]
+        {
+            assert!(!brought(wrong), "{wrong}");
+        }
+        assert!(!token.is_brought_by(&HeaderMap::new()));
+    }
+}
