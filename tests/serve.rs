@@ -317,10 +317,10 @@ fn clients_beyond_the_limit_are_told_to_come_back() {
 #[test]
 fn requests_beyond_the_queue_are_told_to_come_back() {
     let folder = Folder::new();
-    let service = Service::start(&folder, &["--queue", "1"]);
+    let service = Service::start(&folder, &["--queue", "1", "--timeout-seconds", "300"]);
     let start = Instant::now();
     let turned_away = AtomicU64::new(0);
-    let request = long_request(20);
+    let request = long_request(8);
     while turned_away.load(Ordering::SeqCst) == 0 {
         assert!(start.elapsed() < Duration::from_secs(60), "the queue is never full");
         let together = Barrier::new(24);
@@ -334,7 +334,7 @@ fn requests_beyond_the_queue_are_told_to_come_back() {
                         assert!(answer.has("retry-after: 1") && answer.error().contains("--queue"), "{answer:?}");
                         turned_away.fetch_add(1, Ordering::SeqCst);
                     } else {
-                        assert_eq!(served(&answer)["results"].as_array().unwrap().len(), 20);
+                        assert_eq!(served(&answer)["results"].as_array().unwrap().len(), 8);
                     }
                 });
             }
@@ -403,11 +403,11 @@ fn a_stop_drops_nothing() {
     let folder = Folder::new();
     let known = known(&folder, &[]);
     let inputs: Vec<Value> = known.iter().map(Known::list).collect();
-    let long = long_request(30)["inputs"].as_array().unwrap().clone();
+    let long = long_request(4)["inputs"].as_array().unwrap().clone();
     let all = [inputs, long].concat();
     let request = json!({ "inputs": all }).to_string();
     for signal_after in [Duration::ZERO, Duration::from_millis(50)] {
-        let service = Service::start(&folder, &[]);
+        let service = Service::start(&folder, &["--timeout-seconds", "300"]);
         let mut idle = service.client();
         served(&idle.ask("GET", "/health", b""));
         let mut clients: Vec<Client> = (0..24).map(|_| service.client()).collect();
@@ -428,7 +428,7 @@ fn a_stop_drops_nothing() {
         for client in clients.iter_mut().chain([&mut slow]) {
             let answer = client.receive();
             let results = served(&answer)["results"].as_array().unwrap();
-            assert_eq!(results.len(), known.len() + 30);
+            assert_eq!(results.len(), known.len() + 4);
             assert!(known.iter().zip(results).all(|(known, told)| known.is_told_in_list(told)), "{results:?}");
         }
         assert!(idle.try_receive().is_err(), "an unused connection stays open");

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::util::{Folder, Running};
 
 /// More than any answer takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A service of the tiny world's reward model at a free port.
 pub(crate) struct Service {
