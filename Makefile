@@ -12,8 +12,9 @@ setup:
 	@python3 scripts/setup_libtorch.py .libtorch $(if $(GPU),--gpu)
 endif
 
+# With the examples, cargo chooses the features that tests have: what is built once serves both.
 build: setup
-	@cargo build --release --locked --workspace
+	@cargo build --release --locked --workspace --bins --examples
 
 quickstart: build
 	@target/release/align quickstart --out runs/quickstart
@@ -30,8 +31,7 @@ test: setup
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@cp $< $@
 
-interop: setup .venv/complete
-	@cargo build --release --locked --workspace --bins --examples
+interop: build .venv/complete
 	@target/release/examples/write_sets target/interop/sets 0
 	@.venv/bin/python interop/run.py --align target/release/align --sets target/interop/sets --work target/interop/work
 
