@@ -27,7 +27,7 @@ pub use scalar::ScalarModel;
 pub use weights::{Parameter, SideFiles};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use tch::{Device, Kind, Tensor};
 
