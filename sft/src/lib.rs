@@ -25,10 +25,12 @@ use std::path::PathBuf;
 
 use align_common::config::{Config, to_toml, total_steps};
 use align_common::error::{Problems, Result};
-use align_common::model::{CausalLm, Face, Header, ModelOptions, SideFiles};
+use align_common::model::{CausalLm, Face, ModelOptions, SideFiles};
 use align_common::run::Outcome;
-use align_common::stage::{self, Job, Launched, Mixture, Plan, check_causal_lm, check_format, check_source, launch};
-use align_common::tokenizer::Tokenizer;
+use align_common::stage::{
+    self, Job, Launched, Mixture, Plan, Source, check_causal_lm, check_format, check_source, launch,
+};
+use align_common::tokenizer::Special;
 use serde_json::json;
 
 use config::{PretrainConfig, SftConfig};
@@ -49,11 +51,6 @@ pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         Some(format) => sft_rows(config, format, &mut problems)?,
         None => None,
     };
-    if let (Some(source), Some(rows)) = (&source, &rows) {
-        rows.check_length(&source.header, &mut problems);
-    }
-    problems.into_result()?;
-    let (source, rows) = (source.expect("no problem was found"), rows.expect("no problem was found"));
     let inputs = Inputs {
         stage: "sft",
         sections: Sections {
@@ -63,13 +60,12 @@ pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
             schedule: &config.schedule,
             run: &config.run,
         },
-        header: &source.header,
-        tokenizer: &source.tokenizer,
-        rows: &rows,
+        source,
+        rows,
         files: Mixture::new(&config.data.train, &config.data.mix).files,
-        ends: vec![source.tokenizer.special().im_end, source.tokenizer.special().endoftext],
+        ends: |special| vec![special.im_end, special.endoftext],
     };
-    start(config, inputs, job)
+    start(config, inputs, problems, job)
 }
 
 /// Runs `align pretrain`: from a checkpoint, or from nothing where the folder has a config.json and no weights. `None` after a
@@ -88,11 +84,6 @@ pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>
         Some(source) => pretrain_rows(config, &source.tokenizer, &mut problems)?,
         None => None,
     };
-    if let (Some(source), Some(rows)) = (&source, &rows) {
-        rows.check_length(&source.header, &mut problems);
-    }
-    problems.into_result()?;
-    let (source, rows) = (source.expect("no problem was found"), rows.expect("no problem was found"));
     let inputs = Inputs {
         stage: "pretrain",
         sections: Sections {
@@ -102,30 +93,34 @@ pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>
             schedule: &config.schedule,
             run: &config.run,
         },
-        header: &source.header,
-        tokenizer: &source.tokenizer,
-        rows: &rows,
+        source,
+        rows,
         files: Mixture::new(&config.data.train, &config.data.mix).files,
-        ends: vec![source.tokenizer.special().endoftext],
+        ends: |special| vec![special.endoftext],
     };
-    start(config, inputs, job)
+    start(config, inputs, problems, job)
 }
 
-/// What a stage found, handed to the loop that both share.
+/// What a stage read, for the loop that both share; nothing is missing when there are no problems.
 struct Inputs<'a> {
     stage: &'a str,
     sections: Sections<'a>,
-    header: &'a Header,
-    tokenizer: &'a Tokenizer,
-    rows: &'a Rows,
+    source: Option<Source>,
+    rows: Option<Rows>,
     files: Vec<PathBuf>,
     /// Tokens at which the result stops generating.
-    ends: Vec<i64>,
+    ends: fn(&Special) -> Vec<i64>,
 }
 
-fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Option<Outcome>> {
-    let Inputs { stage, sections, header, tokenizer, rows, files, ends } = inputs;
-    let Sections { model: source, train: options, run: section, .. } = sections;
+fn start<C: Config>(config: &C, inputs: Inputs<'_>, mut problems: Problems, job: Job<'_>) -> Result<Option<Outcome>> {
+    let Inputs { stage, sections, source, rows, files, ends } = inputs;
+    if let (Some(source), Some(rows)) = (&source, &rows) {
+        rows.check_length(&source.header, &mut problems);
+    }
+    problems.into_result()?;
+    let known = "no problem was found";
+    let (Source { header, tokenizer, .. }, rows) = (source.expect(known), rows.expect(known));
+    let Sections { model: base, train: options, run: section, .. } = sections;
     let train = &rows.train;
     let epoch_len = rows.order.epoch_len() as u64;
     let steps = total_steps(options.steps, options.epochs, epoch_len, options.batch_size as u64);
@@ -155,19 +150,19 @@ fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Opti
     };
     let options = ModelOptions {
         device: section.device(),
-        compute: source.dtype.kind(),
+        compute: base.dtype.kind(),
         trainable: true,
-        recompute_layers: source.recompute_layers,
+        recompute_layers: base.recompute_layers,
     };
     let mut model = match run.checkpoint() {
         Some(checkpoint) => CausalLm::load(&checkpoint.join("model"), &options)?,
-        None if header.has_weights => CausalLm::load(&source.path, &options)?,
+        None if header.has_weights => CausalLm::load(&base.path, &options)?,
         None => {
             let mut model = CausalLm::random(header.config.clone(), sections.train.seed, &options);
-            model.set_side_files(SideFiles::capture(&source.path)?);
+            model.set_side_files(SideFiles::capture(&base.path)?);
             model
         }
     };
-    model.add_ends(&ends);
-    stage::train(Trainer::new(sections, rows, tokenizer, model, steps), run, progress).map(Some)
+    model.add_ends(&ends(tokenizer.special()));
+    stage::train(Trainer::new(sections, &rows, &tokenizer, model, steps), run, progress).map(Some)
 }
