@@ -153,7 +153,8 @@ impl Evaluation {
             .filter(|pair| pair.lengths[0] != pair.lengths[1])
             .partition(|pair| pair.lengths[0] > pair.lengths[1]);
         let [longer, shorter] = [longer, shorter].map(|pairs| accuracy_of(pairs.into_iter()));
-        if ruler >= low && ruler > 0.5 + 0.5 / (count.max(1) as f64).sqrt() {
+        let [ruler_low, ruler_high] = self.longer_wins.ci95;
+        if ruler >= low && (ruler_low > 0.5 || ruler_high < 0.5) {
             let rule = if self.longer_wins.accuracy >= 0.5 { "longer" } else { "shorter" };
             found.push(format!(
                 "length bias: the {rule} answer alone is right in {}, the model in {}; this set cannot tell the model from a ruler",
@@ -173,7 +174,7 @@ impl Evaluation {
         }
         if let Some(blind) = self.prompt_blind.filter(|blind| blind.accuracy >= low && low > 0.5) {
             found.push(format!(
-                "prompt-blind: behind other rows' prompts it is right in {}, behind their own in {}; it hardly reads the prompt",
+                "prompt-blind: behind other rows' prompts it is right in {}, behind their own in {}; it hardly reads the prompt, or this set does not need it",
                 percent(blind.accuracy),
                 percent(self.accuracy.accuracy)
             ));
