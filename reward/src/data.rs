@@ -9,6 +9,7 @@ use align_common::error::{Problem, Problems, Result};
 use tch::{Device, Tensor};
 
 use crate::loss::Pairs;
+use crate::stats::best;
 
 /// One comparison in tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,9 +33,7 @@ impl Row {
     pub fn new(comparison: &Comparison, format: &ChatFormat, place: Place) -> Self {
         let encoded: Vec<_> = comparison.dialogues.iter().map(|dialogue| format.scored(dialogue)).collect();
         let (prefix, tails) = share_prefix(&encoded);
-        let highest =
-            |scores: &Vec<f64>| (1..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
-        let best = comparison.scores.as_ref().map_or(0, highest);
+        let best = comparison.scores.as_deref().map_or(0, best);
         let answer_start = |mask: &Vec<bool>| mask.iter().rposition(|counts| !*counts).map_or(0, |before| before + 1);
         let answer_starts = encoded.iter().map(|encoded| answer_start(&encoded.loss_mask)).collect();
         Self { prefix, tails, best, answer_starts, scores: comparison.scores.clone(), place }
@@ -62,7 +61,7 @@ impl Row {
 
     /// The longest dialogue, in tokens.
     pub fn longest(&self) -> usize {
-        self.prefix.len() + self.tails.iter().map(Vec::len).max().unwrap_or(0)
+        self.branches().longest()
     }
 
     /// Tokens of a dialogue's last answer, its end included.
@@ -75,15 +74,23 @@ impl Row {
         [self.prefix.as_slice(), &self.tails[dialogue]].concat()
     }
 
-    /// The same answers behind another row's prompt.
-    pub fn behind_prompt_of(&self, other: &Row) -> Self {
-        let prompt = other.dialogue(0)[..other.answer_starts[0]].to_vec();
+    /// The first dialogue up to its last answer.
+    pub fn prompt(&self) -> Vec<i64> {
+        let mut prompt = self.dialogue(0);
+        prompt.truncate(self.answer_starts[0]);
+        prompt
+    }
+
+    /// The same answers behind another prompt.
+    pub fn behind(&self, prompt: Vec<i64>) -> Self {
         let answer = |dialogue: usize| self.dialogue(dialogue)[self.answer_starts[dialogue]..].to_vec();
         Self {
             tails: (0..self.tails.len()).map(answer).collect(),
             answer_starts: vec![prompt.len(); self.tails.len()],
             prefix: prompt,
-            ..self.clone()
+            best: self.best,
+            scores: self.scores.clone(),
+            place: self.place.clone(),
         }
     }
 
@@ -114,6 +121,11 @@ impl Branches<'_> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Tokens of the longest dialogue.
+    pub fn longest(&self) -> usize {
+        self.prefix.len() + self.tails.iter().map(Vec::len).max().unwrap_or(0)
     }
 
     /// Lays them out behind what `flat` holds, the prefix once; adds the place of every end token to `ends`.

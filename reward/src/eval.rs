@@ -36,13 +36,16 @@ pub fn score_at_once<'a>(model: &ScalarModel, branches: impl Iterator<Item = Bra
 
 /// Every row's answers behind the prompt of the next row that has another one; `None` where all rows have the same.
 pub fn behind_other_prompts(rows: &[Row]) -> Option<Vec<Row>> {
-    let prompt = |row: &Row| row.dialogue(0)[..row.answer_starts[0]].to_vec();
-    let prompts: Vec<Vec<i64>> = rows.iter().map(prompt).collect();
-    let other = |index: usize| {
-        let mut others = (index + 1..rows.len()).chain(0..index);
-        others.find(|other| prompts[*other] != prompts[index]).map(|other| rows[index].behind_prompt_of(&rows[other]))
-    };
-    (0..rows.len()).map(other).collect()
+    let prompts: Vec<Vec<i64>> = rows.iter().map(Row::prompt).collect();
+    let count = rows.len();
+    // From the back, a row's next one with another prompt is its neighbour, or the neighbour's. Twice around closes the circle.
+    let mut next: Vec<Option<usize>> = vec![None; count];
+    for index in (0..2 * count).rev().map(|place| place % count) {
+        let neighbour = (index + 1) % count;
+        next[index] = if prompts[neighbour] == prompts[index] { next[neighbour] } else { Some(neighbour) };
+    }
+    let behind = |(row, other): (&Row, &Option<usize>)| other.map(|other| row.behind(prompts[other].clone()));
+    rows.iter().zip(&next).map(behind).collect()
 }
 
 /// The pairs of all comparisons, judged.
@@ -73,4 +76,37 @@ pub fn score_pairs(rows: &[Row], scores: &[Vec<f64>]) -> Vec<(f64, f64)> {
         row.pairs().into_iter().map(|(better, worse)| (scores[better], scores[worse])).collect()
     };
     rows.iter().zip(scores).flat_map(of_row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use align_common::data::Place;
+
+    use super::*;
+
+    /// A row with the answers 8 and 9 to a prompt of one token.
+    fn row(prompt: i64) -> Row {
+        Row {
+            prefix: vec![prompt],
+            tails: vec![vec![8, 1], vec![9, 1]],
+            best: 0,
+            answer_starts: vec![1, 1],
+            scores: None,
+            place: Place { file: "rows.jsonl".into(), line: 1, index: 0 },
+        }
+    }
+
+    #[test]
+    fn every_row_gets_the_next_prompt_that_is_another() {
+        let prompts = |rows: &[i64]| -> Option<Vec<i64>> {
+            let rows: Vec<Row> = rows.iter().map(|prompt| row(*prompt)).collect();
+            let blind = behind_other_prompts(&rows)?;
+            assert!(blind.iter().all(|blind| blind.dialogue(0)[1..] == [8, 1] && blind.dialogue(1)[1..] == [9, 1]));
+            Some(blind.iter().map(|blind| blind.prefix[0]).collect())
+        };
+        assert_eq!(prompts(&[2, 2, 3, 4, 4, 2]), Some(vec![3, 3, 4, 2, 2, 3]));
+        assert_eq!(prompts(&[2, 3]), Some(vec![3, 2]));
+        assert_eq!(prompts(&[2, 2]), None);
+        assert_eq!(prompts(&[2]), None);
+    }
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::data::{Branches, share_prefix};
 use crate::eval::score_at_once;
+use crate::stats::best;
 
 /// One prompt with its responses, in tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +41,7 @@ impl Responses {
 
     /// The longest dialogue, in tokens.
     pub fn longest(&self) -> usize {
-        self.prefix.len() + self.tails.iter().map(Vec::len).max().unwrap_or(0)
+        self.branches(0..self.tails.len()).longest()
     }
 
     /// Cuts the responses into runs that are computed at once: at most `microbatch_tokens` with the prefix, or a single one.
@@ -62,11 +63,6 @@ impl Responses {
         };
         told.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
-}
-
-/// The highest score's place; the lowest place among equals.
-pub fn best(scores: &[f64]) -> usize {
-    (1..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best })
 }
 
 /// The raw scores of every row's responses, in order; `done` is called with the number of responses finished.
@@ -96,13 +92,6 @@ mod tests {
 
     fn responses(prefix: usize, tails: &[usize], is_list: bool) -> Responses {
         Responses { prefix: vec![1; prefix], tails: tails.iter().map(|length| vec![2; *length]).collect(), is_list }
-    }
-
-    #[test]
-    fn the_best_is_the_first_of_the_highest() {
-        assert_eq!(best(&[0.5]), 0);
-        assert_eq!(best(&[-1.0, 2.0, 0.0, 2.0]), 1);
-        assert_eq!(best(&[3.0, 3.0]), 0);
     }
 
     #[test]

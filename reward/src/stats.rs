@@ -41,6 +41,11 @@ pub fn agreement(chosen: f64, rejected: f64) -> f64 {
     }
 }
 
+/// The highest score's place; the lowest place among equals. 0 without scores.
+pub fn best(scores: &[f64]) -> usize {
+    (1..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best })
+}
+
 /// Wilson's 95 % score interval of a proportion seen in `count` trials; [0, 1] without trials.
 ///
 /// Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
@@ -58,6 +63,13 @@ pub fn wilson(proportion: f64, count: u64) -> [f64; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_best_is_the_first_of_the_highest() {
+        assert_eq!(best(&[0.5]), 0);
+        assert_eq!(best(&[-1.0, 2.0, 0.0, 2.0]), 1);
+        assert_eq!(best(&[3.0, 3.0]), 0);
+    }
 
     #[test]
     fn a_tie_is_half_right() {

@@ -8,7 +8,7 @@ use align_common::data::BadRows;
 use align_common::error::Problems;
 use align_common::model::ScalarModel;
 use align_common::progress::Progress;
-use align_common::stage::{check_reward_model, evaluation_options, set_names};
+use align_common::stage::{check_scalar_model, evaluation_options, set_names};
 use align_reward::data::Row;
 use align_reward::eval::{behind_other_prompts, judged_pairs, score};
 use align_reward::seen::SeenPairs;
@@ -85,7 +85,7 @@ fn check(args: &EvalRmArgs) -> Result<Vec<Checked>> {
     }
     let mut checked = Vec::new();
     for dir in &args.model {
-        let format = check_reward_model(dir, args.data.system.as_deref(), &mut problems)?;
+        let format = check_scalar_model(dir, args.data.system.as_deref(), &mut problems)?;
         let seen = problems.absorb(SeenPairs::read(dir))?.flatten();
         let Some(format) = format else { continue };
         let mut sets = Vec::new();

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use align_common::stage::set_names;
+use align_reward::eval::score_pairs;
 use align_reward::stats::PairAccuracy;
 use align_reward::verdict::{Bucket, Evaluation};
 use anyhow::{Result, anyhow};
@@ -27,8 +28,9 @@ pub(super) fn render(models: &[(&Path, Vec<Judged<'_>>)]) -> Result<String> {
     environment.add_filter("number", |number: f64| format!("{number:.3}"));
     // The name's ending turns HTML escaping on.
     environment.add_template("page.html", include_str!("page.html"))?;
-    let files: Vec<_> = models.iter().flat_map(|(_, sets)| sets).map(|set| set.file.to_owned()).collect();
-    let names = set_names(&files[..models.first().map_or(0, |(_, sets)| sets.len())]);
+    // Every model was measured on the same files.
+    let files: Vec<_> = models.iter().take(1).flat_map(|(_, sets)| sets).map(|set| set.file.to_owned()).collect();
+    let names = set_names(&files);
     let of_model = |(dir, sets): &(&Path, Vec<Judged<'_>>)| -> Result<Value> {
         Ok(json!({ "model": dir, "sets": sets.iter().map(of_set).collect::<Result<Vec<_>>>()? }))
     };
@@ -92,6 +94,13 @@ fn svg(draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
     Ok(text)
 }
 
+/// A plot's frame: caption, margin, room for the labels.
+fn frame<'a, 'b>(area: &'a Area<'b>, caption: &str) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut chart = ChartBuilder::on(area);
+    chart.caption(caption, ("sans-serif", 15)).margin(8).x_label_area_size(34).y_label_area_size(48);
+    chart
+}
+
 fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("a plot cannot be drawn: {error}")
 }
@@ -99,10 +108,8 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
 /// How chosen − rejected is spread; left of the line the model is wrong.
 fn margins(judged: &Judged<'_>) -> Result<String> {
     const BINS: usize = 30;
-    let pairs = judged.rows.iter().zip(&judged.scores);
-    let margins: Vec<f64> = pairs
-        .flat_map(|(row, scores)| row.pairs().into_iter().map(|(better, worse)| scores[better] - scores[worse]))
-        .collect();
+    let pairs = score_pairs(judged.rows, &judged.scores);
+    let margins: Vec<f64> = pairs.into_iter().map(|(chosen, rejected)| chosen - rejected).collect();
     let reach = margins.iter().fold(1e-6f64, |reach, margin| reach.max(margin.abs()));
     let width = 2.0 * reach / BINS as f64;
     let mut counts = [0u32; BINS];
@@ -111,13 +118,7 @@ fn margins(judged: &Judged<'_>) -> Result<String> {
     }
     let top = f64::from(counts.iter().copied().max().unwrap_or(1)) * 1.1;
     svg(|area| {
-        let mut chart = ChartBuilder::on(area)
-            .caption("chosen − rejected", ("sans-serif", 15))
-            .margin(8)
-            .x_label_area_size(26)
-            .y_label_area_size(48)
-            .build_cartesian_2d(-reach..reach, 0.0..top)
-            .map_err(failed)?;
+        let mut chart = frame(area, "chosen − rejected").build_cartesian_2d(-reach..reach, 0.0..top).map_err(failed)?;
         let count = |count: &f64| format!("{count:.0}");
         chart
             .configure_mesh()
@@ -142,13 +143,7 @@ fn margins(judged: &Judged<'_>) -> Result<String> {
 fn calibration(evaluation: &Evaluation) -> Result<String> {
     let most = evaluation.calibration.bins.iter().map(|bin| bin.pairs).max().unwrap_or(1).max(1) as f64;
     svg(|area| {
-        let mut chart = ChartBuilder::on(area)
-            .caption("calibration", ("sans-serif", 15))
-            .margin(8)
-            .x_label_area_size(34)
-            .y_label_area_size(48)
-            .build_cartesian_2d(0.5..1.0, 0.0..1.0)
-            .map_err(failed)?;
+        let mut chart = frame(area, "calibration").build_cartesian_2d(0.5..1.0, 0.0..1.0).map_err(failed)?;
         chart
             .configure_mesh()
             .light_line_style(WHITE)
@@ -169,11 +164,7 @@ fn calibration(evaluation: &Evaluation) -> Result<String> {
 /// A bar a group with its interval; the line is a coin's accuracy.
 fn accuracies(caption: &str, buckets: &[Bucket], labels: &[&str]) -> Result<String> {
     svg(|area| {
-        let mut chart = ChartBuilder::on(area)
-            .caption(caption, ("sans-serif", 15))
-            .margin(8)
-            .x_label_area_size(26)
-            .y_label_area_size(40)
+        let mut chart = frame(area, caption)
             .build_cartesian_2d((0..buckets.len().max(1) as i32 - 1).into_segmented(), 0.0..1.0)
             .map_err(failed)?;
         let label = |value: &SegmentValue<i32>| match value {

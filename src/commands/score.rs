@@ -7,8 +7,9 @@ use align_common::data::{self, BadRows, Kind, Record, STDIN};
 use align_common::error::{Error, Problems};
 use align_common::model::ScalarModel;
 use align_common::progress::Progress;
-use align_common::stage::{check_reward_model, evaluation_options, refuse_value_model};
-use align_reward::responses::{Responses, best, score};
+use align_common::stage::{check_reward_model, evaluation_options};
+use align_reward::responses::{Responses, score};
+use align_reward::stats::best;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -23,7 +24,6 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let source = if args.data == standard { Path::new(STDIN) } else { &args.data };
     let mut problems = Problems::new();
     let format = check_reward_model(&args.model, args.system.as_deref(), &mut problems)?;
-    refuse_value_model(&args.model, &mut problems);
     let read = problems.absorb(data::read(&[source.to_owned()], Kind::Response, BadRows::Error))?;
     if args.out != standard {
         refuse_same_file(&args.out, source, "--data", &mut problems);

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use align_common::error::{Error, Problems, Result};
 use align_common::model::ScalarModel;
-use align_common::stage::{check_reward_model, evaluation_options, refuse_value_model};
+use align_common::stage::{check_reward_model, evaluation_options};
 use anyhow::Context;
 use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
@@ -37,7 +37,6 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     args.check(&mut problems);
     let token = problems.absorb(args.token_file.as_deref().map(Token::read).transpose())?.flatten();
     let format = check_reward_model(&args.model, args.system.as_deref(), &mut problems)?;
-    refuse_value_model(&args.model, &mut problems);
     // The address is taken before the model loads, but answers only afterwards.
     let socket = problems.absorb(bind(args.listen))?;
     problems.into_result()?;

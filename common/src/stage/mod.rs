@@ -103,28 +103,40 @@ pub fn check_format(
     problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))
 }
 
-/// The chat format in which a checked reward model reads: under `system`, else under the system text that its scores mean
-/// something under, the one it was trained with.
+/// The chat format in which a folder with a scalar head reads: under `system`, else under the system text that its scores mean
+/// something under, the one it was trained with. A value model is taken: its raw scores are what its head gives.
+///
+/// # Errors
+/// As [`check_source`].
+pub fn check_scalar_model(dir: &Path, system: Option<&str>, problems: &mut Problems) -> Result<Option<ChatFormat>> {
+    Ok(open_scalar_model(dir, system, problems)?.1)
+}
+
+/// As [`check_scalar_model`], but a value model is refused.
 ///
 /// # Errors
 /// As [`check_source`].
 pub fn check_reward_model(dir: &Path, system: Option<&str>, problems: &mut Problems) -> Result<Option<ChatFormat>> {
+    let (source, format) = open_scalar_model(dir, system, problems)?;
+    if source.and_then(|source| source.contract).is_some_and(|contract| contract.value_shift.is_some()) {
+        problems.push(dir.display(), "holds a value model, expected a reward model that `align rm` wrote");
+    }
+    Ok(format)
+}
+
+fn open_scalar_model(
+    dir: &Path,
+    system: Option<&str>,
+    problems: &mut Problems,
+) -> Result<(Option<Source>, Option<ChatFormat>)> {
     let source = check_source(dir, problems)?;
-    let contract = source.as_ref().and_then(|source| source.contract.as_ref());
     if source.as_ref().is_some_and(|source| source.header.face != Face::Scalar) {
         problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
     }
+    let contract = source.as_ref().and_then(|source| source.contract.as_ref());
     let system = system.or(contract.map(|contract| contract.system.as_str())).unwrap_or(SYSTEM);
-    check_format(dir, source.as_ref(), system, problems)
-}
-
-/// Refuses a value model where a reward model's scores are meant.
-pub fn refuse_value_model(dir: &Path, problems: &mut Problems) {
-    // A damaged contract was named when the folder was checked.
-    let contract = ScoreContract::read(dir).ok().flatten();
-    if contract.is_some_and(|contract| contract.value_shift.is_some()) {
-        problems.push(dir.display(), "holds a value model, expected a reward model that `align rm` wrote");
-    }
+    let format = check_format(dir, source.as_ref(), system, problems)?;
+    Ok((source, format))
 }
 
 /// Refuses training rows that are longer than a first-generation model was trained for: its NTK and LogN, which act there, are
