@@ -82,3 +82,32 @@ fn the_page_stands_alone_and_escapes_what_it_shows() {
         &[&["own.jsonl: ", "--data", "expected another file"]],
     );
 }
+
+/// Ratings of several people make pairs; a row on which they come out even makes none. A line break behind an answer, at the
+/// file's end or before it changes no score.
+#[test]
+fn ratings_of_several_people_and_line_breaks_in_the_data() {
+    let folder = Folder::new();
+    let prompt = "What is the capital of France?";
+    let rated =
+        |scores: Value| json!({ "prompt": prompt, "responses": ["Paris.", "Rome.", "It rains."], "scores": scores });
+    let rows =
+        [rated(json!([[5, 4], [1, null], [0, 2, 1]])), rated(json!([2, [1, 3], [2, 2]])), rated(json!([3, 1, 2]))];
+    folder.write_rows("rated.jsonl", &rows);
+    let args = [&RM[..], &["rated.jsonl", "--json", "--per-row", "rated.scores"]].concat();
+    let set = folder.succeed(&args).json()["models"][0]["sets"][0].clone();
+    assert_eq!((&set["pairs"], &set["tied_rows"]), (&json!(5), &json!(1)), "{set}");
+    let pairs: Vec<Value> = folder.rows("rated.scores").iter().map(|row| json!([row["index"], row["pair"]])).collect();
+    assert_eq!(json!(pairs), json!([[0, [0, 1]], [0, [0, 2]], [2, [0, 1]], [2, [0, 2]], [2, [2, 1]]]));
+    assert!(folder.succeed(&[&RM[..], &["rated.jsonl"]].concat()).stdout.contains("1 rows left out"));
+
+    let scores = |file: &str| {
+        folder.succeed(&[&RM[..], &[file, "--per-row", "out.scores"]].concat());
+        let of = |row: &Value| [row["chosen_score"].clone(), row["rejected_score"].clone()];
+        folder.rows("out.scores").iter().map(of).collect::<Vec<_>>()
+    };
+    folder.write_rows("plain.jsonl", &[pair(1, "Two.", "It rains."), pair(2, "Three, I think.", "No.")]);
+    let broken = [pair(1, "Two.\n", "It rains.\n\n"), pair(2, "Three, I think.\r\n", "No.\n")];
+    folder.write("broken.jsonl", &(format!("{}\n\n{}\n\n\n", broken[0], broken[1])));
+    assert_eq!(scores("broken.jsonl"), scores("plain.jsonl"));
+}

@@ -136,6 +136,14 @@ impl Branches<'_> {
             ends.push(flat.len() as i64 - 1);
         }
     }
+
+    /// As [`Self::push_to`], each dialogue whole.
+    fn push_unshared_to(&self, flat: &mut FlatBatch, ends: &mut Vec<i64>) {
+        for tail in self.tails {
+            flat.push(&[self.prefix, tail].concat(), None);
+            ends.push(flat.len() as i64 - 1);
+        }
+    }
 }
 
 /// What dialogues share at token level, and how each goes on. At least its end token stays outside the prefix; a single dialogue
@@ -207,10 +215,21 @@ pub fn read(
     Ok(result)
 }
 
-/// Dialogues laid out flat, and the (S) places of their end tokens.
-pub fn lay_out<'a>(branches: impl Iterator<Item = Branches<'a>>, device: Device) -> (FlatBatch, Tensor) {
+/// Dialogues laid out flat, and the (S) places of their end tokens. Those with a dialogue of more than `longest_shared` tokens
+/// share no prefix.
+pub fn lay_out<'a>(
+    branches: impl Iterator<Item = Branches<'a>>,
+    longest_shared: usize,
+    device: Device,
+) -> (FlatBatch, Tensor) {
     let (mut flat, mut ends) = (FlatBatch::new(), Vec::new());
-    branches.for_each(|branches| branches.push_to(&mut flat, &mut ends));
+    for branches in branches {
+        if branches.longest() <= longest_shared {
+            branches.push_to(&mut flat, &mut ends);
+        } else {
+            branches.push_unshared_to(&mut flat, &mut ends);
+        }
+    }
     (flat, Tensor::from_slice(&ends).to_device(device))
 }
 

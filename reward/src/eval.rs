@@ -28,7 +28,7 @@ pub fn score(
 /// The raw scores of dialogues, computed as one flat batch, in order.
 pub fn score_at_once<'a>(model: &ScalarModel, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
     let _no_grad = tch::no_grad_guard();
-    let (flat, ends) = lay_out(branches, model.device());
+    let (flat, ends) = lay_out(branches, model.longest_shared(), model.device());
     let hidden = model.hidden(&flat, None).index_select(0, &ends); // (S, D)
     let scalars = model.scalars(&hidden).to_device(tch::Device::Cpu);
     Vec::<f32>::try_from(&scalars).expect("scalars are flat fp32").into_iter().map(f64::from).collect()
@@ -80,7 +80,10 @@ pub fn score_pairs(rows: &[Row], scores: &[Vec<f64>]) -> Vec<(f64, f64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use align_common::data::Place;
+    use align_common::model::ModelOptions;
 
     use super::*;
 
@@ -108,5 +111,30 @@ mod tests {
         assert_eq!(prompts(&[2, 3]), Some(vec![3, 2]));
         assert_eq!(prompts(&[2, 2]), None);
         assert_eq!(prompts(&[2]), None);
+    }
+
+    /// Beyond its trained length the first generation rotates tokens by the length of their sequence: a long answer beside a short
+    /// one must not change the short one's score.
+    #[test]
+    fn a_score_does_not_depend_on_how_long_the_other_answers_are() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_models/qwen1_ntk_logn");
+        let options = ModelOptions {
+            device: tch::Device::Cpu,
+            compute: tch::Kind::Float,
+            trainable: false,
+            recompute_layers: false,
+        };
+        let mut model = ScalarModel::load(&folder, &options, 1).unwrap();
+        model.set_extrapolate(true);
+        let trained = model.config().seq_length;
+        let tokens = |from: i64, count: i64| (0..count).map(|at| (from + 7 * at) % 300).collect::<Vec<i64>>();
+        let tails = vec![tokens(5, 3), tokens(90, 2 * trained), tokens(31, 1)];
+        let prefix = tokens(200, trained - 4);
+        let together = score_at_once(&model, [Branches { prefix: &prefix, tails: &tails }].into_iter());
+        for (tail, together) in tails.iter().zip(together) {
+            let alone =
+                score_at_once(&model, [Branches { prefix: &prefix, tails: std::slice::from_ref(tail) }].into_iter());
+            assert!((alone[0] - together).abs() < 1e-6, "{} and {together}", alone[0]);
+        }
     }
 }

@@ -9,7 +9,7 @@ use align_common::error::Problems;
 use align_common::model::ScalarModel;
 use align_common::progress::Progress;
 use align_common::stage::{check_scalar_model, evaluation_options, set_names};
-use align_reward::data::Row;
+use align_reward::data::{Comparisons, Row};
 use align_reward::eval::{behind_other_prompts, judged_pairs, score};
 use align_reward::seen::SeenPairs;
 use align_reward::verdict::Evaluation;
@@ -27,7 +27,7 @@ use crate::terminal::Terminal;
 struct Checked {
     dir: PathBuf,
     format: ChatFormat,
-    sets: Vec<Vec<Row>>,
+    sets: Vec<Comparisons>,
     seen: Option<SeenPairs>,
 }
 
@@ -36,6 +36,8 @@ pub(super) struct Judged<'a> {
     pub(super) file: &'a Path,
     pub(super) format: &'a ChatFormat,
     pub(super) rows: &'a [Row],
+    /// Rows that were left out because nothing in them is better than anything.
+    pub(super) tied: usize,
     /// Raw scores of every row's dialogues.
     pub(super) scores: Vec<Vec<f64>>,
     pub(super) evaluation: Evaluation,
@@ -52,8 +54,7 @@ pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
         let mut loaded = ScalarModel::load(&model.dir, &evaluation_options(), 0)?;
         loaded.set_extrapolate(true);
         let sets = args.data.data.iter().zip(&model.sets);
-        let judged: Vec<Judged<'_>> =
-            sets.map(|(file, rows)| judge(&loaded, model, file, rows, &mut terminal)).collect();
+        let judged: Vec<Judged<'_>> = sets.map(|(file, set)| judge(&loaded, model, file, set, &mut terminal)).collect();
         if let Some(per_row) = &mut per_row {
             for set in &judged {
                 write_rows(per_row, set, (args.model.len() > 1).then_some(&model.dir))?;
@@ -91,7 +92,7 @@ fn check(args: &EvalRmArgs) -> Result<Vec<Checked>> {
         let mut sets = Vec::new();
         for file in &args.data.data {
             let read = align_reward::data::read(std::slice::from_ref(file), &format, None, BadRows::Error);
-            sets.extend(problems.absorb(read)?.map(|comparisons| comparisons.rows));
+            sets.extend(problems.absorb(read)?);
         }
         checked.push(Checked { dir: dir.clone(), format, sets, seen });
     }
@@ -107,9 +108,10 @@ fn judge<'a>(
     loaded: &ScalarModel,
     model: &'a Checked,
     file: &'a Path,
-    rows: &'a [Row],
+    set: &'a Comparisons,
     terminal: &mut Terminal,
 ) -> Judged<'a> {
+    let rows = set.rows.as_slice();
     let blind_rows = behind_other_prompts(rows);
     let passes = 1 + u64::from(blind_rows.is_some());
     terminal.begin(&file.display().to_string(), passes * rows.len() as u64);
@@ -119,11 +121,11 @@ fn judge<'a>(
     let blind_scores = blind_rows.map(|rows| scored(&rows));
     terminal.end();
     let pairs = judged_pairs(rows, &scores, blind_scores.as_deref(), model.seen.as_ref());
-    Judged { file, format: &model.format, rows, scores, evaluation: Evaluation::new(&pairs) }
+    Judged { file, format: &model.format, rows, tied: set.tied, scores, evaluation: Evaluation::new(&pairs) }
 }
 
 fn json_of(judged: &Judged<'_>) -> Value {
-    let mut set = json!({ "file": judged.file });
+    let mut set = json!({ "file": judged.file, "tied_rows": judged.tied });
     let found = serde_json::to_value(&judged.evaluation).expect("an evaluation is plain data");
     if let (Some(set), Value::Object(found)) = (set.as_object_mut(), found) {
         set.extend(found);
@@ -189,6 +191,9 @@ fn print_verdicts(models: &[(&Path, Vec<Judged<'_>>)]) {
             let place = format!("{} on {}", dir.display(), set.file.display());
             let calibration = set.evaluation.calibration.ece;
             print_line(&format!("{place}: expected calibration error {calibration:.3}"));
+            if set.tied > 0 {
+                print_line(&format!("  {} rows left out: all their answers have equal scores", set.tied));
+            }
             set.evaluation.verdict.iter().for_each(|sentence| print_line(&format!("  {sentence}")));
             if set.evaluation.verdict.is_empty() {
                 print_line("  nothing speaks against the accuracy");

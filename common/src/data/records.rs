@@ -67,9 +67,12 @@ pub enum Record {
 pub struct Comparison {
     /// (K) A pair is chosen, then rejected.
     pub dialogues: Vec<Vec<Message>>,
-    /// (K) What each is worth, where the row says so; at least two differ. `None` for pairs.
+    /// (K) What each is worth, where the row says so: the mean of what people gave it. `None` for pairs.
     pub scores: Option<Vec<f64>>,
 }
+
+/// Most answers in a ranked list: its pairs are compared at once, and there are K·(K−1)/2 of them.
+pub const MAX_RANKED: usize = 256;
 
 /// What is wrong with a row and what was expected, as one line.
 type Parsed<T> = Result<T, String>;
@@ -149,8 +152,8 @@ fn comparison(row: &Map<String, Value>) -> Parsed<Comparison> {
 fn ranked(start: &[Message], responses: &Value, scores: &Value) -> Parsed<Comparison> {
     let responses = list(responses, "responses", "answers")?;
     let scores = list(scores, "scores", "numbers")?;
-    if responses.len() < 2 {
-        return Err(format!("`responses` has {} answers, expected at least two", responses.len()));
+    if !(2..=MAX_RANKED).contains(&responses.len()) {
+        return Err(format!("`responses` has {} answers, expected 2 to {MAX_RANKED}", responses.len()));
     }
     if responses.len() != scores.len() {
         return Err(format!(
@@ -159,14 +162,26 @@ fn ranked(start: &[Message], responses: &Value, scores: &Value) -> Parsed<Compar
             scores.len()
         ));
     }
-    let scores = scores.iter().enumerate().map(|(index, score)| {
-        score.as_f64().ok_or_else(|| format!("`scores[{index}]` is {}, expected a number", a_value(score)))
-    });
+    let scores = scores.iter().enumerate().map(|(index, score)| worth(score, &format!("scores[{index}]")));
     let scores = scores.collect::<Parsed<Vec<f64>>>()?;
-    if scores.iter().all(|score| *score == scores[0]) {
-        return Err("all `scores` are equal, expected at least two that differ".to_owned());
-    }
     Ok(Comparison { dialogues: each_continued(start, responses)?, scores: Some(scores) })
+}
+
+/// What people gave an answer: one number, or the mean of one number each; null where one of them gave none.
+fn worth(score: &Value, place: &str) -> Parsed<f64> {
+    let number = |value: &Value, place: &str, expected: &str| {
+        value.as_f64().ok_or_else(|| format!("`{place}` is {}, expected {expected}", a_value(value)))
+    };
+    let Value::Array(votes) = score else { return number(score, place, "a number, or a list of them") };
+    let given = votes.iter().enumerate().filter(|(_, vote)| !vote.is_null());
+    let votes = given.map(|(index, vote)| number(vote, &format!("{place}[{index}]"), "a number"));
+    let mut votes = votes.collect::<Parsed<Vec<f64>>>()?;
+    if votes.is_empty() {
+        return Err(format!("`{place}` has no number, expected at least one"));
+    }
+    // In one order, so that the same votes of other people have the same mean to the bit.
+    votes.sort_by(f64::total_cmp);
+    Ok(votes.iter().sum::<f64>() / votes.len() as f64)
 }
 
 fn response(row: &Map<String, Value>) -> Parsed<Record> {
@@ -236,7 +251,12 @@ fn whole(value: &Value, key: &str) -> Parsed<Vec<Message>> {
     answered(messages, key)
 }
 
-fn answered(messages: Vec<Message>, key: &str) -> Parsed<Vec<Message>> {
+/// A dialogue that ends with an answer. Line breaks at its end are how a file was written, not what was said: without them a
+/// score does not depend on them.
+fn answered(mut messages: Vec<Message>, key: &str) -> Parsed<Vec<Message>> {
+    if let Some(last) = messages.last_mut() {
+        last.content.truncate(last.content.trim_end_matches(['\n', '\r']).len());
+    }
     match messages.last() {
         Some(last) if last.role != Role::Assistant => {
             Err(format!("`{key}` ends with a turn of role `{}`, expected an answer", last.role.name()))

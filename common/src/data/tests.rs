@@ -125,6 +125,27 @@ fn every_comparison_shape_becomes_whole_dialogues() {
 }
 
 #[test]
+fn the_scores_of_several_people_are_averaged_whoever_gave_which() {
+    let json =
+        r#"{"prompt": "q", "responses": ["a", "b", "c", "d"], "scores": [[3, 4, 5], [4, null, 1], 2.5, [1, 4]]}"#;
+    let Record::Comparison(rated) = row(json, Kind::Comparison) else { panic!("not a comparison") };
+    assert_eq!(rated.scores, Some(vec![4.0, 2.5, 2.5, 2.5]));
+    // 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in their last bit; the same votes must not make a pair.
+    let json = r#"{"prompt": "q", "responses": ["a", "b"], "scores": [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]]}"#;
+    let Record::Comparison(rated) = row(json, Kind::Comparison) else { panic!("not a comparison") };
+    assert_eq!(rated.scores.as_ref().map(|scores| scores[0] == scores[1]), Some(true));
+}
+
+#[test]
+fn line_breaks_behind_the_last_answer_are_not_part_of_it() {
+    let broken = r#"{"prompt": "q\n", "chosen": "a\n", "rejected": [{"role": "assistant", "content": "b \r\n\n"}]}"#;
+    let Record::Comparison(comparison) = row(broken, Kind::Comparison) else { panic!("not a comparison") };
+    assert_eq!(comparison.dialogues, [[user("q\n"), assistant("a")], [user("q\n"), assistant("b ")]]);
+    let one = Record::Response(vec![user("q"), assistant("a\nb")]);
+    assert_eq!(row(r#"{"prompt": "q", "response": "a\nb\n"}"#, Kind::Response), one);
+}
+
+#[test]
 fn transcripts_split_into_turns() {
     let json = r#"{"chosen": "\n\nHuman: q\n\nwith a paragraph\n\nAssistant: a\n\nHuman: r\n\nHuman: s\n\nAssistant: c: \"\n\"",
         "rejected": "Human: q\n\nAssistant: b"}"#;
@@ -231,14 +252,23 @@ fn bad_rows_are_told_what_was_expected() {
         (
             Kind::Comparison,
             r#"{"prompt": "q", "responses": ["a"], "scores": [1]}"#,
-            "`responses` has 1 answers, expected at least two",
+            "`responses` has 1 answers, expected 2 to 256",
         ),
         (
             Kind::Comparison,
             r#"{"prompt": "q", "responses": ["a", "b"], "scores": [1]}"#,
             "2 `responses` but 1 `scores`",
         ),
-        (Kind::Comparison, r#"{"prompt": "q", "responses": ["a", "b"], "scores": [1, 1]}"#, "all `scores` are equal"),
+        (
+            Kind::Comparison,
+            r#"{"prompt": "q", "responses": ["a", "b"], "scores": [[1, "2"], 1]}"#,
+            "`scores[0][1]` is a string, expected a number",
+        ),
+        (
+            Kind::Comparison,
+            r#"{"prompt": "q", "responses": ["a", "b"], "scores": [1, [null]]}"#,
+            "`scores[1]` has no number, expected at least one",
+        ),
         (
             Kind::Comparison,
             r#"{"prompt": "q", "responses": ["a", ""], "scores": [1, 2]}"#,
@@ -247,7 +277,7 @@ fn bad_rows_are_told_what_was_expected() {
         (
             Kind::Comparison,
             r#"{"prompt": "q", "responses": ["a", "b"], "scores": [1, null]}"#,
-            "`scores[1]` is null, expected a number",
+            "`scores[1]` is null, expected a number, or a list of them",
         ),
         (
             Kind::Comparison,

@@ -81,6 +81,13 @@ impl ScalarModel {
         self.has_new_head
     }
 
+    /// The longest sequence whose prefix others may share without a change to any number: beyond it the first generation's
+    /// dynamic NTK, where it acts, rotates every token by the sequence's own length.
+    pub fn longest_shared(&self) -> usize {
+        let stretches = self.backbone.extrapolate && self.config().use_dynamic_ntk;
+        if stretches { self.config().seq_length as usize } else { usize::MAX }
+    }
+
     /// See [`super::CausalLm::set_extrapolate`].
     pub fn set_extrapolate(&mut self, extrapolate: bool) {
         self.backbone.extrapolate = extrapolate;
