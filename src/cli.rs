@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Rm(StageArgs),
     /// Train the policy against the reward model
     Ppo(StageArgs),
+    /// Prove on your own checkpoints and data, before any training, that every piece of a stage does what it says
+    Doctor(DoctorArgs),
     /// Measure a model on held-out data
     #[command(subcommand)]
     Eval(Eval),
@@ -67,6 +69,19 @@ pub(crate) struct StageArgs {
     /// Check config, data and checkpoint, show what would run, and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The config (TOML) of sft, rm or ppo
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Override one key, as in `--set train.seed=3`; may be given several times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub(crate) sets: Vec<String>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

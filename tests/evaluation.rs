@@ -108,6 +108,6 @@ fn ratings_of_several_people_and_line_breaks_in_the_data() {
     };
     folder.write_rows("plain.jsonl", &[pair(1, "Two.", "It rains."), pair(2, "Three, I think.", "No.")]);
     let broken = [pair(1, "Two.\n", "It rains.\n\n"), pair(2, "Three, I think.\r\n", "No.\n")];
-    folder.write("broken.jsonl", &(format!("{}\n\n{}\n\n\n", broken[0], broken[1])));
+    folder.write("broken.jsonl", format!("{}\n\n{}\n\n\n", broken[0], broken[1]));
     assert_eq!(scores("broken.jsonl"), scores("plain.jsonl"));
 }

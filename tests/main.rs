@@ -5,6 +5,7 @@
 mod cli;
 mod configs;
 mod evaluation;
+mod guards;
 mod invariants;
 mod oracles;
 mod pipeline;

@@ -7,6 +7,7 @@ use align_common::config::{Config, Dtype, Files, KeyDocs, RunSection, checks, pa
 use align_common::data::BadRows;
 use align_common::documented;
 use align_common::error::Problems;
+use align_common::stage::Action;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
@@ -184,6 +185,27 @@ documented! {
     }
 }
 
+documented! {
+    /// `[guards]`: when a run has gone wrong. Limits and what to do are our choice; every breach is told and recorded.
+    pub struct GuardsSection {
+        /// When a limit stays broken for `patience` steps: "warn" only, "stop", or "rollback", which makes the last checkpoint from before
+        /// the result and stops. A number that is not finite ends the run at once, with "warn" too.
+        pub action: Action,
+        /// Steps in a row that a limit may be broken.
+        pub patience: u64,
+        /// Most nats a response that the policy may be from the reference (kl/ref).
+        pub kl_max: f64,
+        /// Least entropy, as a share of the first step's.
+        pub entropy_min: f64,
+        /// Least mean length of responses, as a share of the first step's.
+        pub length_min: f64,
+        /// Most mean length of responses, as a multiple of the first step's.
+        pub length_max: f64,
+        /// Largest share of prompts whose responses may all be the same.
+        pub identical_max: f64,
+    }
+}
+
 /// The config of `align ppo`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -195,6 +217,7 @@ pub struct PpoConfig {
     pub reward: RewardSection,
     pub ppo: PpoSection,
     pub ptx: PtxSection,
+    pub guards: GuardsSection,
     pub run: RunSection,
 }
 
@@ -258,6 +281,15 @@ impl Default for PpoConfig {
                 seed: 0,
             },
             ptx: PtxSection { coef: 0.1, tokens_per_ppo_token: 4.0 },
+            guards: GuardsSection {
+                action: Action::Warn,
+                patience: 3,
+                kl_max: 50.0,
+                entropy_min: 0.05,
+                length_min: 0.2,
+                length_max: 3.0,
+                identical_max: 0.95,
+            },
             run: RunSection::default(),
         }
     }
@@ -302,6 +334,7 @@ impl Config for PpoConfig {
             ("reward", RewardSection::DOCS),
             ("ppo", PpoSection::DOCS),
             ("ptx", PtxSection::DOCS),
+            ("guards", GuardsSection::DOCS),
             ("run", RunSection::DOCS),
         ]
     }
@@ -370,6 +403,16 @@ impl Config for PpoConfig {
         checks::at_least_zero(problems, "ppo.value_lr", ppo.value_lr);
         checks::at_least_zero(problems, "ptx.coef", self.ptx.coef);
         checks::above_zero(problems, "ptx.tokens_per_ppo_token", self.ptx.tokens_per_ppo_token);
+        checks::at_least_one(problems, "guards.patience", self.guards.patience);
+        for (key, number) in [
+            ("kl_max", self.guards.kl_max),
+            ("entropy_min", self.guards.entropy_min),
+            ("length_min", self.guards.length_min),
+            ("length_max", self.guards.length_max),
+            ("identical_max", self.guards.identical_max),
+        ] {
+            checks::at_least_zero(problems, &format!("guards.{key}"), number);
+        }
         self.run.validate(problems);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), lets the models judge them ([`models`]), turns scores
 //! into per-token rewards ([`rewards`]), credits tokens ([`gae`]) and learns from that ([`loss`]), with pretraining text mixed
-//! in ([`ptx`]). [`run`] goes from config to result around it.
+//! in ([`ptx`]). What goes wrong is noticed by [`guards`] and kept as a [`record`]. [`run`] goes from config to result around it.
 //!
 //! ```
 //! use align_common::masked::{mask, table};
@@ -17,13 +17,17 @@
 //! ```
 
 pub mod config;
+pub mod doctor;
 pub mod gae;
+pub mod guards;
 pub mod loss;
 pub mod models;
 pub mod ptx;
+pub mod record;
 pub mod rewards;
 pub mod rollout;
 pub mod run;
 pub mod train;
 
+pub use doctor::doctor;
 pub use run::ppo;

@@ -19,7 +19,7 @@ pub struct Models {
 }
 
 /// What policy, reference and value model think of every response token, in the order of rows.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Opinions {
     /// (N) log-probabilities under the policy that is about to be trained.
     pub old_logprobs: Vec<f32>,

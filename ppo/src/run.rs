@@ -17,14 +17,16 @@ use align_common::optim::{AdamW, AdamWOptions};
 use align_common::random::{self, Purpose};
 use align_common::run::{Outcome, Run};
 use align_common::stage::{
-    self, Job, Launched, Plan, Source, check_causal_lm, check_format, check_source, check_trained_length, launch,
-    set_names, train,
+    self, Action, Job, Launched, Plan, Source, Watch, check_causal_lm, check_format, check_source,
+    check_trained_length, launch, set_names, train,
 };
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::config::{KlControl, Logprobs, PpoConfig};
+use crate::guards::Guards;
 use crate::models::Models;
 use crate::ptx::PtxStream;
+use crate::record;
 use crate::rewards::{KlController, RunningMoments};
 use crate::rollout::Rollout;
 use crate::train::{StepReport, Trainer};
@@ -36,24 +38,25 @@ const PTX_TOKENS: usize = 2048;
 const SAMPLES: usize = 4;
 
 /// A held-out file of prompts.
-struct EvalSet {
+pub(crate) struct EvalSet {
     name: String,
     prompts: Vec<Vec<i64>>,
 }
 
 /// A trainer, and what it is watched by.
-struct Session {
-    trainer: Trainer,
-    format: ChatFormat,
+pub(crate) struct Session {
+    pub(crate) trainer: Trainer,
+    pub(crate) format: ChatFormat,
     eval: Vec<EvalSet>,
+    guards: Guards,
     /// The latest step: its responses are shown when an evaluation is due.
     last: Option<StepReport>,
 }
 
 /// Everything that was read and checked.
-struct Inputs {
+pub(crate) struct Inputs {
     policy: Source,
-    reward: Source,
+    pub(crate) reward: Source,
     format: ChatFormat,
     prompts: Vec<Vec<i64>>,
     dropped: usize,
@@ -98,7 +101,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 }
 
 /// Reads and checks everything that a run needs, without loading a tensor.
-fn check(config: &PpoConfig) -> Result<Inputs> {
+pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
     let mut problems = Problems::new();
     let (models, data) = (&config.models, &config.data);
     let policy = check_causal_lm(&models.policy, &mut problems)?;
@@ -185,7 +188,7 @@ fn check_scalar(path: &Path, format: Option<&ChatFormat>, problems: &mut Problem
 }
 
 /// Loads the four models, as they were given or as a checkpoint has them, and the trainer's state.
-fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Result<Session> {
+pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Result<Session> {
     let trained = |device: &Option<String>| ModelOptions {
         device: config.device(device),
         compute: config.models.dtype.kind(),
@@ -246,10 +249,12 @@ fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Resul
         },
         end_id: tokenizer.special().im_end,
         value_shift: inputs.value_shift,
+        record: None,
         config: config.clone(),
         models,
     };
-    Ok(Session { trainer, format: inputs.format, eval: inputs.eval, last: None })
+    let guards = Guards::new(config.guards.clone());
+    Ok(Session { trainer, format: inputs.format, eval: inputs.eval, guards, last: None })
 }
 
 /// One sampled response to every held-out prompt: raw score, KL, length and ended share. The draws depend on the prompt
@@ -324,6 +329,18 @@ impl stage::Trainer for Session {
         format!("score {:.3} kl {:.3}", number("score/mean"), number("kl/ref"))
     }
 
+    fn watch(&mut self, done: u64, metrics: &Metrics) -> Watch {
+        self.guards.watch(done, metrics)
+    }
+
+    fn action(&self) -> Action {
+        self.guards.action()
+    }
+
+    fn record(&self) -> Value {
+        self.trainer.record.as_ref().map_or(Value::Null, record::Record::to_json)
+    }
+
     fn save(&self, folder: &Path) -> Result<()> {
         self.trainer.models.policy.save(&folder.join("model"))?;
         let value = folder.join("value");
@@ -338,6 +355,7 @@ impl stage::Trainer for Session {
         state.set("moments", trainer.moments);
         state.set("kl_controller", trainer.kl_controller);
         state.set("value_shift", trainer.value_shift);
+        state.set("guards", &self.guards.state);
         state.set("ptx_taken", trainer.ptx.as_ref().map(|stream| stream.taken));
         state
     }
@@ -350,6 +368,7 @@ impl stage::Trainer for Session {
         trainer.kl_controller = state.get("kl_controller")?;
         trainer.value_shift = state.get("value_shift")?;
         trainer.models.value_model.set_shift(trainer.value_shift.unwrap_or(0.0));
+        self.guards.state = state.get("guards")?;
         let taken: Option<u64> = state.get("ptx_taken")?;
         if let (Some(stream), Some(taken)) = (&mut trainer.ptx, taken) {
             stream.taken = taken;

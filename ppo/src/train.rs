@@ -16,6 +16,7 @@ use crate::gae::{GaeParams, gae};
 use crate::loss::{PolicyStats, explained_variance, policy_loss, value_loss};
 use crate::models::{Convention, Models, Opinions, values};
 use crate::ptx::{PtxStream, add_grads, ptx_backward, take_grads};
+use crate::record::{Minibatch, Record};
 use crate::rewards::{
     KlController, RunningMoments, ScoreShaping, kl_k1, kl_k3, kl_per_response, token_rewards, value_shift,
 };
@@ -46,6 +47,8 @@ pub struct Trainer {
     pub(crate) end_id: i64,
     /// The constant added to the value model, once known.
     pub(crate) value_shift: Option<f64>,
+    /// What the latest step worked on.
+    pub(crate) record: Option<Record>,
 }
 
 /// A step's metrics, and its rollout with what was found about each response.
@@ -99,8 +102,7 @@ impl Trainer {
         // 2. Judge whole responses; the score's scale drifts, so normalise by its running statistics.
         let scores = self.models.score(&rollout, &microbatches, self.end_id); // (B)
         let ended: Vec<bool> = rollout.responses.iter().map(|r| r.tokens.last() == Some(&self.end_id)).collect();
-        let scores_shaped = self.shaping().shape(&scores, &ended, &mut self.moments); // (B)
-        self.shift_values();
+        let scores_shaped = self.shape(&scores, &ended); // (B)
         let opinions = self.models.opine(&rollout, &microbatches, self.convention()); // (N)
         let judged = Instant::now();
 
@@ -130,6 +132,17 @@ impl Trainer {
             old_logprobs: opinions.old_logprobs.clone(),
             old_values: opinions.values.clone(),
         };
+        self.record = Some(Record {
+            step,
+            rollout: rollout.clone(),
+            opinions: opinions.clone(),
+            scores: scores.clone(),
+            scores_shaped,
+            rewards: to_flat(&rewards),
+            advantages: targets.advantages.clone(),
+            returns: targets.returns.clone(),
+            minibatches: Vec::new(),
+        });
         let phase = self.phase_at(step);
         let mut learned = Learned::default();
         for minibatch in self.minibatches(step, rows.len()) {
@@ -198,6 +211,16 @@ impl Trainer {
     ) -> Result<()> {
         let config = &self.config.ppo;
         let num_tokens = minibatch.iter().map(|row| rollout.responses[*row].tokens.len()).sum::<usize>();
+        let ptx_rows = match (phase, &mut self.ptx) {
+            (Phase::Ppo, Some(stream)) => {
+                stream.take(((num_tokens as f64 * self.config.ptx.tokens_per_ppo_token).round() as usize).max(1))
+            }
+            _ => Vec::new(),
+        };
+        if let Some(record) = &mut self.record {
+            let ptx = ptx_rows.iter().flat_map(|row| &row.pieces).map(|piece| piece.tokens.clone()).collect();
+            record.minibatches.push(Minibatch { rows: minibatch.to_vec(), ptx });
+        }
         let device = self.models.policy.device();
         let (mut policy, mut value_total, mut clip_frac) = (PolicyStats::default(), 0.0, 0.0);
         for rows in rollout.fill(minibatch, config.microbatch_tokens) {
@@ -242,11 +265,9 @@ impl Trainer {
         finite("policy/loss", policy.loss)?;
         if phase == Phase::Ppo {
             learned.policy_grad_norm += finite("policy/grad_norm", self.policy_optimizer.grad_norm())?;
-            if let Some(stream) = &mut self.ptx {
+            if !ptx_rows.is_empty() {
                 let ppo_grads = take_grads(self.models.policy.parameters());
-                let rows =
-                    stream.take(((num_tokens as f64 * self.config.ptx.tokens_per_ppo_token).round() as usize).max(1));
-                let loss = ptx_backward(&self.models.policy, &rows, self.config.ptx.coef, config.microbatch_tokens);
+                let loss = ptx_backward(&self.models.policy, &ptx_rows, self.config.ptx.coef, config.microbatch_tokens);
                 learned.ptx_loss += finite("ptx/loss", loss)?;
                 learned.ptx_grad_norm += finite("ptx/grad_norm", self.policy_optimizer.grad_norm())?;
                 add_grads(self.models.policy.parameters(), ppo_grads);
@@ -278,7 +299,9 @@ impl Trainer {
         let responses = self.respond(&prompts, samples, &|prompt, sample, position| {
             let stream = (streams[prompt] * samples + sample) as u64;
             random::uniform(self.config.ppo.seed, Purpose::Rollout, step, stream, position as u64)
-        })?;
+        });
+        // Sampling fails for one reason.
+        let responses = responses.map_err(|_| Error::NonFinite { step, what: "a logit of the policy".to_owned() })?;
         Ok(Rollout { prompt_rows, prompts, samples, responses })
     }
 
@@ -292,10 +315,20 @@ impl Trainer {
         samples: usize,
         draws: &dyn Fn(usize, usize, usize) -> f64,
     ) -> Result<Vec<align_common::generate::Response>> {
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + self.sampling.max_tokens;
+        self.respond_with(&self.sampling, prompts, samples, draws)
+    }
+
+    /// As [`Trainer::respond`], with another way of sampling.
+    pub(crate) fn respond_with(
+        &self,
+        sampling: &Sampling,
+        prompts: &[Vec<i64>],
+        samples: usize,
+        draws: &dyn Fn(usize, usize, usize) -> f64,
+    ) -> Result<Vec<align_common::generate::Response>> {
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + sampling.max_tokens;
         let max_rows = (4 * self.config.ppo.microbatch_tokens / longest).max(samples);
-        let responses =
-            generate(&self.models.policy, prompts, samples, &self.sampling, max_rows, draws, &mut |_, _, _| {})?;
+        let responses = generate(&self.models.policy, prompts, samples, sampling, max_rows, draws, &mut |_, _, _| {})?;
         Ok(responses.into_iter().flatten().collect())
     }
 
@@ -316,13 +349,15 @@ impl Trainer {
         minibatches
     }
 
-    /// Gives the value model its constant shift after the first rollout's scores are known.
-    fn shift_values(&mut self) {
+    /// The scores to reward. The first rollout's give the value model its constant shift.
+    pub(crate) fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
+        let shaped = self.shaping().shape(scores, ended, &mut self.moments);
         if self.value_shift.is_none() {
             let shift = value_shift(&self.moments, self.config.reward.normalize);
             self.models.value_model.set_shift(shift);
             self.value_shift = Some(shift);
         }
+        shaped
     }
 
     fn phase_at(&self, step: u64) -> Phase {
@@ -401,4 +436,4 @@ fn identical_share(rollout: &Rollout) -> f64 {
 
 #[cfg(test)]
 #[path = "train_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -11,8 +11,8 @@ use super::*;
 use crate::rewards::Normalize;
 
 /// The token that ends a response, and the one that pads elsewhere.
-const END: i64 = 1;
-const PAD: i64 = 0;
+pub(crate) const END: i64 = 1;
+pub(crate) const PAD: i64 = 0;
 
 fn tiny(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_models")).join(name)
@@ -23,7 +23,7 @@ fn options(trainable: bool) -> ModelOptions {
 }
 
 /// A trainer on prompts of different lengths; `edit` changes the defaults.
-fn trainer(edit: impl FnOnce(&mut PpoConfig)) -> Trainer {
+pub(crate) fn trainer(edit: impl FnOnce(&mut PpoConfig)) -> Trainer {
     let mut config = PpoConfig::default();
     config.rollout.prompts_per_step = 3;
     config.rollout.max_response_tokens = 6;
@@ -62,6 +62,7 @@ fn trainer(edit: impl FnOnce(&mut PpoConfig)) -> Trainer {
         },
         end_id: END,
         value_shift: None,
+        record: None,
         config,
         models,
     }

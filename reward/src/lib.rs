@@ -19,6 +19,7 @@
 
 pub mod config;
 pub mod data;
+pub mod doctor;
 pub mod eval;
 pub mod loss;
 pub mod responses;
@@ -27,7 +28,7 @@ pub mod stats;
 pub mod train;
 pub mod verdict;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use align_common::chatml::ChatFormat;
 use align_common::config::{to_toml, total_steps};
@@ -35,9 +36,11 @@ use align_common::error::{Problems, Result};
 use align_common::model::{Face, ModelOptions, ScalarModel};
 use align_common::run::Outcome;
 use align_common::stage::{
-    self, Job, Launched, Mixture, Plan, check_format, check_source, check_trained_length, launch, set_names,
+    self, Job, Launched, Mixture, Plan, Source, check_format, check_source, check_trained_length, launch, set_names,
 };
 use serde_json::json;
+
+pub use doctor::doctor;
 
 use config::{RmConfig, Stage};
 use seen::SeenPairs;
@@ -49,6 +52,65 @@ use train::{EvalSet, Rows, Trainer};
 /// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
 /// [`stage::train`] returns.
 pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
+    let (source, format, rows) = check(config)?;
+    let options = &config.train;
+    let epoch_len = rows.order.epoch_len() as u64;
+    let steps = total_steps(options.steps, options.epochs, epoch_len, options.batch_size as u64);
+    let starts_from = match source.header.face {
+        Face::CausalLm => "a language model: the reward head is new",
+        Face::Scalar => "a reward model: its head is kept",
+    };
+    let train = &rows.train;
+    let plan = Plan {
+        stage: config.stage.map_or("", Stage::name),
+        section: &config.run,
+        config: &to_toml(config),
+        seed: options.seed,
+        steps,
+        facts: vec![
+            ("starts from", json!(starts_from)),
+            ("parameters", json!(source.header.num_parameters)),
+            ("comparisons", json!(train.rows.len())),
+            ("tokens", json!(train.rows.iter().map(data::Row::len_unshared).sum::<usize>())),
+            ("tokens computed", json!(train.rows.iter().map(data::Row::len).sum::<usize>())),
+            ("dropped for length", json!(train.dropped)),
+            ("without a better answer", json!(train.tied)),
+            ("held-out dropped", json!(rows.eval_dropped)),
+            ("bad rows skipped", json!(rows.skipped.len())),
+        ],
+        skipped: &rows.skipped,
+        inputs: Mixture::new(&config.data.train, &config.data.mix).files,
+    };
+    let (run, progress) = match launch(plan, job)? {
+        Launched::Over(outcome) => return Ok(outcome),
+        Launched::Ready(run, progress) => (run, progress),
+    };
+    let model = load(config, &source, run.checkpoint())?;
+    stage::train(Trainer::new(config, &rows, &format, model, steps), run, progress).map(Some)
+}
+
+/// The model as it starts, or as a checkpoint has it.
+fn load(config: &RmConfig, source: &Source, checkpoint: Option<&Path>) -> Result<ScalarModel> {
+    let path = &config.model.path;
+    let options = ModelOptions {
+        device: config.run.device(),
+        compute: config.model.dtype.kind(),
+        trainable: true,
+        recompute_layers: config.model.recompute_layers,
+    };
+    // With the language-model loss, the head is part of what is trained; a checkpoint keeps it in its state.
+    let folder = checkpoint.map_or_else(|| path.clone(), |checkpoint| checkpoint.join("model"));
+    let mut model = if config.loss.lm_coef > 0.0 {
+        ScalarModel::load_with_lm_head(path, &options, config.train.seed)?
+    } else {
+        ScalarModel::load(&folder, &options, config.train.seed)?
+    };
+    model.set_pad_token_id(source.tokenizer.special().endoftext);
+    Ok(model)
+}
+
+/// Reads and checks everything that a run needs, without loading a tensor.
+fn check(config: &RmConfig) -> Result<(Source, ChatFormat, Rows)> {
     let mut problems = Problems::new();
     let path = &config.model.path;
     let source = check_source(path, &mut problems)?;
@@ -83,55 +145,7 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     }
     problems.into_result()?;
     let known = "no problem was found";
-    let (source, format, rows) = (source.expect(known), format.expect(known), rows.expect(known));
-
-    let options = &config.train;
-    let epoch_len = rows.order.epoch_len() as u64;
-    let steps = total_steps(options.steps, options.epochs, epoch_len, options.batch_size as u64);
-    let starts_from = match source.header.face {
-        Face::CausalLm => "a language model: the reward head is new",
-        Face::Scalar => "a reward model: its head is kept",
-    };
-    let train = &rows.train;
-    let plan = Plan {
-        stage: config.stage.map_or("", Stage::name),
-        section: &config.run,
-        config: &to_toml(config),
-        seed: options.seed,
-        steps,
-        facts: vec![
-            ("starts from", json!(starts_from)),
-            ("parameters", json!(source.header.num_parameters)),
-            ("comparisons", json!(train.rows.len())),
-            ("tokens", json!(train.rows.iter().map(data::Row::len_unshared).sum::<usize>())),
-            ("tokens computed", json!(train.rows.iter().map(data::Row::len).sum::<usize>())),
-            ("dropped for length", json!(train.dropped)),
-            ("without a better answer", json!(train.tied)),
-            ("held-out dropped", json!(rows.eval_dropped)),
-            ("bad rows skipped", json!(rows.skipped.len())),
-        ],
-        skipped: &rows.skipped,
-        inputs: Mixture::new(&config.data.train, &config.data.mix).files,
-    };
-    let (run, progress) = match launch(plan, job)? {
-        Launched::Over(outcome) => return Ok(outcome),
-        Launched::Ready(run, progress) => (run, progress),
-    };
-    let options = ModelOptions {
-        device: config.run.device(),
-        compute: config.model.dtype.kind(),
-        trainable: true,
-        recompute_layers: config.model.recompute_layers,
-    };
-    // With the language-model loss, the head is part of what is trained; a checkpoint keeps it in its state.
-    let folder = run.checkpoint().map_or_else(|| path.clone(), |checkpoint| checkpoint.join("model"));
-    let mut model = if config.loss.lm_coef > 0.0 {
-        ScalarModel::load_with_lm_head(path, &options, config.train.seed)?
-    } else {
-        ScalarModel::load(&folder, &options, config.train.seed)?
-    };
-    model.set_pad_token_id(source.tokenizer.special().endoftext);
-    stage::train(Trainer::new(config, &rows, &format, model, steps), run, progress).map(Some)
+    Ok((source.expect(known), format.expect(known), rows.expect(known)))
 }
 
 fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) -> Result<Option<Rows>> {

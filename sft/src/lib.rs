@@ -19,6 +19,7 @@
 
 pub mod config;
 pub mod data;
+pub mod doctor;
 pub mod train;
 
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ use align_common::stage::{
 };
 use align_common::tokenizer::Special;
 use serde_json::json;
+
+pub use doctor::doctor;
 
 use config::{PretrainConfig, SftConfig};
 use data::{Rows, pretrain_rows, sft_rows};
@@ -53,19 +56,23 @@ pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     };
     let inputs = Inputs {
         stage: "sft",
-        sections: Sections {
-            model: &config.model,
-            train: &config.train,
-            optimizer: &config.optimizer,
-            schedule: &config.schedule,
-            run: &config.run,
-        },
+        sections: sections(config),
         source,
         rows,
         files: Mixture::new(&config.data.train, &config.data.mix).files,
         ends: |special| vec![special.im_end, special.endoftext],
     };
     start(config, inputs, problems, job)
+}
+
+fn sections(config: &SftConfig) -> Sections<'_> {
+    Sections {
+        model: &config.model,
+        train: &config.train,
+        optimizer: &config.optimizer,
+        schedule: &config.schedule,
+        run: &config.run,
+    }
 }
 
 /// Runs `align pretrain`: from a checkpoint, or from nothing where the folder has a config.json and no weights. `None` after a

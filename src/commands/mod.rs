@@ -1,6 +1,7 @@
 //! One short function per subcommand.
 
 mod chat;
+mod doctor;
 pub(crate) mod eval;
 mod eval_rm;
 mod generate;
@@ -23,6 +24,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Sft(args) => stages::run(args, align_sft::sft),
         Command::Rm(args) => stages::run(args, align_reward::rm),
         Command::Ppo(args) => stages::run(args, align_ppo::ppo),
+        Command::Doctor(args) => doctor::run(args),
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
         Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
         Command::Score(args) => score::run(args),

@@ -38,7 +38,10 @@ pub fn replace_folder(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Removes a folder so that it never stands there in part: it is renamed first.
-pub(super) fn retire(folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be renamed or removed.
+pub fn retire(folder: &Path) -> Result<()> {
     let name = folder.file_name().expect("a folder inside a run").to_string_lossy();
     let retired = folder.with_file_name(format!("{TEMPORARY}old-{name}"));
     remove_folder(&retired)?;

@@ -20,10 +20,10 @@ use tch::Tensor;
 
 use crate::error::{Error, Problems, Result};
 
-pub use files::{TEMPORARY, remove_temporaries, replace_folder, sync_tree, write_whole};
+pub use files::{TEMPORARY, remove_temporaries, replace_folder, retire, sync_tree, write_whole};
 pub use tensors::{read_tensors, write_tensors};
 
-use files::{remove_folder, retire};
+use files::remove_folder;
 
 /// What a run saves beside its models.
 #[derive(Debug)]

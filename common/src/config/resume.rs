@@ -19,7 +19,7 @@ pub fn differences(old: &Table, new: &Table) -> Vec<(String, Option<String>, Opt
         .collect()
 }
 
-/// Refuses a resumption whose config differs from the run's in anything but the number of steps, `[run]` and eval settings.
+/// Refuses a resumption whose config differs from the run's in anything but the number of steps, `[run]`, `[guards]` and eval settings.
 ///
 /// # Errors
 /// [`Error::Invalid`] with every key that differs, or when either text is not TOML.
@@ -33,7 +33,7 @@ pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
             let [old, new] = [old, new].map(|text| text.unwrap_or_else(|| "not set".to_owned()));
             problems.push(
                 place,
-                format!("{key} was {old}, now {new}: across a resume only steps, [run] and eval settings may change"),
+                format!("{key} was {old}, now {new}: across a resume only steps, [run], [guards] and eval settings may change"),
             );
         }
     }
@@ -43,7 +43,7 @@ pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
 /// `train.epochs` is a number of steps; `ppo.epochs` is not, it is part of the algorithm.
 fn may_change(key: &str) -> bool {
     const KEYS: [&str; 5] = ["train.steps", "train.epochs", "ppo.steps", "data.eval", "data.eval_prompts"];
-    KEYS.contains(&key) || key.starts_with("run.")
+    KEYS.contains(&key) || key.starts_with("run.") || key.starts_with("guards.")
 }
 
 /// Dotted keys and their values as TOML.

@@ -309,7 +309,7 @@ fn what_may_change_across_a_resume() {
         panic!("expected problems")
     };
     let found: Vec<String> = found.iter().map(Problem::to_string).collect();
-    let rule = "across a resume only steps, [run] and eval settings may change";
+    let rule = "across a resume only steps, [run], [guards] and eval settings may change";
     assert_eq!(
         found,
         [

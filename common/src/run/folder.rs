@@ -18,6 +18,7 @@ pub(super) const METRICS: &str = "metrics.jsonl";
 pub(super) const SAMPLES: &str = "samples.jsonl";
 pub(super) const TENSORBOARD: &str = "tensorboard";
 pub(super) const CHECKPOINTS: &str = "checkpoints";
+pub(super) const RECORDS: &str = "records";
 const LOCK: &str = ".lock";
 
 /// A held lock. The system gives it back however the process ends.

@@ -48,7 +48,7 @@ use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
 
 use past::{Clock, History, RunState};
 
-use folder::{CHECKPOINTS, CONFIG, METRICS, SAMPLES, TENSORBOARD};
+use folder::{CHECKPOINTS, CONFIG, METRICS, RECORDS, SAMPLES, TENSORBOARD};
 
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -342,21 +342,48 @@ impl Run {
         Ok(())
     }
 
+    /// Writes records/step-….json: what was wrong with the step that makes `done` steps, and what it worked on. Returns the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn record(&self, done: u64, alarms: &[String], worked_on: Value) -> Result<PathBuf> {
+        let folder = self.out.join(RECORDS);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let path = folder.join(format!("{}.json", checkpoint::folder_name(done)));
+        let from = self.last_checkpoint(done - 1)?.map(|(_, path)| path);
+        let record = serde_json::json!({ "alarms": alarms, "replay_from": from, "worked_on": worked_on });
+        write_whole(&path, format!("{record}\n").as_bytes())?;
+        Ok(path)
+    }
+
+    /// The newest checkpoint of at most `done` steps.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be listed.
+    pub fn last_checkpoint(&self, done: u64) -> Result<Option<(u64, PathBuf)>> {
+        Ok(checkpoint::list(&self.out.join(CHECKPOINTS))?.into_iter().rfind(|(step, _)| *step <= done))
+    }
+
+    /// Makes the models of the checkpoint of `step` steps the result, and removes the checkpoints behind it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when that checkpoint is damaged; [`Error::Io`] when something cannot be written.
+    pub fn roll_back(&self, step: u64) -> Result<()> {
+        let mut behind = checkpoint::list(&self.out.join(CHECKPOINTS))?;
+        behind.retain(|(other, _)| *other >= step);
+        let Some((_, from)) = behind.iter().find(|(other, _)| *other == step) else { return Ok(()) };
+        checkpoint::verify(from)?;
+        self.publish(|temporary| copy_models(from, temporary))?;
+        behind.iter().filter(|(other, _)| *other > step).try_for_each(|(_, path)| checkpoint::retire(path))
+    }
+
     /// Writes the result: `write_models` fills subfolders (`model`, `value`) of the folder it is given, which then take
     /// their places in the run's folder.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
     pub fn finish(mut self, write_models: impl FnOnce(&Path) -> Result<()>) -> Result<Outcome> {
-        let temporary = self.out.join(format!("{TEMPORARY}result"));
-        fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
-        write_models(&temporary)?;
-        sync_tree(&temporary)?;
-        for entry in fs::read_dir(&temporary).map_err(Error::io(&temporary))? {
-            let entry = entry.map_err(Error::io(&temporary))?;
-            replace_folder(&entry.path(), &self.out.join(entry.file_name()))?;
-        }
-        fs::remove_dir(&temporary).map_err(Error::io(&temporary))?;
+        self.publish(write_models)?;
         self.metrics.sync()?;
         self.samples.sync()?;
         self.facts.insert("finished".to_owned(), Value::from(folder::now()));
@@ -365,6 +392,35 @@ impl Run {
         folder::write_facts(&self.out, &self.facts)?;
         Ok(Outcome::Finished { step: self.steps })
     }
+
+    fn publish(&self, write_models: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let temporary = self.out.join(format!("{TEMPORARY}result"));
+        fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
+        write_models(&temporary)?;
+        sync_tree(&temporary)?;
+        for entry in fs::read_dir(&temporary).map_err(Error::io(&temporary))? {
+            let entry = entry.map_err(Error::io(&temporary))?;
+            replace_folder(&entry.path(), &self.out.join(entry.file_name()))?;
+        }
+        fs::remove_dir(&temporary).map_err(Error::io(&temporary))
+    }
+}
+
+/// Copies the models of a checkpoint: its subfolders, which hold files only.
+fn copy_models(checkpoint: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(checkpoint).map_err(Error::io(checkpoint))? {
+        let model = entry.map_err(Error::io(checkpoint))?.path();
+        if !model.is_dir() {
+            continue;
+        }
+        let copy = to.join(model.file_name().unwrap_or_default());
+        fs::create_dir(&copy).map_err(Error::io(&copy))?;
+        for entry in fs::read_dir(&model).map_err(Error::io(&model))? {
+            let file = entry.map_err(Error::io(&model))?.path();
+            fs::copy(&file, copy.join(file.file_name().unwrap_or_default())).map_err(Error::io(&file))?;
+        }
+    }
+    Ok(())
 }
 
 /// run.json: what the stage says, and the run's life.

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Job, input_sizes};
 use crate::checkpoint::State;
 use crate::config::RunSection;
-use crate::error::{Problem, Result};
+use crate::error::{Error, Problem, Result};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::run::{Outcome, Preflight, Run, Spec, Started, preflight};
@@ -100,6 +101,27 @@ impl Plan<'_> {
     }
 }
 
+/// What is done when a run has gone wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is told and recorded, and the run goes on.
+    Warn,
+    /// The run ends.
+    Stop,
+    /// The run ends, and the last checkpoint from before is the result.
+    Rollback,
+}
+
+/// What a trainer thinks of a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// What is wrong, a line each; empty when nothing is.
+    pub alarms: Vec<String>,
+    /// The run is to end; the number of steps that were done while all was well.
+    pub halt_before: Option<u64>,
+}
+
 /// What [`train`] drives: models, optimisers and data of one stage.
 pub trait Trainer {
     /// One step of training.
@@ -116,6 +138,21 @@ pub trait Trainer {
 
     /// A few words on a step, for the progress bar.
     fn note(&self, metrics: &Metrics) -> String;
+
+    /// Judges the step that makes `done` steps by its metrics.
+    fn watch(&mut self, _done: u64, _metrics: &Metrics) -> Watch {
+        Watch::default()
+    }
+
+    /// What is done when a run has gone wrong.
+    fn action(&self) -> Action {
+        Action::Stop
+    }
+
+    /// What the latest step worked on, for the record of what went wrong.
+    fn record(&self) -> Value {
+        Value::Null
+    }
 
     /// Writes the trained models into a folder: `model`, and what else the stage makes.
     ///
@@ -136,20 +173,35 @@ pub trait Trainer {
 /// Trains from where the run stands to its end, or until it is asked to stop.
 ///
 /// # Errors
-/// What the trainer returns; [`crate::error::Error::Io`] when something cannot be written.
+/// What the trainer returns; [`Error::Io`] when something cannot be written; [`Error::Failed`] when a guard ends the run.
 pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Progress) -> Result<Outcome> {
     if let Some(state) = run.state()? {
         trainer.load(&state)?;
     }
     progress.begin("training", run.steps() - run.next_step());
     for step in run.next_step()..run.steps() {
-        let mut metrics = trainer.step(step)?;
         let done = step + 1;
+        let mut metrics = match trainer.step(step) {
+            Err(error @ Error::NonFinite { .. }) => {
+                return Err(halt(&trainer, &run, done, step, &[error.to_string()])?);
+            }
+            metrics => metrics?,
+        };
         if run.eval_due(done) {
             metrics.merge(trainer.evaluate(&mut run, done)?);
         }
         run.log(done, &metrics)?;
         progress.advance(1, &trainer.note(&metrics));
+        let watch = trainer.watch(done, &metrics);
+        for alarm in &watch.alarms {
+            progress.note(&format!("warning: step {done}: {alarm}"));
+        }
+        if let Some(good) = watch.halt_before {
+            return Err(halt(&trainer, &run, done, good, &watch.alarms)?);
+        }
+        if !watch.alarms.is_empty() {
+            run.record(done, &watch.alarms, trainer.record())?;
+        }
         if run.save_due(done) {
             run.save(done, &trainer.state(), |folder| trainer.save(folder))?;
         }
@@ -160,4 +212,20 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
     }
     progress.end();
     run.finish(|folder| trainer.save(folder))
+}
+
+/// Ends a run that has gone wrong in the step that would make `done` steps; all was well for `good` steps. The error says what was
+/// wrong, where it is recorded and where the run stands now.
+fn halt(trainer: &impl Trainer, run: &Run, done: u64, good: u64, alarms: &[String]) -> Result<Error> {
+    let record = run.record(done, alarms, trainer.record())?;
+    let stands = match (trainer.action(), run.last_checkpoint(good)?) {
+        (Action::Rollback, Some((step, _))) => {
+            run.roll_back(step)?;
+            format!("the result is that of step {step}")
+        }
+        (Action::Rollback, None) => "there is no checkpoint from before to roll back to".to_owned(),
+        (_, Some((step, _))) => format!("the last checkpoint from before is that of step {step}"),
+        (_, None) => "there is no checkpoint from before".to_owned(),
+    };
+    Ok(Error::Failed(format!("step {done}: {}; recorded in {}; {stands}", alarms.join("; "), record.display())))
 }

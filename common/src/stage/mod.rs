@@ -1,6 +1,7 @@
 //! What every stage does around its training: check everything before a model loads ([`check_source`] and the like), say what
 //! will run and take the run's folder ([`launch()`]), and step to the end ([`train`]).
 
+pub mod doctor;
 mod launch;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use crate::model::{self, Face, Family, Header, ModelOptions};
 use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
 
-pub use launch::{Launched, Plan, Trainer, launch, train};
+pub use launch::{Action, Launched, Plan, Trainer, Watch, launch, train};
 
 /// How the binary asks a stage to run.
 pub struct Job<'a> {

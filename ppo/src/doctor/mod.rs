@@ -1,0 +1,68 @@
+//! `align doctor`: before any training, on the user's own checkpoints and prompts, whether the pieces of a step do what they say.
+//! Every number that a run's own code gives for a batch is computed again here one sequence at a time, without batches, prefixes,
+//! caches and samplers.
+
+mod checks;
+mod subject;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use align_common::chatml::{ChatFormat, Message};
+use align_common::error::Result;
+use align_common::generate::Response;
+use align_common::random::{self, Purpose};
+use align_common::stage::doctor::{Check, tolerance};
+
+use crate::config::{Logprobs, PpoConfig};
+use crate::rewards::{MissingEnd, Normalize};
+use crate::rollout::Rollout;
+use crate::run::{build, check};
+
+use checks::{Bed, examine};
+pub use subject::{Pieces, Subject};
+
+/// Prompts and tokens that are enough to see a fault, and few enough to wait for.
+const PROMPTS: usize = 6;
+const MAX_TOKENS: usize = 48;
+
+/// Examines what a config would train with. Nothing is written.
+///
+/// # Errors
+/// As [`crate::ppo`] before its first step.
+pub fn doctor(config: &PpoConfig) -> Result<Vec<Check>> {
+    let mut config = config.clone();
+    // A learning step, large enough to be seen, of one optimiser step.
+    config.ppo.value_warmup_steps = 0;
+    config.ppo.epochs = 1;
+    config.ppo.minibatch_size = None;
+    (config.ppo.policy_lr, config.ppo.value_lr) = (1e-3, 1e-3);
+    config.rollout.prompts_per_step = config.rollout.prompts_per_step.min(PROMPTS);
+    config.rollout.max_response_tokens = config.rollout.max_response_tokens.min(MAX_TOKENS);
+    tch::set_num_threads(config.run.num_threads() as i32);
+    let inputs = check(&config)?;
+    let reward_tokenizer = inputs.reward.tokenizer.fingerprint();
+    let shares_value = config.models.value.is_none();
+    let session = build(&config, inputs, None)?;
+    let (trainer, format) = (session.trainer, session.format);
+    let prompts: Vec<Vec<i64>> = trainer.prompts.iter().take(PROMPTS).cloned().collect();
+    let special = format.tokenizer().special();
+    let bed = Bed {
+        prompts,
+        max_tokens: config.rollout.max_response_tokens,
+        seed: config.ppo.seed,
+        temperature: config.rollout.temperature,
+        nucleus: config.rollout.logprobs == Logprobs::Nucleus && config.rollout.top_p < 1.0,
+        missing_end: (config.rollout.missing_end, config.rollout.missing_end_value),
+        normalize: config.reward.normalize,
+        shares_value,
+        same_dtype: config.frozen_dtype() == config.models.dtype,
+        tolerance: tolerance(config.models.dtype.kind()),
+        end_id: special.im_end,
+        pad_id: special.endoftext,
+        format: format.clone(),
+        folder: config.models.policy.clone(),
+    };
+    examine(&mut Pieces { trainer, format, reward_tokenizer }, &bed)
+}

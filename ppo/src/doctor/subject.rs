@@ -1,0 +1,122 @@
+//! What the doctor examines: the pieces that a PPO step is made of, and the models to compare them with.
+
+use align_common::chatml::{ChatFormat, Message};
+use align_common::error::Result;
+use align_common::generate::{Response, Sampling};
+use align_common::metrics::Metrics;
+use align_common::stage::doctor::host;
+
+use crate::models::{Models, Opinions};
+use crate::rollout::Rollout;
+use crate::train::Trainer;
+
+/// The pieces of a step, as a run uses them.
+pub trait Subject {
+    /// Token ids of a dialogue to be answered.
+    fn prompt(&self, messages: &[Message]) -> Vec<i64>;
+
+    /// Hashes of the policy's and of the reward model's tokenizer.
+    fn tokenizers(&self) -> [String; 2];
+
+    /// Responses of at most `max_tokens` to prompts, prompt by prompt; `draws(prompt, sample, position)` is uniform in [0, 1).
+    ///
+    /// # Errors
+    /// When the policy's logits are not numbers.
+    fn respond(
+        &self,
+        prompts: &[Vec<i64>],
+        samples: usize,
+        max_tokens: usize,
+        draws: &dyn Fn(usize, usize, usize) -> f64,
+    ) -> Result<Vec<Response>>;
+
+    /// (B) raw scores.
+    fn score(&self, rollout: &Rollout) -> Vec<f64>;
+
+    /// What policy, reference and value model think of every response token.
+    fn opine(&self, rollout: &Rollout) -> Opinions;
+
+    /// What is made of the first rollout's scores; sets the value model's shift.
+    fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64>;
+
+    /// (B) values at the responses' end tokens.
+    fn end_values(&self, rollout: &Rollout) -> Vec<f64>;
+
+    /// A whole step that trains policy and value model, with its metrics.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    fn step(&mut self, step: u64) -> Result<Metrics>;
+
+    /// The models, to be asked one sequence at a time.
+    fn models(&self) -> &Models;
+
+    /// How tokens are drawn.
+    fn sampling(&self) -> &Sampling;
+}
+
+/// A run's own pieces.
+pub struct Pieces {
+    pub(crate) trainer: Trainer,
+    pub(crate) format: ChatFormat,
+    /// Hash of the reward model's tokenizer.
+    pub(crate) reward_tokenizer: String,
+}
+
+impl Subject for Pieces {
+    fn prompt(&self, messages: &[Message]) -> Vec<i64> {
+        self.format.prompt(messages)
+    }
+
+    fn tokenizers(&self) -> [String; 2] {
+        [self.format.tokenizer().fingerprint(), self.reward_tokenizer.clone()]
+    }
+
+    fn respond(
+        &self,
+        prompts: &[Vec<i64>],
+        samples: usize,
+        max_tokens: usize,
+        draws: &dyn Fn(usize, usize, usize) -> f64,
+    ) -> Result<Vec<Response>> {
+        let sampling = Sampling { max_tokens, ..self.trainer.sampling.clone() };
+        self.trainer.respond_with(&sampling, prompts, samples, draws)
+    }
+
+    fn score(&self, rollout: &Rollout) -> Vec<f64> {
+        self.trainer.models.score(rollout, &microbatches(&self.trainer, rollout), self.trainer.end_id)
+    }
+
+    fn opine(&self, rollout: &Rollout) -> Opinions {
+        self.trainer.models.opine(rollout, &microbatches(&self.trainer, rollout), self.trainer.convention())
+    }
+
+    fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
+        self.trainer.shape(scores, ended)
+    }
+
+    fn end_values(&self, rollout: &Rollout) -> Vec<f64> {
+        let _no_grad = tch::no_grad_guard();
+        let rows: Vec<usize> = (0..rollout.responses.len()).collect();
+        let model = &self.trainer.models.value_model;
+        let (flat, ends) = rollout.scored(&rows, self.trainer.end_id, model.device());
+        host(&model.scalars(&model.hidden(&flat, None).index_select(0, &ends)))
+    }
+
+    fn step(&mut self, step: u64) -> Result<Metrics> {
+        Ok(self.trainer.step(step)?.metrics)
+    }
+
+    fn models(&self) -> &Models {
+        &self.trainer.models
+    }
+
+    fn sampling(&self) -> &Sampling {
+        &self.trainer.sampling
+    }
+}
+
+fn microbatches(trainer: &Trainer, rollout: &Rollout) -> Vec<Vec<usize>> {
+    let rows: Vec<usize> = (0..rollout.responses.len()).collect();
+    rollout.fill(&rows, trainer.config.ppo.microbatch_tokens)
+}

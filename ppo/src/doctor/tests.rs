@@ -1,0 +1,224 @@
+//! Ten faults, each put in place of a sound piece without a word to the doctor, and a sound run.
+
+use std::fs::File;
+use std::path::Path;
+
+use align_common::generate::Sampling;
+use align_common::metrics::Metrics;
+use align_common::model::{CausalLm, Dropout};
+use align_common::tokenizer::Tokenizer;
+
+use super::checks::Bed;
+use super::*;
+use crate::models::{Models, Opinions};
+use crate::train::tests::{END, PAD, trainer};
+use align_common::stage::doctor::host;
+
+/// What is wrong with a [`Faulty`] subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    WrongTemplate,
+    HeadOnWrongToken,
+    ShiftedValues,
+    DropoutLeftOn,
+    ReferenceNotFrozen,
+    TokenizerSwapped,
+    InnerPadMasked,
+    StaleCache,
+    UnnormalisedValue,
+    TemperatureIgnored,
+}
+
+/// A run's pieces, one of them replaced.
+struct Faulty {
+    pieces: Pieces,
+    fault: Fault,
+    calls: std::cell::Cell<u64>,
+}
+
+impl Subject for Faulty {
+    fn prompt(&self, messages: &[Message]) -> Vec<i64> {
+        match self.fault {
+            // The newline behind `<|im_end|>` is forgotten.
+            Fault::WrongTemplate => {
+                let ids = self.pieces.prompt(messages);
+                let ends: Vec<bool> =
+                    ids.iter().map(|id| *id == self.pieces.format.tokenizer().special().im_end).collect();
+                (0..ids.len()).filter(|&at| at == 0 || !ends[at - 1]).map(|at| ids[at]).collect()
+            }
+            _ => self.pieces.prompt(messages),
+        }
+    }
+
+    fn tokenizers(&self) -> [String; 2] {
+        let [policy, reward] = self.pieces.tokenizers();
+        [policy, if self.fault == Fault::TokenizerSwapped { "0123456789abcdef".to_owned() } else { reward }]
+    }
+
+    fn respond(
+        &self,
+        prompts: &[Vec<i64>],
+        samples: usize,
+        max_tokens: usize,
+        draws: &dyn Fn(usize, usize, usize) -> f64,
+    ) -> Result<Vec<Response>> {
+        match self.fault {
+            Fault::TemperatureIgnored => {
+                let sampling = Sampling { temperature: 1.0, max_tokens, ..self.pieces.trainer.sampling.clone() };
+                self.pieces.trainer.respond_with(&sampling, prompts, samples, draws)
+            }
+            // Every prompt but the first goes on from what the cache holds of the one before.
+            Fault::StaleCache if prompts.len() > 1 => {
+                let stale: Vec<Vec<i64>> = (0..prompts.len()).map(|at| prompts[at.saturating_sub(1)].clone()).collect();
+                self.pieces.respond(&stale, samples, max_tokens, draws)
+            }
+            _ => self.pieces.respond(prompts, samples, max_tokens, draws),
+        }
+    }
+
+    fn score(&self, rollout: &Rollout) -> Vec<f64> {
+        if self.fault != Fault::HeadOnWrongToken {
+            return self.pieces.score(rollout);
+        }
+        let _no_grad = tch::no_grad_guard();
+        let rows: Vec<usize> = (0..rollout.responses.len()).collect();
+        let model = &self.pieces.trainer.models.reward_model;
+        let (flat, ends) = rollout.scored(&rows, END, model.device());
+        host(&model.scalars(&model.hidden(&flat, None).index_select(0, &(ends - 1))))
+    }
+
+    fn opine(&self, rollout: &Rollout) -> Opinions {
+        let mut opinions = self.pieces.opine(rollout);
+        match self.fault {
+            Fault::ShiftedValues => {
+                opinions.values.rotate_left(1);
+            }
+            Fault::DropoutLeftOn => {
+                self.calls.set(self.calls.get() + 1);
+                let dropout = Dropout { p: 0.1, key: self.calls.get() };
+                opinions.old_logprobs = with_dropout(&self.pieces.trainer.models.policy, rollout, dropout);
+            }
+            Fault::InnerPadMasked => {
+                let tokens: Vec<i64> = rollout.responses.iter().flat_map(|response| response.tokens.clone()).collect();
+                let kept = |values: &[f32]| -> Vec<f32> {
+                    values.iter().zip(&tokens).map(|(value, token)| if *token == PAD { 0.0 } else { *value }).collect()
+                };
+                opinions.old_logprobs = kept(&opinions.old_logprobs);
+                opinions.ref_logprobs = kept(&opinions.ref_logprobs);
+            }
+            _ => {}
+        }
+        opinions
+    }
+
+    fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
+        let shaped = self.pieces.shape(scores, ended);
+        if self.fault == Fault::UnnormalisedValue {
+            self.pieces.trainer.models.value_model.set_shift(0.0);
+        }
+        shaped
+    }
+
+    fn end_values(&self, rollout: &Rollout) -> Vec<f64> {
+        self.pieces.end_values(rollout)
+    }
+
+    fn step(&mut self, step: u64) -> Result<Metrics> {
+        let metrics = self.pieces.step(step)?;
+        if self.fault == Fault::ReferenceNotFrozen {
+            let _no_grad = tch::no_grad_guard();
+            let models = &mut self.pieces.trainer.models;
+            for (reference, policy) in models.ref_policy.parameters().iter().zip(models.policy.parameters()) {
+                reference.tensor.shallow_clone().copy_(&policy.tensor);
+            }
+        }
+        Ok(metrics)
+    }
+
+    fn models(&self) -> &Models {
+        self.pieces.models()
+    }
+
+    fn sampling(&self) -> &Sampling {
+        self.pieces.sampling()
+    }
+}
+
+fn with_dropout(policy: &CausalLm, rollout: &Rollout, dropout: Dropout) -> Vec<f32> {
+    let _no_grad = tch::no_grad_guard();
+    let rows: Vec<usize> = (0..rollout.responses.len()).collect();
+    let layout = rollout.layout(&rows, policy.device());
+    let hidden = policy.hidden(&layout.flat, Some(dropout)).index_select(0, &layout.before);
+    let over = align_common::model::Over { temperature: 0.7, nucleus: None };
+    Vec::try_from(policy.logprobs(&hidden, &layout.tokens, &over).logprobs).unwrap()
+}
+
+/// A chat format of a published tokenizer; the tiny models' ids are not its own, which no check needs.
+fn format() -> ChatFormat {
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tokenizer/qwen2_5");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(packed.join("tokenizer_config.json"), folder.path().join("tokenizer_config.json")).unwrap();
+    let mut unpacked = File::create(folder.path().join("tokenizer.json")).unwrap();
+    let packed = File::open(packed.join("tokenizer.json.gz")).unwrap();
+    std::io::copy(&mut flate2::read::GzDecoder::new(packed), &mut unpacked).unwrap();
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    ChatFormat::open(folder.path(), &tokenizer, "Be brief.").unwrap()
+}
+
+fn examined(fault: Fault) -> Vec<Check> {
+    let mut trainer = trainer(|config| config.rollout.temperature = 0.7);
+    // Logits as far apart as those of a trained model, so that a temperature is felt.
+    trainer.sampling.stop_ids = vec![END];
+    let format = format();
+    let bed = Bed {
+        prompts: trainer.prompts.clone(),
+        max_tokens: 6,
+        seed: 3,
+        temperature: 0.7,
+        nucleus: false,
+        missing_end: (MissingEnd::Subtract, 1.0),
+        normalize: Normalize::RunningMean,
+        shares_value: true,
+        same_dtype: true,
+        tolerance: 1e-4,
+        end_id: END,
+        pad_id: PAD,
+        format: format.clone(),
+        folder: PathBuf::from("no template here"),
+    };
+    let reward_tokenizer = format.tokenizer().fingerprint();
+    let pieces = Pieces { trainer, format, reward_tokenizer };
+    examine(&mut Faulty { pieces, fault, calls: std::cell::Cell::new(0) }, &bed).unwrap()
+}
+
+fn broken(fault: Fault) -> Vec<&'static str> {
+    let checks = examined(fault);
+    checks.iter().filter(|check| !check.sound).map(|check| check.name).collect()
+}
+
+#[test]
+fn a_sound_run_has_no_findings() {
+    let checks = examined(Fault::None);
+    assert!(checks.iter().all(|check| check.sound), "{checks:#?}");
+    assert!(checks.len() >= 14);
+}
+
+#[test]
+fn each_of_ten_faults_is_found_by_the_check_that_names_it() {
+    for (fault, name) in [
+        (Fault::WrongTemplate, "prompts are written as the chat template says"),
+        (Fault::HeadOnWrongToken, "scores are read at the end token"),
+        (Fault::ShiftedValues, "values stand before their tokens"),
+        (Fault::DropoutLeftOn, "the same twice: no dropout"),
+        (Fault::ReferenceNotFrozen, "the reference is frozen"),
+        (Fault::TokenizerSwapped, "policy and reward model have one tokenizer"),
+        (Fault::InnerPadMasked, "a pad id inside a response counts as a token"),
+        (Fault::StaleCache, "cached sampling draws what uncached logits give"),
+        (Fault::UnnormalisedValue, "the value at the end is the shifted score"),
+        (Fault::TemperatureIgnored, "sampled tokens follow the softmax at the temperature (χ²)"),
+    ] {
+        let found = broken(fault);
+        assert!(found.contains(&name), "{fault:?}: {found:?}");
+    }
+}

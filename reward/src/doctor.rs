@@ -1,0 +1,75 @@
+//! `align doctor` for reward models: whether a score is read where it should be and depends on nothing but its text, on the user's
+//! own checkpoint and comparisons.
+
+use align_common::chatml::Message;
+use align_common::error::Result;
+use align_common::stage::Trainer as _;
+use align_common::stage::doctor::{Check, alone, host, tolerance};
+
+use crate::config::RmConfig;
+use crate::data::Row;
+use crate::eval::score;
+use crate::train::Trainer;
+use crate::{check, load};
+
+/// Comparisons that are looked at.
+const COMPARISONS: usize = 8;
+
+/// Examines what a config would train. Nothing is written.
+///
+/// # Errors
+/// As [`crate::rm`] before its first step.
+pub fn doctor(config: &RmConfig) -> Result<Vec<Check>> {
+    let (source, format, mut rows) = check(config)?;
+    tch::set_num_threads(config.run.num_threads() as i32);
+    let model = load(config, &source, None)?;
+    let end = format.tokenizer().special().im_end;
+    let mut checks =
+        vec![Check::template(&config.model.path, &format, &|messages: &[Message]| format.prompt(messages))?];
+
+    let few: Vec<Row> = rows.train.rows.iter().take(COMPARISONS).cloned().collect();
+    let dialogues: Vec<Vec<i64>> =
+        few.iter().flat_map(|row| (0..row.tails.len()).map(|dialogue| row.dialogue(dialogue))).collect();
+    let at_end = dialogues.iter().filter(|dialogue| dialogue.last() == Some(&end)).count();
+    checks.push(Check::new(
+        "dialogues end at the end token",
+        format!("{at_end} of {}", dialogues.len()),
+        "all",
+        at_end == dialogues.len(),
+    ));
+
+    // Together, prefixes shared; then every dialogue alone, the scalar of its last token.
+    let together = score(&model, &few, config.train.microbatch_tokens, &mut |_| {});
+    let again = score(&model, &few, config.train.microbatch_tokens, &mut |_| {});
+    let last_scalar = |dialogue: &Vec<i64>| {
+        let _no_grad = tch::no_grad_guard();
+        let hidden = model.hidden(&alone(dialogue), None).narrow(0, dialogue.len() as i64 - 1, 1);
+        host(&model.scalars(&hidden))[0]
+    };
+    let each: Vec<f64> = dialogues.iter().map(last_scalar).collect();
+    let scale = each.iter().map(|score| score.abs()).fold(1.0, f64::max);
+    let limit = scale * tolerance(config.model.dtype.kind());
+    checks.push(Check::compare("scores do not depend on batch, packing and prefix", &together.concat(), &each, limit));
+    checks.push(Check::same_twice(&together, &again));
+    drop(model);
+
+    // One step on these comparisons, at a rate that is felt.
+    let mut config = config.clone();
+    config.optimizer.lr = config.optimizer.lr.max(LEARNING_RATE);
+    config.train.batch_size = few.len();
+    config.schedule.warmup_steps = 0;
+    rows.train.rows = few;
+    rows.order = align_common::data::Order::new(&[rows.train.rows.len()], None, config.train.seed, false);
+    let model = load(&config, &source, None)?;
+    let mut trainer = Trainer::new(&config, &rows, &format, model, 2);
+    let losses = [trainer.step(0)?, trainer.step(1)?].map(|metrics| metrics.get("train/loss").unwrap_or(f64::NAN));
+    checks.push(Check::new(
+        "a step lowers the loss of its batch",
+        format!("{:.5} → {:.5}", losses[0], losses[1]),
+        "lower",
+        losses[1] < losses[0],
+    ));
+    Ok(checks)
+}
+
+const LEARNING_RATE: f64 = 1e-5;

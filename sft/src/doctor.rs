@@ -1,0 +1,124 @@
+//! `align doctor` for supervised finetuning: whether the loss stands on the answers and on nothing else, and depends on no batch, on
+//! the user's own checkpoint and dialogues.
+
+use align_common::chatml::{ChatFormat, LossOn, Message, Role};
+use align_common::data::{Kind, Order, Record, read};
+use align_common::error::{Problems, Result};
+use align_common::lm::{self, LmRow};
+use align_common::model::{CausalLm, ModelOptions};
+use align_common::stage::Trainer as _;
+use align_common::stage::doctor::{Check, alone, tolerance};
+use align_common::stage::{Mixture, check_causal_lm, check_format};
+
+use crate::config::SftConfig;
+use crate::data::sft_rows;
+use crate::train::Trainer;
+
+/// Dialogues that are looked at.
+const DIALOGUES: usize = 8;
+/// A rate at which one step is felt.
+const LEARNING_RATE: f64 = 1e-5;
+
+/// Examines what a config would train. Nothing is written.
+///
+/// # Errors
+/// As [`crate::sft`] before its first step.
+pub fn doctor(config: &SftConfig) -> Result<Vec<Check>> {
+    let mut problems = Problems::new();
+    let path = &config.model.path;
+    let source = check_causal_lm(path, &mut problems)?;
+    let format = check_format(path, source.as_ref(), &config.data.system, &mut problems)?;
+    let rows = match &format {
+        Some(format) => sft_rows(config, format, &mut problems)?,
+        None => None,
+    };
+    problems.into_result()?;
+    let known = "no problem was found";
+    let (format, mut rows) = (format.expect(known), rows.expect(known));
+    tch::set_num_threads(config.run.num_threads() as i32);
+    let mut checks = vec![Check::template(path, &format, &|messages: &[Message]| format.prompt(messages))?];
+
+    let few: Vec<LmRow> = rows.train.rows.iter().take(DIALOGUES).cloned().collect();
+    if config.data.loss_on == LossOn::Assistant {
+        checks.push(mask(config, &format)?);
+    }
+
+    let options = ModelOptions {
+        device: config.run.device(),
+        compute: config.model.dtype.kind(),
+        trainable: true,
+        recompute_layers: config.model.recompute_layers,
+    };
+    let model = CausalLm::load(path, &options)?;
+    let logprobs = |rows: &[LmRow]| {
+        let mut found = Vec::new();
+        lm::evaluate(&model, rows, config.train.microbatch_tokens, &mut |_, row| {
+            found.extend(row.iter().map(|logprob| f64::from(*logprob)))
+        });
+        found
+    };
+    let (together, again) = (logprobs(&few), logprobs(&few));
+    let each: Vec<f64> = few.iter().flat_map(|row| truth(&model, row)).collect();
+    let limit = tolerance(config.model.dtype.kind());
+    checks.push(Check::compare("log-probabilities do not depend on the batch", &together, &each, limit));
+    checks.push(Check::same_twice(&together, &again));
+
+    // One step on these dialogues, at a rate that is felt.
+    let mut config = config.clone();
+    config.optimizer.lr = config.optimizer.lr.max(LEARNING_RATE);
+    config.train.batch_size = few.len();
+    config.train.dropout = 0.0;
+    config.schedule.warmup_steps = 0;
+    rows.train.rows = few;
+    rows.order = Order::new(&[rows.train.rows.len()], None, config.train.seed, false);
+    let mut trainer = Trainer::new(crate::sections(&config), &rows, format.tokenizer(), model, 2);
+    let losses = [trainer.step(0)?, trainer.step(1)?].map(|metrics| metrics.get("train/loss").unwrap_or(f64::NAN));
+    checks.push(Check::new(
+        "a step lowers the loss of its batch",
+        format!("{:.5} → {:.5}", losses[0], losses[1]),
+        "lower",
+        losses[1] < losses[0],
+    ));
+    Ok(checks)
+}
+
+/// The tokens with loss, as text, against the answers of the data, each with its end token.
+fn mask(config: &SftConfig, format: &ChatFormat) -> Result<Check> {
+    let files = Mixture::new(&config.data.train, &config.data.mix).files;
+    let (mut looked, mut right, mut first_wrong) = (0, 0, None);
+    for (_, record) in read(&files[..1], Kind::Chat, config.data.bad_rows)?.records.into_iter().take(DIALOGUES) {
+        let Record::Chat(messages) = record else { unreachable!("a chat file gives chat records") };
+        let answers = messages.iter().filter(|message| message.role == Role::Assistant);
+        // Reasoning is rendered by the family's own rules, which the template check is about.
+        if answers.clone().any(|answer| answer.content.contains("</think>")) {
+            continue;
+        }
+        let expected: String =
+            answers.map(|answer| format!("{}<|im_end|>", answer.content.trim_start_matches('\n'))).collect();
+        let encoded = format.dialogue(&messages, LossOn::Assistant);
+        let masked = encoded.tokens.iter().zip(&encoded.loss_mask).filter(|(_, counts)| **counts);
+        let trained = format.tokenizer().decode(&masked.map(|(token, _)| *token).collect::<Vec<i64>>());
+        looked += 1;
+        if trained.replace("\n", "") == expected.replace("\n", "") {
+            right += 1;
+        } else {
+            first_wrong.get_or_insert(trained);
+        }
+    }
+    let measured = match first_wrong {
+        None => format!("{right} of {looked} dialogues"),
+        Some(text) => format!("{right} of {looked} dialogues; one has {text:?}"),
+    };
+    Ok(Check::new("the loss stands on the answers and their ends", measured, "all", right == looked))
+}
+
+/// Log-probabilities of a row's targets, every piece alone in its batch.
+fn truth(model: &CausalLm, row: &LmRow) -> Vec<f64> {
+    let _no_grad = tch::no_grad_guard();
+    let of_piece = |piece: &lm::Piece| -> Vec<f64> {
+        let logits = model.head().logits(&model.hidden(&alone(&piece.tokens), None)); // (T, V)
+        let logprobs = logits.to_kind(tch::Kind::Double).log_softmax(-1, tch::Kind::Double);
+        piece.targets().map(|at| logprobs.double_value(&[at as i64 - 1, piece.tokens[at]])).collect()
+    };
+    row.pieces.iter().flat_map(of_piece).collect()
+}

@@ -1,0 +1,49 @@
+//! `align doctor`: the findings on what a config would train with.
+
+use std::process::ExitCode;
+
+use align_common::config::{self, Config};
+use align_common::error::Error;
+use align_common::stage::doctor::Check;
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::eval::{print_line, table};
+use crate::cli::DoctorArgs;
+
+/// Examines the stage that the config is for: ppo has `[models]`, rm a `stage`, sft neither.
+pub(crate) fn run(args: DoctorArgs) -> Result<ExitCode> {
+    let text = std::fs::read_to_string(&args.config)
+        .map_err(|error| Error::invalid(args.config.display(), format!("cannot be read: {error}")))?;
+    let keys = text.parse::<toml::Table>().unwrap_or_default();
+    let checks = if keys.contains_key("models") {
+        align_ppo::doctor(&load(&args)?)?
+    } else if keys.contains_key("stage") {
+        align_reward::doctor(&load(&args)?)?
+    } else {
+        align_sft::doctor(&load(&args)?)?
+    };
+    let faults = checks.iter().filter(|check| !check.sound).count();
+    if args.json {
+        let of = |check: &Check| json!({ "check": check.name, "measured": check.measured, "expected": check.expected, "sound": check.sound });
+        print_line(&json!({ "faults": faults, "checks": checks.iter().map(of).collect::<Vec<Value>>() }).to_string());
+    } else {
+        let mut findings = table(&["", "check", "measured", "expected"]);
+        for check in &checks {
+            let verdict = if check.sound { "ok" } else { "FAULT" };
+            findings.add_row([verdict, check.name, &check.measured, &check.expected]);
+        }
+        print_line(&findings.to_string());
+        print_line(&match faults {
+            0 => format!("{} checks, no fault", checks.len()),
+            _ => format!("{} checks, {faults} faults: do not train with this before they are explained", checks.len()),
+        });
+    }
+    Ok(if faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn load<C: Config>(args: &DoctorArgs) -> Result<C> {
+    // Nothing is written, so a run folder is not needed.
+    let nowhere = std::path::Path::new("doctor");
+    Ok(config::load(&args.config, &args.sets, Some(nowhere))?)
+}
