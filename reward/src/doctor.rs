@@ -3,6 +3,7 @@
 
 use align_common::chatml::Message;
 use align_common::error::Result;
+use align_common::progress::Progress;
 use align_common::stage::Trainer as _;
 use align_common::stage::doctor::{Check, alone, host, tolerance};
 
@@ -19,7 +20,7 @@ const COMPARISONS: usize = 8;
 ///
 /// # Errors
 /// As [`crate::rm`] before its first step.
-pub fn doctor(config: &RmConfig) -> Result<Vec<Check>> {
+pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     let (source, format, mut rows) = check(config)?;
     tch::set_num_threads(config.run.num_threads() as i32);
     let model = load(config, &source, None)?;
@@ -27,6 +28,7 @@ pub fn doctor(config: &RmConfig) -> Result<Vec<Check>> {
     let mut checks =
         vec![Check::template(&config.model.path, &format, &|messages: &[Message]| format.prompt(messages))?];
 
+    progress.begin("examining", 2);
     let few: Vec<Row> = rows.train.rows.iter().take(COMPARISONS).cloned().collect();
     let dialogues: Vec<Vec<i64>> =
         few.iter().flat_map(|row| (0..row.tails.len()).map(|dialogue| row.dialogue(dialogue))).collect();
@@ -52,6 +54,7 @@ pub fn doctor(config: &RmConfig) -> Result<Vec<Check>> {
     checks.push(Check::compare("scores do not depend on batch, packing and prefix", &together.concat(), &each, limit));
     checks.push(Check::same_twice(&together, &again));
     drop(model);
+    progress.advance(1, "a step");
 
     // One step on these comparisons, at a rate that is felt.
     let mut config = config.clone();
@@ -69,6 +72,7 @@ pub fn doctor(config: &RmConfig) -> Result<Vec<Check>> {
         "lower",
         losses[1] < losses[0],
     ));
+    progress.end();
     Ok(checks)
 }
 

@@ -6,6 +6,7 @@ use align_common::data::{Kind, Order, Record, read};
 use align_common::error::{Problems, Result};
 use align_common::lm::{self, LmRow};
 use align_common::model::{CausalLm, ModelOptions};
+use align_common::progress::Progress;
 use align_common::stage::Trainer as _;
 use align_common::stage::doctor::{Check, alone, tolerance};
 use align_common::stage::{Mixture, check_causal_lm, check_format};
@@ -23,7 +24,7 @@ const LEARNING_RATE: f64 = 1e-5;
 ///
 /// # Errors
 /// As [`crate::sft`] before its first step.
-pub fn doctor(config: &SftConfig) -> Result<Vec<Check>> {
+pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     let mut problems = Problems::new();
     let path = &config.model.path;
     let source = check_causal_lm(path, &mut problems)?;
@@ -38,6 +39,7 @@ pub fn doctor(config: &SftConfig) -> Result<Vec<Check>> {
     tch::set_num_threads(config.run.num_threads() as i32);
     let mut checks = vec![Check::template(path, &format, &|messages: &[Message]| format.prompt(messages))?];
 
+    progress.begin("examining", 2);
     let few: Vec<LmRow> = rows.train.rows.iter().take(DIALOGUES).cloned().collect();
     if config.data.loss_on == LossOn::Assistant {
         checks.push(mask(config, &format)?);
@@ -63,6 +65,7 @@ pub fn doctor(config: &SftConfig) -> Result<Vec<Check>> {
     checks.push(Check::compare("log-probabilities do not depend on the batch", &together, &each, limit));
     checks.push(Check::same_twice(&together, &again));
 
+    progress.advance(1, "a step");
     // One step on these dialogues, at a rate that is felt.
     let mut config = config.clone();
     config.optimizer.lr = config.optimizer.lr.max(LEARNING_RATE);
@@ -79,6 +82,7 @@ pub fn doctor(config: &SftConfig) -> Result<Vec<Check>> {
         "lower",
         losses[1] < losses[0],
     ));
+    progress.end();
     Ok(checks)
 }
 

@@ -10,18 +10,20 @@ use serde_json::{Value, json};
 
 use super::eval::{print_line, table};
 use crate::cli::DoctorArgs;
+use crate::terminal::Terminal;
 
 /// Examines the stage that the config is for: ppo has `[models]`, rm a `stage`, sft neither.
 pub(crate) fn run(args: DoctorArgs) -> Result<ExitCode> {
     let text = std::fs::read_to_string(&args.config)
         .map_err(|error| Error::invalid(args.config.display(), format!("cannot be read: {error}")))?;
     let keys = text.parse::<toml::Table>().unwrap_or_default();
+    let mut terminal = Terminal::new();
     let checks = if keys.contains_key("models") {
-        align_ppo::doctor(&load(&args)?)?
+        align_ppo::doctor(&load(&args)?, &mut terminal)?
     } else if keys.contains_key("stage") {
-        align_reward::doctor(&load(&args)?)?
+        align_reward::doctor(&load(&args)?, &mut terminal)?
     } else {
-        align_sft::doctor(&load(&args)?)?
+        align_sft::doctor(&load(&args)?, &mut terminal)?
     };
     let faults = checks.iter().filter(|check| !check.sound).count();
     if args.json {

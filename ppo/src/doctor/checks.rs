@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use align_common::progress::Progress;
 use align_common::stage::doctor::{alone, host, widest};
 
 use super::*;
@@ -39,16 +40,24 @@ const LEAST_P: f64 = 1e-6;
 const EDGE: f64 = 2e-3;
 
 /// All checks.
-pub(super) fn examine(subject: &mut dyn Subject, bed: &Bed) -> Result<Vec<Check>> {
+pub(super) fn examine(subject: &mut dyn Subject, bed: &Bed, progress: &mut dyn Progress) -> Result<Vec<Check>> {
+    progress.begin("examining", 6);
     let template = Check::template(&bed.folder, &bed.format, &|messages: &[Message]| subject.prompt(messages))?;
     let mut checks = vec![template, tokenizers(subject)];
     let rollout = sample(subject, bed)?;
+    progress.advance(1, "sampled tokens");
     checks.push(sampled_tokens(subject, bed, &rollout));
+    progress.advance(1, "the sampler");
     checks.push(sampler(subject, bed)?);
+    progress.advance(1, "each response alone");
     checks.extend(judges(subject, bed, &rollout));
+    progress.advance(1, "ends");
     checks.push(inner_pad(subject, bed, &rollout));
     checks.push(end_values(subject, bed, &rollout));
+    progress.advance(1, "a step");
     checks.extend(learning(subject, bed, &rollout)?);
+    progress.advance(1, "");
+    progress.end();
     Ok(checks)
 }
 
@@ -84,7 +93,9 @@ fn softmax(subject: &dyn Subject, tokens: &[i64], from: usize, temperature: f64)
 
 /// The nucleus, most probable first: ids and their cumulated mass.
 fn nucleus(probabilities: &[f64], top_p: f64) -> Vec<(i64, f64)> {
-    let mut order: Vec<usize> = (0..probabilities.len()).collect();
+    // Those below (1 − top-p) / V have less than 1 − top-p together, so none of them is needed.
+    let least = (1.0 - top_p) / probabilities.len() as f64;
+    let mut order: Vec<usize> = (0..probabilities.len()).filter(|id| probabilities[*id] >= least).collect();
     if top_p < 1.0 {
         order.sort_by(|&one, &other| probabilities[other].total_cmp(&probabilities[one]));
     }

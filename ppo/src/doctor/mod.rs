@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use align_common::chatml::{ChatFormat, Message};
 use align_common::error::Result;
 use align_common::generate::Response;
+use align_common::progress::Progress;
 use align_common::random::{self, Purpose};
 use align_common::stage::doctor::{Check, tolerance};
 
@@ -31,7 +32,7 @@ const MAX_TOKENS: usize = 48;
 ///
 /// # Errors
 /// As [`crate::ppo`] before its first step.
-pub fn doctor(config: &PpoConfig) -> Result<Vec<Check>> {
+pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     let mut config = config.clone();
     // A learning step, large enough to be seen, of one optimiser step.
     config.ppo.value_warmup_steps = 0;
@@ -64,5 +65,5 @@ pub fn doctor(config: &PpoConfig) -> Result<Vec<Check>> {
         format: format.clone(),
         folder: config.models.policy.clone(),
     };
-    examine(&mut Pieces { trainer, format, reward_tokenizer }, &bed)
+    examine(&mut Pieces { trainer, format, reward_tokenizer }, &bed, progress)
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use align_common::generate::Sampling;
 use align_common::metrics::Metrics;
 use align_common::model::{CausalLm, Dropout};
+use align_common::progress::Silent;
 use align_common::tokenizer::Tokenizer;
 
 use super::checks::Bed;
@@ -189,7 +190,7 @@ fn examined(fault: Fault) -> Vec<Check> {
     };
     let reward_tokenizer = format.tokenizer().fingerprint();
     let pieces = Pieces { trainer, format, reward_tokenizer };
-    examine(&mut Faulty { pieces, fault, calls: std::cell::Cell::new(0) }, &bed).unwrap()
+    examine(&mut Faulty { pieces, fault, calls: std::cell::Cell::new(0) }, &bed, &mut Silent).unwrap()
 }
 
 fn broken(fault: Fault) -> Vec<&'static str> {
