@@ -4,8 +4,10 @@ mod chat;
 pub(crate) mod eval;
 mod eval_rm;
 mod generate;
+mod html;
 mod lines;
 mod page;
+mod plots;
 mod score;
 pub(crate) mod stages;
 
