@@ -9,6 +9,7 @@ mod invariants;
 mod oracles;
 mod pipeline;
 mod readme;
+mod report;
 mod resume;
 mod score;
 mod serve;

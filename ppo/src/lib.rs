@@ -2,7 +2,8 @@
 //!
 //! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), lets the models judge them ([`models`]), turns scores
 //! into per-token rewards ([`rewards`]), credits tokens ([`gae`]) and learns from that ([`loss`]), with pretraining text mixed
-//! in ([`ptx`]). [`run`] goes from config to result around it; [`held_out`] says what is looked for in responses to held-out prompts.
+//! in ([`ptx`]). [`run`] goes from config to result around it; [`held_out`] says what is looked for in responses to held-out prompts,
+//! and [`findings`] what speaks against a run.
 //!
 //! ```
 //! use align_common::masked::{mask, table};
@@ -18,6 +19,7 @@
 
 pub mod config;
 mod evaluation;
+pub mod findings;
 pub mod gae;
 pub mod held_out;
 pub mod loss;
