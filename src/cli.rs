@@ -31,6 +31,8 @@ pub(crate) enum Command {
     /// Measure a model on held-out data
     #[command(subcommand)]
     Eval(Eval),
+    /// Show a run as one page: curves, samples, and what speaks against it
+    Report(ReportArgs),
     /// Score responses with a reward model, and pick the best of several
     Score(ScoreArgs),
     /// Answer requests over HTTP
@@ -128,6 +130,16 @@ pub(crate) struct EvalLmArgs {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: EvalData,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// A run folder, of any stage, finished or not
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// The page, one HTML file that needs no network; RUN/report.html unless given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

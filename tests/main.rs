@@ -10,6 +10,7 @@ mod invariants;
 mod oracles;
 mod pipeline;
 mod readme;
+mod report;
 mod resume;
 mod score;
 mod serve;

@@ -137,6 +137,9 @@ documented! {
         /// The normalised score is held within ± this; unbounded when absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub clip: Option<f64>,
+        /// A second reward model, which scores held-out responses and never trains: it may see what fools the first. Our choice.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub second: Option<PathBuf>,
     }
 }
 
@@ -263,6 +266,7 @@ impl Default for PpoConfig {
                 kl_horizon: 10000.0,
                 normalize: Normalize::RunningMean,
                 clip: None,
+                second: None,
             },
             ppo: PpoSection {
                 steps: 1000,

@@ -2,7 +2,8 @@
 //!
 //! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), lets the models judge them ([`models`]), turns scores
 //! into per-token rewards ([`rewards`]), credits tokens ([`gae`]) and learns from that ([`loss`]), with pretraining text mixed
-//! in ([`ptx`]). What goes wrong is noticed by [`guards`] and kept as a [`record`]. [`run`] goes from config to result around it.
+//! in ([`ptx`]). [`run`] goes from config to result around it; [`held_out`] says what is looked for in responses to held-out prompts,
+//! and [`findings`] what speaks against a run; [`guards`] watch every step, and keep the [`record`] of one that went wrong.
 //!
 //! ```
 //! use align_common::masked::{mask, table};
@@ -18,8 +19,11 @@
 
 pub mod config;
 pub mod doctor;
+mod evaluation;
+pub mod findings;
 pub mod gae;
 pub mod guards;
+pub mod held_out;
 pub mod loss;
 pub mod models;
 pub mod ptx;

@@ -54,21 +54,6 @@ impl Convention {
 }
 
 impl Models {
-    /// Raw scores of `rows`: the reward model at the end token.
-    ///
-    /// # Shapes
-    /// (rows) in order.
-    pub fn score(&self, rollout: &Rollout, microbatches: &[Vec<usize>], end_id: i64) -> Vec<f64> {
-        let _no_grad = tch::no_grad_guard();
-        let mut scores = Vec::new();
-        for rows in microbatches {
-            let (flat, ends) = rollout.scored(rows, end_id, self.reward_model.device());
-            let hidden = self.reward_model.hidden(&flat, None).index_select(0, &ends); // (rows, D)
-            scores.extend(host(&self.reward_model.scalars(&hidden)).into_iter().map(f64::from));
-        }
-        scores
-    }
-
     /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches of the update.
     pub fn opine(&self, rollout: &Rollout, microbatches: &[Vec<usize>], convention: Convention) -> Opinions {
         let _no_grad = tch::no_grad_guard();
@@ -84,6 +69,21 @@ impl Models {
         }
         opinions
     }
+}
+
+/// Raw scores of the rows of `microbatches`: a reward model at the end token.
+///
+/// # Shapes
+/// (rows) in order.
+pub fn score(reward_model: &ScalarModel, rollout: &Rollout, microbatches: &[Vec<usize>], end_id: i64) -> Vec<f64> {
+    let _no_grad = tch::no_grad_guard();
+    let mut scores = Vec::new();
+    for rows in microbatches {
+        let (flat, ends) = rollout.scored(rows, end_id, reward_model.device());
+        let hidden = reward_model.hidden(&flat, None).index_select(0, &ends); // (rows, D)
+        scores.extend(host(&reward_model.scalars(&hidden)).into_iter().map(f64::from));
+    }
+    scores
 }
 
 fn token_stats(model: &CausalLm, layout: &Layout, over: &Over) -> TokenStats {

@@ -11,43 +11,32 @@ use align_common::error::{Problem, Problems, Result};
 use align_common::generate::Sampling;
 use align_common::lm;
 use align_common::metrics::Metrics;
-use align_common::metrics::markdown::prompt_and_response;
 use align_common::model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
 use align_common::optim::{AdamW, AdamWOptions};
-use align_common::random::{self, Purpose};
 use align_common::run::{Outcome, Run};
 use align_common::stage::{
     self, Action, Job, Launched, Plan, Source, Watch, check_causal_lm, check_format, check_source,
     check_trained_length, launch, set_names, train,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::config::{KlControl, Logprobs, PpoConfig};
+use crate::evaluation::{EvalSet, Evaluation};
 use crate::guards::Guards;
 use crate::models::Models;
 use crate::ptx::PtxStream;
 use crate::record;
 use crate::rewards::{KlController, RunningMoments};
-use crate::rollout::Rollout;
 use crate::train::{StepReport, Trainer};
 
 /// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length; of fewer where a
 /// first-generation policy was trained for fewer.
 const PTX_TOKENS: usize = 2048;
-/// How many prompts of a rollout, and of each held-out set, are written to samples.jsonl.
-const SAMPLES: usize = 4;
-
-/// A held-out file of prompts.
-pub(crate) struct EvalSet {
-    name: String,
-    prompts: Vec<Vec<i64>>,
-}
 
 /// A trainer, and what it is watched by.
 pub(crate) struct Session {
     pub(crate) trainer: Trainer,
-    pub(crate) format: ChatFormat,
-    eval: Vec<EvalSet>,
+    pub(crate) evaluation: Evaluation,
     guards: Guards,
     /// The latest step: its responses are shown when an evaluation is due.
     last: Option<StepReport>,
@@ -112,6 +101,10 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         let value = check_scalar(path, format.as_ref(), &mut problems)?;
         value_shift = value.and_then(|value| value.contract).and_then(|contract| contract.value_shift);
     }
+    let second = match &config.reward.second {
+        Some(path) => check_scalar(path, format.as_ref(), &mut problems)?,
+        None => None,
+    };
     let (mut prompts, mut dropped, mut skipped, mut eval) = (Vec::new(), 0, Vec::new(), Vec::new());
     let mut documents = Vec::new();
     if let Some(format) = &format {
@@ -137,7 +130,8 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
             prompts = read(&data.prompts, &mut problems)?;
         }
         for (name, file) in set_names(&data.eval_prompts).into_iter().zip(data.eval_prompts.iter()) {
-            eval.push(EvalSet { name, prompts: read(std::slice::from_ref(file), &mut problems)? });
+            let prompts = read(std::slice::from_ref(file), &mut problems)?;
+            eval.push(EvalSet { name, prompts, reference: None });
         }
         if config.ptx.coef > 0.0 {
             let read = lm::documents(&data.pretrain, format.tokenizer(), data.bad_rows);
@@ -148,7 +142,7 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         }
     }
     // The value model has the reward model's length.
-    for source in [&policy, &reward].into_iter().flatten() {
+    for source in [&policy, &reward, &second].into_iter().flatten() {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + config.rollout.max_response_tokens;
         let what = "behind the longest prompt makes a dialogue";
         check_trained_length(&source.header, longest, "rollout.max_response_tokens", what, &mut problems);
@@ -187,7 +181,7 @@ fn check_scalar(path: &Path, format: Option<&ChatFormat>, problems: &mut Problem
     Ok(Some(source))
 }
 
-/// Loads the four models, as they were given or as a checkpoint has them, and the trainer's state.
+/// Loads the models, as they were given or as a checkpoint has them, and the trainer's state.
 pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Result<Session> {
     let trained = |device: &Option<String>| ModelOptions {
         device: config.device(device),
@@ -209,6 +203,9 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
         value_model: ScalarModel::load(&from("value", config.value_path()), &trained(&sources.value_device), seed)?,
         reward_model: ScalarModel::load(&sources.reward, &frozen(&sources.reward_device), seed)?,
     };
+    let second = config.reward.second.as_ref();
+    let second_reward_model =
+        second.map(|path| ScalarModel::load(path, &frozen(&sources.reward_device), seed)).transpose()?;
     let tokenizer = inputs.format.tokenizer();
     models.policy.add_ends(&inputs.format.stop_ids());
     models.value_model.set_pad_token_id(tokenizer.special().endoftext);
@@ -254,55 +251,8 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
         models,
     };
     let guards = Guards::new(config.guards.clone());
-    Ok(Session { trainer, format: inputs.format, eval: inputs.eval, guards, last: None })
-}
-
-/// One sampled response to every held-out prompt: raw score, KL, length and ended share. The draws depend on the prompt
-/// alone, so that evaluations differ by the policy only.
-fn measure(trainer: &Trainer, set: &EvalSet, format: &ChatFormat, run: &mut Run, done: u64) -> Result<Metrics> {
-    let seed = trainer.config.ppo.seed;
-    let responses = trainer.respond(&set.prompts, 1, &|prompt, _, position| {
-        random::uniform(seed, Purpose::Generate, 0, prompt as u64, position as u64)
-    })?;
-    let rollout =
-        Rollout { prompt_rows: (0..set.prompts.len()).collect(), prompts: set.prompts.clone(), samples: 1, responses };
-    let report = trainer.judge_only(rollout);
-    let mut metrics = Metrics::new();
-    metrics.extend(report.metrics.iter().map(|(name, value)| (format!("eval/{}/{name}", set.name), value)));
-    write_samples(run, done, &set.name, format, &report)?;
-    Ok(metrics)
-}
-
-/// Writes the first prompts' responses to samples.jsonl and TensorBoard, and how scores, KL and lengths of all are spread.
-fn write_samples(run: &mut Run, done: u64, set: &str, format: &ChatFormat, report: &StepReport) -> Result<()> {
-    let (rollout, tokenizer) = (&report.rollout, format.tokenizer());
-    let lengths: Vec<f64> = rollout.lengths().into_iter().map(|tokens| tokens as f64).collect();
-    for (what, values) in [("score", &report.scores), ("kl", &report.kl), ("tokens", &lengths)] {
-        run.histogram(done, &format!("responses/{set}/{what}"), values)?;
-    }
-    for (row, response) in rollout.responses.iter().enumerate().take(SAMPLES * rollout.samples) {
-        let prompt = tokenizer.decode(&rollout.prompts[row / rollout.samples]);
-        let text = tokenizer.decode(&response.tokens);
-        if row % rollout.samples == 0 {
-            let shown = format!(
-                "{}\n\n**score** {:.3}, **kl** {:.3}",
-                prompt_and_response(&prompt, &text),
-                report.scores[row],
-                report.kl[row]
-            );
-            run.text(done, &format!("samples/{set}/{}", row / rollout.samples), &shown)?;
-        }
-        let mut sample = Map::new();
-        sample.insert("set".to_owned(), json!(set));
-        sample.insert("prompt_row".to_owned(), json!(rollout.prompt_rows[row / rollout.samples]));
-        sample.insert("prompt".to_owned(), json!(prompt));
-        sample.insert("response".to_owned(), json!(text));
-        sample.insert("tokens".to_owned(), json!(response.tokens.len()));
-        sample.insert("score".to_owned(), json!(report.scores[row]));
-        sample.insert("kl".to_owned(), json!(report.kl[row]));
-        run.sample(done, &sample)?;
-    }
-    Ok(())
+    let evaluation = Evaluation { sets: inputs.eval, format: inputs.format, second_reward_model };
+    Ok(Session { trainer, evaluation, guards, last: None })
 }
 
 impl stage::Trainer for Session {
@@ -314,14 +264,7 @@ impl stage::Trainer for Session {
     }
 
     fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics> {
-        if let Some(report) = &self.last {
-            write_samples(run, done, "train", &self.format, report)?;
-        }
-        let mut metrics = Metrics::new();
-        for set in &self.eval {
-            metrics.merge(measure(&self.trainer, set, &self.format, run, done)?);
-        }
-        Ok(metrics)
+        self.evaluation.measure(&self.trainer, self.last.as_ref(), run, done)
     }
 
     fn note(&self, metrics: &Metrics) -> String {
@@ -345,7 +288,8 @@ impl stage::Trainer for Session {
         self.trainer.models.policy.save(&folder.join("model"))?;
         let value = folder.join("value");
         self.trainer.models.value_model.save(&value)?;
-        ScoreContract { value_shift: self.trainer.value_shift, ..ScoreContract::new(&self.format) }.write(&value)
+        ScoreContract { value_shift: self.trainer.value_shift, ..ScoreContract::new(&self.evaluation.format) }
+            .write(&value)
     }
 
     fn state(&self) -> State {

@@ -7,6 +7,7 @@ use align_common::error::{Error, Result};
 use align_common::generate::{Sampling, generate};
 use align_common::masked::{self, mask, table};
 use align_common::metrics::Metrics;
+use align_common::model::CausalLm;
 use align_common::optim::AdamW;
 use align_common::random::{self, Permutation, Purpose};
 use tch::Tensor;
@@ -14,7 +15,7 @@ use tch::Tensor;
 use crate::config::PpoConfig;
 use crate::gae::{GaeParams, gae};
 use crate::loss::{PolicyStats, explained_variance, policy_loss, value_loss};
-use crate::models::{Convention, Models, Opinions, values};
+use crate::models::{Convention, Models, Opinions, score, values};
 use crate::ptx::{PtxStream, add_grads, ptx_backward, take_grads};
 use crate::record::{Minibatch, Record};
 use crate::rewards::{
@@ -100,7 +101,7 @@ impl Trainer {
         let sampled = Instant::now();
 
         // 2. Judge whole responses; the score's scale drifts, so normalise by its running statistics.
-        let scores = self.models.score(&rollout, &microbatches, self.end_id); // (B)
+        let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id); // (B)
         let ended: Vec<bool> = rollout.responses.iter().map(|r| r.tokens.last() == Some(&self.end_id)).collect();
         let scores_shaped = self.shape(&scores, &ended); // (B)
         let opinions = self.models.opine(&rollout, &microbatches, self.convention()); // (N)
@@ -182,7 +183,7 @@ impl Trainer {
     pub(crate) fn judge_only(&self, rollout: Rollout) -> StepReport {
         let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
         let microbatches = rollout.fill(&rows, self.config.ppo.microbatch_tokens);
-        let scores = self.models.score(&rollout, &microbatches, self.end_id);
+        let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id);
         let opinions = self.models.opine(&rollout, &microbatches, self.convention());
         let difference = opinions.old_logprobs.iter().zip(&opinions.ref_logprobs).map(|(p, r)| f64::from(p - r));
         let kl = table(&difference.collect::<Vec<_>>(), &lengths); // (B, R)
@@ -296,7 +297,7 @@ impl Trainer {
         let earlier = |prompt: usize| prompt_rows[..prompt].iter().filter(|row| **row == prompt_rows[prompt]).count();
         let streams: Vec<usize> =
             (0..prompt_rows.len()).map(|prompt| earlier(prompt) * self.prompts.len() + prompt_rows[prompt]).collect();
-        let responses = self.respond(&prompts, samples, &|prompt, sample, position| {
+        let responses = self.respond(&self.models.policy, &self.sampling, &prompts, samples, &|prompt, sample, position| {
             let stream = (streams[prompt] * samples + sample) as u64;
             random::uniform(self.config.ppo.seed, Purpose::Rollout, step, stream, position as u64)
         });
@@ -305,22 +306,13 @@ impl Trainer {
         Ok(Rollout { prompt_rows, prompts, samples, responses })
     }
 
-    /// Generates with the policy as it stands.
+    /// Generates with a model as it stands: the policy or its reference.
     ///
     /// # Errors
     /// As [`generate`].
     pub(crate) fn respond(
         &self,
-        prompts: &[Vec<i64>],
-        samples: usize,
-        draws: &dyn Fn(usize, usize, usize) -> f64,
-    ) -> Result<Vec<align_common::generate::Response>> {
-        self.respond_with(&self.sampling, prompts, samples, draws)
-    }
-
-    /// As [`Trainer::respond`], with another way of sampling.
-    pub(crate) fn respond_with(
-        &self,
+        model: &CausalLm,
         sampling: &Sampling,
         prompts: &[Vec<i64>],
         samples: usize,
@@ -328,7 +320,7 @@ impl Trainer {
     ) -> Result<Vec<align_common::generate::Response>> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + sampling.max_tokens;
         let max_rows = (4 * self.config.ppo.microbatch_tokens / longest).max(samples);
-        let responses = generate(&self.models.policy, prompts, samples, sampling, max_rows, draws, &mut |_, _, _| {})?;
+        let responses = generate(model, prompts, samples, sampling, max_rows, draws, &mut |_, _, _| {})?;
         Ok(responses.into_iter().flatten().collect())
     }
 
@@ -421,7 +413,7 @@ fn offsets(lengths: &[usize]) -> Vec<usize> {
 }
 
 /// Mean and standard deviation (biased) of whole-response numbers.
-fn mean_std(numbers: &[f64]) -> (f64, f64) {
+pub(crate) fn mean_std(numbers: &[f64]) -> (f64, f64) {
     let mut moments = RunningMoments::new();
     moments.update(numbers);
     (moments.mean(), moments.std())

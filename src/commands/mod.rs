@@ -5,8 +5,11 @@ mod doctor;
 pub(crate) mod eval;
 mod eval_rm;
 mod generate;
+mod html;
 mod lines;
 mod page;
+mod plots;
+mod report;
 mod score;
 pub(crate) mod stages;
 
@@ -29,6 +32,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
         Command::Score(args) => score::run(args),
         Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
+        Command::Report(args) => report::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
     }

@@ -1,5 +1,4 @@
-//! The page of `eval rm --html`: one file with tables, plots and the worst pairs, readable without network. Every text from data
-//! and models passes through the template's HTML escaping.
+//! The page of `eval rm --html`: one file with tables, plots and the worst pairs.
 
 use std::path::Path;
 
@@ -7,27 +6,20 @@ use align_common::stage::set_names;
 use align_reward::eval::score_pairs;
 use align_reward::stats::PairAccuracy;
 use align_reward::verdict::{Bucket, Evaluation};
-use anyhow::{Result, anyhow};
-use minijinja::Environment;
-use plotters::coord::Shift;
+use anyhow::Result;
 use plotters::prelude::*;
 use serde_json::{Value, json};
 
 use super::eval_rm::Judged;
+use super::html::{environment, printable};
+use super::plots::{GREY, INK, failed, frame, svg};
 
 /// How many pairs are shown in full: those with the largest margin in the wrong direction.
 const WORST: usize = 8;
-const SIZE: (u32, u32) = (440, 300);
-const INK: RGBColor = RGBColor(37, 99, 235);
-const GREY: RGBColor = RGBColor(140, 150, 160);
 
 /// The page's text.
 pub(super) fn render(models: &[(&Path, Vec<Judged<'_>>)]) -> Result<String> {
-    let mut environment = Environment::new();
-    environment.add_filter("percent", |share: f64| format!("{:.1} %", 100.0 * share));
-    environment.add_filter("number", |number: f64| format!("{number:.3}"));
-    // The name's ending turns HTML escaping on.
-    environment.add_template("page.html", include_str!("page.html"))?;
+    let environment = environment(include_str!("page.html"))?;
     // Every model was measured on the same files.
     let files: Vec<_> = models.iter().take(1).flat_map(|(_, sets)| sets).map(|set| set.file.to_owned()).collect();
     let names = set_names(&files);
@@ -74,35 +66,6 @@ fn worst(judged: &Judged<'_>) -> Vec<Value> {
         })
     };
     wrong.iter().take(WORST).map(shown).collect()
-}
-
-/// Without control characters other than line ends and tabs.
-fn printable(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t')).collect()
-}
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-
-fn svg(draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
-    let mut text = String::new();
-    {
-        let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        area.fill(&WHITE).map_err(failed)?;
-        draw(&area)?;
-        area.present().map_err(failed)?;
-    }
-    Ok(text)
-}
-
-/// A plot's frame: caption, margin, room for the labels.
-fn frame<'a, 'b>(area: &'a Area<'b>, caption: &str) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
-    let mut chart = ChartBuilder::on(area);
-    chart.caption(caption, ("sans-serif", 15)).margin(8).x_label_area_size(34).y_label_area_size(48);
-    chart
-}
-
-fn failed(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("a plot cannot be drawn: {error}")
 }
 
 /// How chosen − rejected is spread; left of the line the model is wrong.

@@ -42,7 +42,8 @@ pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
 
 /// `train.epochs` is a number of steps; `ppo.epochs` is not, it is part of the algorithm.
 fn may_change(key: &str) -> bool {
-    const KEYS: [&str; 5] = ["train.steps", "train.epochs", "ppo.steps", "data.eval", "data.eval_prompts"];
+    const KEYS: [&str; 6] =
+        ["train.steps", "train.epochs", "ppo.steps", "data.eval", "data.eval_prompts", "reward.second"];
     KEYS.contains(&key) || key.starts_with("run.") || key.starts_with("guards.")
 }
 

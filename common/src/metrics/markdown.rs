@@ -5,6 +5,12 @@ pub fn prompt_and_response(prompt: &str, response: &str) -> String {
     format!("**prompt**\n\n{}\n\n**response**\n\n{}", escaped(prompt), escaped(response))
 }
 
+/// A prompt and two responses to it, `(heading, text)`, in a table; what prompt and responses say is shown as it is.
+pub fn side_by_side(prompt: &str, one: (&str, &str), other: (&str, &str)) -> String {
+    let (left, right) = (escaped(one.1), escaped(other.1));
+    format!("**prompt**\n\n{}\n\n| {} | {} |\n|---|---|\n| {left} | {right} |", escaped(prompt), one.0, other.0)
+}
+
 /// `text` so that Markdown shows it character by character: what a model writes is no heading, table, emphasis or HTML, and
 /// its line breaks and indents stay.
 pub fn escaped(text: &str) -> String {
@@ -44,5 +50,11 @@ mod tests {
     #[test]
     fn prompt_and_response_are_paragraphs_of_their_own() {
         assert_eq!(prompt_and_response("a\nb", "c"), "**prompt**\n\na<br>b\n\n**response**\n\nc");
+    }
+
+    #[test]
+    fn a_response_stays_in_its_cell() {
+        let table = side_by_side("a", ("policy", "b\n|c"), ("reference", ""));
+        assert_eq!(table, "**prompt**\n\na\n\n| policy | reference |\n|---|---|\n| b<br>\\|c |  |");
     }
 }

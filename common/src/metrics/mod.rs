@@ -77,7 +77,7 @@ impl<N: Into<String>> FromIterator<(N, f64)> for Metrics {
 
 /// Whether a scalar tells of time or memory and so differs from run to run.
 pub fn is_wall_clock(name: &str) -> bool {
-    name.starts_with("time/") || name.contains("second") || name.contains("memory")
+    name == "seconds" || name.ends_with("_per_second") || name.starts_with("time/") || name.starts_with("memory/")
 }
 
 /// The most memory this process has held so far, in GiB; `None` where the system does not say.
@@ -111,6 +111,6 @@ mod tests {
         for name in ["seconds", "time/step", "train/tokens_per_second", "memory/peak_gib"] {
             assert!(is_wall_clock(name), "{name}");
         }
-        assert!(!is_wall_clock("train/loss"));
+        assert!(!is_wall_clock("train/loss") && !is_wall_clock("eval/a/second_score_mean"));
     }
 }

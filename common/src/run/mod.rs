@@ -33,6 +33,7 @@
 
 mod folder;
 mod past;
+mod record;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ use crate::error::{Error, Result};
 use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
 
 use past::{Clock, History, RunState};
+
+pub use record::{Record, read};
 
 use folder::{CHECKPOINTS, CONFIG, METRICS, RECORDS, SAMPLES, TENSORBOARD};
 

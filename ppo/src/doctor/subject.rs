@@ -6,7 +6,7 @@ use align_common::generate::{Response, Sampling};
 use align_common::metrics::Metrics;
 use align_common::stage::doctor::host;
 
-use crate::models::{Models, Opinions};
+use crate::models::{Models, Opinions, score};
 use crate::rollout::Rollout;
 use crate::train::Trainer;
 
@@ -80,11 +80,12 @@ impl Subject for Pieces {
         draws: &dyn Fn(usize, usize, usize) -> f64,
     ) -> Result<Vec<Response>> {
         let sampling = Sampling { max_tokens, ..self.trainer.sampling.clone() };
-        self.trainer.respond_with(&sampling, prompts, samples, draws)
+        self.trainer.respond(&self.trainer.models.policy, &sampling, prompts, samples, draws)
     }
 
     fn score(&self, rollout: &Rollout) -> Vec<f64> {
-        self.trainer.models.score(rollout, &microbatches(&self.trainer, rollout), self.trainer.end_id)
+        let trainer = &self.trainer;
+        score(&trainer.models.reward_model, rollout, &microbatches(trainer, rollout), trainer.end_id)
     }
 
     fn opine(&self, rollout: &Rollout) -> Opinions {

@@ -67,7 +67,8 @@ impl Subject for Faulty {
         match self.fault {
             Fault::TemperatureIgnored => {
                 let sampling = Sampling { temperature: 1.0, max_tokens, ..self.pieces.trainer.sampling.clone() };
-                self.pieces.trainer.respond_with(&sampling, prompts, samples, draws)
+                let trainer = &self.pieces.trainer;
+                trainer.respond(&trainer.models.policy, &sampling, prompts, samples, draws)
             }
             // Every prompt but the first goes on from what the cache holds of the one before.
             Fault::StaleCache if prompts.len() > 1 => {

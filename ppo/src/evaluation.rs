@@ -1,0 +1,159 @@
+//! What a policy is watched by: its responses to held-out prompts, beside those of the reference to the same prompts with the
+//! same draws.
+
+use align_common::chatml::ChatFormat;
+use align_common::error::Result;
+use align_common::metrics::Metrics;
+use align_common::metrics::markdown::{prompt_and_response, side_by_side};
+use align_common::model::{CausalLm, ScalarModel};
+use align_common::random::{self, Purpose};
+use align_common::run::Run;
+use serde_json::{Map, json};
+
+use crate::held_out;
+use crate::models::score;
+use crate::rollout::Rollout;
+use crate::train::{StepReport, Trainer, mean_std};
+
+/// How many prompts of a rollout, and of each held-out set, are written to samples.jsonl.
+const SAMPLES: usize = 4;
+
+/// A held-out file of prompts.
+pub(crate) struct EvalSet {
+    pub(crate) name: String,
+    pub(crate) prompts: Vec<Vec<i64>>,
+    /// What the reference makes of them, once that was needed. It never changes, and neither do its draws.
+    pub(crate) reference: Option<Reference>,
+}
+
+/// The reference's responses to a set.
+pub(crate) struct Reference {
+    rollout: Rollout,
+    scores: Vec<f64>,
+    /// The second reward model's, where there is one.
+    second_scores: Option<Vec<f64>>,
+}
+
+/// All held-out sets, and who looks at them.
+pub(crate) struct Evaluation {
+    pub(crate) sets: Vec<EvalSet>,
+    pub(crate) format: ChatFormat,
+    /// Scores held-out responses and nothing else.
+    pub(crate) second_reward_model: Option<ScalarModel>,
+}
+
+impl Evaluation {
+    /// Measures the policy on every set, and writes samples of them and of the latest step.
+    pub(crate) fn measure(
+        &mut self,
+        trainer: &Trainer,
+        last: Option<&StepReport>,
+        run: &mut Run,
+        done: u64,
+    ) -> Result<Metrics> {
+        if let Some(report) = last {
+            write_samples(run, done, "train", &self.format, report, None)?;
+        }
+        let mut metrics = Metrics::new();
+        for set in &mut self.sets {
+            let (found, report) = measure(trainer, set, self.second_reward_model.as_ref())?;
+            metrics.extend(found.iter().map(|(name, value)| (format!("eval/{}/{name}", set.name), value)));
+            write_samples(run, done, &set.name, &self.format, &report, set.reference.as_ref())?;
+        }
+        Ok(metrics)
+    }
+}
+
+/// One sampled response to every prompt of a set: what is found of it, and the responses themselves.
+fn measure(trainer: &Trainer, set: &mut EvalSet, second: Option<&ScalarModel>) -> Result<(Metrics, StepReport)> {
+    let report = trainer.judge_only(respond(trainer, &trainer.models.policy, &set.prompts)?);
+    if set.reference.is_none() {
+        let rollout = respond(trainer, &trainer.models.ref_policy, &set.prompts)?;
+        let scores = score_all(trainer, &trainer.models.reward_model, &rollout);
+        let second_scores = second.map(|model| score_all(trainer, model, &rollout));
+        set.reference = Some(Reference { rollout, scores, second_scores });
+    }
+    let mut metrics = report.metrics.clone();
+    if let Some(model) = second {
+        let (mean, std) = mean_std(&score_all(trainer, model, &report.rollout));
+        metrics.set("second_score_mean", mean);
+        metrics.set("second_score_std", std);
+    }
+    if let Some(reference) = &set.reference {
+        metrics.set("reference_score_mean", mean_std(&reference.scores).0);
+        if let Some(scores) = &reference.second_scores {
+            metrics.set("reference_second_score_mean", mean_std(scores).0);
+        }
+        let tokens = reference.rollout.lengths().iter().sum::<usize>();
+        metrics.set("reference_tokens", tokens as f64 / reference.scores.len() as f64);
+    }
+    let responses: Vec<&[i64]> = report.rollout.responses.iter().map(|response| response.tokens.as_slice()).collect();
+    metrics.merge(held_out::describe(&responses, &report.scores));
+    Ok((metrics, report))
+}
+
+/// One response to every prompt. The draws depend on the prompt alone, so that evaluations, and policy and reference, differ by
+/// the model only.
+fn respond(trainer: &Trainer, model: &CausalLm, prompts: &[Vec<i64>]) -> Result<Rollout> {
+    let seed = trainer.config.ppo.seed;
+    let responses = trainer.respond(model, &trainer.sampling, prompts, 1, &|prompt, _, position| {
+        random::uniform(seed, Purpose::Generate, 0, prompt as u64, position as u64)
+    })?;
+    Ok(Rollout { prompt_rows: (0..prompts.len()).collect(), prompts: prompts.to_vec(), samples: 1, responses })
+}
+
+/// Raw scores of a whole rollout (B).
+fn score_all(trainer: &Trainer, model: &ScalarModel, rollout: &Rollout) -> Vec<f64> {
+    let rows: Vec<usize> = (0..rollout.responses.len()).collect();
+    score(model, rollout, &rollout.fill(&rows, trainer.config.ppo.microbatch_tokens), trainer.end_id)
+}
+
+/// Writes the first prompts' responses to samples.jsonl and TensorBoard, and how scores, KL and lengths of all are spread.
+fn write_samples(
+    run: &mut Run,
+    done: u64,
+    set: &str,
+    format: &ChatFormat,
+    report: &StepReport,
+    reference: Option<&Reference>,
+) -> Result<()> {
+    let (rollout, tokenizer) = (&report.rollout, format.tokenizer());
+    let lengths: Vec<f64> = rollout.lengths().into_iter().map(|tokens| tokens as f64).collect();
+    for (what, values) in [("score", &report.scores), ("kl", &report.kl), ("tokens", &lengths)] {
+        run.histogram(done, &format!("responses/{set}/{what}"), values)?;
+    }
+    for (row, response) in rollout.responses.iter().enumerate().take(SAMPLES * rollout.samples) {
+        let prompt = tokenizer.decode(&rollout.prompts[row / rollout.samples]);
+        let text = tokenizer.decode(&response.tokens);
+        let (score, kl) = (report.scores[row], report.kl[row]);
+        let of_reference = reference
+            .map(|reference| (tokenizer.decode(&reference.rollout.responses[row].tokens), reference.scores[row]));
+        if row % rollout.samples == 0 {
+            let shown = match &of_reference {
+                None => {
+                    format!("{}\n\n**score** {score:.3}, **kl** {kl:.3}", prompt_and_response(&prompt, &text))
+                }
+                Some((other, other_score)) => side_by_side(
+                    &prompt,
+                    (&format!("policy: score {score:.3}, kl {kl:.3}"), &text),
+                    (&format!("reference: score {other_score:.3}"), other),
+                ),
+            };
+            run.text(done, &format!("samples/{set}/{}", row / rollout.samples), &shown)?;
+        }
+        let mut sample = Map::new();
+        sample.insert("set".to_owned(), json!(set));
+        sample.insert("prompt_row".to_owned(), json!(rollout.prompt_rows[row / rollout.samples]));
+        sample.insert("prompt".to_owned(), json!(prompt));
+        sample.insert("response".to_owned(), json!(text));
+        sample.insert("tokens".to_owned(), json!(response.tokens.len()));
+        sample.insert("score".to_owned(), json!(score));
+        sample.insert("kl".to_owned(), json!(kl));
+        if let Some((text, score)) = of_reference {
+            sample.insert("reference_response".to_owned(), json!(text));
+            sample.insert("reference_score".to_owned(), json!(score));
+        }
+        run.sample(done, &sample)?;
+    }
+    Ok(())
+}

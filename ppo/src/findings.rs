@@ -1,0 +1,217 @@
+//! What speaks against a run, from its metrics alone: a sentence each, with numbers and the step since which it holds.
+//!
+//! A pathology is one that holds at the end. Numbers of held-out responses are taken as they are, since every evaluation has the
+//! same draws; those of training steps are means over five logged ones.
+
+use align_common::metrics::Metrics;
+
+/// What was logged, by steps done, in their order.
+pub type Log = [(u64, Metrics)];
+
+/// Logged training steps that are averaged, so that a single one is no finding. Our choice.
+const WINDOW: usize = 5;
+/// Nats a response beyond which a KL speaks for itself. Our choice.
+const KL_LIMIT: f64 = 20.0;
+/// Growth of held-out length. Our choice.
+const LENGTH_GROWTH: f64 = 1.5;
+/// Growth of held-out length that makes a score that hangs on length suspicious. Our choice.
+const LENGTH_DRIFT: f64 = 1.1;
+/// Correlation of score and length from which the score hangs on length. Our choice.
+const LENGTH_CORRELATION: f64 = 0.5;
+/// Part of the first entropy. Our choice.
+const ENTROPY_LEFT: f64 = 0.1;
+/// Share of held-out responses that differ, and of prompts whose responses do not. Our choice.
+const HALF: f64 = 0.5;
+/// Share of 4-grams that a response has had before. Our choice.
+const REPETITION: f64 = 0.3;
+/// Share of held-out responses that end by themselves. Our choice.
+const ENDED: f64 = 0.5;
+/// Share of tokens where the policy's ratio is clipped. Our choice.
+const CLIP_FRAC: f64 = 0.3;
+
+/// Everything found. `kl_limit` takes the place of 20 nats where a run has a limit of its own.
+pub fn findings(log: &Log, kl_limit: Option<f64>) -> Vec<String> {
+    let mut found = Vec::new();
+    for set in sets(log) {
+        found.extend(over_optimisation(log, set, kl_limit.unwrap_or(KL_LIMIT)));
+        found.extend(length_hacking(log, set));
+        found.extend(of_held_out_responses(log, set));
+    }
+    found.extend(of_training(log));
+    found
+}
+
+/// The held-out sets, in the order of their first mention.
+pub fn sets(log: &Log) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in log.iter().flat_map(|(_, metrics)| metrics.iter()) {
+        let set = name.strip_prefix("eval/").and_then(|rest| rest.strip_suffix("/score_mean"));
+        names.extend(set.filter(|set| !names.contains(set)));
+    }
+    names
+}
+
+/// A metric where it was measured and is a number, by step.
+pub fn series(log: &Log, name: &str) -> Vec<(u64, f64)> {
+    let measured = log.iter().filter_map(|(step, metrics)| metrics.get(name).map(|value| (*step, value)));
+    measured.filter(|(_, value)| value.is_finite()).collect()
+}
+
+fn of_set(log: &Log, set: &str, metric: &str) -> Vec<(u64, f64)> {
+    series(log, &format!("eval/{set}/{metric}"))
+}
+
+/// Each value as the mean of the last [`WINDOW`] up to it.
+fn smooth(values: &[(u64, f64)]) -> Vec<(u64, f64)> {
+    let mean = |until: usize| {
+        let window = &values[(until + 1).saturating_sub(WINDOW)..=until];
+        window.iter().map(|(_, value)| value).sum::<f64>() / window.len() as f64
+    };
+    values.iter().enumerate().map(|(index, (step, _))| (*step, mean(index))).collect()
+}
+
+/// The last value, and the step since which `holds` is true of all; `None` where it is not true of the last.
+fn standing(values: &[(u64, f64)], holds: impl Fn(f64) -> bool) -> Option<(f64, u64)> {
+    let since = values.iter().rev().take_while(|(_, value)| holds(*value)).last()?;
+    values.last().map(|(_, last)| (*last, since.0))
+}
+
+/// The score that is trained on rises while another reward model's falls from its best by more than noise (two standard errors
+/// of the difference of two means); else the distance from the reference: another reward model may be fooled as well.
+fn over_optimisation(log: &Log, set: &str, kl_limit: f64) -> Option<String> {
+    falling_second_score(log, set).or_else(|| {
+        let (kl, since) = standing(&of_set(log, set, "kl_ref"), |kl| kl > kl_limit)?;
+        let second = if of_set(log, set, "second_score_mean").is_empty() {
+            "no second reward model says whether the score still means anything"
+        } else {
+            "the second reward model's score has not fallen, but so far away it may be fooled as well"
+        };
+        Some(format!(
+            "over-optimisation: on {set} the policy is {kl:.1} nats a response away from the reference, more than {kl_limit:.0}, \
+             since step {since}; {second}"
+        ))
+    })
+}
+
+fn falling_second_score(log: &Log, set: &str) -> Option<String> {
+    let with_start = |metric: &str, reference: &str| {
+        let start = of_set(log, set, reference).first().map(|(_, value)| (0, *value));
+        start.into_iter().chain(of_set(log, set, metric)).collect::<Vec<_>>()
+    };
+    let second = with_start("second_score_mean", "reference_second_score_mean");
+    let (spread, count) = (of_set(log, set, "second_score_std").last()?.1, of_set(log, set, "responses").last()?.1);
+    let noise = 2.0 * spread * (2.0 / count).sqrt();
+    let (best_step, best) = second.iter().copied().reduce(|best, other| if other.1 > best.1 { other } else { best })?;
+    let first = with_start("score_mean", "reference_score_mean");
+    let at = |step: u64| first.iter().find(|(other, _)| *other == step).map(|(_, score)| *score);
+    let at_best = at(best_step)?;
+    // Where the first has not risen since then, nothing was bought with the fall.
+    let later = second.iter().filter(|(step, _)| *step > best_step);
+    let falls: Vec<(u64, f64)> = later
+        .filter_map(|(step, second)| Some((*step, if at(*step)? > at_best { best - second } else { 0.0 })))
+        .collect();
+    let (fall, since) = standing(&falls, |fall| fall > noise)?;
+    Some(format!(
+        "over-optimisation: on {set} the reward model's score rose from {at_best:.3} to {:.3} while the second reward model's fell \
+         from its best, {best:.3} at step {best_step}, to {:.3}, by more than the noise of {noise:.3}, since step {since}",
+        first.last()?.1,
+        best - fall,
+    ))
+}
+
+/// Held-out responses have become much longer, or the score has come to hang on a length that grows.
+fn length_hacking(log: &Log, set: &str) -> Option<String> {
+    let tokens = of_set(log, set, "tokens");
+    let start = of_set(log, set, "reference_tokens").first().or(tokens.first())?.1;
+    if let Some((last, since)) = standing(&tokens, |tokens| tokens > LENGTH_GROWTH * start) {
+        let growth = 100.0 * (last / start - 1.0);
+        return Some(format!(
+            "length hacking: on {set} responses have grown by {growth:.0} %, from {start:.1} to {last:.1} tokens, by more than half \
+             since step {since}"
+        ));
+    }
+    let correlation = of_set(log, set, "score_length_correlation");
+    let at_first = correlation.first()?.1;
+    let (last, since) = standing(&correlation, |now| now > LENGTH_CORRELATION && now > at_first)?;
+    let grown = tokens.last()?.1;
+    (grown > LENGTH_DRIFT * start).then(|| {
+        format!(
+            "length hacking: on {set} score and length correlate with {last:.2}, {at_first:.2} at first, while responses grow from \
+             {start:.1} to {grown:.1} tokens; above {LENGTH_CORRELATION} since step {since}"
+        )
+    })
+}
+
+/// What single numbers of held-out responses say.
+fn of_held_out_responses(log: &Log, set: &str) -> Vec<String> {
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let below = |metric: &str, limit: f64| standing(&of_set(log, set, metric), |value| value < limit);
+    let above = |metric: &str, limit: f64| standing(&of_set(log, set, metric), |value| value > limit);
+    let mut found = Vec::new();
+    found.extend(below("distinct", HALF).map(|(share, since)| {
+        format!(
+            "collapse: on {set} only {} of the responses differ from each other, below half since step {since}",
+            percent(share)
+        )
+    }));
+    found.extend(above("repetition", REPETITION).map(|(share, since)| {
+        let limit = percent(REPETITION);
+        format!(
+            "repetition: on {set} {} of a response's 4-grams have occurred in it before, above {limit} since step {since}",
+            percent(share)
+        )
+    }));
+    found.extend(below("ended", ENDED).map(|(share, since)| {
+        format!(
+            "no end: on {set} only {} of the responses end by themselves, below half since step {since}",
+            percent(share)
+        )
+    }));
+    found
+}
+
+/// What the training steps say.
+fn of_training(log: &Log) -> Vec<String> {
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let mut found = Vec::new();
+    let entropy = series(log, "policy/entropy");
+    if let Some((_, first)) = entropy.first().copied().filter(|(_, first)| *first > 0.0) {
+        let collapsed = standing(&smooth(&entropy), |entropy| entropy < ENTROPY_LEFT * first);
+        found.extend(collapsed.map(|(entropy, since)| {
+            format!(
+                "collapse: the policy's entropy is {entropy:.4} nats a token, {} of its first {first:.4}, below {} since step {since}",
+                percent(entropy / first),
+                percent(ENTROPY_LEFT)
+            )
+        }));
+    }
+    let identical = standing(&smooth(&series(log, "response/identical")), |share| share > HALF);
+    found.extend(identical.map(|(share, since)| {
+        format!(
+            "collapse: all responses to a prompt are the same for {} of the prompts, for more than half since step {since}",
+            percent(share)
+        )
+    }));
+    let trained: Vec<(u64, Metrics)> =
+        log.iter().filter(|(_, metrics)| metrics.get("phase") == Some(1.0)).cloned().collect();
+    let explained = standing(&smooth(&series(&trained, "value/explained_variance")), |share| share < 0.0);
+    found.extend(explained.map(|(share, since)| {
+        format!(
+            "blind value model: behind the value warm-up it predicts returns worse than a constant, explained variance {share:.2}, \
+             below 0 since step {since}"
+        )
+    }));
+    let clipped = standing(&smooth(&series(&trained, "policy/clip_frac")), |share| share > CLIP_FRAC);
+    found.extend(clipped.map(|(share, since)| {
+        format!(
+            "steps too large: the policy's ratio is clipped at {} of the tokens, above {} since step {since}",
+            percent(share),
+            percent(CLIP_FRAC)
+        )
+    }));
+    found
+}
+
+#[cfg(test)]
+#[path = "findings_tests.rs"]
+mod tests;

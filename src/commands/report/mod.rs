@@ -1,0 +1,191 @@
+//! `align report`: a run folder as one page, from what the run wrote of itself; no model is loaded.
+
+mod curves;
+mod held_out;
+mod samples;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use align_common::error::Problems;
+use align_common::metrics::Metrics;
+use align_common::run::{Record, read};
+use align_ppo::findings::{Log, findings, series};
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use self::curves::{Line, Plot, Steps, short};
+use self::held_out::held_out;
+use self::samples::samples;
+use super::eval::print_line;
+use super::html::{environment, printable};
+use super::lines::{Lines, refuse_same_file};
+use crate::cli::ReportArgs;
+
+/// The training curves of all stages: caption, and the metrics in one plot. What a stage does not log is left out.
+const CURVES: [(&str, &[&str]); 19] = [
+    ("loss", &["train/loss", "train/lm_loss"]),
+    ("accuracy", &["train/accuracy"]),
+    ("margin", &["train/margin"]),
+    ("gradient norm, before clipping", &["train/grad_norm"]),
+    ("learning rate", &["train/lr"]),
+    ("score", &["score/mean", "score/running_mean"]),
+    ("score, standard deviation", &["score/std"]),
+    ("reward", &["reward/mean"]),
+    ("KL to the reference, nats a response", &["kl/ref", "kl/ref_k3"]),
+    ("policy loss", &["policy/loss"]),
+    ("share of tokens clipped", &["policy/clip_frac", "value/clip_frac"]),
+    ("largest ratio", &["policy/ratio_max"]),
+    ("entropy, nats a token", &["policy/entropy"]),
+    ("value loss", &["value/loss"]),
+    ("response length, tokens", &["response/tokens"]),
+    ("share of responses", &["response/ended", "response/identical"]),
+    ("loss on pretraining text", &["ptx/loss"]),
+    ("gradient norm, before clipping", &["policy/grad_norm", "ptx/grad_norm"]),
+    ("gradient norm, before clipping", &["value/grad_norm"]),
+];
+const EXPLAINED_VARIANCE: &str = "value/explained_variance";
+
+/// Writes the page of a run.
+pub(crate) fn run(args: ReportArgs) -> Result<ExitCode> {
+    let record = read(&args.run)?;
+    let out = args.out.unwrap_or_else(|| args.run.join("report.html"));
+    let mut problems = Problems::new();
+    record.files.iter().for_each(|file| refuse_same_file(&out, file, "RUN", &mut problems));
+    problems.into_result()?;
+    let page = render(&args.run, &record)?;
+    let mut file = Lines::create(&out)?;
+    file.write_text(&page)?;
+    file.finish()?;
+    print_line(&out.display().to_string());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(dir: &Path, record: &Record) -> Result<String> {
+    let log = record.log.as_slice();
+    let stage = record.facts.get("stage").and_then(Value::as_str).unwrap_or("unknown");
+    let is_ppo = stage == "ppo";
+    let warmup = series(log, "phase").iter().rev().find(|(_, phase)| *phase == 0.0).map(|(step, _)| *step as f64);
+    let steps = Steps { last: log.last().map_or(0.0, |(step, _)| *step as f64), warmup };
+    let page = json!({
+        "stage": printable(stage),
+        "dir": printable(&dir.display().to_string()),
+        "status": status(record),
+        "finished": record.facts.contains_key("finished_step"),
+        "facts": facts(&record.facts, log),
+        "is_ppo": is_ppo,
+        "findings": if is_ppo { findings(log, None) } else { Vec::new() },
+        "warmup": steps.warmup,
+        "curves": training_curves(log, &steps)?,
+        "eval_curves": if is_ppo { Vec::new() } else { eval_curves(log, &steps)? },
+        "held_out": if is_ppo { held_out(log, &steps)? } else { Vec::new() },
+        "samples": samples(&record.samples),
+        "config": printable(&record.config),
+    });
+    Ok(environment(include_str!("page.html"))?.get_template("page.html")?.render(page)?)
+}
+
+/// How far the run is.
+fn status(record: &Record) -> String {
+    let done = record.log.last().map_or(0, |(step, _)| *step);
+    let steps = record.facts.get("steps").and_then(Value::as_u64).unwrap_or(done);
+    match record.facts.contains_key("finished_step") {
+        true => format!("finished, {steps} steps"),
+        false => format!("not finished: {done} of {steps} steps are logged"),
+    }
+}
+
+/// run.json as names and texts, and where the time went.
+fn facts(facts: &Map<String, Value>, log: &Log) -> Vec<[String; 2]> {
+    let text = |name: &str, value: &Value| match value {
+        Value::String(text) => printable(text),
+        Value::Number(seconds) if name == "seconds" => duration(seconds.as_f64().unwrap_or(f64::NAN)),
+        Value::Array(times) => {
+            match times.iter().map(|time| format!("behind step {}", time["step"])).collect::<Vec<_>>() {
+                times if times.is_empty() => "never".to_owned(),
+                times => times.join(", "),
+            }
+        }
+        Value::Object(files) => {
+            let files: Vec<String> = files.iter().map(|(file, bytes)| format!("{file} ({bytes} bytes)")).collect();
+            printable(&files.join("\n"))
+        }
+        other => other.to_string(),
+    };
+    let shown = facts.iter().filter(|(name, _)| *name != "finished_step" && *name != "stage");
+    let mut facts: Vec<[String; 2]> =
+        shown.map(|(name, value)| [printable(&name.replace('_', " ")), text(name, value)]).collect();
+    let mean = |name: &str| {
+        let values = series(log, name);
+        (!values.is_empty()).then(|| values.iter().map(|(_, value)| value).sum::<f64>() / values.len() as f64)
+    };
+    let times = ["rollout", "score", "update", "step"]
+        .iter()
+        .filter_map(|what| mean(&format!("time/{what}")).map(|seconds| format!("{what} {} s", short(seconds))));
+    facts.push(["time of a step, mean".to_owned(), times.collect::<Vec<_>>().join(", ")]);
+    let memory = series(log, "memory/peak_gib").into_iter().map(|(_, gib)| gib).reduce(f64::max);
+    facts.extend(memory.map(|gib| ["memory, most".to_owned(), format!("{} GiB", short(gib))]));
+    facts
+}
+
+fn duration(seconds: f64) -> String {
+    let (minutes, hours) = (seconds / 60.0, seconds / 3600.0);
+    if hours >= 1.0 {
+        format!("{hours:.1} h")
+    } else if minutes >= 2.0 {
+        format!("{minutes:.1} min")
+    } else {
+        format!("{seconds:.1} s")
+    }
+}
+
+fn line(log: &Log, name: &str, shown: &str) -> Line {
+    let of_step = |(step, metrics): &(u64, Metrics)| Some((*step as f64, metrics.get(name)?));
+    Line { name: shown.to_owned(), points: log.iter().filter_map(of_step).collect() }
+}
+
+fn training_curves(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
+    let lines = |metrics: &[&str]| metrics.iter().map(|metric| line(log, metric, metric)).collect();
+    let mut plots: Vec<Plot<'_>> =
+        CURVES.iter().map(|(caption, metrics)| Plot::over_steps(caption, lines(metrics), steps)).collect();
+    let weights = series(log, "kl/coef");
+    if weights.windows(2).any(|pair| pair[0].1 != pair[1].1) {
+        plots.push(Plot::over_steps("weight of the KL penalty", lines(&["kl/coef"]), steps));
+    }
+    // Far below 0 at first; what matters is on which side of it the rest is.
+    let mut explained = line(log, EXPLAINED_VARIANCE, EXPLAINED_VARIANCE);
+    let lowest = explained.points.iter().map(|(_, share)| *share).fold(0.0, f64::min);
+    for (_, share) in &mut explained.points {
+        if *share < -1.0 {
+            *share = -1.0;
+        }
+    }
+    let note = if lowest < -1.0 {
+        format!("Drawn at −1 where it is below; least {}.", short(lowest))
+    } else {
+        String::new()
+    };
+    plots.push(Plot { note, ..Plot::over_steps("explained variance", vec![explained], steps) });
+    plots.into_iter().map(Plot::draw).filter_map(Result::transpose).collect()
+}
+
+/// A plot for every held-out metric, with a line for every set.
+fn eval_curves(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
+    let mut metrics: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (name, _) in log.iter().flat_map(|(_, metrics)| metrics.iter()) {
+        let Some((set, metric)) = name.strip_prefix("eval/").and_then(|rest| rest.split_once('/')) else { continue };
+        let index = metrics.iter().position(|(other, _)| *other == metric).unwrap_or_else(|| {
+            metrics.push((metric, Vec::new()));
+            metrics.len() - 1
+        });
+        if !metrics[index].1.contains(&set) {
+            metrics[index].1.push(set);
+        }
+    }
+    let plot = |(metric, sets): (&str, Vec<&str>)| {
+        let lines = sets.iter().map(|set| line(log, &format!("eval/{set}/{metric}"), set)).collect();
+        let caption = metric.replace('_', " ");
+        Plot::over_steps(&caption, lines, steps).draw()
+    };
+    metrics.into_iter().map(plot).filter_map(Result::transpose).collect()
+}
