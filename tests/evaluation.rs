@@ -83,8 +83,8 @@ fn the_page_stands_alone_and_escapes_what_it_shows() {
     );
 }
 
-/// Ratings of several people make pairs; a row on which they come out even makes none. A line break behind an answer, at the
-/// file's end or before it changes no score.
+/// Ratings of several people make pairs; a row on which they come out even makes none. Line breaks between the rows of a
+/// file and at its end change no score.
 #[test]
 fn ratings_of_several_people_and_line_breaks_in_the_data() {
     let folder = Folder::new();
@@ -107,7 +107,9 @@ fn ratings_of_several_people_and_line_breaks_in_the_data() {
         folder.rows("out.scores").iter().map(of).collect::<Vec<_>>()
     };
     folder.write_rows("plain.jsonl", &[pair(1, "Two.", "It rains."), pair(2, "Three, I think.", "No.")]);
-    let broken = [pair(1, "Two.\n", "It rains.\n\n"), pair(2, "Three, I think.\r\n", "No.\n")];
-    folder.write("broken.jsonl", format!("{}\n\n{}\n\n\n", broken[0], broken[1]));
+    let plain = folder.read("plain.jsonl");
+    folder.write("broken.jsonl", plain.replace('\n', "\n\n") + "\n\n");
+    folder.write("unended.jsonl", plain.trim_end());
+    assert_eq!(scores("unended.jsonl"), scores("plain.jsonl"));
     assert_eq!(scores("broken.jsonl"), scores("plain.jsonl"));
 }

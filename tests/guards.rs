@@ -38,6 +38,10 @@ fn a_warning_is_told_and_recorded_and_changes_nothing() {
     assert_eq!(trained % responses.len(), 0);
     assert_eq!(found["replay_from"], Value::Null, "no checkpoint before the first step");
     assert_eq!(record(&folder, "runs/warned", 2)["replay_from"], json!("runs/warned/checkpoints/step-000001"));
+
+    folder.succeed(&["report", "runs/warned"]);
+    let page = folder.read("runs/warned/report.html");
+    assert!(page.contains("guards: step 1: policy&#x2f;entropy is"), "{page}");
 }
 
 #[test]

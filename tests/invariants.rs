@@ -77,6 +77,27 @@ fn one_seed_gives_one_run_and_another_seed_another() {
     }
 }
 
+/// A reward model's scores mean what its contract says: mean and spread on the first held-out file.
+#[test]
+fn the_score_contract_has_the_mean_that_eval_rm_finds() {
+    let folder = Folder::new();
+    run(&folder, "rm", "runs/rm", &["train.steps=4"]);
+    let set = "data/heldout-comparisons.jsonl";
+    folder.succeed(&["eval", "rm", "--model", "runs/rm/model", "--data", set, "--per-row", "scores.jsonl"]);
+    let scores: Vec<f64> = folder
+        .rows("scores.jsonl")
+        .iter()
+        .flat_map(|row| ["chosen_score", "rejected_score"].map(|key| row[key].as_f64().unwrap()))
+        .collect();
+    let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+    let spread = (scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / scores.len() as f64).sqrt();
+    let contract: Value = serde_json::from_str(&folder.read("runs/rm/model/align.json")).unwrap();
+    let reference = &contract["reference"];
+    assert_eq!((&reference["set"], &reference["scores"]), (&json!(set), &json!(scores.len())));
+    assert_close(reference["mean"].as_f64().unwrap(), mean, 1e-6, "mean");
+    assert_close(reference["std"].as_f64().unwrap(), spread, 1e-6, "spread");
+}
+
 /// While nothing is learned, the policy is the reference and its own past: exactly, since all three are computed alike.
 #[test]
 fn ppo_without_learning_stays_at_the_reference() {

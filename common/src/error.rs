@@ -22,12 +22,8 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A loss or gradient is no longer a number.
-    #[error(
-        "step {step}: {what} is not finite, expected a number; lower the learning rate or look at the rows of this step"
-    )]
+    #[error("{what} is not finite, expected a number; lower the learning rate or look at the rows of this step")]
     NonFinite {
-        /// The step (0-based) in which it was seen.
-        step: u64,
         /// The quantity.
         what: String,
     },

@@ -11,7 +11,7 @@ pub type Log = [(u64, Metrics)];
 /// Logged training steps that are averaged, so that a single one is no finding. Our choice.
 const WINDOW: usize = 5;
 /// Nats a response beyond which a KL speaks for itself. Our choice.
-const KL_LIMIT: f64 = 20.0;
+pub const KL_LIMIT: f64 = 20.0;
 /// Growth of held-out length. Our choice.
 const LENGTH_GROWTH: f64 = 1.5;
 /// Growth of held-out length that makes a score that hangs on length suspicious. Our choice.

@@ -285,9 +285,11 @@ impl stage::Trainer for Session {
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
-        self.trainer.models.policy.save(&folder.join("model"))?;
-        let value = folder.join("value");
-        self.trainer.models.value_model.save(&value)?;
+        let (models, policy, value) = (&self.trainer.models, folder.join("model"), folder.join("value"));
+        models.policy.save(&policy)?;
+        models.policy.check_saved(&policy)?;
+        models.value_model.save(&value)?;
+        models.value_model.check_saved(&value)?;
         ScoreContract { value_shift: self.trainer.value_shift, ..ScoreContract::new(&self.evaluation.format) }
             .write(&value)
     }

@@ -147,7 +147,7 @@ impl Trainer {
         let phase = self.phase_at(step);
         let mut learned = Learned::default();
         for minibatch in self.minibatches(step, rows.len()) {
-            self.update(step, &rollout, &minibatch, &targets, phase, &mut learned)?;
+            self.update(&rollout, &minibatch, &targets, phase, &mut learned)?;
         }
         let kl_mean = kl_per_response(&kl, &response_mask);
         if phase == Phase::Ppo {
@@ -203,7 +203,6 @@ impl Trainer {
     /// One optimiser step on a minibatch (rows, ordered): forward and backward by microbatch, clip, step.
     fn update(
         &mut self,
-        step: u64,
         rollout: &Rollout,
         minibatch: &[usize],
         targets: &Targets,
@@ -260,7 +259,7 @@ impl Trainer {
             }
         }
         let finite = |what: &str, number: f64| {
-            if number.is_finite() { Ok(number) } else { Err(Error::NonFinite { step, what: what.to_owned() }) }
+            if number.is_finite() { Ok(number) } else { Err(Error::NonFinite { what: what.to_owned() }) }
         };
         finite("value/loss", value_total)?;
         finite("policy/loss", policy.loss)?;
@@ -297,12 +296,13 @@ impl Trainer {
         let earlier = |prompt: usize| prompt_rows[..prompt].iter().filter(|row| **row == prompt_rows[prompt]).count();
         let streams: Vec<usize> =
             (0..prompt_rows.len()).map(|prompt| earlier(prompt) * self.prompts.len() + prompt_rows[prompt]).collect();
-        let responses = self.respond(&self.models.policy, &self.sampling, &prompts, samples, &|prompt, sample, position| {
-            let stream = (streams[prompt] * samples + sample) as u64;
-            random::uniform(self.config.ppo.seed, Purpose::Rollout, step, stream, position as u64)
-        });
+        let responses =
+            self.respond(&self.models.policy, &self.sampling, &prompts, samples, &|prompt, sample, position| {
+                let stream = (streams[prompt] * samples + sample) as u64;
+                random::uniform(self.config.ppo.seed, Purpose::Rollout, step, stream, position as u64)
+            });
         // Sampling fails for one reason.
-        let responses = responses.map_err(|_| Error::NonFinite { step, what: "a logit of the policy".to_owned() })?;
+        let responses = responses.map_err(|_| Error::NonFinite { what: "a logit of the policy".to_owned() })?;
         Ok(Rollout { prompt_rows, prompts, samples, responses })
     }
 

@@ -145,7 +145,7 @@ impl stage::Trainer for Trainer<'_> {
         let grad_norm = self.optimizer.clip_grad_norm(train.grad_clip);
         for (what, number) in [("train/loss", stats.loss), ("train/grad_norm", grad_norm)] {
             if !number.is_finite() {
-                return Err(Error::NonFinite { step, what: what.to_owned() });
+                return Err(Error::NonFinite { what: what.to_owned() });
             }
         }
         let lr = lr(self.config.optimizer.lr, &self.config.schedule, step, self.steps);
@@ -204,6 +204,7 @@ impl stage::Trainer for Trainer<'_> {
     fn save(&self, folder: &Path) -> Result<()> {
         let folder = &folder.join("model");
         self.model.save(folder)?;
+        self.model.check_saved(folder)?;
         let mut contract = ScoreContract::new(self.format);
         if let (Some(set), Some(file)) = (self.rows.eval.first(), self.config.data.eval.first()) {
             let scores = score(&self.model, &set.rows, self.config.train.microbatch_tokens, &mut |_| {});

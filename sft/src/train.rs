@@ -120,7 +120,7 @@ impl stage::Trainer for Trainer<'_> {
         let grad_norm = self.optimizer.clip_grad_norm(train.grad_clip);
         for (what, number) in [("train/loss", loss), ("train/grad_norm", grad_norm)] {
             if !number.is_finite() {
-                return Err(Error::NonFinite { step, what: what.to_owned() });
+                return Err(Error::NonFinite { what: what.to_owned() });
             }
         }
         let lr = lr(self.sections.optimizer.lr, self.sections.schedule, step, self.steps);
@@ -148,7 +148,9 @@ impl stage::Trainer for Trainer<'_> {
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
-        self.model.save(&folder.join("model"))
+        let folder = &folder.join("model");
+        self.model.save(folder)?;
+        self.model.check_saved(folder)
     }
 
     fn state(&self) -> State {

@@ -68,5 +68,5 @@ fn a_run_that_fails_says_where_and_exits_with_1() {
     let output = folder.align(&set(&SFT, &["optimizer.lr=1e30", "schedule.warmup_steps=0"]));
     assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output}");
     let last = output.stderr.lines().last().unwrap();
-    assert!(last.starts_with("align: step 1: train/loss is not finite"), "{output}");
+    assert!(last.starts_with("align: step 2: train/loss is not finite"), "{output}");
 }

@@ -251,12 +251,7 @@ fn whole(value: &Value, key: &str) -> Parsed<Vec<Message>> {
     answered(messages, key)
 }
 
-/// A dialogue that ends with an answer. Line breaks at its end are how a file was written, not what was said: without them a
-/// score does not depend on them.
-fn answered(mut messages: Vec<Message>, key: &str) -> Parsed<Vec<Message>> {
-    if let Some(last) = messages.last_mut() {
-        last.content.truncate(last.content.trim_end_matches(['\n', '\r']).len());
-    }
+fn answered(messages: Vec<Message>, key: &str) -> Parsed<Vec<Message>> {
     match messages.last() {
         Some(last) if last.role != Role::Assistant => {
             Err(format!("`{key}` ends with a turn of role `{}`, expected an answer", last.role.name()))

@@ -137,15 +137,6 @@ fn the_scores_of_several_people_are_averaged_whoever_gave_which() {
 }
 
 #[test]
-fn line_breaks_behind_the_last_answer_are_not_part_of_it() {
-    let broken = r#"{"prompt": "q\n", "chosen": "a\n", "rejected": [{"role": "assistant", "content": "b \r\n\n"}]}"#;
-    let Record::Comparison(comparison) = row(broken, Kind::Comparison) else { panic!("not a comparison") };
-    assert_eq!(comparison.dialogues, [[user("q\n"), assistant("a")], [user("q\n"), assistant("b ")]]);
-    let one = Record::Response(vec![user("q"), assistant("a\nb")]);
-    assert_eq!(row(r#"{"prompt": "q", "response": "a\nb\n"}"#, Kind::Response), one);
-}
-
-#[test]
 fn transcripts_split_into_turns() {
     let json = r#"{"chosen": "\n\nHuman: q\n\nwith a paragraph\n\nAssistant: a\n\nHuman: r\n\nHuman: s\n\nAssistant: c: \"\n\"",
         "rejected": "Human: q\n\nAssistant: b"}"#;

@@ -8,6 +8,7 @@ use super::backbone::Backbone;
 use super::config::ModelConfig;
 use super::header::{Face, Files, LM_HEAD, causal_specs};
 use super::heads::{GradOf, LmHead, Over, TokenStats};
+use super::saved::{agree, probe};
 use super::weights::{self, Parameter, SideFiles};
 use super::{Dropout, ModelOptions, backward_with};
 use crate::batch::FlatBatch;
@@ -112,5 +113,18 @@ impl CausalLm {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let parameters: Vec<&Parameter> = self.parameters().iter().collect();
         weights::write_folder(dir, &parameters, &self.config().source, &self.backbone.side_files)
+    }
+
+    /// Reads what [`CausalLm::save`] wrote and compares its logits on a probe with this model's.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Failed`] when they differ by more than the written dtype explains; those of [`CausalLm::load`].
+    pub fn check_saved(&self, dir: &Path) -> Result<()> {
+        let written = Self::load(dir, &self.backbone.options.frozen())?;
+        let logits = |model: &Self| {
+            let _no_grad = tch::no_grad_guard();
+            model.head.logits(&model.hidden(&probe(self.config().vocab_size), None))
+        };
+        agree(dir, self.config(), &logits(self), &logits(&written))
     }
 }

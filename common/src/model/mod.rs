@@ -14,6 +14,7 @@ mod header;
 mod heads;
 mod kv_cache;
 mod rope;
+mod saved;
 mod scalar;
 mod transformer;
 mod weights;
@@ -42,6 +43,13 @@ pub struct ModelOptions {
     pub trainable: bool,
     /// Whether activations inside layers are computed again during the backward pass instead of kept.
     pub recompute_layers: bool,
+}
+
+impl ModelOptions {
+    /// The same place and dtype for a model that is only read.
+    fn frozen(&self) -> Self {
+        Self { trainable: false, recompute_layers: false, ..self.clone() }
+    }
 }
 
 /// Dropout in one forward pass: at the embedding, the attention probabilities and both residual outputs.

@@ -9,6 +9,7 @@ use super::backbone::Backbone;
 use super::config::{Family, ModelConfig};
 use super::header::{Face, Files, LM_HEAD, SCORE, causal_specs, lm_head_spec, scalar_specs, score_spec};
 use super::heads::{LmHead, ScalarHead};
+use super::saved::{agree, probe};
 use super::weights::{self, Parameter, SideFiles};
 use super::{Dropout, ModelOptions};
 use crate::batch::FlatBatch;
@@ -155,6 +156,19 @@ impl ScalarModel {
         let is_saved = |parameter: &&Parameter| parameter.name != LM_HEAD;
         let parameters: Vec<&Parameter> = self.parameters().iter().filter(is_saved).collect();
         weights::write_folder(dir, &parameters, &self.written_config(), &self.backbone.side_files)
+    }
+
+    /// Reads what [`ScalarModel::save`] wrote and compares its scalars on a probe with this model's.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when they differ by more than the written dtype explains; those of [`ScalarModel::load`].
+    pub fn check_saved(&self, dir: &Path) -> Result<()> {
+        let written = Self::load(dir, &self.backbone.options.frozen(), 0)?;
+        let scalars = |model: &Self| {
+            let _no_grad = tch::no_grad_guard();
+            model.scalars(&model.hidden(&probe(self.config().vocab_size), None)) - model.shift()
+        };
+        agree(dir, self.config(), &scalars(self), &scalars(&written))
     }
 
     /// The source's config as that of a sequence classifier with one label.

@@ -31,9 +31,9 @@
 //! appears, a checkpoint appears whole or not at all, and a resumed run first cuts metrics.jsonl, samples.jsonl and the
 //! TensorBoard files back to the checkpoint it starts from.
 
+mod contents;
 mod folder;
 mod past;
-mod record;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
 
 use past::{Clock, History, RunState};
 
-pub use record::{Record, read};
+pub use contents::{Contents, read};
 
 use folder::{CHECKPOINTS, CONFIG, METRICS, RECORDS, SAMPLES, TENSORBOARD};
 

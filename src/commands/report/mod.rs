@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use align_common::error::Problems;
 use align_common::metrics::Metrics;
-use align_common::run::{Record, read};
-use align_ppo::findings::{Log, findings, series};
+use align_common::run::{Contents, read};
+use align_ppo::findings::{KL_LIMIT, Log, findings, series};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -48,12 +48,12 @@ const EXPLAINED_VARIANCE: &str = "value/explained_variance";
 
 /// Writes the page of a run.
 pub(crate) fn run(args: ReportArgs) -> Result<ExitCode> {
-    let record = read(&args.run)?;
+    let contents = read(&args.run)?;
     let out = args.out.unwrap_or_else(|| args.run.join("report.html"));
     let mut problems = Problems::new();
-    record.files.iter().for_each(|file| refuse_same_file(&out, file, "RUN", &mut problems));
+    contents.files.iter().for_each(|file| refuse_same_file(&out, file, "RUN", &mut problems));
     problems.into_result()?;
-    let page = render(&args.run, &record)?;
+    let page = render(&args.run, &contents)?;
     let mut file = Lines::create(&out)?;
     file.write_text(&page)?;
     file.finish()?;
@@ -61,35 +61,50 @@ pub(crate) fn run(args: ReportArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn render(dir: &Path, record: &Record) -> Result<String> {
-    let log = record.log.as_slice();
-    let stage = record.facts.get("stage").and_then(Value::as_str).unwrap_or("unknown");
+fn render(dir: &Path, contents: &Contents) -> Result<String> {
+    let log = contents.log.as_slice();
+    let stage = contents.facts.get("stage").and_then(Value::as_str).unwrap_or("unknown");
     let is_ppo = stage == "ppo";
     let warmup = series(log, "phase").iter().rev().find(|(_, phase)| *phase == 0.0).map(|(step, _)| *step as f64);
     let steps = Steps { last: log.last().map_or(0.0, |(step, _)| *step as f64), warmup };
     let page = json!({
         "stage": printable(stage),
         "dir": printable(&dir.display().to_string()),
-        "status": status(record),
-        "finished": record.facts.contains_key("finished_step"),
-        "facts": facts(&record.facts, log),
+        "status": status(contents),
+        "finished": contents.facts.contains_key("finished_step"),
+        "facts": facts(&contents.facts, log),
         "is_ppo": is_ppo,
-        "findings": if is_ppo { findings(log, None) } else { Vec::new() },
+        "findings": if is_ppo { [guards(&contents.alarms), findings(log, kl_limit(&contents.config))].concat() } else { Vec::new() },
         "warmup": steps.warmup,
         "curves": training_curves(log, &steps)?,
         "eval_curves": if is_ppo { Vec::new() } else { eval_curves(log, &steps)? },
         "held_out": if is_ppo { held_out(log, &steps)? } else { Vec::new() },
-        "samples": samples(&record.samples),
-        "config": printable(&record.config),
+        "samples": samples(&contents.samples),
+        "config": printable(&contents.config),
     });
     Ok(environment(include_str!("page.html"))?.get_template("page.html")?.render(page)?)
 }
 
 /// How far the run is.
-fn status(record: &Record) -> String {
-    let done = record.log.last().map_or(0, |(step, _)| *step);
-    let steps = record.facts.get("steps").and_then(Value::as_u64).unwrap_or(done);
-    match record.facts.contains_key("finished_step") {
+/// What the guards said while the run was on its way.
+fn guards(alarms: &[(u64, Vec<String>)]) -> Vec<String> {
+    let first = alarms.first().map(|(step, said)| {
+        let others = alarms.len() - 1;
+        format!("guards: step {step}: {}; recorded in records/, with {others} more steps", said.join("; "))
+    });
+    first.into_iter().collect()
+}
+
+/// The run's own limit of the KL, where it is stricter than that of the findings.
+fn kl_limit(config: &str) -> Option<f64> {
+    let limit = toml::from_str::<toml::Table>(config).ok()?.get("guards")?.get("kl_max")?.as_float()?;
+    (limit < KL_LIMIT).then_some(limit)
+}
+
+fn status(contents: &Contents) -> String {
+    let done = contents.log.last().map_or(0, |(step, _)| *step);
+    let steps = contents.facts.get("steps").and_then(Value::as_u64).unwrap_or(done);
+    match contents.facts.contains_key("finished_step") {
         true => format!("finished, {steps} steps"),
         false => format!("not finished: {done} of {steps} steps are logged"),
     }

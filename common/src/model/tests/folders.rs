@@ -80,6 +80,28 @@ fn a_saved_model_has_the_same_names_dtypes_bytes_and_config() {
 }
 
 #[test]
+fn what_was_written_is_compared_with_what_is_in_memory() {
+    for name in ["qwen2_tied_gqa", "qwen1_plain"] {
+        let (model, out) = (CausalLm::load(&tiny(name), &trainable()).unwrap(), tempfile::tempdir().unwrap());
+        model.save(out.path()).unwrap();
+        model.check_saved(out.path()).unwrap();
+        let file = out.path().join("model.safetensors");
+        let mut raw = read_raw(&file);
+        let norm = raw.iter_mut().find(|(tensor, ..)| tensor.contains("layers.1") || tensor.contains("h.1")).unwrap();
+        norm.3.fill(0);
+        write_raw(&file, &raw);
+        let error = model.check_saved(out.path()).unwrap_err().to_string();
+        assert!(error.contains("gives other numbers than the one in memory"), "{error}");
+    }
+    let model = ScalarModel::load(&tiny("qwen2_tied_gqa"), &trainable(), 1).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    model.save(out.path()).unwrap();
+    model.check_saved(out.path()).unwrap();
+    let other = ScalarModel::load(&tiny("qwen2_tied_gqa"), &trainable(), 2).unwrap();
+    assert!(other.check_saved(out.path()).is_err());
+}
+
+#[test]
 fn a_bf16_checkpoint_stays_bf16_and_its_masters_are_fp32() {
     let dir = copy("qwen2_tied_gqa");
     let path = dir.path().join("model.safetensors");

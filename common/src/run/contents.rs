@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::folder::{CONFIG, METRICS, RUN, SAMPLES};
+use super::folder::{CONFIG, METRICS, RECORDS, RUN, SAMPLES};
 use crate::error::{Error, Problems, Result};
 use crate::metrics::Metrics;
 
 /// What a run folder holds beside models and checkpoints.
 #[derive(Debug, Clone)]
-pub struct Record {
+pub struct Contents {
     /// run.json.
     pub facts: Map<String, Value>,
     /// config.toml, as it stands.
@@ -19,6 +19,8 @@ pub struct Record {
     pub log: Vec<(u64, Metrics)>,
     /// samples.jsonl.
     pub samples: Vec<Map<String, Value>>,
+    /// records/: steps in which a guard found something wrong, and what.
+    pub alarms: Vec<(u64, Vec<String>)>,
     /// The files that were read.
     pub files: Vec<PathBuf>,
 }
@@ -27,7 +29,7 @@ pub struct Record {
 ///
 /// # Errors
 /// [`Error::Invalid`] when the folder holds no run, no step is logged yet, or a file is damaged.
-pub fn read(out: &Path) -> Result<Record> {
+pub fn read(out: &Path) -> Result<Contents> {
     let files: Vec<PathBuf> = [RUN, CONFIG, METRICS, SAMPLES].iter().map(|name| out.join(name)).collect();
     if !files[0].is_file() {
         let what = format!("holds no {RUN}, expected the folder of a run");
@@ -44,10 +46,38 @@ pub fn read(out: &Path) -> Result<Record> {
         problems.push(files[2].display(), "has no line yet, expected a run that has logged a step");
     }
     let samples = problems.absorb(lines(&files[3], |line, _| Ok(line)))?;
+    let alarms = problems.absorb(alarms(&out.join(RECORDS)))?;
     problems.into_result()?;
     let known = "no problem was found";
     let (facts, config) = (facts.expect(known), config.expect(known));
-    Ok(Record { facts, config, log: log.expect(known), samples: samples.expect(known), files })
+    Ok(Contents {
+        facts,
+        config,
+        log: log.expect(known),
+        samples: samples.expect(known),
+        alarms: alarms.expect(known),
+        files,
+    })
+}
+
+/// What was wrong with the steps that have a record, in their order.
+fn alarms(folder: &Path) -> Result<Vec<(u64, Vec<String>)>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io(folder))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let step = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".json"));
+        let Some(step) = step.and_then(|digits| digits.parse().ok()) else { continue };
+        let record = object(&text(&path)?, &path.display().to_string())?;
+        let said = record.get("alarms").and_then(Value::as_array).cloned().unwrap_or_default();
+        found.push((step, said.iter().filter_map(Value::as_str).map(str::to_owned).collect()));
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// A file's text; where it cannot be read, the folder is not one that a run left.
