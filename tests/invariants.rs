@@ -121,6 +121,9 @@ fn ppo_without_learning_stays_at_the_reference() {
     for ratio in folder.metric("runs/minibatches", "policy/ratio_max") {
         assert_close(ratio, 1.0, 1e-5, "policy/ratio_max");
     }
+    for gap in folder.metric("runs/minibatches", "policy/logprob_gap") {
+        assert_close(gap, 0.0, 1e-5, "policy/logprob_gap");
+    }
     for kl in folder.metric("runs/minibatches", "kl/ref") {
         assert_eq!(kl, 0.0);
     }

@@ -194,7 +194,7 @@ documented! {
         /// When a limit stays broken for `patience` steps: "warn" only, "stop", or "rollback", which makes the last checkpoint from before
         /// the result and stops. A number that is not finite ends the run at once, with "warn" too.
         pub action: Action,
-        /// Steps in a row that a limit may be broken.
+        /// Steps in a row that a limit may be broken, and evaluations in a row that may speak against the run.
         pub patience: u64,
         /// Most nats a response that the policy may be from the reference (kl/ref).
         pub kl_max: f64,

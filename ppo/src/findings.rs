@@ -31,13 +31,19 @@ const CLIP_FRAC: f64 = 0.3;
 
 /// Everything found. `kl_limit` takes the place of 20 nats where a run has a limit of its own.
 pub fn findings(log: &Log, kl_limit: Option<f64>) -> Vec<String> {
+    let mut found = held_out_findings(log, kl_limit);
+    found.extend(of_training(log));
+    found
+}
+
+/// What the evaluations alone say.
+pub fn held_out_findings(log: &Log, kl_limit: Option<f64>) -> Vec<String> {
     let mut found = Vec::new();
     for set in sets(log) {
         found.extend(over_optimisation(log, set, kl_limit.unwrap_or(KL_LIMIT)));
         found.extend(length_hacking(log, set));
         found.extend(of_held_out_responses(log, set));
     }
-    found.extend(of_training(log));
     found
 }
 

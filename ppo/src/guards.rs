@@ -5,11 +5,13 @@ use align_common::stage::{Action, Watch};
 use serde::{Deserialize, Serialize};
 
 use crate::config::GuardsSection;
+use crate::findings::held_out_findings;
 
 /// Compares every step with the limits of `[guards]`.
 #[derive(Debug, Clone)]
 pub struct Guards {
     limits: GuardsSection,
+    value_warmup_steps: u64,
     /// What a resume needs.
     pub(crate) state: GuardState,
 }
@@ -23,12 +25,18 @@ pub(crate) struct GuardState {
     tokens: Option<f64>,
     /// Steps in a row that broke a limit, up to the latest.
     streak: u64,
+    /// What was measured on held-out prompts, by steps done.
+    evaluations: Vec<(u64, Metrics)>,
+    /// Evaluations in a row that speak against the run, up to the latest.
+    bad_evaluations: u64,
+    /// Steps done at the last evaluation that did not.
+    good_evaluation: u64,
 }
 
 impl Guards {
     /// Guards that have seen nothing yet.
-    pub fn new(limits: GuardsSection) -> Self {
-        Self { limits, state: GuardState::default() }
+    pub fn new(limits: GuardsSection, value_warmup_steps: u64) -> Self {
+        Self { limits, value_warmup_steps, state: GuardState::default() }
     }
 
     /// What is done when limits stay broken, or a number is not finite.
@@ -36,12 +44,39 @@ impl Guards {
         self.limits.action
     }
 
-    /// Looks at the metrics of the step that makes `done` steps.
+    /// Looks at the metrics of the step that makes `done` steps, an evaluation's among them.
     pub fn watch(&mut self, done: u64, metrics: &Metrics) -> Watch {
-        let alarms = self.alarms(metrics);
+        let mut alarms = self.alarms(metrics);
         self.state.streak = if alarms.is_empty() { 0 } else { self.state.streak + 1 };
-        let lasting = self.limits.action != Action::Warn && self.state.streak >= self.limits.patience;
-        Watch { alarms, halt_before: lasting.then(|| done - self.state.streak) }
+        let explained = metrics.get("value/explained_variance").unwrap_or(f64::NAN);
+        if done == self.value_warmup_steps && explained < 0.0 {
+            alarms.push(format!(
+                "value/explained_variance is {explained:.4} at the end of the value warm-up, below 0: the advantages to come say \
+                 nothing; give it more ppo.value_warmup_steps or a higher ppo.value_lr"
+            ));
+        }
+        alarms.extend(self.evaluation(done, metrics));
+        let ends = self.limits.action != Action::Warn;
+        let lasting = (ends && self.state.streak >= self.limits.patience).then(|| done - self.state.streak);
+        let hacked = (ends && self.state.bad_evaluations >= self.limits.patience).then_some(self.state.good_evaluation);
+        Watch { alarms, halt_before: lasting.or(hacked) }
+    }
+
+    /// What all evaluations so far say, when this step has one.
+    fn evaluation(&mut self, done: u64, metrics: &Metrics) -> Vec<String> {
+        let held_out = metrics.iter().filter(|(name, value)| name.starts_with("eval/") && value.is_finite());
+        let held_out: Metrics = held_out.collect();
+        if held_out.is_empty() {
+            return Vec::new();
+        }
+        self.state.evaluations.push((done, held_out));
+        let found = held_out_findings(&self.state.evaluations, Some(self.limits.kl_max));
+        if found.is_empty() {
+            (self.state.bad_evaluations, self.state.good_evaluation) = (0, done);
+        } else {
+            self.state.bad_evaluations += 1;
+        }
+        found
     }
 
     fn alarms(&mut self, metrics: &Metrics) -> Vec<String> {
@@ -93,7 +128,7 @@ mod tests {
     use crate::config::PpoConfig;
 
     fn guards(action: Action) -> Guards {
-        Guards::new(GuardsSection { action, patience: 2, kl_max: 10.0, ..PpoConfig::default().guards })
+        Guards::new(GuardsSection { action, patience: 2, kl_max: 10.0, ..PpoConfig::default().guards }, 7)
     }
 
     fn metrics(kl: f64, entropy: f64, tokens: f64, identical: f64) -> Metrics {
@@ -128,6 +163,37 @@ mod tests {
             assert_eq!(guards.watch(2, &metrics), Watch { alarms: vec![name.to_owned()], halt_before: None });
         }
         assert_eq!(guards.watch(3, &metrics(9.0, 0.2, 50.0, 0.9)), Watch::default());
+    }
+
+    #[test]
+    fn a_value_model_that_has_learned_nothing_is_told_when_its_time_is_over() {
+        let mut guards = guards(Action::Warn);
+        let alarms: Vec<usize> = [(6, -0.2), (7, -0.2), (8, -0.2), (7, 0.1)]
+            .into_iter()
+            .map(|(done, explained)| {
+                let mut metrics = metrics(1.0, 2.0, 20.0, 0.0);
+                metrics.set("value/explained_variance", explained);
+                guards.watch(done, &metrics).alarms.len()
+            })
+            .collect();
+        assert_eq!(alarms, [0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn evaluations_that_speak_against_the_run_end_it_when_they_last() {
+        let mut guards = guards(Action::Rollback);
+        let halts: Vec<_> = [(10, 12.0), (20, 19.0), (30, 20.0)]
+            .into_iter()
+            .map(|(done, tokens)| {
+                let mut metrics = metrics(1.0, 2.0, 20.0, 0.0);
+                for (name, value) in [("score_mean", 1.0), ("tokens", tokens), ("reference_tokens", 12.0)] {
+                    metrics.set(format!("eval/held/{name}"), value);
+                }
+                let watch = guards.watch(done, &metrics);
+                (watch.alarms.iter().any(|alarm| alarm.starts_with("length hacking: on held")), watch.halt_before)
+            })
+            .collect();
+        assert_eq!(halts, [(false, None), (true, None), (true, Some(10))]);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct PolicyStats {
     pub approx_kl: f64,
     /// The largest ratio seen.
     pub ratio_max: f64,
+    /// The largest |log-ratio| seen.
+    pub log_ratio_max: f64,
     /// How many tokens hit ±[`LOG_RATIO_LIMIT`]: a policy that has left the data.
     pub num_limited: usize,
 }
@@ -41,6 +43,7 @@ impl PolicyStats {
         self.clip_frac += other.clip_frac;
         self.approx_kl += other.approx_kl;
         self.ratio_max = self.ratio_max.max(other.ratio_max);
+        self.log_ratio_max = self.log_ratio_max.max(other.log_ratio_max);
         self.num_limited += other.num_limited;
     }
 }
@@ -76,10 +79,15 @@ pub fn policy_loss(
         loss: share(&loss.maximum(&clipped_loss)),
         clip_frac: share(&binds),
         approx_kl: share(&(log_ratio.expm1() - &log_ratio)),
-        ratio_max: if ratio.numel() == 0 { 0.0 } else { ratio.max().double_value(&[]) },
+        ratio_max: largest(&ratio),
+        log_ratio_max: largest(&difference.abs()),
         num_limited: limited.sum(Kind::Int64).int64_value(&[]) as usize,
     };
     PolicyLoss { grad, stats }
+}
+
+fn largest(tensor: &Tensor) -> f64 {
+    if tensor.numel() == 0 { 0.0 } else { tensor.max().double_value(&[]) }
 }
 
 /// A chunk's share of the value loss.

@@ -250,7 +250,7 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
         config: config.clone(),
         models,
     };
-    let guards = Guards::new(config.guards.clone());
+    let guards = Guards::new(config.guards.clone(), config.ppo.value_warmup_steps);
     let evaluation = Evaluation { sets: inputs.eval, format: inputs.format, second_reward_model };
     Ok(Session { trainer, evaluation, guards, last: None })
 }

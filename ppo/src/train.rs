@@ -79,6 +79,8 @@ struct Targets {
 struct Learned {
     updates: f64,
     policy: PolicyStats,
+    /// The largest |log-ratio| of the first optimiser step, which has the rollout's own weights.
+    first_gap: f64,
     policy_grad_norm: f64,
     value_loss: f64,
     value_clip_frac: f64,
@@ -279,6 +281,9 @@ impl Trainer {
         learned.value_grad_norm += finite("value/grad_norm", self.value_optimizer.clip_grad_norm(config.grad_clip))?;
         self.value_optimizer.step(config.value_lr);
         self.value_optimizer.zero_grad();
+        if learned.updates == 0.0 {
+            learned.first_gap = policy.log_ratio_max;
+        }
         learned.updates += 1.0;
         learned.policy.add(&policy);
         learned.value_loss += value_total;
@@ -392,6 +397,7 @@ impl Learned {
         metrics.set("policy/entropy", entropy / opinions.entropy.len() as f64);
         metrics.set("policy/ratio_limited", self.policy.num_limited as f64);
         metrics.set("policy/ratio_max", if phase == Phase::Ppo { self.policy.ratio_max } else { 1.0 });
+        metrics.set("policy/logprob_gap", self.first_gap);
         metrics.set("policy/grad_norm", mean(self.policy_grad_norm));
         metrics.set("value/loss", mean(self.value_loss));
         metrics.set("value/clip_frac", mean(self.value_clip_frac));

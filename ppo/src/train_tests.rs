@@ -90,7 +90,7 @@ fn before_the_first_update_the_policy_is_its_reference_under_either_convention()
             Some(1.0),
             "the microbatches of the update are those of the rollout"
         );
-        assert_eq!(metrics.get("policy/clip_frac"), Some(0.0));
+        assert_eq!((metrics.get("policy/clip_frac"), metrics.get("policy/logprob_gap")), (Some(0.0), Some(0.0)));
         assert!(metrics.get("policy/grad_norm").unwrap() > 0.0);
         let moved = trainer.step(1).unwrap().metrics;
         assert!(moved.get("kl/ref_k3").unwrap() > 1e-6, "{logprobs:?}");

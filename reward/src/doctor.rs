@@ -4,8 +4,7 @@
 use align_common::chatml::Message;
 use align_common::error::Result;
 use align_common::progress::Progress;
-use align_common::stage::Trainer as _;
-use align_common::stage::doctor::{Check, alone, host, tolerance};
+use align_common::stage::doctor::{Check, LEARNING_RATE, alone, host, tolerance};
 
 use crate::config::RmConfig;
 use crate::data::Row;
@@ -65,15 +64,7 @@ pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Vec<Chec
     rows.order = align_common::data::Order::new(&[rows.train.rows.len()], None, config.train.seed, false);
     let model = load(&config, &source, None)?;
     let mut trainer = Trainer::new(&config, &rows, &format, model, 2);
-    let losses = [trainer.step(0)?, trainer.step(1)?].map(|metrics| metrics.get("train/loss").unwrap_or(f64::NAN));
-    checks.push(Check::new(
-        "a step lowers the loss of its batch",
-        format!("{:.5} → {:.5}", losses[0], losses[1]),
-        "lower",
-        losses[1] < losses[0],
-    ));
+    checks.push(Check::learns(&mut trainer)?);
     progress.end();
     Ok(checks)
 }
-
-const LEARNING_RATE: f64 = 1e-5;

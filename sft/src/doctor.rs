@@ -3,39 +3,27 @@
 
 use align_common::chatml::{ChatFormat, LossOn, Message, Role};
 use align_common::data::{Kind, Order, Record, read};
-use align_common::error::{Problems, Result};
+use align_common::error::Result;
 use align_common::lm::{self, LmRow};
 use align_common::model::{CausalLm, ModelOptions};
 use align_common::progress::Progress;
-use align_common::stage::Trainer as _;
-use align_common::stage::doctor::{Check, alone, tolerance};
-use align_common::stage::{Mixture, check_causal_lm, check_format};
+use align_common::stage::Mixture;
+use align_common::stage::doctor::{Check, LEARNING_RATE, alone, tolerance};
 
+use crate::check;
 use crate::config::SftConfig;
-use crate::data::sft_rows;
 use crate::train::Trainer;
 
 /// Dialogues that are looked at.
 const DIALOGUES: usize = 8;
-/// A rate at which one step is felt.
-const LEARNING_RATE: f64 = 1e-5;
 
 /// Examines what a config would train. Nothing is written.
 ///
 /// # Errors
 /// As [`crate::sft`] before its first step.
 pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Check>> {
-    let mut problems = Problems::new();
     let path = &config.model.path;
-    let source = check_causal_lm(path, &mut problems)?;
-    let format = check_format(path, source.as_ref(), &config.data.system, &mut problems)?;
-    let rows = match &format {
-        Some(format) => sft_rows(config, format, &mut problems)?,
-        None => None,
-    };
-    problems.into_result()?;
-    let known = "no problem was found";
-    let (format, mut rows) = (format.expect(known), rows.expect(known));
+    let (_, format, mut rows) = check(config)?;
     tch::set_num_threads(config.run.num_threads() as i32);
     let mut checks = vec![Check::template(path, &format, &|messages: &[Message]| format.prompt(messages))?];
 
@@ -75,13 +63,7 @@ pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Che
     rows.train.rows = few;
     rows.order = Order::new(&[rows.train.rows.len()], None, config.train.seed, false);
     let mut trainer = Trainer::new(crate::sections(&config), &rows, format.tokenizer(), model, 2);
-    let losses = [trainer.step(0)?, trainer.step(1)?].map(|metrics| metrics.get("train/loss").unwrap_or(f64::NAN));
-    checks.push(Check::new(
-        "a step lowers the loss of its batch",
-        format!("{:.5} → {:.5}", losses[0], losses[1]),
-        "lower",
-        losses[1] < losses[0],
-    ));
+    checks.push(Check::learns(&mut trainer)?);
     progress.end();
     Ok(checks)
 }

@@ -24,6 +24,7 @@ pub mod train;
 
 use std::path::PathBuf;
 
+use align_common::chatml::ChatFormat;
 use align_common::config::{Config, to_toml, total_steps};
 use align_common::error::{Problems, Result};
 use align_common::model::{CausalLm, Face, ModelOptions, SideFiles};
@@ -46,14 +47,7 @@ use train::{Sections, Trainer};
 /// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
 /// [`stage::train`] returns.
 pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
-    let mut problems = Problems::new();
-    let path = &config.model.path;
-    let source = check_causal_lm(path, &mut problems)?;
-    let format = check_format(path, source.as_ref(), &config.data.system, &mut problems)?;
-    let rows = match &format {
-        Some(format) => sft_rows(config, format, &mut problems)?,
-        None => None,
-    };
+    let (source, _, rows) = check(config)?;
     let inputs = Inputs {
         stage: "sft",
         sections: sections(config),
@@ -62,7 +56,21 @@ pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         files: Mixture::new(&config.data.train, &config.data.mix).files,
         ends: |special| vec![special.im_end, special.endoftext],
     };
-    start(config, inputs, problems, job)
+    start(config, inputs, job)
+}
+
+/// Reads and checks everything that sft needs, without loading a tensor.
+fn check(config: &SftConfig) -> Result<(Source, ChatFormat, Rows)> {
+    let mut problems = Problems::new();
+    let path = &config.model.path;
+    let source = check_causal_lm(path, &mut problems)?;
+    let format = check_format(path, source.as_ref(), &config.data.system, &mut problems)?;
+    let rows = match &format {
+        Some(format) => sft_rows(config, format, &mut problems)?,
+        None => None,
+    };
+    let (source, rows) = sound(source, rows, problems)?;
+    Ok((source, format.expect("no problem was found"), rows))
 }
 
 fn sections(config: &SftConfig) -> Sections<'_> {
@@ -91,6 +99,7 @@ pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>
         Some(source) => pretrain_rows(config, &source.tokenizer, &mut problems)?,
         None => None,
     };
+    let (source, rows) = sound(source, rows, problems)?;
     let inputs = Inputs {
         stage: "pretrain",
         sections: Sections {
@@ -105,28 +114,32 @@ pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>
         files: Mixture::new(&config.data.train, &config.data.mix).files,
         ends: |special| vec![special.endoftext],
     };
-    start(config, inputs, problems, job)
+    start(config, inputs, job)
 }
 
-/// What a stage read, for the loop that both share; nothing is missing when there are no problems.
+/// What a stage read, for the loop that both share.
 struct Inputs<'a> {
     stage: &'a str,
     sections: Sections<'a>,
-    source: Option<Source>,
-    rows: Option<Rows>,
+    source: Source,
+    rows: Rows,
     files: Vec<PathBuf>,
     /// Tokens at which the result stops generating.
     ends: fn(&Special) -> Vec<i64>,
 }
 
-fn start<C: Config>(config: &C, inputs: Inputs<'_>, mut problems: Problems, job: Job<'_>) -> Result<Option<Outcome>> {
-    let Inputs { stage, sections, source, rows, files, ends } = inputs;
+/// Nothing is missing when there are no problems.
+fn sound(source: Option<Source>, rows: Option<Rows>, mut problems: Problems) -> Result<(Source, Rows)> {
     if let (Some(source), Some(rows)) = (&source, &rows) {
         rows.check_length(&source.header, &mut problems);
     }
     problems.into_result()?;
     let known = "no problem was found";
-    let (Source { header, tokenizer, .. }, rows) = (source.expect(known), rows.expect(known));
+    Ok((source.expect(known), rows.expect(known)))
+}
+
+fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Option<Outcome>> {
+    let Inputs { stage, sections, source: Source { header, tokenizer, .. }, rows, files, ends } = inputs;
     let Sections { model: base, train: options, run: section, .. } = sections;
     let train = &rows.train;
     let epoch_len = rows.order.epoch_len() as u64;

@@ -10,10 +10,11 @@ pub(crate) use tensorboard::event_values;
 pub use tensorboard::{Histogram, TensorBoard};
 pub(crate) use tensorboard::{Shown, retain};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The scalars of one step, in the order in which they were set.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics(Vec<(String, f64)>);
 
 impl Metrics {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 
+use super::Trainer;
 use crate::batch::FlatBatch;
 use crate::chatml::{ChatFormat, Message, Role};
 use crate::error::Result;
@@ -40,6 +41,16 @@ impl Check {
         let (same, name) = (one == other, "the same twice: no dropout");
         let measured = if same { "equal to the bit" } else { "different numbers" };
         Self::new(name, measured, "equal to the bit", same)
+    }
+
+    /// Two steps on one batch: the second sees a lower loss.
+    ///
+    /// # Errors
+    /// What the trainer returns.
+    pub fn learns(trainer: &mut impl Trainer) -> Result<Self> {
+        let losses = [trainer.step(0)?, trainer.step(1)?].map(|metrics| metrics.get("train/loss").unwrap_or(f64::NAN));
+        let measured = format!("{:.5} → {:.5}", losses[0], losses[1]);
+        Ok(Self::new("a step lowers the loss of its batch", measured, "lower", losses[1] < losses[0]))
     }
 
     /// A dialogue to be answered, as `prompt` writes it, against what the checkpoint's own template makes of it; against plain
@@ -91,6 +102,9 @@ pub fn alone(tokens: &[i64]) -> FlatBatch {
 pub fn host(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.to_kind(Kind::Double).to_device(tch::Device::Cpu).view([-1])).expect("a flat tensor of f64")
 }
+
+/// A learning rate at which one step is felt.
+pub const LEARNING_RATE: f64 = 1e-5;
 
 /// How far numbers of differently shaped batches may be apart, in this dtype.
 pub fn tolerance(compute: Kind) -> f64 {
