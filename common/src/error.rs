@@ -1,6 +1,7 @@
 //! One error type for the workspace. What the user did wrong is a list of [`Problem`]s, found before any model loads; what
 //! went wrong around us keeps its cause.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +37,7 @@ pub enum Error {
 }
 
 /// One mistake of the user's: where it stands, and what is wrong with what was expected.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// A file, `file:line`, a config key's file or a flag.
     pub place: String,
@@ -106,8 +107,10 @@ impl Problems {
     /// `Ok` when nothing was found.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every problem, in the order found.
-    pub fn into_result(self) -> Result<()> {
+    /// [`Error::Invalid`] with every problem once, in the order found: two models may have read one bad file.
+    pub fn into_result(mut self) -> Result<()> {
+        let mut told = HashSet::new();
+        self.0.retain(|problem| told.insert(problem.clone()));
         if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(self.0)) }
     }
 }
