@@ -85,7 +85,6 @@ fn render(dir: &Path, contents: &Contents) -> Result<String> {
     Ok(environment(include_str!("page.html"))?.get_template("page.html")?.render(page)?)
 }
 
-/// How far the run is.
 /// What the guards said while the run was on its way.
 fn guards(alarms: &[(u64, Vec<String>)]) -> Vec<String> {
     let first = alarms.first().map(|(step, said)| {
@@ -101,6 +100,7 @@ fn kl_limit(config: &str) -> Option<f64> {
     (limit < KL_LIMIT).then_some(limit)
 }
 
+/// How far the run is.
 fn status(contents: &Contents) -> String {
     let done = contents.log.last().map_or(0, |(step, _)| *step);
     let steps = contents.facts.get("steps").and_then(Value::as_u64).unwrap_or(done);
