@@ -39,6 +39,12 @@ fn a_warning_is_told_and_recorded_and_changes_nothing() {
     assert_eq!(found["replay_from"], Value::Null, "no checkpoint before the first step");
     assert_eq!(record(&folder, "runs/warned", 2)["replay_from"], json!("runs/warned/checkpoints/step-000001"));
 
+    // However long it lasts, the disk is not filled.
+    let long = ["--set", "ppo.steps=20", "--out", "runs/warned", "--resume"];
+    let output = folder.succeed(&[&PPO[..], &ALWAYS, &long].concat());
+    assert!(output.stderr.contains("warning: step 20: policy/entropy is"), "{output}");
+    assert_eq!(std::fs::read_dir(folder.join("runs/warned/records")).unwrap().count(), 16);
+
     folder.succeed(&["report", "runs/warned"]);
     let page = folder.read("runs/warned/report.html");
     assert!(page.contains("guards: step 1: policy&#x2f;entropy is"), "{page}");

@@ -97,6 +97,11 @@ pub fn folder_name(step: u64) -> String {
 /// # Errors
 /// [`Error::Io`] when the folder cannot be listed.
 pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    numbered(folder, "")
+}
+
+/// What is named `step-…` and `ending` in `folder`, by step. A folder that does not exist has none.
+pub(crate) fn numbered(folder: &Path, ending: &str) -> Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(Error::io(folder))?,
@@ -105,7 +110,8 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     for entry in entries {
         let path = entry.map_err(Error::io(folder))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if let Some(step) = name.strip_prefix("step-").and_then(|digits| digits.parse().ok()) {
+        let digits = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(ending));
+        if let Some(step) = digits.and_then(|digits| digits.parse().ok()) {
             found.push((step, path));
         }
     }

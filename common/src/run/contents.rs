@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::folder::{CONFIG, METRICS, RECORDS, RUN, SAMPLES};
+use crate::checkpoint::numbered;
 use crate::error::{Error, Problems, Result};
 use crate::metrics::Metrics;
 
@@ -62,22 +63,12 @@ pub fn read(out: &Path) -> Result<Contents> {
 
 /// What was wrong with the steps that have a record, in their order.
 fn alarms(folder: &Path) -> Result<Vec<(u64, Vec<String>)>> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(Error::io(folder))?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(Error::io(folder))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let step = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".json"));
-        let Some(step) = step.and_then(|digits| digits.parse().ok()) else { continue };
+    let of_record = |(step, path): (u64, PathBuf)| {
         let record = object(&text(&path)?, &path.display().to_string())?;
         let said = record.get("alarms").and_then(Value::as_array).cloned().unwrap_or_default();
-        found.push((step, said.iter().filter_map(Value::as_str).map(str::to_owned).collect()));
-    }
-    found.sort();
-    Ok(found)
+        Ok((step, said.iter().filter_map(Value::as_str).map(str::to_owned).collect()))
+    };
+    numbered(folder, ".json")?.into_iter().map(of_record).collect()
 }
 
 /// A file's text; where it cannot be read, the folder is not one that a run left.

@@ -53,6 +53,9 @@ pub use contents::{Contents, read};
 
 use folder::{CHECKPOINTS, CONFIG, METRICS, RECORDS, SAMPLES, TENSORBOARD};
 
+/// Most steps that are recorded while a run goes on; the one that ends it is recorded in any case.
+const MAX_RECORDS: usize = 16;
+
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -357,6 +360,15 @@ impl Run {
         let record = serde_json::json!({ "alarms": alarms, "replay_from": from, "worked_on": worked_on });
         write_whole(&path, format!("{record}\n").as_bytes())?;
         Ok(path)
+    }
+
+    /// Whether there is room for another record of a run that goes on. The first ones tell how it went wrong; a limit that stays
+    /// broken for a thousand steps must not fill the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be listed.
+    pub fn has_room_for_records(&self) -> Result<bool> {
+        Ok(checkpoint::numbered(&self.out.join(RECORDS), ".json")?.len() < MAX_RECORDS)
     }
 
     /// The newest checkpoint of at most `done` steps.

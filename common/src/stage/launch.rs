@@ -199,7 +199,7 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
         if let Some(good) = watch.halt_before {
             return Err(halt(&trainer, &run, done, good, &watch.alarms)?);
         }
-        if !watch.alarms.is_empty() {
+        if !watch.alarms.is_empty() && run.has_room_for_records()? {
             run.record(done, &watch.alarms, trainer.record())?;
         }
         if run.save_due(done) {
