@@ -1,5 +1,6 @@
 //! Sampling from a language model.
 
+mod sampler;
 #[cfg(test)]
 mod tests;
 
@@ -7,10 +8,11 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-use tch::{Device, Kind, Tensor};
+use sampler::pick;
+use tch::Tensor;
 
 use crate::batch::FlatBatch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{CausalLm, Prefilled};
 
 /// How tokens are drawn.
@@ -150,12 +152,6 @@ struct Growing {
     prompt_length: usize,
 }
 
-/// One draw.
-struct Pick {
-    token: i64,
-    nucleus: Option<Vec<i64>>,
-}
-
 /// How many of `prompts` go in one pass: at least one, at most `wanted`.
 fn prefill_count(prompts: &[Vec<i64>], wanted: usize) -> usize {
     let mut tokens = 0;
@@ -164,84 +160,4 @@ fn prefill_count(prompts: &[Vec<i64>], wanted: usize) -> usize {
         tokens <= PREFILL_TOKENS
     });
     fitting.count().max(1)
-}
-
-/// Draws a token from each row of logits (B, V).
-fn pick(logits: &Tensor, sampling: &Sampling, draw: impl Fn(usize) -> f64) -> Result<Vec<Pick>> {
-    let _guard = tch::no_grad_guard();
-    let width = sampling.vocab.min(logits.size()[1]);
-    let logits = logits.narrow(1, 0, width);
-    let not_numbers =
-        || Error::Failed("the model's logits are not numbers: its weights are broken or diverged".to_owned());
-    if sampling.temperature == 0.0 {
-        let (best, tokens) = logits.max_dim(-1, false);
-        if best.isfinite().all().int64_value(&[]) == 0 {
-            return Err(not_numbers());
-        }
-        let tokens = Vec::<i64>::try_from(tokens).expect("one id a row");
-        let nucleus = |token| sampling.record_nucleus.then(|| vec![token]);
-        return Ok(tokens.into_iter().map(|token| Pick { token, nucleus: nucleus(token) }).collect());
-    }
-    let probabilities = (logits / sampling.temperature).softmax(-1, Kind::Float).to_device(Device::Cpu).contiguous();
-    let flat = Vec::<f32>::try_from(probabilities.view([-1])).expect("fp32 probabilities");
-    flat.chunks_exact(width as usize)
-        .enumerate()
-        .map(|(row, probabilities)| {
-            // One NaN or infinity among the logits makes all of them NaN.
-            if probabilities[0].is_nan() {
-                return Err(not_numbers());
-            }
-            if sampling.top_p >= 1.0 {
-                let nucleus = sampling.record_nucleus.then(|| (0..width).collect());
-                return Ok(Pick { token: inverse_cdf(probabilities, draw(row)), nucleus });
-            }
-            let nucleus = nucleus(probabilities, sampling.top_p);
-            let kept: Vec<f32> = nucleus.iter().map(|&id| probabilities[id as usize]).collect();
-            let token = nucleus[inverse_cdf(&kept, draw(row)) as usize];
-            Ok(Pick { token, nucleus: sampling.record_nucleus.then_some(nucleus) })
-        })
-        .collect()
-}
-
-/// The first index at which the cumulated weight exceeds the drawn part of the whole.
-fn inverse_cdf(weights: &[f32], draw: f64) -> i64 {
-    let mut left = draw * weights.iter().map(|&weight| f64::from(weight)).sum::<f64>();
-    let mut last = 0;
-    for (index, &weight) in weights.iter().enumerate() {
-        if weight > 0.0 {
-            last = index;
-            left -= f64::from(weight);
-            if left < 0.0 {
-                break;
-            }
-        }
-    }
-    last as i64
-}
-
-/// The ids kept by top-p, most probable first (of equal ones the lowest id): token i iff the mass before it is below `top_p`,
-/// at least one.
-///
-/// Only candidates above a falling threshold are sorted: a full sort of a large vocabulary costs more than the model.
-fn nucleus(probabilities: &[f32], top_p: f64) -> Vec<i64> {
-    let mut threshold = 1e-2f32;
-    let mut candidates: Vec<(f32, i64)> = Vec::new();
-    loop {
-        candidates.clear();
-        let above = probabilities.iter().enumerate().filter(|&(_, &probability)| probability >= threshold);
-        candidates.extend(above.map(|(id, &probability)| (probability, id as i64)));
-        let mass: f64 = candidates.iter().map(|&(probability, _)| f64::from(probability)).sum();
-        if mass >= top_p || threshold == 0.0 {
-            break;
-        }
-        threshold = if threshold < 1e-12 { 0.0 } else { threshold / 32.0 };
-    }
-    candidates.sort_unstable_by(|one, other| other.0.total_cmp(&one.0).then(one.1.cmp(&other.1)));
-    let mut above = 0.0f64;
-    let kept = candidates.iter().enumerate().take_while(|&(index, &(probability, _))| {
-        let keeps = index == 0 || above < top_p;
-        above += f64::from(probability);
-        keeps
-    });
-    kept.map(|(_, &(_, id))| id).collect()
 }

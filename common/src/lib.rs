@@ -46,3 +46,4 @@ pub mod schedule;
 pub mod stage;
 
 pub mod masked;
+mod memory;

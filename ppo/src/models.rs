@@ -54,17 +54,30 @@ impl Convention {
 }
 
 impl Models {
-    /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches of the update.
-    pub fn opine(&self, rollout: &Rollout, microbatches: &[Vec<usize>], convention: Convention) -> Opinions {
+    /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches of the update. While
+    /// the policy has not moved it is its own reference, and one pass serves both.
+    pub fn opine(
+        &self,
+        rollout: &Rollout,
+        microbatches: &[Vec<usize>],
+        convention: Convention,
+        policy_moved: bool,
+    ) -> Opinions {
         let _no_grad = tch::no_grad_guard();
         let mut opinions = Opinions::default();
+        let one_pass = !policy_moved && self.policy.computes_like(&self.ref_policy);
         for rows in microbatches {
             let layout = rollout.layout(rows, self.policy.device());
             let policy = convention.over(rollout, rows, |over| token_stats(&self.policy, &layout, over));
-            let reference = convention.over(rollout, rows, |over| token_stats(&self.ref_policy, &layout, over));
-            opinions.old_logprobs.extend(host(&policy.logprobs));
+            let logprobs = host(&policy.logprobs);
+            if one_pass {
+                opinions.ref_logprobs.extend_from_slice(&logprobs);
+            } else {
+                let reference = convention.over(rollout, rows, |over| token_stats(&self.ref_policy, &layout, over));
+                opinions.ref_logprobs.extend(host(&reference.logprobs));
+            }
+            opinions.old_logprobs.extend(logprobs);
             opinions.entropy.extend(host(&policy.entropy));
-            opinions.ref_logprobs.extend(host(&reference.logprobs));
             opinions.values.extend(host(&values(&self.value_model, &layout)));
         }
         opinions

@@ -106,7 +106,8 @@ impl Trainer {
         let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id); // (B)
         let ended: Vec<bool> = rollout.responses.iter().map(|r| r.tokens.last() == Some(&self.end_id)).collect();
         let scores_shaped = self.shape(&scores, &ended); // (B)
-        let opinions = self.models.opine(&rollout, &microbatches, self.convention()); // (N)
+        let moved = step > self.config.ppo.value_warmup_steps;
+        let opinions = self.models.opine(&rollout, &microbatches, self.convention(), moved); // (N)
         let judged = Instant::now();
 
         // 3. Credit tokens: KL penalty everywhere, score on the last counted token, then GAE.
@@ -186,7 +187,7 @@ impl Trainer {
         let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
         let microbatches = rollout.fill(&rows, self.config.ppo.microbatch_tokens);
         let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id);
-        let opinions = self.models.opine(&rollout, &microbatches, self.convention());
+        let opinions = self.models.opine(&rollout, &microbatches, self.convention(), true);
         let difference = opinions.old_logprobs.iter().zip(&opinions.ref_logprobs).map(|(p, r)| f64::from(p - r));
         let kl = table(&difference.collect::<Vec<_>>(), &lengths); // (B, R)
         let response_mask = mask(&lengths);

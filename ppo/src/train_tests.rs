@@ -173,7 +173,7 @@ fn a_pad_id_inside_a_response_is_a_token_like_any_other() {
         responses: vec![response(&[8, middle, 17, END])],
     };
     let trainer = trainer(|_| {});
-    let judge = |middle: i64| trainer.models.opine(&rollout(middle), &[vec![0]], trainer.convention());
+    let judge = |middle: i64| trainer.models.opine(&rollout(middle), &[vec![0]], trainer.convention(), true);
     let (pad, other) = (judge(PAD), judge(40));
     assert_eq!(rollout(PAD).lengths(), [4]);
     assert_eq!((pad.old_logprobs.len(), pad.values.len()), (4, 4));

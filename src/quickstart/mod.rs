@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use align_common::checkpoint;
 use align_common::config::{self, Config};
 use align_common::error::Error;
 use align_common::progress::Progress;
@@ -189,6 +190,12 @@ impl Quickstart<'_> {
                 if with_ptx {
                     sets.push(set("data.pretrain", path("data/pretrain.jsonl")));
                 } else {
+                    // The same steps of the policy, from the value model that the first run has warmed up.
+                    let (steps, warmup) = ppo_steps();
+                    let warm = path("ppo/checkpoints").join(checkpoint::folder_name(warmup)).join("value");
+                    sets.push(set("models.value", warm));
+                    sets.push(format!("ppo.steps={}", steps - warmup));
+                    sets.push("ppo.value_warmup_steps=0".to_owned());
                     sets.push("data.pretrain=[]".to_owned());
                     sets.push("ptx.coef=0.0".to_owned());
                 }
@@ -196,6 +203,13 @@ impl Quickstart<'_> {
         }
         sets
     }
+}
+
+/// Steps of the first PPO run, and how many of them warm the value model up.
+fn ppo_steps() -> (u64, u64) {
+    let config: toml::Table = PPO.parse().expect("the embedded config is TOML");
+    let number = |key: &str| config["ppo"][key].as_integer().expect("a number of steps") as u64;
+    (number("steps"), number("value_warmup_steps"))
 }
 
 /// What a finished stage's folder says: steps, time, and the loss at its start and end (means of ten logged steps).

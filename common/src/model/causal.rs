@@ -96,6 +96,12 @@ impl CausalLm {
         &self.backbone.config
     }
 
+    /// Whether equal weights give equal numbers: the same compute dtype on the same device.
+    pub fn computes_like(&self, other: &Self) -> bool {
+        let (own, other) = (&self.backbone.options, &other.backbone.options);
+        own.compute == other.compute && own.device == other.device
+    }
+
     /// Where it lives.
     pub fn device(&self) -> Device {
         self.backbone.options.device

@@ -4,7 +4,9 @@
 
 use std::thread;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
+
+use crate::memory::{elements, share};
 
 /// The constants of one step.
 #[derive(Debug, Clone, Copy)]
@@ -31,42 +33,6 @@ pub(super) struct Memory<'a> {
 
 /// Elements a thread takes at once.
 const CHUNK: usize = 1 << 16;
-
-/// Whether a tensor is what this module works on.
-pub(super) fn takes(tensor: &Tensor) -> bool {
-    tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous()
-}
-
-/// The elements of a tensor.
-#[allow(unsafe_code, reason = "tch gives no slice, and a copy would be as large as the model")]
-pub(super) fn elements(tensor: &Tensor) -> &[f32] {
-    assert!(takes(tensor), "expected contiguous fp32 on the CPU");
-    // SAFETY: the memory holds that many fp32 values, and the tensor that is borrowed keeps it alive.
-    unsafe { slice(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
-}
-
-/// The elements of a tensor, to be changed in place.
-#[allow(unsafe_code, reason = "as for `elements`")]
-pub(super) fn elements_mut(tensor: &mut Tensor) -> &mut [f32] {
-    assert!(takes(tensor), "expected contiguous fp32 on the CPU");
-    let (data, numel) = (tensor.data_ptr().cast::<f32>(), tensor.numel());
-    if numel == 0 {
-        return &mut [];
-    }
-    // SAFETY: as for `elements`. Other tensors share the memory (the model's own handle on a parameter), but a model lives on
-    // one thread (tensors are not Sync), and that thread is here until the slice is gone.
-    unsafe { std::slice::from_raw_parts_mut(data, numel) }
-}
-
-/// An empty tensor has no memory to point to.
-#[allow(unsafe_code, reason = "as for `elements`")]
-unsafe fn slice<'a>(data: *const f32, numel: usize) -> &'a [f32] {
-    if numel == 0 {
-        return &[];
-    }
-    // SAFETY: the caller's.
-    unsafe { std::slice::from_raw_parts(data, numel) }
-}
 
 /// Takes the step on all parameters.
 pub(super) fn step<'a>(parameters: impl IntoIterator<Item = Memory<'a>>, step: Step) {
@@ -144,11 +110,4 @@ fn chunk_squares(chunk: &[f32]) -> f64 {
         }
     }
     sums.iter().sum::<f64>() + rest.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>()
-}
-
-/// Chunks per thread: as many threads as libtorch uses, but none that would have less to do than it costs to start.
-fn share(elements: usize, chunks: usize) -> usize {
-    const WORTH_A_THREAD: usize = 1 << 18;
-    let threads = (tch::get_num_threads().max(1) as usize).min(elements / WORTH_A_THREAD).max(1);
-    chunks.div_ceil(threads).max(1)
 }

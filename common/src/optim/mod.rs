@@ -7,6 +7,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 use crate::checkpoint::State;
 use crate::config::OptimizerSection;
 use crate::error::{Problems, Result};
+use crate::memory;
 
 /// The constants of AdamW; the learning rate comes with every step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -100,7 +101,7 @@ impl AdamW {
     pub fn grad_norm(&self) -> f64 {
         let _guard = no_grad_guard();
         let grads: Vec<Tensor> = self.slots.iter().filter_map(Slot::grad).collect();
-        if grads.iter().all(cpu::takes) {
+        if grads.iter().all(memory::takes) {
             return cpu::sum_of_squares(&grads).sqrt();
         }
         let norms = grads.iter().map(|grad| grad.norm_scalaropt_dtype(2.0, Kind::Double).double_value(&[]));
@@ -117,12 +118,12 @@ impl AdamW {
         let root_correction2 = (1.0 - beta2.powf(t)).sqrt();
         let grads: Vec<Option<Tensor>> =
             self.slots.iter().map(|slot| slot.grad().map(|grad| grad.contiguous())).collect();
-        if self.slots.iter().all(|slot| cpu::takes(&slot.parameter)) {
+        if self.slots.iter().all(|slot| memory::takes(&slot.parameter)) {
             let memory = self.slots.iter_mut().zip(&grads).map(|(slot, grad)| cpu::Memory {
-                parameter: cpu::elements_mut(&mut slot.parameter),
-                exp_avg: cpu::elements_mut(&mut slot.exp_avg),
-                exp_avg_sq: cpu::elements_mut(&mut slot.exp_avg_sq),
-                grad: grad.as_ref().map(cpu::elements),
+                parameter: memory::elements_mut(&mut slot.parameter),
+                exp_avg: memory::elements_mut(&mut slot.exp_avg),
+                exp_avg_sq: memory::elements_mut(&mut slot.exp_avg_sq),
+                grad: grad.as_ref().map(memory::elements),
             });
             let constants = cpu::Step {
                 keep: (1.0 - lr * weight_decay) as f32,

@@ -91,23 +91,27 @@ fn softmax(subject: &dyn Subject, tokens: &[i64], from: usize, temperature: f64)
     host(&probabilities).chunks(width as usize).map(<[f64]>::to_vec).collect()
 }
 
-/// The nucleus, most probable first: ids and their cumulated mass.
+/// The nucleus, ascending: ids and their cumulated mass.
 fn nucleus(probabilities: &[f64], top_p: f64) -> Vec<(i64, f64)> {
     // Those below (1 − top-p) / V have less than 1 − top-p together, so none of them is needed.
     let least = (1.0 - top_p) / probabilities.len() as f64;
-    let mut order: Vec<usize> = (0..probabilities.len()).filter(|id| probabilities[*id] >= least).collect();
+    let mut kept: Vec<usize> = (0..probabilities.len()).filter(|id| probabilities[*id] >= least).collect();
     if top_p < 1.0 {
-        order.sort_by(|&one, &other| probabilities[other].total_cmp(&probabilities[one]));
+        kept.sort_by(|&one, &other| probabilities[other].total_cmp(&probabilities[one]));
+        let mut above = 0.0;
+        let reached = kept.iter().position(|id| {
+            above += probabilities[*id];
+            above >= top_p
+        });
+        kept.truncate(reached.map_or(kept.len(), |last| last + 1));
+        kept.sort_unstable();
     }
-    let (mut mass, mut kept) = (0.0, Vec::new());
-    for id in order {
-        if top_p < 1.0 && mass >= top_p {
-            break;
-        }
+    let mut mass = 0.0;
+    let cumulated = kept.into_iter().map(|id| {
         mass += probabilities[id];
-        kept.push((id as i64, mass));
-    }
-    kept
+        (id as i64, mass)
+    });
+    cumulated.collect()
 }
 
 /// Every sampled token against the distribution that the policy has, without its cache, at that place, and the draw that was made.
@@ -390,7 +394,7 @@ mod arithmetic {
     #[test]
     fn a_nucleus_is_cut_behind_the_token_that_reaches_it() {
         let ids = |top_p| nucleus(&[0.15, 0.5, 0.05, 0.3], top_p).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
-        assert_eq!(ids(0.9), [1, 3, 0]);
+        assert_eq!(ids(0.9), [0, 1, 3]);
         assert_eq!(ids(0.4), [1]);
         assert_eq!(ids(1.0), [0, 1, 2, 3]);
     }

@@ -89,7 +89,7 @@ impl Subject for Pieces {
     }
 
     fn opine(&self, rollout: &Rollout) -> Opinions {
-        self.trainer.models.opine(rollout, &microbatches(&self.trainer, rollout), self.trainer.convention())
+        self.trainer.models.opine(rollout, &microbatches(&self.trainer, rollout), self.trainer.convention(), true)
     }
 
     fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
