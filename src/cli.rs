@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Ppo(StageArgs),
     /// Prove on your own checkpoints and data, before any training, that every piece of a stage does what it says
     Doctor(DoctorArgs),
+    /// Memory by phase and part, the largest microbatch that fits, and the time of a step, before anything is loaded
+    Plan(PlanArgs),
     /// Measure a model on held-out data
     #[command(subcommand)]
     Eval(Eval),
@@ -81,6 +83,22 @@ pub(crate) struct DoctorArgs {
     /// Override one key, as in `--set train.seed=3`; may be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub(crate) sets: Vec<String>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The config (TOML) of any stage
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Override one key, as in `--set train.microbatch_tokens=8192`; may be given several times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub(crate) sets: Vec<String>,
+    /// Memory to fit, in GiB; this machine's unless given
+    #[arg(long, value_name = "GIB")]
+    pub(crate) memory: Option<f64>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,

@@ -18,28 +18,9 @@ fn version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("ALIGN_COMMIT"), ", libtorch ", env!("ALIGN_LIBTORCH"), ")")
 }
 
-/// Has the allocator keep what is freed, for the next step to use again. By default large tensors are fresh pages every time, and
-/// the kernel fills those with zeros at a fraction of the memory's speed.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "no crate wraps it")]
-fn keep_freed_memory() {
-    const NO_MMAP: i32 = 0;
-    const NEVER: i32 = -1;
-    const TOP_PAD: i32 = 64 << 20;
-    // SAFETY: plain settings, made before a second thread exists.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, NO_MMAP);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, NEVER);
-        libc::mallopt(libc::M_TOP_PAD, TOP_PAD);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn keep_freed_memory() {}
-
 #[expect(clippy::print_stderr, reason = "the one place that reports failure")]
 fn main() -> ExitCode {
-    keep_freed_memory();
+    align_common::memory::keep_freed();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => error.exit(),

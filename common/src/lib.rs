@@ -45,5 +45,6 @@ pub mod run;
 pub mod schedule;
 pub mod stage;
 
+pub mod footprint;
 pub mod masked;
-mod memory;
+pub mod memory;

@@ -26,6 +26,7 @@ pub mod guards;
 pub mod held_out;
 pub mod loss;
 pub mod models;
+pub mod plan;
 pub mod ptx;
 pub mod record;
 pub mod rewards;
@@ -34,4 +35,5 @@ pub mod run;
 pub mod train;
 
 pub use doctor::doctor;
+pub use plan::plan;
 pub use run::ppo;

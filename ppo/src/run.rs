@@ -44,14 +44,14 @@ pub(crate) struct Session {
 
 /// Everything that was read and checked.
 pub(crate) struct Inputs {
-    policy: Source,
+    pub(crate) policy: Source,
     pub(crate) reward: Source,
     format: ChatFormat,
-    prompts: Vec<Vec<i64>>,
+    pub(crate) prompts: Vec<Vec<i64>>,
     dropped: usize,
     skipped: Vec<Problem>,
     eval: Vec<EvalSet>,
-    documents: Vec<Vec<i64>>,
+    pub(crate) documents: Vec<Vec<i64>>,
     /// The shift of a value model that brings its own.
     value_shift: Option<f64>,
 }

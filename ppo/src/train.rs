@@ -325,7 +325,7 @@ impl Trainer {
         draws: &dyn Fn(usize, usize, usize) -> f64,
     ) -> Result<Vec<align_common::generate::Response>> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + sampling.max_tokens;
-        let max_rows = (4 * self.config.ppo.microbatch_tokens / longest).max(samples);
+        let max_rows = rollout_rows(self.config.ppo.microbatch_tokens, longest, samples);
         let responses = generate(model, prompts, samples, sampling, max_rows, draws, &mut |_, _, _| {})?;
         Ok(responses.into_iter().flatten().collect())
     }
@@ -408,6 +408,11 @@ impl Learned {
             metrics.set("ptx/grad_norm", mean(self.ptx_grad_norm));
         }
     }
+}
+
+/// Responses that grow at once. A growing token costs its keys and values alone, so there may be more of them than in an update.
+pub(crate) fn rollout_rows(microbatch_tokens: usize, longest: usize, samples: usize) -> usize {
+    (4 * microbatch_tokens / longest.max(1)).max(samples)
 }
 
 /// Where each response starts in the flat (N) order, and where the last one ends.

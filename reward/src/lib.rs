@@ -22,6 +22,7 @@ pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod loss;
+pub mod plan;
 pub mod responses;
 pub mod seen;
 pub mod stats;
@@ -41,6 +42,7 @@ use align_common::stage::{
 use serde_json::json;
 
 pub use doctor::doctor;
+pub use plan::plan;
 
 use config::{RmConfig, Stage};
 use seen::SeenPairs;

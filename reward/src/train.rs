@@ -48,6 +48,13 @@ pub struct Rows {
     pub seen: SeenPairs,
 }
 
+impl Rows {
+    /// The comparisons of a step, in order.
+    pub fn batch(&self, step: u64, size: u64) -> impl Iterator<Item = &Row> {
+        (step * size..(step + 1) * size).map(|global| &self.train.rows[self.order.row(global)])
+    }
+}
+
 /// How many comparisons of each held-out set are shown at each evaluation.
 const SAMPLES: usize = 4;
 
@@ -111,8 +118,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn batch(&self, step: u64) -> Vec<&'a Row> {
-        let size = self.config.train.batch_size as u64;
-        (step * size..(step + 1) * size).map(|global| &self.rows.train.rows[self.rows.order.row(global)]).collect()
+        self.rows.batch(step, self.config.train.batch_size as u64).collect()
     }
 }
 

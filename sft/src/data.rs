@@ -50,6 +50,11 @@ impl Rows {
         Self { train, order, eval: sets, eval_dropped, eval_truncated, skipped }
     }
 
+    /// The rows of a step, in order.
+    pub fn batch(&self, step: u64, size: u64) -> impl Iterator<Item = &LmRow> {
+        (step * size..(step + 1) * size).map(|global| &self.train.rows[self.order.row(global)])
+    }
+
     /// Refuses rows that a first-generation model must not be trained on.
     pub fn check_length(&self, header: &Header, problems: &mut Problems) {
         let longest =

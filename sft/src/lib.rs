@@ -20,6 +20,7 @@
 pub mod config;
 pub mod data;
 pub mod doctor;
+pub mod plan;
 pub mod train;
 
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ use align_common::tokenizer::Special;
 use serde_json::json;
 
 pub use doctor::doctor;
+pub use plan::{plan, plan_pretrain};
 
 use config::{PretrainConfig, SftConfig};
 use data::{Rows, pretrain_rows, sft_rows};
@@ -47,16 +49,19 @@ use train::{Sections, Trainer};
 /// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
 /// [`stage::train`] returns.
 pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
+    start(config, sft_inputs(config)?, job)
+}
+
+fn sft_inputs(config: &SftConfig) -> Result<Inputs<'_>> {
     let (source, _, rows) = check(config)?;
-    let inputs = Inputs {
+    Ok(Inputs {
         stage: "sft",
         sections: sections(config),
         source,
         rows,
         files: Mixture::new(&config.data.train, &config.data.mix).files,
         ends: |special| vec![special.im_end, special.endoftext],
-    };
-    start(config, inputs, job)
+    })
 }
 
 /// Reads and checks everything that sft needs, without loading a tensor.
@@ -89,6 +94,10 @@ fn sections(config: &SftConfig) -> Sections<'_> {
 /// # Errors
 /// As [`sft`].
 pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>> {
+    start(config, pretrain_inputs(config)?, job)
+}
+
+fn pretrain_inputs(config: &PretrainConfig) -> Result<Inputs<'_>> {
     let mut problems = Problems::new();
     let path = &config.model.path;
     let source = check_source(path, &mut problems)?;
@@ -100,7 +109,7 @@ pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>
         None => None,
     };
     let (source, rows) = sound(source, rows, problems)?;
-    let inputs = Inputs {
+    Ok(Inputs {
         stage: "pretrain",
         sections: Sections {
             model: &config.model,
@@ -113,13 +122,12 @@ pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>
         rows,
         files: Mixture::new(&config.data.train, &config.data.mix).files,
         ends: |special| vec![special.endoftext],
-    };
-    start(config, inputs, job)
+    })
 }
 
 /// What a stage read, for the loop that both share.
 struct Inputs<'a> {
-    stage: &'a str,
+    stage: &'static str,
     sections: Sections<'a>,
     source: Source,
     rows: Rows,
@@ -138,12 +146,17 @@ fn sound(source: Option<Source>, rows: Option<Rows>, mut problems: Problems) -> 
     Ok((source.expect(known), rows.expect(known)))
 }
 
+/// Steps of the whole run.
+fn total(inputs: &Inputs<'_>) -> u64 {
+    let train = inputs.sections.train;
+    total_steps(train.steps, train.epochs, inputs.rows.order.epoch_len() as u64, train.batch_size as u64)
+}
+
 fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Option<Outcome>> {
+    let steps = total(&inputs);
     let Inputs { stage, sections, source: Source { header, tokenizer, .. }, rows, files, ends } = inputs;
     let Sections { model: base, train: options, run: section, .. } = sections;
     let train = &rows.train;
-    let epoch_len = rows.order.epoch_len() as u64;
-    let steps = total_steps(options.steps, options.epochs, epoch_len, options.batch_size as u64);
     let plan = Plan {
         stage,
         section,

@@ -95,8 +95,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn batch(&self, step: u64) -> Vec<&'a LmRow> {
-        let size = self.sections.train.batch_size as u64;
-        (step * size..(step + 1) * size).map(|global| &self.rows.train.rows[self.rows.order.row(global)]).collect()
+        self.rows.batch(step, self.sections.train.batch_size as u64).collect()
     }
 }
 

@@ -3,27 +3,22 @@
 use std::process::ExitCode;
 
 use align_common::config::{self, Config};
-use align_common::error::Error;
 use align_common::stage::doctor::Check;
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::eval::{print_line, table};
+use super::stages::{Stage, stage_of};
 use crate::cli::DoctorArgs;
 use crate::terminal::Terminal;
 
-/// Examines the stage that the config is for: ppo has `[models]`, rm a `stage`, sft neither.
+/// Examines the stage that the config is for.
 pub(crate) fn run(args: DoctorArgs) -> Result<ExitCode> {
-    let text = std::fs::read_to_string(&args.config)
-        .map_err(|error| Error::invalid(args.config.display(), format!("cannot be read: {error}")))?;
-    let keys = text.parse::<toml::Table>().unwrap_or_default();
     let mut terminal = Terminal::new();
-    let checks = if keys.contains_key("models") {
-        align_ppo::doctor(&load(&args)?, &mut terminal)?
-    } else if keys.contains_key("stage") {
-        align_reward::doctor(&load(&args)?, &mut terminal)?
-    } else {
-        align_sft::doctor(&load(&args)?, &mut terminal)?
+    let checks = match stage_of(&args.config)? {
+        Stage::Ppo => align_ppo::doctor(&load(&args)?, &mut terminal)?,
+        Stage::Rm => align_reward::doctor(&load(&args)?, &mut terminal)?,
+        Stage::Sft | Stage::Pretrain => align_sft::doctor(&load(&args)?, &mut terminal)?,
     };
     let faults = checks.iter().filter(|check| !check.sound).count();
     if args.json {

@@ -8,6 +8,7 @@ mod generate;
 mod html;
 mod lines;
 mod page;
+mod plan;
 mod plots;
 mod report;
 mod score;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Rm(args) => stages::run(args, align_reward::rm),
         Command::Ppo(args) => stages::run(args, align_ppo::ppo),
         Command::Doctor(args) => doctor::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
         Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
         Command::Score(args) => score::run(args),

@@ -1,8 +1,11 @@
 //! `align pretrain|sft|rm|ppo`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use align_common::config::{self, Config, RunSection};
+use align_common::error::Error;
+use align_common::lm;
 use align_common::run::Outcome;
 use align_common::stage::Job;
 use anyhow::Result;
@@ -73,4 +76,34 @@ fn report(outcome: Option<Outcome>, run: &RunSection, supervisor: &Supervisor) -
         }
     }
     ExitCode::SUCCESS
+}
+
+/// A stage that a config is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Pretrain,
+    Sft,
+    Rm,
+    Ppo,
+}
+
+/// The stage that a config is for: ppo has `[models]`, rm a `stage`; pretraining reads text where sft reads dialogues.
+pub(super) fn stage_of(config: &Path) -> Result<Stage> {
+    let text = std::fs::read_to_string(config)
+        .map_err(|error| Error::invalid(config.display(), format!("cannot be read: {error}")))?;
+    let keys = text.parse::<toml::Table>().unwrap_or_default();
+    if keys.contains_key("models") {
+        return Ok(Stage::Ppo);
+    }
+    if keys.contains_key("stage") {
+        return Ok(Stage::Rm);
+    }
+    let data = |key: &str| keys.get("data").and_then(|data| data.get(key));
+    let first = |value: Option<&toml::Value>| match value {
+        Some(toml::Value::Array(values)) => values.first().cloned(),
+        other => other.cloned(),
+    };
+    let source = first(data("mix")).and_then(|source| first(source.get("path")));
+    let file = first(data("train")).or(source).and_then(|file| file.as_str().map(PathBuf::from));
+    Ok(if file.is_some_and(|file| lm::is_text(&file)) { Stage::Pretrain } else { Stage::Sft })
 }

@@ -81,14 +81,6 @@ pub fn is_wall_clock(name: &str) -> bool {
     name == "seconds" || name.ends_with("_per_second") || name.starts_with("time/") || name.starts_with("memory/")
 }
 
-/// The most memory this process has held so far, in GiB; `None` where the system does not say.
-pub fn peak_gib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / (1024.0 * 1024.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,13 +90,6 @@ mod tests {
         let mut metrics: Metrics = [("b", 1.0), ("a", f64::NAN)].into_iter().collect();
         metrics.set("b", 3.0);
         assert_eq!(serde_json::to_string(&metrics.to_json()).unwrap(), r#"{"b":3.0,"a":null}"#);
-    }
-
-    #[test]
-    fn memory_is_known_here() {
-        if cfg!(target_os = "linux") {
-            assert!(peak_gib().unwrap() > 0.0);
-        }
     }
 
     #[test]

@@ -160,6 +160,26 @@ impl Plan {
     }
 }
 
+/// One call of attention, for planning.
+pub(crate) struct Extent {
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    /// Whether scores in 16 bits are held in memory.
+    pub(crate) is_short: bool,
+    pub(crate) is_masked: bool,
+}
+
+/// The calls that a batch's attention is made of; windows aside.
+pub(crate) fn extent(batch: &FlatBatch) -> Vec<Extent> {
+    let of = |block: Block| {
+        let outside: usize = block.outside.iter().map(|&at| batch.segments()[at].range.len()).sum();
+        let keys = outside + block.tokens.len();
+        let is_masked = !(block.is_chain && block.outside.is_empty());
+        Extent { queries: block.tokens.len(), keys, is_short: keys <= PLAIN_KEYS, is_masked }
+    };
+    blocks(batch).into_iter().map(of).collect()
+}
+
 /// A run of tokens whose queries go in one call.
 struct Block {
     tokens: Range<usize>,

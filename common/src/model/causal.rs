@@ -6,7 +6,7 @@ use tch::{Device, Tensor};
 
 use super::backbone::Backbone;
 use super::config::ModelConfig;
-use super::header::{Face, Files, LM_HEAD, causal_specs};
+use super::header::{Face, Files, LM_HEAD, Spec, causal_specs};
 use super::heads::{GradOf, LmHead, Over, TokenStats};
 use super::saved::{agree, probe};
 use super::weights::{self, Parameter, SideFiles};
@@ -27,11 +27,19 @@ impl CausalLm {
     /// # Errors
     /// [`crate::error::Error::Invalid`] as [`super::inspect`]; also when the folder holds no weights or a scalar model.
     pub fn load(dir: &Path, options: &ModelOptions) -> Result<Self> {
+        Self::read(dir, &Files::require(dir)?, options, Parameter::read)
+    }
+
+    fn read(
+        dir: &Path,
+        files: &Files,
+        options: &ModelOptions,
+        parameter: fn(&Files, &Spec, &ModelOptions) -> Parameter,
+    ) -> Result<Self> {
         let config = ModelConfig::read(dir)?;
-        let files = Files::require(dir)?;
         let specs = causal_specs(&config);
         files.compare(&specs, Face::CausalLm, &config)?;
-        let parameters = specs.iter().map(|spec| Parameter::read(&files, spec, options)).collect();
+        let parameters = specs.iter().map(|spec| parameter(files, spec, options)).collect();
         Ok(Self::assemble(Backbone::new(config, parameters, SideFiles::capture(dir)?, options)))
     }
 
@@ -126,7 +134,8 @@ impl CausalLm {
     /// # Errors
     /// [`crate::error::Error::Failed`] when they differ by more than the written dtype explains; those of [`CausalLm::load`].
     pub fn check_saved(&self, dir: &Path) -> Result<()> {
-        let written = Self::load(dir, &self.backbone.options.frozen())?;
+        let files = Files::require(dir)?;
+        let written = Self::read(dir, &files, &self.backbone.options.frozen(), Parameter::mapped)?;
         let logits = |model: &Self| {
             let _no_grad = tch::no_grad_guard();
             model.head.logits(&model.hidden(&probe(self.config().vocab_size), None))

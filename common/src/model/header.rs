@@ -90,6 +90,11 @@ pub fn inspect(dir: &Path) -> Result<Header> {
     Ok(Header { num_parameters: count(&specs), config, face, has_lm_head, has_weights: true })
 }
 
+/// Parameters of a language model, or of a scalar model, whose head is one row.
+pub(crate) fn num_parameters(config: &ModelConfig, has_lm_head: bool) -> u64 {
+    count(&if has_lm_head { causal_specs(config) } else { scalar_specs(config) })
+}
+
 /// What a language model needs.
 pub(crate) fn causal_specs(config: &ModelConfig) -> Vec<Spec> {
     let mut specs = body_specs(config);
@@ -182,6 +187,21 @@ impl Files {
         let entry = self.tensors.get(name)?;
         let bytes = &self.files[entry.file].map[entry.range.clone()];
         Some(tch::Tensor::from_data_size(bytes, &entry.shape, kind(entry.dtype)?))
+    }
+
+    /// The tensor in the mapped file itself. It must not be used when this is gone.
+    #[allow(unsafe_code, reason = "a copy would be as large as the model")]
+    pub(crate) fn view(&self, name: &str) -> Option<tch::Tensor> {
+        let entry = self.tensors.get(name)?;
+        let kind = kind(entry.dtype)?;
+        let bytes = &self.files[entry.file].map[entry.range.clone()];
+        if bytes.as_ptr().addr() % kind.elt_size_in_bytes() != 0 {
+            return self.tensor(name);
+        }
+        let strides: Vec<i64> =
+            (0..entry.shape.len()).map(|axis| entry.shape[axis + 1..].iter().product::<i64>()).collect();
+        // SAFETY: the header's check made sure that the bytes are those of the shape and dtype; the caller keeps the map.
+        Some(unsafe { tch::Tensor::from_blob(bytes.as_ptr(), &entry.shape, &strides, kind, tch::Device::Cpu) })
     }
 
     /// Whether there is a tensor of this name.

@@ -62,7 +62,8 @@ impl LmHead {
     /// Log-probabilities of `targets` (N) i64 after `hidden` (N, D), without a gradient.
     pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor, over: &Over<'_>) -> TokenStats {
         let weight = self.weight.detach().to_kind(self.compute);
-        let chunks = self.rows(targets).map(|rows| Chunk::new(&weight, hidden, targets, over, rows).stats);
+        let room = self.room(targets);
+        let chunks = self.rows(targets).map(|rows| Chunk::new(&weight, hidden, targets, over, rows, &room).stats);
         collect(chunks.collect(), targets)
     }
 
@@ -81,9 +82,9 @@ impl LmHead {
         let _guard = tch::no_grad_guard();
         let weight = self.weight.detach().to_kind(self.compute);
         let hidden = hidden.detach();
-        let (mut stats, mut hidden_grads) = (Vec::new(), Vec::new());
+        let (mut stats, mut hidden_grads, room) = (Vec::new(), Vec::new(), self.room(targets));
         for rows in self.rows(targets) {
-            let chunk = Chunk::new(&weight, &hidden, targets, over, rows.clone());
+            let chunk = Chunk::new(&weight, &hidden, targets, over, rows.clone(), &room);
             let grad =
                 grad_of(rows, &chunk.stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float) / over.temperature;
             let Chunk { hidden, targets, mut probabilities, stats: chunk_stats } = chunk;
@@ -104,11 +105,29 @@ impl LmHead {
         (collect(stats, targets), hidden_grad)
     }
 
+    /// Memory for the largest chunk.
+    fn room(&self, targets: &Tensor) -> Room {
+        let rows = self.rows(targets).next().map_or(0, |rows| rows.len() as i64);
+        let new = || Tensor::empty([rows, self.weight.size()[0]], (Kind::Float, self.weight.device()));
+        Room { logits: new(), probabilities: new() }
+    }
+
     fn rows(&self, targets: &Tensor) -> impl Iterator<Item = Range<usize>> + use<> {
-        let size = (CHUNK_LOGITS / self.weight.size()[0]).clamp(1, CHUNK_ROWS) as usize;
+        let size = chunk_rows(self.weight.size()[0]);
         let count = targets.size()[0] as usize;
         (0..count).step_by(size).map(move |start| start..count.min(start + size))
     }
+}
+
+/// The most rows of a chunk, for a vocabulary.
+pub(crate) fn chunk_rows(vocab_size: i64) -> usize {
+    (CHUNK_LOGITS / vocab_size).clamp(1, CHUNK_ROWS) as usize
+}
+
+/// What all chunks of a pass use in turn, since fresh memory of this size costs as much as a pass over it: (n, V) each.
+struct Room {
+    logits: Tensor,
+    probabilities: Tensor,
 }
 
 /// One chunk of rows.
@@ -123,20 +142,32 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn new(weight: &Tensor, hidden: &Tensor, targets: &Tensor, over: &Over<'_>, rows: Range<usize>) -> Self {
+    fn new(
+        weight: &Tensor,
+        hidden: &Tensor,
+        targets: &Tensor,
+        over: &Over<'_>,
+        rows: Range<usize>,
+        room: &Room,
+    ) -> Self {
         let _guard = tch::no_grad_guard();
         let narrow = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
         let (hidden, targets) = (narrow(&hidden.detach()), narrow(targets).unsqueeze(-1));
-        let mut logits = hidden.linear::<&Tensor>(weight, None).to_kind(Kind::Float);
+        let within = |tensor: &Tensor| tensor.narrow(0, 0, rows.len() as i64);
+        let mut logits = within(&room.logits);
+        match hidden.kind() {
+            Kind::Float => drop(hidden.mm_out(&logits, &weight.tr())),
+            _ => logits.copy_(&hidden.linear::<&Tensor>(weight, None)),
+        }
         if over.temperature != 1.0 {
             let _ = logits.g_div_scalar_(over.temperature);
         }
         if let Some(nucleus) = over.nucleus {
-            logits = keep_nucleus(&logits, &nucleus[rows]);
+            logits = keep_nucleus(&logits, &nucleus[rows.clone()]);
         }
         // logsumexp by way of the highest probability: far cheaper than libtorch's own over a large vocabulary.
         let highest = logits.amax([-1], true);
-        let probabilities = logits.softmax(-1, Kind::Float);
+        let probabilities = logits.softmax_int_out(&within(&room.probabilities), -1, Kind::Float);
         let log_normaliser = &highest - probabilities.amax([-1], true).log();
         let target_logits = logits.gather(-1, &targets, false);
         let expected = probabilities.unsqueeze(1).bmm(&logits.unsqueeze(-1)).squeeze_dim(-1);

@@ -19,9 +19,12 @@ mod scalar;
 mod transformer;
 mod weights;
 
+pub(crate) use attention::extent;
 pub use causal::CausalLm;
 pub use config::{Family, ModelConfig, Yarn};
+pub(crate) use header::num_parameters;
 pub use header::{Face, Header, inspect};
+pub(crate) use heads::chunk_rows;
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use kv_cache::Prefilled;
 pub use scalar::ScalarModel;

@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 
 use super::backbone::Backbone;
 use super::config::{Family, ModelConfig};
-use super::header::{Face, Files, LM_HEAD, SCORE, causal_specs, lm_head_spec, scalar_specs, score_spec};
+use super::header::{Face, Files, LM_HEAD, SCORE, Spec, causal_specs, lm_head_spec, scalar_specs, score_spec};
 use super::heads::{LmHead, ScalarHead};
 use super::saved::{agree, probe};
 use super::weights::{self, Parameter, SideFiles};
@@ -31,7 +31,7 @@ impl ScalarModel {
     /// # Errors
     /// [`Error::Invalid`] as [`super::inspect`], or when the folder holds no weights.
     pub fn load(dir: &Path, options: &ModelOptions, head_seed: u64) -> Result<Self> {
-        Self::read(dir, options, head_seed, false)
+        Self::read(dir, &Files::require(dir)?, options, head_seed, false, Parameter::read)
     }
 
     /// As [`ScalarModel::load`], keeping the language-model head beside the scalar one, for a language-model loss on chosen
@@ -40,12 +40,18 @@ impl ScalarModel {
     /// # Errors
     /// As [`ScalarModel::load`]; also when the folder has no language-model head.
     pub fn load_with_lm_head(dir: &Path, options: &ModelOptions, head_seed: u64) -> Result<Self> {
-        Self::read(dir, options, head_seed, true)
+        Self::read(dir, &Files::require(dir)?, options, head_seed, true, Parameter::read)
     }
 
-    fn read(dir: &Path, options: &ModelOptions, head_seed: u64, with_lm_head: bool) -> Result<Self> {
+    fn read(
+        dir: &Path,
+        files: &Files,
+        options: &ModelOptions,
+        head_seed: u64,
+        with_lm_head: bool,
+        parameter: fn(&Files, &Spec, &ModelOptions) -> Parameter,
+    ) -> Result<Self> {
         let config = ModelConfig::read(dir)?;
-        let files = Files::require(dir)?;
         let has_new_head = !files.contains(SCORE);
         if has_new_head {
             files.compare(&causal_specs(&config), Face::CausalLm, &config)?;
@@ -54,18 +60,18 @@ impl ScalarModel {
         }
         let mut specs = scalar_specs(&config);
         specs.pop();
-        let mut parameters: Vec<Parameter> = specs.iter().map(|spec| Parameter::read(&files, spec, options)).collect();
+        let mut parameters: Vec<Parameter> = specs.iter().map(|spec| parameter(files, spec, options)).collect();
         let score = score_spec(&config);
         parameters.push(if has_new_head {
             Parameter::random(&score, head_seed, Purpose::HeadInit, 0, config.dtype, options)
         } else {
-            Parameter::read(&files, &score, options)
+            parameter(files, &score, options)
         });
         if with_lm_head && !config.tie_word_embeddings {
             if !files.contains(LM_HEAD) {
                 return Err(Error::invalid(dir.display(), "has no lm_head.weight, which loss.lm_coef above 0 needs"));
             }
-            parameters.push(Parameter::read(&files, &lm_head_spec(&config), options));
+            parameters.push(parameter(files, &lm_head_spec(&config), options));
         }
         let backbone = Backbone::new(config, parameters, SideFiles::capture(dir)?, options);
         let weight = backbone.parameter(SCORE).expect("a scalar model has a head").shallow_clone();
@@ -163,7 +169,8 @@ impl ScalarModel {
     /// # Errors
     /// [`Error::Failed`] when they differ by more than the written dtype explains; those of [`ScalarModel::load`].
     pub fn check_saved(&self, dir: &Path) -> Result<()> {
-        let written = Self::load(dir, &self.backbone.options.frozen(), 0)?;
+        let files = Files::require(dir)?;
+        let written = Self::read(dir, &files, &self.backbone.options.frozen(), 0, false, Parameter::mapped)?;
         let scalars = |model: &Self| {
             let _no_grad = tch::no_grad_guard();
             model.scalars(&model.hidden(&probe(self.config().vocab_size), None)) - model.shift()

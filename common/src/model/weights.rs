@@ -40,6 +40,14 @@ impl Parameter {
         Self::new(&spec.name, &tensor, tensor.kind(), options)
     }
 
+    /// As [`Parameter::read`] for a frozen model, but in the mapped file itself where the dtype allows: nothing is copied.
+    ///
+    /// `files` must outlive every use of it.
+    pub(crate) fn mapped(files: &Files, spec: &Spec, options: &ModelOptions) -> Self {
+        let tensor = files.view(&spec.name).expect("the header was compared with the specs");
+        Self::new(&spec.name, &tensor, tensor.kind(), options)
+    }
+
     /// Drawn on the host, so that it depends on the seed and its place in the model alone.
     pub(crate) fn random(
         spec: &Spec,

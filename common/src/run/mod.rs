@@ -45,6 +45,7 @@ use serde_json::{Map, Value};
 use crate::checkpoint::{self, State, TEMPORARY, replace_folder, sync_tree, write_whole};
 use crate::config::RunSection;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
 
 use past::{Clock, History, RunState};
@@ -294,8 +295,9 @@ impl Run {
         all.set("seconds", self.clock.seconds());
         all.merge(metrics.clone());
         all.set("time/step", self.clock.seconds_per_step(done));
-        if let Some(peak) = metrics::peak_gib() {
-            all.set("memory/peak_gib", peak);
+        let peak = memory::peak();
+        if peak > 0 {
+            all.set("memory/peak_gib", peak as f64 / f64::from(1 << 30));
         }
         let mut line = Map::new();
         line.insert("step".to_owned(), Value::from(done));

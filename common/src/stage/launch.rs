@@ -9,6 +9,7 @@ use super::{Job, input_sizes};
 use crate::checkpoint::State;
 use crate::config::RunSection;
 use crate::error::{Error, Problem, Result};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::run::{Outcome, Preflight, Run, Spec, Started, preflight};
@@ -203,6 +204,7 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
             run.record(done, &watch.alarms, trainer.record())?;
         }
         if run.save_due(done) {
+            memory::give_back(); // what is written is read back, in memory that steps have used
             run.save(done, &trainer.state(), |folder| trainer.save(folder))?;
         }
         if run.interrupted() {
@@ -211,6 +213,7 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
         }
     }
     progress.end();
+    memory::give_back();
     run.finish(|folder| trainer.save(folder))
 }
 

@@ -1,0 +1,201 @@
+//! `align plan` for PPO: what its three phases need of memory and arithmetic. Responses are taken as long as they may be.
+
+use align_common::data::Order;
+use align_common::error::Result;
+use align_common::footprint::{Held, Outline, Phase, STEPS, Work, resident};
+use align_common::lm::microbatches;
+use align_common::model::{Header, ModelOptions};
+use tch::Device;
+
+use crate::config::PpoConfig;
+use crate::rollout::layout;
+use crate::run::check;
+
+/// The models, as a run holds them.
+struct Models {
+    policy: Held,
+    reference: Held,
+    value: Held,
+    reward: Held,
+    second: Option<Held>,
+}
+
+impl Models {
+    fn all(&self) -> Vec<&Held> {
+        [&self.policy, &self.reference, &self.value, &self.reward].into_iter().chain(&self.second).collect()
+    }
+}
+
+/// Plans what `align ppo` would run.
+///
+/// # Errors
+/// As [`crate::ppo`] before its first step.
+pub fn plan(config: &PpoConfig) -> Result<Outline> {
+    let inputs = check(config)?;
+    let held = |header: &Header, trainable: bool, has_lm_head: bool| Held {
+        config: header.config.clone(),
+        options: ModelOptions {
+            device: Device::Cpu,
+            compute: if trainable { config.models.dtype } else { config.frozen_dtype() }.kind(),
+            trainable,
+            recompute_layers: trainable && config.models.recompute_layers,
+        },
+        has_lm_head,
+        dropout: false,
+    };
+    let (policy, reward) = (&inputs.policy.header, &inputs.reward.header);
+    let models = Models {
+        policy: held(policy, true, true),
+        reference: held(policy, false, true),
+        value: held(reward, true, false),
+        reward: held(reward, false, false),
+        second: config.reward.second.as_ref().map(|_| held(reward, false, false)),
+    };
+    let order = Order::new(&[inputs.prompts.len()], None, config.ppo.seed, config.data.shuffle);
+    let count = config.rollout.prompts_per_step as u64;
+    // The step with the most prompt tokens.
+    let lengths = |step: u64| -> Vec<usize> {
+        (step * count..(step + 1) * count).map(|at| inputs.prompts[order.row(at)].len()).collect()
+    };
+    let steps = 0..config.ppo.steps.min(STEPS);
+    let prompts = steps.map(lengths).max_by_key(|lengths| lengths.iter().sum::<usize>()).unwrap_or_default();
+    let samples = config.rollout.responses_per_prompt;
+    let step_tokens = prompts.iter().map(|prompt| samples * (prompt + config.rollout.max_response_tokens)).sum();
+    let has_text = !inputs.documents.is_empty();
+    let config = config.clone();
+    Ok(Outline {
+        stage: "ppo",
+        microbatch_tokens: config.ppo.microbatch_tokens,
+        key: "ppo.microbatch_tokens",
+        step_tokens,
+        phases: Box::new(move |microbatch_tokens| {
+            let step = Step { config: &config, models: &models, prompts: &prompts, has_text, microbatch_tokens };
+            vec![step.rollout(), step.score(), step.update(), step.save()]
+        }),
+    })
+}
+
+/// A step whose responses are all as long as they may be.
+struct Step<'a> {
+    config: &'a PpoConfig,
+    models: &'a Models,
+    /// Lengths of its prompts.
+    prompts: &'a [usize],
+    has_text: bool,
+    microbatch_tokens: usize,
+}
+
+impl Step<'_> {
+    fn rollout(&self) -> Phase {
+        let policy = &self.models.policy;
+        let samples = self.config.rollout.responses_per_prompt;
+        let response = self.config.rollout.max_response_tokens;
+        let prompt = self.prompts.iter().copied().max().unwrap_or(0);
+        let longest = prompt + response;
+        let rows =
+            crate::train::rollout_rows(self.microbatch_tokens, longest, samples).min(self.prompts.len() * samples);
+        let prefill = Self::work(&self.prompts[..(rows.div_ceil(samples)).min(self.prompts.len())], 0, 0);
+        let mut parts = self.resident();
+        parts.push(("cache", policy.cache(rows as u64, prompt as u64, longest as u64) + policy.prefilled(&prefill)));
+        parts.push(("logits", policy.draw(rows as u64).max(policy.forward(&prefill))));
+        let all = (self.prompts.len() * samples) as f64;
+        let decoded = Work { tokens: 1, targets: 1, pairs: longest as u64, ..Work::default() };
+        let rounds = (self.prompts.len() * samples).div_ceil(rows.max(1)) * response;
+        Phase {
+            name: "rollout",
+            parts,
+            operations: policy.operations(&Self::work(self.prompts, 0, 0))
+                + all * response as f64 * policy.operations(&decoded),
+            traffic: rounds as f64 * policy.weights() as f64,
+        }
+    }
+
+    fn score(&self) -> Phase {
+        let work = self.heaviest(self.prompts.len(), self.config.rollout.responses_per_prompt);
+        let transient =
+            |model: &&Held| model.forward(&work).max(if model.has_lm_head { model.head(&work, false) } else { 0 });
+        let models = self.models.all();
+        let mut parts = self.resident();
+        parts.push(("activations", models.iter().map(transient).max().unwrap_or(0)));
+        let whole =
+            Self::work(self.prompts, self.config.rollout.responses_per_prompt, self.config.rollout.max_response_tokens);
+        // The second reward model scores held-out responses alone.
+        let operations = models.iter().take(4).map(|model| model.operations(&whole)).sum();
+        Phase { name: "score", parts, operations, ..Phase::default() }
+    }
+
+    fn update(&self) -> Phase {
+        let (config, Models { policy, value, .. }) = (self.config, self.models);
+        let rows = config.minibatch_rows();
+        // The responses of a prompt meet in a minibatch when it is the whole rollout.
+        let samples = config.rollout.responses_per_prompt;
+        let work = if rows == config.rollout_rows() {
+            self.heaviest(self.prompts.len(), samples)
+        } else {
+            self.heaviest(rows, 1)
+        };
+        let value_work = Work { targets: work.targets, ..work };
+        let [kept, peak] = policy.learning(&work);
+        let [value_kept, value_peak] = value.learning(&value_work);
+        let (mut kept, mut peak) =
+            if kept.1 + peak.1 > value_kept.1 + value_peak.1 { (kept, peak) } else { (value_kept, value_peak) };
+        let mut parts = self.resident();
+        let updates = (config.ppo.epochs * config.rollout_rows().div_ceil(rows.max(1)) as u64) as f64;
+        let tokens = (rows * config.rollout.max_response_tokens) as f64;
+        let mut operations =
+            3.0 * (policy.operations(&self.total()) + value.operations(&self.total())) * config.ppo.epochs as f64;
+        if self.has_text {
+            let targets = tokens * config.ptx.tokens_per_ppo_token;
+            let at_once = targets.min(self.microbatch_tokens as f64) as u64;
+            let text = Work { tokens: at_once, targets: at_once, calls: 2, ..Work::default() };
+            let [text_kept, text_peak] = policy.learning(&text);
+            // The gradient of the PPO loss waits beside.
+            parts.push(("waiting gradients", policy.gradients()));
+            if text_kept.1 + text_peak.1 > kept.1 + peak.1 {
+                (kept, peak) = (text_kept, text_peak);
+            }
+            let whole = Work { tokens: targets as u64, targets: targets as u64, ..Work::default() };
+            operations += 3.0 * policy.operations(&whole) * updates;
+        }
+        parts.extend([kept, peak]);
+        Phase { name: "update", parts, operations, traffic: updates * (policy.stepping() + value.stepping()) }
+    }
+
+    fn save(&self) -> Phase {
+        let mut parts = self.resident();
+        parts.push(("file", self.models.policy.read_back().max(self.models.value.read_back())));
+        Phase { name: "save", parts, ..Phase::default() }
+    }
+
+    fn resident(&self) -> Vec<(&'static str, u64)> {
+        resident(&self.models.all())
+    }
+
+    /// All responses, as the update's minibatches have them.
+    fn total(&self) -> Work {
+        let (samples, response) = (self.config.rollout.responses_per_prompt, self.config.rollout.max_response_tokens);
+        Self::work(self.prompts, samples, response)
+    }
+
+    /// The heaviest microbatch of some prompts with some responses each.
+    fn heaviest(&self, prompts: usize, samples: usize) -> Work {
+        let response = self.config.rollout.max_response_tokens;
+        let mut lengths: Vec<usize> = self.prompts.iter().cycle().take(prompts).copied().collect();
+        lengths.sort_unstable();
+        lengths.reverse();
+        let groups: Vec<usize> = lengths.iter().map(|prompt| prompt + samples * response).collect();
+        let works = microbatches(&groups, self.microbatch_tokens).into_iter();
+        works
+            .map(|range| Self::work(&lengths[range], samples, response))
+            .max_by_key(|work| work.tokens)
+            .unwrap_or_default()
+    }
+
+    /// Prompts of these lengths with some responses each.
+    fn work(prompts: &[usize], samples: usize, response: usize) -> Work {
+        let token = vec![0i64; prompts.iter().copied().max().unwrap_or(0).max(response)];
+        let groups = prompts.iter().map(|prompt| (&token[..*prompt], vec![&token[..response]; samples]));
+        let layout = layout(groups, Device::Cpu);
+        Work::of(&layout.flat, samples * prompts.len() * response)
+    }
+}

@@ -1,0 +1,44 @@
+//! `align plan` for reward models: what a step needs of memory and arithmetic, for the comparisons that the run will take.
+
+use std::rc::Rc;
+
+use align_common::config::total_steps;
+use align_common::error::Result;
+use align_common::footprint::{self, Held, Outline, STEPS, Work};
+use align_common::model::ModelOptions;
+use tch::Device;
+
+use crate::check;
+use crate::config::{RmConfig, Stage};
+use crate::data::{Row, flatten};
+
+/// Plans what `align rm` would run.
+///
+/// # Errors
+/// As [`crate::rm`] before its first step.
+pub fn plan(config: &RmConfig) -> Result<Outline> {
+    let (source, _, rows) = check(config)?;
+    let train = &config.train;
+    let options = ModelOptions {
+        device: Device::Cpu,
+        compute: config.model.dtype.kind(),
+        trainable: true,
+        recompute_layers: config.model.recompute_layers,
+    };
+    let has_lm_head = config.loss.lm_coef > 0.0;
+    let held = Held { config: source.header.config, options, has_lm_head, dropout: false };
+    let size = train.batch_size as u64;
+    let steps = total_steps(train.steps, train.epochs, rows.order.epoch_len() as u64, size);
+    let targets = move |row: &Row| if has_lm_head { row.num_answer_tokens(row.best) } else { 0 };
+    let rows = Rc::new(rows);
+    let again = Rc::clone(&rows);
+    let rows = footprint::Rows {
+        steps: steps.min(STEPS),
+        sizes: Box::new(move |step| rows.batch(step, size).map(|row| (row.len(), targets(row))).collect()),
+        layout: Box::new(move |step, range| {
+            let rows: Vec<&Row> = again.batch(step, size).take(range.end).skip(range.start).collect();
+            Work::of(&flatten(&rows, false, Device::Cpu).flat, rows.iter().map(|row| targets(row)).sum())
+        }),
+    };
+    Ok(Outline::of_training(config.stage.map_or("rm", Stage::name), held, train.microbatch_tokens, rows))
+}

@@ -1,0 +1,53 @@
+//! `align plan` for sft and pretraining: what a step needs of memory and arithmetic, for the rows that the run will take.
+
+use std::rc::Rc;
+
+use align_common::error::Result;
+use align_common::footprint::{self, Held, Outline, STEPS, Work};
+use align_common::lm::flatten;
+use align_common::model::ModelOptions;
+use tch::Device;
+
+use crate::config::{PretrainConfig, SftConfig};
+use crate::{Inputs, pretrain_inputs, sft_inputs, total};
+
+/// Plans what `align sft` would run.
+///
+/// # Errors
+/// As [`crate::sft`] before its first step.
+pub fn plan(config: &SftConfig) -> Result<Outline> {
+    Ok(outline(sft_inputs(config)?))
+}
+
+/// Plans what `align pretrain` would run.
+///
+/// # Errors
+/// As [`crate::pretrain`] before its first step.
+pub fn plan_pretrain(config: &PretrainConfig) -> Result<Outline> {
+    Ok(outline(pretrain_inputs(config)?))
+}
+
+fn outline(inputs: Inputs<'_>) -> Outline {
+    let steps = total(&inputs).min(STEPS);
+    let Inputs { stage, sections, source, rows, .. } = inputs;
+    let train = sections.train;
+    let options = ModelOptions {
+        device: Device::Cpu,
+        compute: sections.model.dtype.kind(),
+        trainable: true,
+        recompute_layers: sections.model.recompute_layers,
+    };
+    let held = Held { config: source.header.config, options, has_lm_head: true, dropout: train.dropout > 0.0 };
+    let (size, microbatch_tokens) = (train.batch_size as u64, train.microbatch_tokens);
+    let rows = Rc::new(rows);
+    let again = Rc::clone(&rows);
+    let rows = footprint::Rows {
+        steps,
+        sizes: Box::new(move |step| rows.batch(step, size).map(|row| (row.len(), row.num_loss_tokens())).collect()),
+        layout: Box::new(move |step, range| {
+            let batch = flatten(again.batch(step, size).take(range.end).skip(range.start), Device::Cpu);
+            Work::of(&batch.flat, batch.targets.size()[0] as usize)
+        }),
+    };
+    Outline::of_training(stage, held, microbatch_tokens, rows)
+}
