@@ -8,7 +8,6 @@ mod generate;
 mod html;
 mod lines;
 mod page;
-mod plots;
 mod report;
 mod score;
 pub(crate) mod stages;
