@@ -264,6 +264,9 @@ impl stage::Trainer for Session {
     }
 
     fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics> {
+        if !run.eval_recurs(done) {
+            self.guards.expect_extra_evaluation();
+        }
         self.evaluation.measure(&self.trainer, self.last.as_ref(), run, done)
     }
 
@@ -301,7 +304,7 @@ impl stage::Trainer for Session {
         state.set("moments", trainer.moments);
         state.set("kl_controller", trainer.kl_controller);
         state.set("value_shift", trainer.value_shift);
-        state.set("guards", &self.guards.state);
+        state.set("guards", self.guards.state());
         state.set("ptx_taken", trainer.ptx.as_ref().map(|stream| stream.taken));
         state
     }
@@ -314,7 +317,7 @@ impl stage::Trainer for Session {
         trainer.kl_controller = state.get("kl_controller")?;
         trainer.value_shift = state.get("value_shift")?;
         trainer.models.value_model.set_shift(trainer.value_shift.unwrap_or(0.0));
-        self.guards.state = state.get("guards")?;
+        self.guards.load(state.get("guards")?);
         let taken: Option<u64> = state.get("ptx_taken")?;
         if let (Some(stream), Some(taken)) = (&mut trainer.ptx, taken) {
             stream.taken = taken;

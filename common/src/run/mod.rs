@@ -267,7 +267,12 @@ impl Run {
 
     /// Whether to evaluate when `done` steps are done: every `eval_every` steps and at the end.
     pub fn eval_due(&self, done: u64) -> bool {
-        done.is_multiple_of(self.section.eval_every) || done >= self.steps
+        self.eval_recurs(done) || done >= self.steps
+    }
+
+    /// Whether a longer run evaluates there, too: the end may be no multiple of `eval_every`.
+    pub fn eval_recurs(&self, done: u64) -> bool {
+        done.is_multiple_of(self.section.eval_every)
     }
 
     /// Whether to save when `done` steps are done: every `save_every` steps, at the end, and when asked to stop.
@@ -362,8 +367,8 @@ impl Run {
         Ok(path)
     }
 
-    /// Whether there is room for another record of a run that goes on. The first ones tell how it went wrong; a limit that stays
-    /// broken for a thousand steps must not fill the disk.
+    /// Whether there is room for another record of a run that goes on. The first ones tell how it went wrong; a limit that is broken
+    /// again and again must not fill the disk.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder cannot be listed.

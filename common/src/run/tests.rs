@@ -349,6 +349,19 @@ fn a_damaged_checkpoint_is_named() {
     assert_eq!(facts_of(folder.path()), straight(9));
 }
 
+#[test]
+fn records_do_not_fill_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::new(folder.path(), 100, false);
+    let Started::Ready(run) = stage.start(&stage.config()).unwrap() else { panic!("a new run") };
+    let mut written = 0;
+    while run.has_room_for_records().unwrap() {
+        written += 1;
+        run.record(written, &["wrong".to_owned()], Value::Null).unwrap();
+    }
+    assert_eq!((written, fs::read_dir(folder.path().join(RECORDS)).unwrap().count()), (16, 16));
+}
+
 /// Not a test of its own: what the next one starts as a process and kills.
 #[test]
 fn child_to_be_killed() {

@@ -89,7 +89,7 @@ fn render(dir: &Path, contents: &Contents) -> Result<String> {
 fn guards(alarms: &[(u64, Vec<String>)]) -> Vec<String> {
     let first = alarms.first().map(|(step, said)| {
         let others = alarms.len() - 1;
-        format!("guards: step {step}: {}; recorded in records/, with {others} more steps", said.join("; "))
+        format!("guards: step {step}: {}; recorded in records/, with {others} later steps", said.join("; "))
     });
     first.into_iter().collect()
 }
