@@ -5,7 +5,7 @@ use align_common::stage::{Action, Alarm, Lasting, News, Watch};
 use serde::{Deserialize, Serialize};
 
 use crate::config::GuardsSection;
-use crate::findings::held_out_findings;
+use crate::findings::{Log, held_out_findings};
 
 /// Compares every step with the limits of `[guards]`.
 #[derive(Debug, Clone)]
@@ -53,6 +53,11 @@ impl Guards {
     /// What is done when limits stay broken, or a number is not finite.
     pub fn action(&self) -> Action {
         self.limits.action
+    }
+
+    /// What was measured on held-out prompts so far.
+    pub(crate) fn evaluations(&self) -> &Log {
+        &self.state.evaluations.log
     }
 
     /// Called before an evaluation that is made only because the run ends here: one that is given more steps has no such
@@ -294,6 +299,7 @@ mod tests {
         let mut ended = whole.clone();
         ended.expect_extra_evaluation();
         assert_eq!(ended.watch(25, &evaluated(19.0, 1.0)).news.len(), 1);
+        assert_eq!(ended.evaluations().len(), 2);
         whole.watch(25, &metrics(1.0, 2.0, 20.0, 0.0));
         assert_eq!(ended.state(), whole.state());
     }

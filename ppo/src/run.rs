@@ -267,7 +267,10 @@ impl stage::Trainer for Session {
         if !run.eval_recurs(done) {
             self.guards.expect_extra_evaluation();
         }
-        self.evaluation.measure(&self.trainer, self.last.as_ref(), run, done)
+        let metrics = self.evaluation.measure(&self.trainer, self.last.as_ref(), run, done)?;
+        let log = [self.guards.evaluations(), &[(done, metrics.clone())]].concat();
+        self.evaluation.draw(run, done, &log)?;
+        Ok(metrics)
     }
 
     fn note(&self, metrics: &Metrics) -> String {

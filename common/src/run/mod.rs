@@ -46,6 +46,7 @@ use crate::checkpoint::{self, State, TEMPORARY, replace_folder, sync_tree, write
 use crate::config::RunSection;
 use crate::error::{Error, Result};
 use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
+use crate::plot::Png;
 
 use past::{Clock, History, RunState};
 
@@ -321,7 +322,7 @@ impl Run {
         self.samples.append(&line)
     }
 
-    /// Shows a text in TensorBoard; like samples, texts and distributions belong to evaluations.
+    /// Shows a text in TensorBoard; like samples, texts, distributions and pictures belong to evaluations.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -335,6 +336,14 @@ impl Run {
     /// [`Error::Io`] when it cannot be written.
     pub fn histogram(&mut self, done: u64, tag: &str, values: &[f64]) -> Result<()> {
         Histogram::of(values).map_or(Ok(()), |histogram| self.board.histogram(done, tag, &histogram))
+    }
+
+    /// Shows a picture in TensorBoard.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn image(&mut self, done: u64, tag: &str, png: &Png) -> Result<()> {
+        self.board.image(done, tag, png)
     }
 
     /// Writes the checkpoint of `done` steps: `write_models` fills subfolders of the folder it is given.

@@ -84,6 +84,8 @@ impl<'a> Stage<'a> {
                 run.sample(done, json!({"response": "ä"}).as_object().unwrap())?;
                 run.text(done, "samples/0", "an *answer*, ä")?;
                 run.histogram(done, "scores/a", &[1.0, 2.0, 4.0])?;
+                let png = Png { bytes: vec![137, 80, done as u8], width: 2, height: 1 };
+                run.image(done, "frontier/a", &png)?;
             }
             (self.hook)(done, "log")?;
             run.log(done, &metrics)?;
