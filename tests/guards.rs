@@ -37,17 +37,49 @@ fn a_warning_is_told_and_recorded_and_changes_nothing() {
         worked_on["minibatches"].as_array().unwrap().iter().map(|batch| batch["rows"].as_array().unwrap().len()).sum();
     assert_eq!(trained % responses.len(), 0);
     assert_eq!(found["replay_from"], Value::Null, "no checkpoint before the first step");
-    assert_eq!(record(&folder, "runs/warned", 2)["replay_from"], json!("runs/warned/checkpoints/step-000001"));
 
-    // However long it lasts, the disk is not filled.
+    // It lasts: neither told nor recorded again.
+    assert_eq!(warnings(&output.stderr).len(), 1, "{output}");
     let long = ["--set", "ppo.steps=20", "--out", "runs/warned", "--resume"];
     let output = folder.succeed(&[&PPO[..], &ALWAYS, &long].concat());
-    assert!(output.stderr.contains("warning: step 20: policy/entropy is"), "{output}");
-    assert_eq!(std::fs::read_dir(folder.join("runs/warned/records")).unwrap().count(), 16);
+    assert_eq!(warnings(&output.stderr), [""; 0], "{output}");
+    assert_eq!(std::fs::read_dir(folder.join("runs/warned/records")).unwrap().count(), 1);
 
     folder.succeed(&["report", "runs/warned"]);
     let page = folder.read("runs/warned/report.html");
     assert!(page.contains("guards: step 1: policy&#x2f;entropy is"), "{page}");
+}
+
+/// What is told of steps.
+fn warnings(stderr: &str) -> Vec<&str> {
+    stderr.lines().filter(|line| line.starts_with("warning: step ") || line.starts_with("step ")).collect()
+}
+
+#[test]
+fn a_resumed_run_tells_what_one_that_was_never_stopped_does() {
+    let folder = Folder::new();
+    let sets = ["ppo.value_warmup_steps=2", "ppo.policy_lr=1e-2", "guards.kl_max=0.05", "run.eval_every=3"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+    let run = |steps: u64, out: &str| {
+        let steps = format!("ppo.steps={steps}");
+        folder.succeed(&[&PPO[..], &sets, &["--set", &steps, "--out", out, "--resume"]].concat()).stderr
+    };
+    let step = |line: &str| line.split([' ', ':', ',']).find_map(|word| word.parse::<u64>().ok()).unwrap();
+    let whole = run(12, "runs/whole");
+    let told = warnings(&whole);
+    // The policy moves in the third step, which is seen in the fourth.
+    let first = told.iter().find(|line| line.contains("kl/ref is")).unwrap_or_else(|| panic!("{whole}"));
+    let before = json!(format!("runs/whole/checkpoints/step-{:06}", step(first) - 1));
+    assert_eq!(record(&folder, "runs/whole", step(first))["replay_from"], before);
+
+    for (from, to) in [(0, 1), (1, 4), (4, 5), (5, 8), (8, 12)] {
+        let part = run(to, "runs/parts");
+        // The end of a part calls for an evaluation: what that finds is told there and nowhere else.
+        let between = |lines: &[&str]| -> Vec<String> {
+            lines.iter().filter(|line| (from + 1..to).contains(&step(line))).map(|line| (*line).to_owned()).collect()
+        };
+        assert_eq!(between(&warnings(&part)), between(&told), "steps {from} to {to}: {part}\n{whole}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod evaluation;
 mod guards;
 mod invariants;
 mod oracles;
+mod pictures;
 mod pipeline;
 mod readme;
 mod report;

@@ -40,6 +40,7 @@ pub mod config;
 pub mod contract;
 pub mod metrics;
 pub mod optim;
+pub mod plot;
 pub mod progress;
 pub mod run;
 pub mod schedule;

@@ -6,11 +6,14 @@ use align_common::error::Result;
 use align_common::metrics::Metrics;
 use align_common::metrics::markdown::{prompt_and_response, side_by_side};
 use align_common::model::{CausalLm, ScalarModel};
+use align_common::plot::Plot;
 use align_common::random::{self, Purpose};
 use align_common::run::Run;
 use serde_json::{Map, json};
 
-use crate::held_out;
+use crate::charts::{JUDGES, by_length, frontier};
+use crate::findings::Log;
+use crate::held_out::{self, measured_deciles};
 use crate::models::score;
 use crate::rollout::Rollout;
 use crate::train::{StepReport, Trainer, mean_std};
@@ -61,6 +64,24 @@ impl Evaluation {
             write_samples(run, done, &set.name, &self.format, &report, set.reference.as_ref())?;
         }
         Ok(metrics)
+    }
+
+    /// Draws what was measured so far, set by set, into TensorBoard.
+    pub(crate) fn draw(&self, run: &mut Run, done: u64, log: &Log) -> Result<()> {
+        for EvalSet { name, .. } in &self.sets {
+            let deciles = log.last().map_or_else(Vec::new, |(_, metrics)| measured_deciles(metrics, name));
+            let plots = [
+                ("frontier", frontier(log, name, "score over KL", &JUDGES)),
+                ("reward_by_length", by_length(&[(done, deciles)])),
+            ];
+            for (tag, plot) in plots {
+                let plot = Plot { caption: format!("{}: {}", name, plot.caption), ..plot };
+                if let Some(png) = plot.png()? {
+                    run.image(done, &format!("{tag}/{name}"), &png)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! same draws; those of training steps are means over five logged ones.
 
 use align_common::metrics::Metrics;
+use align_common::stage::Alarm;
 
 /// What was logged, by steps done, in their order.
 pub type Log = [(u64, Metrics)];
@@ -31,18 +32,27 @@ const CLIP_FRAC: f64 = 0.3;
 
 /// Everything found. `kl_limit` takes the place of 20 nats where a run has a limit of its own.
 pub fn findings(log: &Log, kl_limit: Option<f64>) -> Vec<String> {
-    let mut found = held_out_findings(log, kl_limit);
-    found.extend(of_training(log));
-    found
+    let of_held_out = held_out_findings(log, kl_limit).into_iter().map(|finding| finding.text);
+    of_held_out.chain(of_training(log)).collect()
 }
 
-/// What the evaluations alone say.
-pub fn held_out_findings(log: &Log, kl_limit: Option<f64>) -> Vec<String> {
+/// What the evaluations alone say. A finding's name is the pathology and the set.
+pub fn held_out_findings(log: &Log, kl_limit: Option<f64>) -> Vec<Alarm> {
     let mut found = Vec::new();
     for set in sets(log) {
-        found.extend(over_optimisation(log, set, kl_limit.unwrap_or(KL_LIMIT)));
-        found.extend(length_hacking(log, set));
-        found.extend(of_held_out_responses(log, set));
+        let over_optimisation = over_optimisation(log, set, kl_limit.unwrap_or(KL_LIMIT));
+        let found_in_set = [
+            over_optimisation.map(|what| ("over-optimisation", what)),
+            length_hacking(log, set).map(|what| ("length hacking", what)),
+            collapse(log, set).map(|what| ("collapse", what)),
+            repetition(log, set).map(|what| ("repetition", what)),
+            no_end(log, set).map(|what| ("no end", what)),
+        ];
+        found.extend(found_in_set.into_iter().flatten().map(|(pathology, what)| Alarm {
+            name: format!("{pathology} on {set}"),
+            text: format!("{pathology}: on {set} {what}"),
+            over: format!("{pathology} on {set} is no longer found"),
+        }));
     }
     found
 }
@@ -93,7 +103,7 @@ fn over_optimisation(log: &Log, set: &str, kl_limit: f64) -> Option<String> {
             "the second reward model's score has not fallen, but so far away it may be fooled as well"
         };
         Some(format!(
-            "over-optimisation: on {set} the policy is {kl:.1} nats a response away from the reference, more than {kl_limit:.0}, \
+            "the policy is {kl:.1} nats a response away from the reference, more than {kl_limit}, \
              since step {since}; {second}"
         ))
     })
@@ -118,7 +128,7 @@ fn falling_second_score(log: &Log, set: &str) -> Option<String> {
         .collect();
     let (fall, since) = standing(&falls, |fall| fall > noise)?;
     Some(format!(
-        "over-optimisation: on {set} the reward model's score rose from {at_best:.3} to {:.3} while the second reward model's fell \
+        "the reward model's score rose from {at_best:.3} to {:.3} while the second reward model's fell \
          from its best, {best:.3} at step {best_step}, to {:.3}, by more than the noise of {noise:.3}, since step {since}",
         first.last()?.1,
         best - fall,
@@ -132,7 +142,7 @@ fn length_hacking(log: &Log, set: &str) -> Option<String> {
     if let Some((last, since)) = standing(&tokens, |tokens| tokens > LENGTH_GROWTH * start) {
         let growth = 100.0 * (last / start - 1.0);
         return Some(format!(
-            "length hacking: on {set} responses have grown by {growth:.0} %, from {start:.1} to {last:.1} tokens, by more than half \
+            "responses have grown by {growth:.0} %, from {start:.1} to {last:.1} tokens, by more than half \
              since step {since}"
         ));
     }
@@ -142,43 +152,37 @@ fn length_hacking(log: &Log, set: &str) -> Option<String> {
     let grown = tokens.last()?.1;
     (grown > LENGTH_DRIFT * start).then(|| {
         format!(
-            "length hacking: on {set} score and length correlate with {last:.2}, {at_first:.2} at first, while responses grow from \
+            "score and length correlate with {last:.2}, {at_first:.2} at first, while responses grow from \
              {start:.1} to {grown:.1} tokens; above {LENGTH_CORRELATION} since step {since}"
         )
     })
 }
 
-/// What single numbers of held-out responses say.
-fn of_held_out_responses(log: &Log, set: &str) -> Vec<String> {
-    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
-    let below = |metric: &str, limit: f64| standing(&of_set(log, set, metric), |value| value < limit);
-    let above = |metric: &str, limit: f64| standing(&of_set(log, set, metric), |value| value > limit);
-    let mut found = Vec::new();
-    found.extend(below("distinct", HALF).map(|(share, since)| {
-        format!(
-            "collapse: on {set} only {} of the responses differ from each other, below half since step {since}",
-            percent(share)
-        )
-    }));
-    found.extend(above("repetition", REPETITION).map(|(share, since)| {
-        let limit = percent(REPETITION);
-        format!(
-            "repetition: on {set} {} of a response's 4-grams have occurred in it before, above {limit} since step {since}",
-            percent(share)
-        )
-    }));
-    found.extend(below("ended", ENDED).map(|(share, since)| {
-        format!(
-            "no end: on {set} only {} of the responses end by themselves, below half since step {since}",
-            percent(share)
-        )
-    }));
-    found
+fn percent(share: f64) -> String {
+    format!("{:.0} %", 100.0 * share)
+}
+
+fn collapse(log: &Log, set: &str) -> Option<String> {
+    let (share, since) = standing(&of_set(log, set, "distinct"), |share| share < HALF)?;
+    Some(format!("only {} of the responses differ from each other, below half since step {since}", percent(share)))
+}
+
+fn repetition(log: &Log, set: &str) -> Option<String> {
+    let (share, since) = standing(&of_set(log, set, "repetition"), |share| share > REPETITION)?;
+    let limit = percent(REPETITION);
+    Some(format!(
+        "{} of a response's 4-grams have occurred in it before, above {limit} since step {since}",
+        percent(share)
+    ))
+}
+
+fn no_end(log: &Log, set: &str) -> Option<String> {
+    let (share, since) = standing(&of_set(log, set, "ended"), |share| share < ENDED)?;
+    Some(format!("only {} of the responses end by themselves, below half since step {since}", percent(share)))
 }
 
 /// What the training steps say.
 fn of_training(log: &Log) -> Vec<String> {
-    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
     let mut found = Vec::new();
     let entropy = series(log, "policy/entropy");
     if let Some((_, first)) = entropy.first().copied().filter(|(_, first)| *first > 0.0) {

@@ -1,22 +1,23 @@
 //! Guards: what tells that a run has gone wrong, from the numbers that every step logs.
 
 use align_common::metrics::Metrics;
-use align_common::stage::{Action, Watch};
+use align_common::stage::{Action, Alarm, Lasting, News, Watch};
 use serde::{Deserialize, Serialize};
 
 use crate::config::GuardsSection;
-use crate::findings::held_out_findings;
+use crate::findings::{Log, held_out_findings};
 
 /// Compares every step with the limits of `[guards]`.
 #[derive(Debug, Clone)]
 pub struct Guards {
     limits: GuardsSection,
     value_warmup_steps: u64,
-    /// What a resume needs.
-    pub(crate) state: GuardState,
+    state: GuardState,
+    /// What was known before an evaluation that is made only because the run ends here.
+    before_extra: Option<Evaluations>,
 }
 
-/// How the run began, and for how long something has been wrong.
+/// What a resume needs: how the run began, and for how long something has been wrong.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GuardState {
     /// Entropy of the first step.
@@ -25,18 +26,28 @@ pub(crate) struct GuardState {
     tokens: Option<f64>,
     /// Steps in a row that broke a limit, up to the latest.
     streak: u64,
+    /// The limits that are broken.
+    broken: Lasting,
+    evaluations: Evaluations,
+}
+
+/// The evaluations so far.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Evaluations {
     /// What was measured on held-out prompts, by steps done.
-    evaluations: Vec<(u64, Metrics)>,
-    /// Evaluations in a row that speak against the run, up to the latest.
-    bad_evaluations: u64,
-    /// Steps done at the last evaluation that did not.
-    good_evaluation: u64,
+    log: Vec<(u64, Metrics)>,
+    /// How many in a row speak against the run, up to the latest.
+    bad: u64,
+    /// Steps done at the last one that did not.
+    good: u64,
+    /// What the latest one found.
+    found: Lasting,
 }
 
 impl Guards {
     /// Guards that have seen nothing yet.
     pub fn new(limits: GuardsSection, value_warmup_steps: u64) -> Self {
-        Self { limits, value_warmup_steps, state: GuardState::default() }
+        Self { limits, value_warmup_steps, state: GuardState::default(), before_extra: None }
     }
 
     /// What is done when limits stay broken, or a number is not finite.
@@ -44,76 +55,122 @@ impl Guards {
         self.limits.action
     }
 
+    /// What was measured on held-out prompts so far.
+    pub(crate) fn evaluations(&self) -> &Log {
+        &self.state.evaluations.log
+    }
+
+    /// Called before an evaluation that is made only because the run ends here: one that is given more steps has no such
+    /// evaluation, so none of it is in the state.
+    pub(crate) fn expect_extra_evaluation(&mut self) {
+        self.before_extra = Some(self.state.evaluations.clone());
+    }
+
+    /// What a resume needs.
+    pub(crate) fn state(&self) -> GuardState {
+        let evaluations = self.before_extra.as_ref().unwrap_or(&self.state.evaluations);
+        GuardState { evaluations: evaluations.clone(), ..self.state.clone() }
+    }
+
+    /// Takes a state back.
+    pub(crate) fn load(&mut self, state: GuardState) {
+        self.state = state;
+    }
+
     /// Looks at the metrics of the step that makes `done` steps, an evaluation's among them.
     pub fn watch(&mut self, done: u64, metrics: &Metrics) -> Watch {
-        let mut alarms = self.alarms(metrics);
+        let mut alarms = self.broken_limits(metrics);
         self.state.streak = if alarms.is_empty() { 0 } else { self.state.streak + 1 };
-        let explained = metrics.get("value/explained_variance").unwrap_or(f64::NAN);
-        if done == self.value_warmup_steps && explained < 0.0 {
-            alarms.push(format!(
-                "value/explained_variance is {explained:.4} at the end of the value warm-up, below 0: the advantages to come say \
-                 nothing; give it more ppo.value_warmup_steps or a higher ppo.value_lr"
-            ));
+        let mut news = self.state.broken.update(done, &alarms);
+        if let Some(alarm) = self.blind_value_model(done, metrics) {
+            news.push(News::Begins(alarm.text.clone())); // it is looked for at this step only
+            alarms.push(alarm);
         }
-        alarms.extend(self.evaluation(done, metrics));
+        if let Some(found) = self.evaluation(done, metrics) {
+            news.extend(self.state.evaluations.found.update(done, &found));
+            alarms.extend(found);
+        }
         let ends = self.limits.action != Action::Warn;
         let lasting = (ends && self.state.streak >= self.limits.patience).then(|| done - self.state.streak);
-        let hacked = (ends && self.state.bad_evaluations >= self.limits.patience).then_some(self.state.good_evaluation);
-        Watch { alarms, halt_before: lasting.or(hacked) }
+        let Evaluations { bad, good, .. } = self.state.evaluations;
+        let hacked = (ends && bad >= self.limits.patience).then_some(good);
+        Watch { alarms, news, halt_before: lasting.or(hacked) }
+    }
+
+    /// A value model that explains nothing when its warm-up ends.
+    fn blind_value_model(&self, done: u64, metrics: &Metrics) -> Option<Alarm> {
+        let explained = metrics.get("value/explained_variance").unwrap_or(f64::NAN);
+        (done == self.value_warmup_steps && explained < 0.0).then(|| Alarm {
+            name: "value/explained_variance".to_owned(),
+            text: format!(
+                "value/explained_variance is {explained:.4} at the end of the value warm-up, below 0: the advantages to come say \
+                 nothing; give it more ppo.value_warmup_steps or a higher ppo.value_lr"
+            ),
+            over: String::new(),
+        })
     }
 
     /// What all evaluations so far say, when this step has one.
-    fn evaluation(&mut self, done: u64, metrics: &Metrics) -> Vec<String> {
+    fn evaluation(&mut self, done: u64, metrics: &Metrics) -> Option<Vec<Alarm>> {
         let held_out = metrics.iter().filter(|(name, value)| name.starts_with("eval/") && value.is_finite());
         let held_out: Metrics = held_out.collect();
         if held_out.is_empty() {
-            return Vec::new();
+            return None;
         }
-        self.state.evaluations.push((done, held_out));
-        let found = held_out_findings(&self.state.evaluations, Some(self.limits.kl_max));
+        let evaluations = &mut self.state.evaluations;
+        evaluations.log.push((done, held_out));
+        let found = held_out_findings(&evaluations.log, Some(self.limits.kl_max));
         if found.is_empty() {
-            (self.state.bad_evaluations, self.state.good_evaluation) = (0, done);
+            (evaluations.bad, evaluations.good) = (0, done);
         } else {
-            self.state.bad_evaluations += 1;
+            evaluations.bad += 1;
         }
-        found
+        Some(found)
     }
 
-    fn alarms(&mut self, metrics: &Metrics) -> Vec<String> {
+    /// The limits that a step breaks. An alarm's name is the limit's key in `[guards]`.
+    fn broken_limits(&mut self, metrics: &Metrics) -> Vec<Alarm> {
         let number = |name: &str| metrics.get(name).unwrap_or(f64::NAN);
         let (entropy, tokens) = (number("policy/entropy"), number("response/tokens"));
         let first_entropy = *self.state.entropy.get_or_insert(entropy);
         let first_tokens = *self.state.tokens.get_or_insert(tokens);
         let limits = &self.limits;
         let mut alarms = Vec::new();
-        let mut check = |broken: bool, name: &str, number: f64, limit: String| {
+        let mut check = |broken: bool, key: &str, metric: &str, number: f64, limit: String| {
             if broken {
-                alarms.push(format!("{name} is {number:.4}, {limit}"));
+                alarms.push(Alarm {
+                    name: key.to_owned(),
+                    text: format!("{metric} is {number:.4}, {limit}"),
+                    over: format!("{metric} is within its limit again"),
+                });
             }
         };
         let (kl, identical) = (number("kl/ref"), number("response/identical"));
-        check(kl > limits.kl_max, "kl/ref", kl, format!("above guards.kl_max = {}", limits.kl_max));
-        let least = limits.entropy_min * first_entropy;
+        check(kl > limits.kl_max, "kl_max", "kl/ref", kl, format!("above guards.kl_max = {}", limits.kl_max));
         check(
-            entropy < least,
+            entropy < limits.entropy_min * first_entropy,
+            "entropy_min",
             "policy/entropy",
             entropy,
             format!("below guards.entropy_min = {} of the first step's {first_entropy:.4}", limits.entropy_min),
         );
         check(
             tokens < limits.length_min * first_tokens,
+            "length_min",
             "response/tokens",
             tokens,
             format!("below guards.length_min = {} of the first step's {first_tokens:.1}", limits.length_min),
         );
         check(
             tokens > limits.length_max * first_tokens,
+            "length_max",
             "response/tokens",
             tokens,
             format!("above guards.length_max = {} of the first step's {first_tokens:.1}", limits.length_max),
         );
         check(
             identical > limits.identical_max,
+            "identical_max",
             "response/identical",
             identical,
             format!("above guards.identical_max = {}", limits.identical_max),
@@ -160,9 +217,91 @@ mod tests {
             ),
             (metrics(0.0, 2.0, 20.0, 1.0), "response/identical is 1.0000, above guards.identical_max = 0.95"),
         ] {
-            assert_eq!(guards.watch(2, &metrics), Watch { alarms: vec![name.to_owned()], halt_before: None });
+            let watch = guards.clone().watch(2, &metrics);
+            assert_eq!(watch.alarms.iter().map(|alarm| alarm.text.as_str()).collect::<Vec<_>>(), [name]);
+            assert_eq!((watch.news, watch.halt_before), (vec![News::Begins(name.to_owned())], None));
         }
         assert_eq!(guards.watch(3, &metrics(9.0, 0.2, 50.0, 0.9)), Watch::default());
+    }
+
+    fn told(guards: &mut Guards, done: u64, metrics: &Metrics) -> Vec<String> {
+        guards.watch(done, metrics).news.iter().map(|news| news.line(done)).collect()
+    }
+
+    #[test]
+    fn a_broken_limit_is_told_once_and_once_when_it_holds_again() {
+        let mut guards = guards(Action::Warn);
+        let lines: Vec<String> = [(9.0, 0.0), (10.5, 0.0), (11.5, 1.0), (12.5, 0.0), (9.5, 0.0), (9.0, 0.0)]
+            .into_iter()
+            .zip(1..)
+            .flat_map(|((kl, identical), done)| told(&mut guards, done, &metrics(kl, 2.0, 20.0, identical)))
+            .collect();
+        let expected = [
+            "warning: step 2: kl/ref is 10.5000, above guards.kl_max = 10",
+            "warning: step 3: response/identical is 1.0000, above guards.identical_max = 0.95",
+            "step 4: response/identical is within its limit again",
+            "step 5: kl/ref is within its limit again",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    /// Metrics of an evaluation at which responses to `held` have `tokens` tokens, and those of the reference 12.
+    fn evaluated(tokens: f64, distinct: f64) -> Metrics {
+        let mut metrics = metrics(1.0, 2.0, 20.0, 0.0);
+        for (name, value) in
+            [("score_mean", 1.0), ("tokens", tokens), ("reference_tokens", 12.0), ("distinct", distinct)]
+        {
+            metrics.set(format!("eval/held/{name}"), value);
+        }
+        metrics
+    }
+
+    const FINDINGS: [&str; 4] = [
+        "warning: step 20: length hacking: on held responses have grown by 58 %, from 12.0 to 19.0 tokens, by more than half since \
+         step 20",
+        "warning: step 30: collapse: on held only 25 % of the responses differ from each other, below half since step 30",
+        "step 40: length hacking on held is no longer found",
+        "warning: step 80, since step 30: collapse: on held only 25 % of the responses differ from each other, below half since \
+         step 30",
+    ];
+
+    /// What is told of evaluations every ten steps; behind the step `stop` the state is written and read again.
+    fn told_of_evaluations(stop: u64) -> Vec<String> {
+        let mut guards = guards(Action::Warn);
+        let (calm, lengths, collapsed) = (metrics(1.0, 2.0, 20.0, 0.0), [12.0, 19.0, 20.0, 12.0], [1.0, 1.0, 0.25]);
+        let mut lines = Vec::new();
+        for done in 1..=90u64 {
+            let index = (done / 10) as usize;
+            let at = |values: &[f64]| values.get(index - 1).or(values.last()).copied().unwrap();
+            let metrics = if done % 10 == 0 { evaluated(at(&lengths), at(&collapsed)) } else { calm.clone() };
+            lines.extend(told(&mut guards, done, &metrics));
+            if done == stop {
+                let state = serde_json::to_string(&guards.state()).unwrap();
+                guards = self::guards(Action::Warn);
+                guards.load(serde_json::from_str(&state).unwrap());
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn a_finding_is_told_when_it_is_new_and_a_stop_in_between_changes_nothing() {
+        for stop in 0..90 {
+            assert_eq!(told_of_evaluations(stop), FINDINGS, "stopped at {stop}");
+        }
+    }
+
+    /// A run of 25 steps evaluates there because it ends; one of 40 does not.
+    #[test]
+    fn an_evaluation_that_only_the_end_calls_for_is_forgotten_when_the_run_goes_on() {
+        let mut whole = guards(Action::Warn);
+        whole.watch(20, &evaluated(12.0, 1.0));
+        let mut ended = whole.clone();
+        ended.expect_extra_evaluation();
+        assert_eq!(ended.watch(25, &evaluated(19.0, 1.0)).news.len(), 1);
+        assert_eq!(ended.evaluations().len(), 2);
+        whole.watch(25, &metrics(1.0, 2.0, 20.0, 0.0));
+        assert_eq!(ended.state(), whole.state());
     }
 
     #[test]
@@ -185,12 +324,8 @@ mod tests {
         let halts: Vec<_> = [(10, 12.0), (20, 19.0), (30, 20.0)]
             .into_iter()
             .map(|(done, tokens)| {
-                let mut metrics = metrics(1.0, 2.0, 20.0, 0.0);
-                for (name, value) in [("score_mean", 1.0), ("tokens", tokens), ("reference_tokens", 12.0)] {
-                    metrics.set(format!("eval/held/{name}"), value);
-                }
-                let watch = guards.watch(done, &metrics);
-                (watch.alarms.iter().any(|alarm| alarm.starts_with("length hacking: on held")), watch.halt_before)
+                let watch = guards.watch(done, &evaluated(tokens, 1.0));
+                (watch.alarms.iter().any(|alarm| alarm.name == "length hacking on held"), watch.halt_before)
             })
             .collect();
         assert_eq!(halts, [(false, None), (true, None), (true, Some(10))]);
@@ -207,7 +342,8 @@ mod tests {
             .collect();
         assert_eq!(halts, [None, None, None, None, Some(3)]);
         // A resume goes on with the streak.
-        let mut resumed = Guards { state: GuardState { streak: 1, ..guards.state.clone() }, ..guards };
+        let mut resumed = guards.clone();
+        resumed.load(GuardState { streak: 1, ..guards.state() });
         assert_eq!(resumed.watch(9, &bad).halt_before, Some(7));
     }
 }

@@ -39,6 +39,12 @@ pub fn describe(responses: &[&[i64]], scores: &[f64]) -> Metrics {
     metrics
 }
 
+/// The groups that [`describe`] wrote, where `metrics` has them as `eval/<set>/…`; none where the set was too small.
+pub fn measured_deciles(metrics: &Metrics, set: &str) -> Vec<Decile> {
+    let of = |group: usize, what: &str| metrics.get(&format!("eval/{set}/decile_{group}/{what}"));
+    (1..=GROUPS).filter_map(|group| Some(Decile { score: of(group, "score")?, tokens: of(group, "tokens")? })).collect()
+}
+
 /// The share of different responses among all.
 pub fn distinct(responses: &[&[i64]]) -> f64 {
     responses.iter().collect::<HashSet<_>>().len() as f64 / responses.len().max(1) as f64

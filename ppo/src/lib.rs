@@ -3,7 +3,8 @@
 //! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), lets the models judge them ([`models`]), turns scores
 //! into per-token rewards ([`rewards`]), credits tokens ([`gae`]) and learns from that ([`loss`]), with pretraining text mixed
 //! in ([`ptx`]). [`run`] goes from config to result around it; [`held_out`] says what is looked for in responses to held-out prompts,
-//! and [`findings`] what speaks against a run; [`guards`] watch every step, and keep the [`record`] of one that went wrong.
+//! [`charts`] draw it, and [`findings`] say what speaks against a run; [`guards`] watch every step, and keep the [`record`] of one that
+//! went wrong.
 //!
 //! ```
 //! use align_common::masked::{mask, table};
@@ -17,6 +18,7 @@
 //! assert!((credit.advantages[(0, 0)] - (-0.1 + 0.95 * 0.6)).abs() < 1e-12);
 //! ```
 
+pub mod charts;
 pub mod config;
 pub mod doctor;
 mod evaluation;

@@ -264,7 +264,13 @@ impl stage::Trainer for Session {
     }
 
     fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics> {
-        self.evaluation.measure(&self.trainer, self.last.as_ref(), run, done)
+        if !run.eval_recurs(done) {
+            self.guards.expect_extra_evaluation();
+        }
+        let metrics = self.evaluation.measure(&self.trainer, self.last.as_ref(), run, done)?;
+        let log = [self.guards.evaluations(), &[(done, metrics.clone())]].concat();
+        self.evaluation.draw(run, done, &log)?;
+        Ok(metrics)
     }
 
     fn note(&self, metrics: &Metrics) -> String {
@@ -301,7 +307,7 @@ impl stage::Trainer for Session {
         state.set("moments", trainer.moments);
         state.set("kl_controller", trainer.kl_controller);
         state.set("value_shift", trainer.value_shift);
-        state.set("guards", &self.guards.state);
+        state.set("guards", self.guards.state());
         state.set("ptx_taken", trainer.ptx.as_ref().map(|stream| stream.taken));
         state
     }
@@ -314,7 +320,7 @@ impl stage::Trainer for Session {
         trainer.kl_controller = state.get("kl_controller")?;
         trainer.value_shift = state.get("value_shift")?;
         trainer.models.value_model.set_shift(trainer.value_shift.unwrap_or(0.0));
-        self.guards.state = state.get("guards")?;
+        self.guards.load(state.get("guards")?);
         let taken: Option<u64> = state.get("ptx_taken")?;
         if let (Some(stream), Some(taken)) = (&mut trainer.ptx, taken) {
             stream.taken = taken;

@@ -9,7 +9,6 @@ mod html;
 mod lines;
 mod page;
 mod plan;
-mod plots;
 mod report;
 mod score;
 pub(crate) mod stages;

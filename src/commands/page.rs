@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use align_common::plot::{GREY, INK, failed, svg};
 use align_common::stage::set_names;
 use align_reward::eval::score_pairs;
 use align_reward::stats::PairAccuracy;
@@ -12,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::eval_rm::Judged;
 use super::html::{environment, printable};
-use super::plots::{GREY, INK, failed, frame, svg};
 
 /// How many pairs are shown in full: those with the largest margin in the wrong direction.
 const WORST: usize = 8;
@@ -80,8 +80,9 @@ fn margins(judged: &Judged<'_>) -> Result<String> {
         counts[(((margin + reach) / width) as usize).min(BINS - 1)] += 1;
     }
     let top = f64::from(counts.iter().copied().max().unwrap_or(1)) * 1.1;
-    svg(|area| {
-        let mut chart = frame(area, "chosen − rejected").build_cartesian_2d(-reach..reach, 0.0..top).map_err(failed)?;
+    let picture = svg(|canvas| {
+        let mut chart =
+            canvas.frame("chosen − rejected").build_cartesian_2d(-reach..reach, 0.0..top).map_err(failed)?;
         let count = |count: &f64| format!("{count:.0}");
         chart
             .configure_mesh()
@@ -99,14 +100,15 @@ fn margins(judged: &Judged<'_>) -> Result<String> {
         chart.draw_series(bars).map_err(failed)?;
         chart.draw_series([PathElement::new([(0.0, 0.0), (0.0, top)], BLACK)]).map_err(failed)?;
         Ok(())
-    })
+    })?;
+    Ok(picture)
 }
 
 /// Accuracy over confidence; on the line the two agree. The larger the dot, the more pairs.
 fn calibration(evaluation: &Evaluation) -> Result<String> {
     let most = evaluation.calibration.bins.iter().map(|bin| bin.pairs).max().unwrap_or(1).max(1) as f64;
-    svg(|area| {
-        let mut chart = frame(area, "calibration").build_cartesian_2d(0.5..1.0, 0.0..1.0).map_err(failed)?;
+    let picture = svg(|canvas| {
+        let mut chart = canvas.frame("calibration").build_cartesian_2d(0.5..1.0, 0.0..1.0).map_err(failed)?;
         chart
             .configure_mesh()
             .light_line_style(WHITE)
@@ -121,13 +123,15 @@ fn calibration(evaluation: &Evaluation) -> Result<String> {
         });
         chart.draw_series(dots).map_err(failed)?;
         Ok(())
-    })
+    })?;
+    Ok(picture)
 }
 
 /// A bar a group with its interval; the line is a coin's accuracy.
 fn accuracies(caption: &str, buckets: &[Bucket], labels: &[&str]) -> Result<String> {
-    svg(|area| {
-        let mut chart = frame(area, caption)
+    let picture = svg(|canvas| {
+        let mut chart = canvas
+            .frame(caption)
             .build_cartesian_2d((0..buckets.len().max(1) as i32 - 1).into_segmented(), 0.0..1.0)
             .map_err(failed)?;
         let label = |value: &SegmentValue<i32>| match value {
@@ -160,5 +164,6 @@ fn accuracies(caption: &str, buckets: &[Bucket], labels: &[&str]) -> Result<Stri
         let coin = [(SegmentValue::Exact(0), 0.5), (SegmentValue::Last, 0.5)];
         chart.draw_series([PathElement::new(coin, GREY)]).map_err(failed)?;
         Ok(())
-    })
+    })?;
+    Ok(picture)
 }

@@ -1,4 +1,4 @@
-//! TensorBoard event files: scalars, text and histograms, and how to cut them back to a step.
+//! TensorBoard event files: scalars, text, histograms and images, and how to cut them back to a step.
 //!
 //! The records come from `tensorboard-rs`. Its writer names files by the second, so that two writers in one folder overwrite
 //! each other, runs a thread, and panics when the disk refuses; here a file gets a name of its own and errors are returned.
@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use protobuf::{Message, RepeatedField};
 use tensorboard_proto::event::Event;
-use tensorboard_proto::summary::{Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData};
+use tensorboard_proto::summary::{Summary, Summary_Image, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData};
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
 use tensorboard_proto::types::DataType;
@@ -21,6 +21,7 @@ use tensorboard_rs::summary::{histogram_raw, scalar};
 use super::Metrics;
 use crate::checkpoint::write_whole;
 use crate::error::{Error, Result};
+use crate::plot::Png;
 
 const PREFIX: &str = "events.out.tfevents.";
 
@@ -148,6 +149,25 @@ impl TensorBoard {
         self.summary(summary, step)
     }
 
+    /// A picture under `tag`.
+    ///
+    /// # Errors
+    /// As [`TensorBoard::scalars`].
+    pub fn image(&mut self, step: u64, tag: &str, png: &Png) -> Result<()> {
+        const RGB: i32 = 3; // Summary.Image.colorspace
+        let mut image = Summary_Image::new();
+        image.set_width(i32::try_from(png.width).unwrap_or(i32::MAX));
+        image.set_height(i32::try_from(png.height).unwrap_or(i32::MAX));
+        image.set_colorspace(RGB);
+        image.set_encoded_image_string(png.bytes.clone());
+        let mut value = Summary_Value::new();
+        value.set_tag(tag.to_owned());
+        value.set_image(image);
+        let mut summary = Summary::new();
+        summary.set_value(RepeatedField::from_vec(vec![value]));
+        self.summary(summary, step)
+    }
+
     fn summary(&mut self, summary: Summary, step: u64) -> Result<()> {
         let mut event = Event::new();
         event.set_summary(summary);
@@ -167,7 +187,7 @@ impl TensorBoard {
 pub(crate) enum Shown<'a> {
     /// A scalar, by name.
     Scalar(&'a str),
-    /// A text or a histogram.
+    /// A text, a histogram or an image.
     Picture,
 }
 

@@ -47,6 +47,7 @@ use crate::config::RunSection;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
+use crate::plot::Png;
 
 use past::{Clock, History, RunState};
 
@@ -268,7 +269,12 @@ impl Run {
 
     /// Whether to evaluate when `done` steps are done: every `eval_every` steps and at the end.
     pub fn eval_due(&self, done: u64) -> bool {
-        done.is_multiple_of(self.section.eval_every) || done >= self.steps
+        self.eval_recurs(done) || done >= self.steps
+    }
+
+    /// Whether a longer run evaluates there, too: the end may be no multiple of `eval_every`.
+    pub fn eval_recurs(&self, done: u64) -> bool {
+        done.is_multiple_of(self.section.eval_every)
     }
 
     /// Whether to save when `done` steps are done: every `save_every` steps, at the end, and when asked to stop.
@@ -318,7 +324,7 @@ impl Run {
         self.samples.append(&line)
     }
 
-    /// Shows a text in TensorBoard; like samples, texts and distributions belong to evaluations.
+    /// Shows a text in TensorBoard; like samples, texts, distributions and pictures belong to evaluations.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -332,6 +338,14 @@ impl Run {
     /// [`Error::Io`] when it cannot be written.
     pub fn histogram(&mut self, done: u64, tag: &str, values: &[f64]) -> Result<()> {
         Histogram::of(values).map_or(Ok(()), |histogram| self.board.histogram(done, tag, &histogram))
+    }
+
+    /// Shows a picture in TensorBoard.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn image(&mut self, done: u64, tag: &str, png: &Png) -> Result<()> {
+        self.board.image(done, tag, png)
     }
 
     /// Writes the checkpoint of `done` steps: `write_models` fills subfolders of the folder it is given.
@@ -364,8 +378,8 @@ impl Run {
         Ok(path)
     }
 
-    /// Whether there is room for another record of a run that goes on. The first ones tell how it went wrong; a limit that stays
-    /// broken for a thousand steps must not fill the disk.
+    /// Whether there is room for another record of a run that goes on. The first ones tell how it went wrong; a limit that is broken
+    /// again and again must not fill the disk.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder cannot be listed.

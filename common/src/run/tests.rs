@@ -84,6 +84,8 @@ impl<'a> Stage<'a> {
                 run.sample(done, json!({"response": "ä"}).as_object().unwrap())?;
                 run.text(done, "samples/0", "an *answer*, ä")?;
                 run.histogram(done, "scores/a", &[1.0, 2.0, 4.0])?;
+                let png = Png { bytes: vec![137, 80, done as u8], width: 2, height: 1 };
+                run.image(done, "frontier/a", &png)?;
             }
             (self.hook)(done, "log")?;
             run.log(done, &metrics)?;
@@ -347,6 +349,19 @@ fn a_damaged_checkpoint_is_named() {
     fs::remove_dir_all(folder.path().join("checkpoints/step-000006")).unwrap();
     Stage::new(folder.path(), 9, true).train().unwrap();
     assert_eq!(facts_of(folder.path()), straight(9));
+}
+
+#[test]
+fn records_do_not_fill_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::new(folder.path(), 100, false);
+    let Started::Ready(run) = stage.start(&stage.config()).unwrap() else { panic!("a new run") };
+    let mut written = 0;
+    while run.has_room_for_records().unwrap() {
+        written += 1;
+        run.record(written, &["wrong".to_owned()], Value::Null).unwrap();
+    }
+    assert_eq!((written, fs::read_dir(folder.path().join(RECORDS)).unwrap().count()), (16, 16));
 }
 
 /// Not a test of its own: what the next one starts as a process and kills.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Job, input_sizes};
+use super::{Alarm, Job, News, input_sizes};
 use crate::checkpoint::State;
 use crate::config::RunSection;
 use crate::error::{Error, Problem, Result};
@@ -117,8 +117,10 @@ pub enum Action {
 /// What a trainer thinks of a step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
-    /// What is wrong, a line each; empty when nothing is.
-    pub alarms: Vec<String>,
+    /// What is wrong with it; empty when nothing is.
+    pub alarms: Vec<Alarm>,
+    /// What is told: of a warning that lasts, less than that it is there.
+    pub news: Vec<News>,
     /// The run is to end; the number of steps that were done while all was well.
     pub halt_before: Option<u64>,
 }
@@ -194,14 +196,16 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
         run.log(done, &metrics)?;
         progress.advance(1, &trainer.note(&metrics));
         let watch = trainer.watch(done, &metrics);
-        for alarm in &watch.alarms {
-            progress.note(&format!("warning: step {done}: {alarm}"));
+        for news in &watch.news {
+            progress.note(&news.line(done));
         }
+        let alarms: Vec<String> = watch.alarms.into_iter().map(|alarm| alarm.text).collect();
         if let Some(good) = watch.halt_before {
-            return Err(halt(&trainer, &run, done, good, &watch.alarms)?);
+            return Err(halt(&trainer, &run, done, good, &alarms)?);
         }
-        if !watch.alarms.is_empty() && run.has_room_for_records()? {
-            run.record(done, &watch.alarms, trainer.record())?;
+        let begins = watch.news.iter().any(|news| matches!(news, News::Begins(_)));
+        if begins && run.has_room_for_records()? {
+            run.record(done, &alarms, trainer.record())?;
         }
         if run.save_due(done) {
             memory::give_back(); // what is written is read back, in memory that steps have used

@@ -3,6 +3,7 @@
 
 pub mod doctor;
 mod launch;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
 
 pub use launch::{Action, Launched, Plan, Trainer, Watch, launch, train};
+pub use warnings::{Alarm, Lasting, News};
 
 /// How the binary asks a stage to run.
 pub struct Job<'a> {

@@ -1,11 +1,14 @@
 //! A PPO run on a held-out set: what the score was bought with, and with which lengths.
 
 use align_common::metrics::Metrics;
+use align_common::plot::{Line, Plot, Steps, short};
+use align_ppo::charts::{JUDGES, by_length, frontier};
 use align_ppo::findings::{Log, series, sets};
+use align_ppo::held_out::{Decile, measured_deciles};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::curves::{Line, Plot, Steps, short};
+use super::figure;
 
 /// What the table says of each evaluation: heading, metric, and the reference's metric where there is one.
 const COLUMNS: [(&str, &str, &str); 11] = [
@@ -31,15 +34,16 @@ fn of_set(log: &Log, set: &str, steps: &Steps) -> Result<Value> {
     let evaluated: Vec<&(u64, Metrics)> =
         log.iter().filter(|(_, metrics)| metrics.get(&format!("eval/{set}/score_mean")).is_some()).collect();
     let ends = evaluated.iter().enumerate().filter(|(index, _)| *index == 0 || *index + 1 == evaluated.len());
-    let deciles: Vec<(u64, Vec<[f64; 2]>)> =
-        ends.map(|(_, (step, metrics))| (*step, deciles_of(metrics, set))).collect();
+    let deciles: Vec<(u64, Vec<Decile>)> =
+        ends.map(|(_, (step, metrics))| (*step, measured_deciles(metrics, set))).collect();
     let over_steps = |caption, metrics: &[(&str, &str)]| {
         let lines = metrics.iter().map(|(name, metric)| line(log, set, name, metric)).collect();
         Plot::over_steps(caption, lines, steps)
     };
     let plots = [
-        frontier(log, set, "score over KL", "score_mean", "reference_score_mean"),
-        frontier(log, set, "second score over KL", "second_score_mean", "reference_second_score_mean"),
+        // One by one: scores of two models need not have one scale.
+        frontier(log, set, "score over KL", &JUDGES[..1]),
+        frontier(log, set, "second score over KL", &JUDGES[1..]),
         over_steps("score", &[("policy", "score_mean"), ("reference", "reference_score_mean")]),
         over_steps("second score", &[("policy", "second_score_mean"), ("reference", "reference_second_score_mean")]),
         over_steps("length, tokens", &[("policy", "tokens"), ("reference", "reference_tokens")]),
@@ -54,19 +58,10 @@ fn of_set(log: &Log, set: &str, steps: &Steps) -> Result<Value> {
             ],
         ),
         over_steps("correlation of score and length", &[("policy", "score_length_correlation")]),
-        Plot {
-            caption: "score by length, shortest tenth to longest",
-            x: "tenth of the responses",
-            lines: deciles.iter().map(|(step, deciles)| decile_line(*step, deciles)).collect(),
-            ..Plot::default()
-        },
+        by_length(&deciles),
     ];
-    let plots: Vec<Value> = plots
-        .into_iter()
-        .filter(Plot::has_a_way)
-        .map(Plot::draw)
-        .filter_map(Result::transpose)
-        .collect::<Result<_>>()?;
+    let worth_showing = plots.iter().filter(|plot| plot.has_a_way());
+    let plots: Vec<Value> = worth_showing.map(figure).filter_map(Result::transpose).collect::<Result<_>>()?;
     let (header, rows) = table(set, &evaluated);
     Ok(json!({ "name": set, "plots": plots, "header": header, "rows": rows, "deciles": decile_rows(&deciles) }))
 }
@@ -76,41 +71,11 @@ fn line(log: &Log, set: &str, name: &str, metric: &str) -> Line {
     Line { name: name.to_owned(), points: points.into_iter().map(|(step, value)| (step as f64, value)).collect() }
 }
 
-/// The way from the reference, whose KL is 0, evaluation by evaluation.
-fn frontier<'a>(log: &Log, set: &str, caption: &'a str, metric: &str, reference: &str) -> Plot<'a> {
-    let of = |metric: &str| series(log, &format!("eval/{set}/{metric}"));
-    let (kl, start) = (of("kl_ref"), of(reference).first().map(|(_, score)| (0.0, *score)));
-    let at = |step: u64| kl.iter().find(|(other, _)| *other == step).map(|(_, kl)| *kl);
-    let measured = of(metric).into_iter().filter_map(|(step, score)| Some((at(step)?, score)));
-    let points: Vec<(f64, f64)> = start.into_iter().chain(measured).collect();
-    let from = if start.is_some() { "the reference" } else { "the first evaluation" };
-    let note = format!("From {from} to the last evaluation (large dot).");
-    Plot {
-        caption,
-        x: "KL to the reference, nats a response",
-        lines: vec![Line { name: "policy".to_owned(), points }],
-        ends: true,
-        note,
-        ..Plot::default()
-    }
-}
-
-/// Mean score and length of the ten groups; empty where the set was too small for them.
-fn deciles_of(metrics: &Metrics, set: &str) -> Vec<[f64; 2]> {
-    let of = |decile: usize, what: &str| metrics.get(&format!("eval/{set}/decile_{decile}/{what}"));
-    (1..=10).filter_map(|decile| Some([of(decile, "score")?, of(decile, "tokens")?])).collect()
-}
-
-fn decile_line(step: u64, deciles: &[[f64; 2]]) -> Line {
-    let points = deciles.iter().enumerate().map(|(index, [score, _])| (index as f64 + 1.0, *score)).collect();
-    Line { name: format!("step {step}"), points }
-}
-
 /// A row a group: its number, then length and score at the first and at the last evaluation.
-fn decile_rows(evaluations: &[(u64, Vec<[f64; 2]>)]) -> Value {
+fn decile_rows(evaluations: &[(u64, Vec<Decile>)]) -> Value {
     let [(first_step, first), (last_step, last)] = evaluations else { return Value::Null };
-    let row = |(index, (first, last)): (usize, (&[f64; 2], &[f64; 2]))| {
-        let numbers = [first[1], first[0], last[1], last[0]].map(cell);
+    let row = |(index, (first, last)): (usize, (&Decile, &Decile))| {
+        let numbers = [first.tokens, first.score, last.tokens, last.score].map(cell);
         [vec![(index + 1).to_string()], numbers.to_vec()].concat()
     };
     let rows: Vec<Vec<String>> = first.iter().zip(last).enumerate().map(row).collect();

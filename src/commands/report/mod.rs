@@ -1,6 +1,5 @@
 //! `align report`: a run folder as one page, from what the run wrote of itself; no model is loaded.
 
-mod curves;
 mod held_out;
 mod samples;
 
@@ -9,12 +8,13 @@ use std::process::ExitCode;
 
 use align_common::error::Problems;
 use align_common::metrics::Metrics;
+use align_common::plot::{Legend, Line, Plot, Steps, short};
 use align_common::run::{Contents, read};
 use align_ppo::findings::{KL_LIMIT, Log, findings, series};
 use anyhow::Result;
+use plotters::style::RGBColor;
 use serde_json::{Map, Value, json};
 
-use self::curves::{Line, Plot, Steps, short};
 use self::held_out::held_out;
 use self::samples::samples;
 use super::eval::print_line;
@@ -89,7 +89,7 @@ fn render(dir: &Path, contents: &Contents) -> Result<String> {
 fn guards(alarms: &[(u64, Vec<String>)]) -> Vec<String> {
     let first = alarms.first().map(|(step, said)| {
         let others = alarms.len() - 1;
-        format!("guards: step {step}: {}; recorded in records/, with {others} more steps", said.join("; "))
+        format!("guards: step {step}: {}; recorded in records/, with {others} later steps", said.join("; "))
     });
     first.into_iter().collect()
 }
@@ -159,9 +159,16 @@ fn line(log: &Log, name: &str, shown: &str) -> Line {
     Line { name: shown.to_owned(), points: log.iter().filter_map(of_step).collect() }
 }
 
+/// A plot and what stands below it for the template; `None` where there is no number to draw.
+fn figure(plot: &Plot) -> Result<Option<Value>> {
+    let of_line = |Legend { name, last, colour: RGBColor(red, green, blue) }: Legend<'_>| json!({ "name": name, "last": last.map(short), "colour": format!("rgb({red},{green},{blue})") });
+    let legend: Vec<Value> = plot.legend().map(of_line).collect();
+    Ok(plot.svg()?.map(|svg| json!({ "svg": svg, "legend": legend, "note": plot.note })))
+}
+
 fn training_curves(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
     let lines = |metrics: &[&str]| metrics.iter().map(|metric| line(log, metric, metric)).collect();
-    let mut plots: Vec<Plot<'_>> =
+    let mut plots: Vec<Plot> =
         CURVES.iter().map(|(caption, metrics)| Plot::over_steps(caption, lines(metrics), steps)).collect();
     let weights = series(log, "kl/coef");
     if weights.windows(2).any(|pair| pair[0].1 != pair[1].1) {
@@ -181,7 +188,7 @@ fn training_curves(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
         String::new()
     };
     plots.push(Plot { note, ..Plot::over_steps("explained variance", vec![explained], steps) });
-    plots.into_iter().map(Plot::draw).filter_map(Result::transpose).collect()
+    plots.iter().map(figure).filter_map(Result::transpose).collect()
 }
 
 /// A plot for every held-out metric, with a line for every set.
@@ -200,7 +207,7 @@ fn eval_curves(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
     let plot = |(metric, sets): (&str, Vec<&str>)| {
         let lines = sets.iter().map(|set| line(log, &format!("eval/{set}/{metric}"), set)).collect();
         let caption = metric.replace('_', " ");
-        Plot::over_steps(&caption, lines, steps).draw()
+        figure(&Plot::over_steps(&caption, lines, steps))
     };
     metrics.into_iter().map(plot).filter_map(Result::transpose).collect()
 }

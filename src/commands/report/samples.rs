@@ -1,8 +1,8 @@
 //! The samples of a run's last evaluation: each prompt with its texts side by side.
 
+use align_common::plot::short;
 use serde_json::{Map, Value, json};
 
-use super::curves::short;
 use crate::commands::html::printable;
 
 /// A prompt and what was said to it.
