@@ -10,6 +10,7 @@ mod invariants;
 mod oracles;
 mod pictures;
 mod pipeline;
+mod plan;
 mod readme;
 mod report;
 mod resume;

@@ -178,6 +178,13 @@ impl Held {
         2.0 * (work.tokens as f64 * body as f64 + attention as f64 + head as f64)
     }
 
+    /// Bytes that a pass reads and writes beside its products, element by element: what it keeps, three times on the way there and back,
+    /// and nine times each logit.
+    pub fn traffic(&self, work: &Work) -> f64 {
+        let logits = if self.has_lm_head { work.targets * self.config.vocab_size as u64 } else { 0 };
+        (3 * self.kept(work) + 9 * FP32 * logits) as f64
+    }
+
     /// What one layer keeps.
     fn layer(&self, work: &Work) -> u64 {
         self.blocks(work).iter().map(|(_, bytes)| bytes).sum::<u64>() + self.casts(self.shape().matrices())
@@ -210,12 +217,12 @@ impl Held {
         ]
     }
 
-    /// What the allocator holds between tensors: small ones come from a heap, in which those of other sizes leave gaps (about a
-    /// third, as measured); large ones are mapped each for itself.
+    /// What the allocator holds between tensors: small ones come from a heap, in which those of other sizes leave gaps (up
+    /// to a third, as measured; a fifth is taken); large ones are mapped each for itself.
     fn gaps(&self, work: &Work) -> u64 {
         let layers = if self.options.recompute_layers { 1 } else { self.config.num_hidden_layers as u64 };
         let from_heap = self.blocks(work).into_iter().filter(|(block, _)| *block < memory::LARGEST_KEPT);
-        from_heap.map(|(_, bytes)| layers * bytes).sum::<u64>() / 3
+        from_heap.map(|(_, bytes)| layers * bytes).sum::<u64>() / 5
     }
 
     /// Cosines, sines and masks, which all layers share.
@@ -289,6 +296,8 @@ impl Phase {
 pub struct Outline {
     /// The stage.
     pub stage: &'static str,
+    /// The dtype of products.
+    pub compute: Kind,
     /// What the config says.
     pub microbatch_tokens: usize,
     /// The config's key for it.
@@ -304,6 +313,7 @@ impl Outline {
     pub fn of_training(stage: &'static str, held: Held, microbatch_tokens: usize, rows: Rows) -> Self {
         Self {
             stage,
+            compute: held.options.compute,
             microbatch_tokens,
             key: "train.microbatch_tokens",
             step_tokens: rows.step_tokens(),
@@ -358,7 +368,7 @@ impl Rows {
 
     /// The phases of training a model on them: its update, at the heaviest microbatch, and a save.
     fn phases(&self, held: &Held, microbatch_tokens: usize) -> Vec<Phase> {
-        let (mut heaviest, mut most, mut operations) = ((0, 0..0), 0, 0.0);
+        let (mut heaviest, mut most, mut operations, mut traffic) = ((0, 0..0), 0, 0.0, 0.0);
         for step in 0..self.steps {
             let sizes = (self.sizes)(step);
             let lengths: Vec<usize> = sizes.iter().map(|(tokens, _)| *tokens).collect();
@@ -367,6 +377,7 @@ impl Rows {
                     |part: fn(&(usize, usize)) -> usize| sizes[range.clone()].iter().map(part).sum::<usize>() as u64;
                 let rough = Work { tokens: sum(|row| row.0), targets: sum(|row| row.1), ..Work::default() };
                 operations += 3.0 * held.operations(&rough);
+                traffic += held.traffic(&rough);
                 let bytes = held.kept(&rough) + held.head(&rough, true);
                 if bytes > most {
                     (heaviest, most) = ((step, range), bytes);
@@ -382,7 +393,7 @@ impl Rows {
             name: "update",
             parts: update,
             operations: operations / self.steps.max(1) as f64,
-            traffic: held.stepping(),
+            traffic: held.stepping() + traffic / self.steps.max(1) as f64,
         };
         vec![update, Phase { name: "save", parts: save, ..Phase::default() }]
     }

@@ -10,6 +10,7 @@ use tch::Device;
 use crate::config::PpoConfig;
 use crate::rollout::layout;
 use crate::run::check;
+use crate::train::rollout_rows;
 
 /// The models, as a run holds them.
 struct Models {
@@ -65,6 +66,7 @@ pub fn plan(config: &PpoConfig) -> Result<Outline> {
     let config = config.clone();
     Ok(Outline {
         stage: "ppo",
+        compute: config.models.dtype.kind(),
         microbatch_tokens: config.ppo.microbatch_tokens,
         key: "ppo.microbatch_tokens",
         step_tokens,
@@ -88,16 +90,12 @@ struct Step<'a> {
 impl Step<'_> {
     fn rollout(&self) -> Phase {
         let policy = &self.models.policy;
-        let samples = self.config.rollout.responses_per_prompt;
-        let response = self.config.rollout.max_response_tokens;
-        let prompt = self.prompts.iter().copied().max().unwrap_or(0);
-        let longest = prompt + response;
-        let rows =
-            crate::train::rollout_rows(self.microbatch_tokens, longest, samples).min(self.prompts.len() * samples);
-        let prefill = Self::work(&self.prompts[..(rows.div_ceil(samples)).min(self.prompts.len())], 0, 0);
+        let (samples, response) = (self.config.rollout.responses_per_prompt, self.config.rollout.max_response_tokens);
+        let rows = self.rows();
+        let longest = self.longest();
         let mut parts = self.resident();
-        parts.push(("cache", policy.cache(rows as u64, prompt as u64, longest as u64) + policy.prefilled(&prefill)));
-        parts.push(("logits", policy.draw(rows as u64).max(policy.forward(&prefill))));
+        parts.push(("cache", self.cache()));
+        parts.push(("logits", policy.draw(rows as u64).max(policy.forward(&self.prefill()))));
         let all = (self.prompts.len() * samples) as f64;
         let decoded = Work { tokens: 1, targets: 1, pairs: longest as u64, ..Work::default() };
         let rounds = (self.prompts.len() * samples).div_ceil(rows.max(1)) * response;
@@ -110,6 +108,29 @@ impl Step<'_> {
         }
     }
 
+    /// Tokens of the longest prompt with the longest response.
+    fn longest(&self) -> usize {
+        self.prompts.iter().copied().max().unwrap_or(0) + self.config.rollout.max_response_tokens
+    }
+
+    /// Responses that grow at once.
+    fn rows(&self) -> usize {
+        let samples = self.config.rollout.responses_per_prompt;
+        rollout_rows(self.microbatch_tokens, self.longest(), samples).min(self.prompts.len() * samples)
+    }
+
+    /// Prompts that are read at once.
+    fn prefill(&self) -> Work {
+        let prompts = self.rows().div_ceil(self.config.rollout.responses_per_prompt).min(self.prompts.len());
+        Self::work(&self.prompts[..prompts], 0, 0)
+    }
+
+    fn cache(&self) -> u64 {
+        let policy = &self.models.policy;
+        let prompt = self.longest() - self.config.rollout.max_response_tokens;
+        policy.cache(self.rows() as u64, prompt as u64, self.longest() as u64) + policy.prefilled(&self.prefill())
+    }
+
     fn score(&self) -> Phase {
         let work = self.heaviest(self.prompts.len(), self.config.rollout.responses_per_prompt);
         let transient =
@@ -120,8 +141,8 @@ impl Step<'_> {
         let whole =
             Self::work(self.prompts, self.config.rollout.responses_per_prompt, self.config.rollout.max_response_tokens);
         // The second reward model scores held-out responses alone.
-        let operations = models.iter().take(4).map(|model| model.operations(&whole)).sum();
-        Phase { name: "score", parts, operations, ..Phase::default() }
+        let sum = |part: fn(&Held, &Work) -> f64| models.iter().take(4).map(|model| part(model, &whole)).sum::<f64>();
+        Phase { name: "score", parts, operations: sum(Held::operations), traffic: sum(Held::traffic) / 3.0 }
     }
 
     fn update(&self) -> Phase {
@@ -142,8 +163,10 @@ impl Step<'_> {
         let mut parts = self.resident();
         let updates = (config.ppo.epochs * config.rollout_rows().div_ceil(rows.max(1)) as u64) as f64;
         let tokens = (rows * config.rollout.max_response_tokens) as f64;
-        let mut operations =
-            3.0 * (policy.operations(&self.total()) + value.operations(&self.total())) * config.ppo.epochs as f64;
+        let (all, epochs) = (self.total(), config.ppo.epochs as f64);
+        let mut operations = 3.0 * (policy.operations(&all) + value.operations(&all)) * epochs;
+        let mut traffic =
+            updates * (policy.stepping() + value.stepping()) + epochs * (policy.traffic(&all) + value.traffic(&all));
         if self.has_text {
             let targets = tokens * config.ptx.tokens_per_ppo_token;
             let at_once = targets.min(self.microbatch_tokens as f64) as u64;
@@ -156,9 +179,12 @@ impl Step<'_> {
             }
             let whole = Work { tokens: targets as u64, targets: targets as u64, ..Work::default() };
             operations += 3.0 * policy.operations(&whole) * updates;
+            traffic += policy.traffic(&whole) * updates;
         }
         parts.extend([kept, peak]);
-        Phase { name: "update", parts, operations, traffic: updates * (policy.stepping() + value.stepping()) }
+        // What it leaves in the heap fits little else.
+        parts.push(("gaps of the cache", self.cache()));
+        Phase { name: "update", parts, operations, traffic }
     }
 
     fn save(&self) -> Phase {

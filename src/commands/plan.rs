@@ -20,9 +20,6 @@ const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 /// event files.
 const PROGRAM: u64 = 48 << 20;
 
-/// Of the time of a step, the part that products take: the rest is element by element.
-const PRODUCTS: f64 = 0.8;
-
 /// Plans the stage that the config is for.
 pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
     let outline = match stage_of(&args.config)? {
@@ -31,7 +28,7 @@ pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
         Stage::Sft => align_sft::plan(&load(&args)?)?,
         Stage::Pretrain => align_sft::plan_pretrain(&load(&args)?)?,
     };
-    let machine = Machine::measure();
+    let machine = Machine::measure(outline.compute);
     // Program, tokenizer and data are here now as they will be then.
     let beside = memory::held() + PROGRAM;
     let available = args.memory.map_or_else(total_memory, |gib| (gib * GIB) as u64);
@@ -63,10 +60,10 @@ struct Machine {
 }
 
 impl Machine {
-    fn measure() -> Self {
+    fn measure(compute: Kind) -> Self {
         const SIZE: i64 = 1024;
         const ELEMENTS: i64 = 1 << 25;
-        let factor = Tensor::ones([SIZE, SIZE], (Kind::Float, Device::Cpu));
+        let factor = Tensor::ones([SIZE, SIZE], (compute, Device::Cpu));
         let product = best_of(|| drop(factor.mm(&factor)));
         let mut long = Tensor::ones([ELEMENTS], (Kind::Float, Device::Cpu));
         let pass = best_of(|| drop(long.g_mul_scalar_(1.0)));
@@ -74,7 +71,7 @@ impl Machine {
     }
 
     fn seconds(&self, phase: &Phase) -> f64 {
-        phase.operations / self.rate / PRODUCTS + phase.traffic / self.bandwidth
+        phase.operations / self.rate + phase.traffic / self.bandwidth
     }
 }
 

@@ -51,6 +51,11 @@ impl Backbone {
             Transformer::build(&config, &mut |_| tensors.next().expect("parameters follow the specs"));
         transformer.shape.compute = options.compute;
         drop(tensors);
+        if options.trainable {
+            // Now rather than amid the first step's activations, where they would leave gaps for good. The embedding's own gradient is
+            // sparse, and needs a dense one to be added to.
+            parameters.iter().for_each(|parameter| drop(ensure_grad(&parameter.tensor)));
+        }
         let (options, tapes) = (options.clone(), RefCell::default());
         Self { config, options, parameters, side_files, extrapolate: false, transformer, tapes }
     }
@@ -70,10 +75,6 @@ impl Backbone {
         let plan = self.plan(batch);
         // tch does not tell whether gradients are on; a view of a parameter does.
         let tracked = self.options.trainable && self.embedding().narrow(0, 0, 0).requires_grad();
-        if tracked {
-            // The embedding's own gradient is sparse, and needs a dense one to be added to.
-            let _ = ensure_grad(self.embedding());
-        }
         let mut hidden = self.transformer.embed(&plan.tokens, dropout);
         if tracked && self.options.recompute_layers {
             return self.taped(plan, hidden, dropout);
