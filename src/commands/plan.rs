@@ -7,10 +7,11 @@ use align_common::config::{self, Config};
 use align_common::footprint::{Outline, Phase};
 use align_common::memory;
 use anyhow::Result;
+use comfy_table::TableComponent;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
-use super::eval::{print_line, table};
+use super::eval::{align_right, print_line, table};
 use super::stages::{Stage, stage_of};
 use crate::cli::PlanArgs;
 
@@ -131,7 +132,8 @@ fn print(outline: &Outline, phases: &[Phase], seconds: &[f64], available: u64, l
     memory.add_row(std::iter::once("together".to_owned()).chain(phases.iter().map(|phase| gib(phase.bytes()))));
     let time = |seconds: &f64| if *seconds > 0.0 { format!("{seconds:.2}") } else { String::new() };
     memory.add_row(std::iter::once("seconds a step".to_owned()).chain(seconds.iter().map(time)));
-    print_line(&memory.to_string());
+    memory.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
+    print_line(&align_right(memory, 1).to_string());
 
     let peak = phases.iter().map(Phase::bytes).max().unwrap_or(0);
     print_line(&format!(

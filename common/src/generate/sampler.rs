@@ -35,23 +35,22 @@ pub(super) fn pick(logits: &Tensor, sampling: &Sampling, draw: impl Fn(usize) ->
     let scaled = if sampling.temperature == 1.0 { logits } else { logits / sampling.temperature };
     let probabilities = scaled.softmax(-1, Kind::Float).to_device(Device::Cpu).contiguous();
     let rows: Vec<&[f32]> = elements(&probabilities).chunks_exact(width as usize).collect();
-    let draws: Vec<f64> = (0..rows.len()).map(draw).collect();
-    let mut picks: Vec<Option<Pick>> = rows.iter().map(|_| None).collect();
+    let mut picks: Vec<(f64, Option<Pick>)> = (0..rows.len()).map(|row| (draw(row), None)).collect();
     let share = share(probabilities.numel(), rows.len());
-    thread::scope(|scope| {
-        let mut shares = rows.chunks(share).zip(draws.chunks(share)).zip(picks.chunks_mut(share));
-        let own = shares.next();
-        let pick = |((rows, draws), picks): ((&[&[f32]], &[f64]), &mut [Option<Pick>])| {
-            for ((row, draw), pick) in rows.iter().zip(draws).zip(picks) {
-                *pick = pick_from(row, sampling, *draw);
-            }
-        };
-        for share in shares {
-            scope.spawn(move || pick(share));
+    let pick = |rows: &[&[f32]], picks: &mut [(f64, Option<Pick>)]| {
+        for (row, (draw, pick)) in rows.iter().zip(picks) {
+            *pick = pick_from(row, sampling, *draw);
         }
-        own.into_iter().for_each(pick);
+    };
+    thread::scope(|scope| {
+        let mut shares = rows.chunks(share).zip(picks.chunks_mut(share));
+        let own = shares.next();
+        for (rows, picks) in shares {
+            scope.spawn(move || pick(rows, picks));
+        }
+        own.into_iter().for_each(|(rows, picks)| pick(rows, picks));
     });
-    picks.into_iter().map(|pick| pick.ok_or_else(not_numbers)).collect()
+    picks.into_iter().map(|(_, pick)| pick.ok_or_else(not_numbers)).collect()
 }
 
 /// Draws from one row of probabilities; nothing when they are not numbers: one NaN or infinity among the logits makes all of them

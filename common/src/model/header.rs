@@ -195,7 +195,7 @@ impl Files {
         let entry = self.tensors.get(name)?;
         let kind = kind(entry.dtype)?;
         let bytes = &self.files[entry.file].map[entry.range.clone()];
-        if bytes.as_ptr().addr() % kind.elt_size_in_bytes() != 0 {
+        if !bytes.as_ptr().addr().is_multiple_of(kind.elt_size_in_bytes()) {
             return self.tensor(name);
         }
         let strides: Vec<i64> =
