@@ -59,7 +59,7 @@ class Lab:
             raise RuntimeError(f"{' '.join(command)}\nexit {done.returncode}\n{done.stderr[-3000:]}")
         return done.stdout
 
-    def train(self, stage, name, config):
+    def train(self, stage, name, config, *flags):
         """Runs a stage with a config given as {section: {key: value}}; its run folder."""
         lines = [f"{key} = {toml(value)}" for key, value in config.items() if not isinstance(value, dict)]
         for section, keys in config.items():
@@ -67,7 +67,7 @@ class Lab:
                 lines += [f"[{section}]", *(f"{key} = {toml(value)}" for key, value in keys.items())]
         file, out = self.path("configs", f"{name}.toml"), self.path("runs", name)
         file.write_text("\n".join(lines) + "\n")
-        self.run(stage, "--config", file, "--out", out)
+        self.run(stage, "--config", file, "--out", out, *flags)
         return out
 
     def per_row(self, what, model, data):

@@ -51,7 +51,7 @@ def check_greedy(bench, policy, reward):
 def check_updates(bench, policy, reward, convention, ptx_coef):
     """Two steps of two epochs of three minibatches."""
     name = f"ppo-{convention}" + ("-ptx" if ptx_coef else "")
-    out = bench.train("ppo", name, {
+    config = {
         "models": {"policy": policy, "reward": reward},
         "data": {"prompts": bench.write_rows("ppo-prompts", bench.set_rows("ppo", 8)),
                  "pretrain": bench.write_rows("ppo-text", bench.set_rows("pretrain", 40))},
@@ -59,12 +59,18 @@ def check_updates(bench, policy, reward, convention, ptx_coef):
         "ppo": {"steps": STEPS, "value_warmup_steps": 0, "epochs": 2, "minibatch_size": 3, "policy_lr": 1e-4,
                 "value_lr": 2e-4, "microbatch_tokens": 120},
         "ptx": {"coef": ptx_coef, "tokens_per_ppo_token": 2.0},
-        "guards": {"entropy_min": 1000.0},  # every step breaks it, and so leaves a record
-    })
+    }
+    # Every step breaks this guard; the first one that does leaves a record. In the run whose records are read it is watched from the
+    # start; in another, which is stopped before its last step, from there on.
+    broken = {"guards": {"entropy_min": 1000.0}}
+    out = bench.train("ppo", name, config | broken)
+    late = {**config, "ppo": {**config["ppo"], "steps": STEPS - 1}}
+    bench.train("ppo", f"{name}-late", late)
+    records = [out, bench.train("ppo", f"{name}-late", config | broken, "--resume")]
     reference = Reference(policy, reward, 1e-4, 2e-4, temperature=0.8, ptx_coef=ptx_coef)
     lines = read_lines(out / "metrics.jsonl")
     for step in range(STEPS):
-        record = json.loads((out / "records" / f"step-{step + 1:06}.json").read_text())["worked_on"]
+        record = json.loads((records[step] / "records" / f"step-{step + 1:06}.json").read_text())["worked_on"]
         prompts = [prompt for prompt in record["prompts"] for _ in range(record["responses_per_prompt"])]
         rows = list(zip(prompts, record["responses"]))
         nuclei = record["nucleus"] if convention == "nucleus" else None
