@@ -49,7 +49,7 @@ pub struct Response {
 /// place of those that end. `on_token(prompt, sample, token)` sees every token as it is drawn.
 ///
 /// # Errors
-/// [`Error::Failed`] when the model's logits are not numbers.
+/// [`crate::error::Error::Failed`] when the model's logits are not numbers.
 #[allow(clippy::too_many_arguments)] // Each is independent of the others, and a struct for one call would say no more.
 pub fn generate(
     model: &CausalLm,
