@@ -139,7 +139,7 @@ impl Held {
         let shape = self.shape();
         let vocab = self.config.vocab_size as u64;
         let rows = work.targets.min(chunk_rows(self.config.vocab_size) as u64);
-        let matrices = if self.is_half() { 2 * FP32 + self.compute() } else { 2 * FP32 }; // logits, probabilities
+        let matrices = if self.is_half() { FP32 + self.compute() } else { FP32 }; // logits, in which all else is done
         // The cast weight; its gradient in 16 bits, and that again in fp32 while it is added.
         let cast = self.casts(vocab * shape.hidden);
         let weight = if with_gradient && cast > 0 { 2 * cast + vocab * shape.hidden * FP32 } else { cast };
@@ -179,10 +179,10 @@ impl Held {
     }
 
     /// Bytes that a pass reads and writes beside its products, element by element: what it keeps, three times on the way there and back,
-    /// and nine times each logit.
+    /// and four times each logit.
     pub fn traffic(&self, work: &Work) -> f64 {
         let logits = if self.has_lm_head { work.targets * self.config.vocab_size as u64 } else { 0 };
-        (3 * self.kept(work) + 9 * FP32 * logits) as f64
+        (3 * self.kept(work) + 4 * FP32 * logits) as f64
     }
 
     /// What one layer keeps.

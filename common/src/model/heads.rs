@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
+use super::{few_rows, softmax};
+use crate::memory;
+
 /// How many logits a chunk of the language-model head may hold.
 const CHUNK_LOGITS: i64 = 1 << 25;
 /// A chunk has at most this many rows.
@@ -56,6 +59,9 @@ impl LmHead {
     /// Logits (N, V) in fp32, all at once and without a gradient: for few rows.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
         let _guard = tch::no_grad_guard();
+        if let Some(logits) = few_rows::linear(hidden, &self.weight, None) {
+            return logits;
+        }
         hidden.detach().linear::<&Tensor>(&self.weight.detach().to_kind(self.compute), None).to_kind(Kind::Float)
     }
 
@@ -63,8 +69,8 @@ impl LmHead {
     pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor, over: &Over<'_>) -> TokenStats {
         let weight = self.weight.detach().to_kind(self.compute);
         let room = self.room(targets);
-        let chunks = self.rows(targets).map(|rows| Chunk::new(&weight, hidden, targets, over, rows, &room).stats);
-        collect(chunks.collect(), targets)
+        let read = |rows| Chunk::new(&weight, hidden, targets, over, rows, &room).read(false).0;
+        collect(self.rows(targets).map(read).collect(), targets)
     }
 
     /// As [`LmHead::logprobs`], and in the same pass the gradient of a loss that is a sum over tokens. Adds to the weight's
@@ -85,12 +91,11 @@ impl LmHead {
         let (mut stats, mut hidden_grads, room) = (Vec::new(), Vec::new(), self.room(targets));
         for rows in self.rows(targets) {
             let chunk = Chunk::new(&weight, &hidden, targets, over, rows.clone(), &room);
+            let hidden = chunk.hidden.shallow_clone();
+            let (chunk_stats, softmax) = chunk.read(true);
             let grad =
-                grad_of(rows, &chunk.stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float) / over.temperature;
-            let Chunk { hidden, targets, mut probabilities, stats: chunk_stats } = chunk;
-            let _ = probabilities.g_mul_(&grad.neg().unsqueeze(-1));
-            let _ = probabilities.scatter_add_(-1, &targets, &grad.unsqueeze(-1));
-            let logits_grad = probabilities.to_kind(self.compute);
+                grad_of(rows, &chunk_stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float) / over.temperature;
+            let logits_grad = softmax.gradient(&grad).to_kind(self.compute);
             hidden_grads.push(logits_grad.mm(&weight));
             if let Some(total) = &weight_grad {
                 let mut total = total.shallow_clone();
@@ -105,11 +110,10 @@ impl LmHead {
         (collect(stats, targets), hidden_grad)
     }
 
-    /// Memory for the largest chunk.
-    fn room(&self, targets: &Tensor) -> Room {
+    /// What all chunks of a pass use in turn, since fresh memory of this size costs as much as a pass over it: (n, V).
+    fn room(&self, targets: &Tensor) -> Tensor {
         let rows = self.rows(targets).next().map_or(0, |rows| rows.len() as i64);
-        let new = || Tensor::empty([rows, self.weight.size()[0]], (Kind::Float, self.weight.device()));
-        Room { logits: new(), probabilities: new() }
+        Tensor::empty([rows, self.weight.size()[0]], (Kind::Float, self.weight.device()))
     }
 
     fn rows(&self, targets: &Tensor) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -124,21 +128,22 @@ pub(crate) fn chunk_rows(vocab_size: i64) -> usize {
     (CHUNK_LOGITS / vocab_size).clamp(1, CHUNK_ROWS) as usize
 }
 
-/// What all chunks of a pass use in turn, since fresh memory of this size costs as much as a pass over it: (n, V) each.
-struct Room {
-    logits: Tensor,
-    probabilities: Tensor,
-}
-
 /// One chunk of rows.
 struct Chunk {
     /// (n, D)
     hidden: Tensor,
-    /// (n, 1)
+    /// (n) i64
     targets: Tensor,
-    /// (n, V)
-    probabilities: Tensor,
-    stats: TokenStats,
+    /// (n, V) fp32, divided by the temperature.
+    logits: Tensor,
+}
+
+/// A chunk's distributions, for the way back.
+enum Softmax {
+    /// On the CPU: exp(logit − highest) (n, V), the targets (n), and what is known of each row.
+    Host(Tensor, Vec<i64>, Vec<softmax::Row>),
+    /// Elsewhere: probabilities (n, V), and the targets (n, 1).
+    Device(Tensor, Tensor),
 }
 
 impl Chunk {
@@ -148,13 +153,12 @@ impl Chunk {
         targets: &Tensor,
         over: &Over<'_>,
         rows: Range<usize>,
-        room: &Room,
+        room: &Tensor,
     ) -> Self {
         let _guard = tch::no_grad_guard();
         let narrow = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
-        let (hidden, targets) = (narrow(&hidden.detach()), narrow(targets).unsqueeze(-1));
-        let within = |tensor: &Tensor| tensor.narrow(0, 0, rows.len() as i64);
-        let mut logits = within(&room.logits);
+        let (hidden, targets) = (narrow(&hidden.detach()), narrow(targets));
+        let mut logits = room.narrow(0, 0, rows.len() as i64);
         match hidden.kind() {
             Kind::Float => drop(hidden.mm_out(&logits, &weight.tr())),
             _ => logits.copy_(&hidden.linear::<&Tensor>(weight, None)),
@@ -163,11 +167,30 @@ impl Chunk {
             let _ = logits.g_div_scalar_(over.temperature);
         }
         if let Some(nucleus) = over.nucleus {
-            logits = keep_nucleus(&logits, &nucleus[rows.clone()]);
+            logits = keep_nucleus(&logits, &nucleus[rows]);
         }
+        Self { hidden, targets, logits }
+    }
+
+    /// What is said of each target; with `keep`, also what the way back needs.
+    fn read(self, keep: bool) -> (TokenStats, Softmax) {
+        let _guard = tch::no_grad_guard();
+        let Self { targets, mut logits, .. } = self;
+        if memory::takes(&logits) {
+            let targets = Vec::<i64>::try_from(&targets).expect("one id a row");
+            let rows = softmax::read(memory::elements_mut(&mut logits), &targets, keep);
+            let of = |part: fn(&softmax::Row) -> f32| Tensor::from_slice(&rows.iter().map(part).collect::<Vec<_>>());
+            let stats = TokenStats {
+                logprobs: of(|row| row.logprob),
+                entropy: of(|row| row.entropy),
+                correct: Tensor::from_slice(&rows.iter().map(|row| row.correct).collect::<Vec<_>>()),
+            };
+            return (stats, Softmax::Host(logits, targets, rows));
+        }
+        let targets = targets.unsqueeze(-1);
         // logsumexp by way of the highest probability: far cheaper than libtorch's own over a large vocabulary.
         let highest = logits.amax([-1], true);
-        let probabilities = logits.softmax_int_out(&within(&room.probabilities), -1, Kind::Float);
+        let probabilities = logits.softmax(-1, Kind::Float);
         let log_normaliser = &highest - probabilities.amax([-1], true).log();
         let target_logits = logits.gather(-1, &targets, false);
         let expected = probabilities.unsqueeze(1).bmm(&logits.unsqueeze(-1)).squeeze_dim(-1);
@@ -176,7 +199,24 @@ impl Chunk {
             entropy: (&log_normaliser - expected).squeeze_dim(-1),
             correct: target_logits.eq_tensor(&highest).squeeze_dim(-1),
         };
-        Self { hidden, targets, probabilities, stats }
+        (stats, Softmax::Device(probabilities, targets))
+    }
+}
+
+impl Softmax {
+    /// ∂L/∂logits (n, V), given g = ∂L/∂logprob (n): (onehot − softmax)·g.
+    fn gradient(self, grad: &Tensor) -> Tensor {
+        match self {
+            Self::Host(mut kept, targets, rows) => {
+                let grads = Vec::<f32>::try_from(grad).expect("one number a row");
+                softmax::gradient(memory::elements_mut(&mut kept), &targets, &rows, &grads);
+                kept
+            }
+            Self::Device(mut probabilities, targets) => {
+                let _ = probabilities.g_mul_(&grad.neg().unsqueeze(-1));
+                probabilities.scatter_add_(-1, &targets, &grad.unsqueeze(-1))
+            }
+        }
     }
 }
 

@@ -3,19 +3,22 @@
 //!
 //! - `config`: `config.json` of the three families; `header`: what a folder holds, checked before anything loads;
 //!   `weights`: safetensors ⇄ parameters.
-//! - `transformer`: the layers, top-down; `rope`: positions; `attention`: segments of a flat batch; `heads`: the two heads.
+//! - `transformer`: the layers, top-down; `rope`: positions; `attention`: segments of a flat batch; `heads`: the two heads, `softmax` on
+//!   the CPU; `few_rows`: products while decoding.
 //! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it.
 
 mod attention;
 mod backbone;
 mod causal;
 mod config;
+mod few_rows;
 mod header;
 mod heads;
 mod kv_cache;
 mod rope;
 mod saved;
 mod scalar;
+mod softmax;
 mod transformer;
 mod weights;
 

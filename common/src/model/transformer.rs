@@ -2,10 +2,10 @@
 
 use tch::{Kind, Tensor};
 
-use super::Dropout;
 use super::config::{Family, ModelConfig};
 use super::header::{Init, Spec};
 use super::rope::Rotation;
+use super::{Dropout, few_rows};
 
 /// How a layer's attention is computed, given its index: by the flat batch's plan in training and scoring, by the cache in
 /// generation. Returns (T, H·E).
@@ -37,6 +37,8 @@ pub(crate) struct Shape {
     head_dim: i64,
     eps: f64,
     pub(crate) compute: Kind,
+    /// Whether nothing will go backward, and few rows may take a way of their own.
+    only_forward: bool,
 }
 
 impl Transformer {
@@ -55,6 +57,7 @@ impl Transformer {
             head_dim: config.head_dim,
             eps: config.rms_norm_eps,
             compute: Kind::Float,
+            only_forward: false,
         };
         Self { embed_tokens, layers, norm, shape }
     }
@@ -78,11 +81,12 @@ impl Transformer {
         self.shape.norm(hidden, &self.norm)
     }
 
-    /// Token ids (T) → hidden states (T, D) after the final norm, in the compute dtype; without dropout.
+    /// Token ids (T) → hidden states (T, D) after the final norm, in the compute dtype; without dropout, and with gradients off.
     pub(crate) fn forward(&self, tokens: &Tensor, rotation: &Rotation, attend: &mut Attend<'_>) -> Tensor {
+        let shape = Shape { only_forward: true, ..self.shape };
         let mut hidden = self.embed(tokens, None);
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(index, &hidden, &self.shape, rotation, None, attend);
+            hidden = layer.forward(index, &hidden, &shape, rotation, None, attend);
         }
         self.final_norm(&hidden)
     }
@@ -113,8 +117,14 @@ struct Linear {
 }
 
 impl Linear {
-    fn forward(&self, input: &Tensor, compute: Kind) -> Tensor {
-        input.linear(&self.weight.to_kind(compute), self.bias.as_ref().map(|bias| bias.to_kind(compute)).as_ref())
+    fn forward(&self, input: &Tensor, shape: &Shape) -> Tensor {
+        if shape.only_forward
+            && let Some(output) = few_rows::linear(input, &self.weight, self.bias.as_ref())
+        {
+            return output;
+        }
+        let cast = |tensor: &Tensor| tensor.to_kind(shape.compute);
+        input.linear(&cast(&self.weight), self.bias.as_ref().map(cast).as_ref())
     }
 }
 
@@ -202,10 +212,10 @@ impl Layer {
                 values: heads.values,
             },
         );
-        let hidden = hidden + drop(self.o_proj.forward(&attended, shape.compute));
+        let hidden = hidden + drop(self.o_proj.forward(&attended, shape));
         let inner = shape.norm(&hidden, &self.post_attention_layernorm);
-        let gated = self.gate_proj.forward(&inner, shape.compute).silu() * self.up_proj.forward(&inner, shape.compute);
-        &hidden + drop(self.down_proj.forward(&gated, shape.compute))
+        let gated = self.gate_proj.forward(&inner, shape).silu() * self.up_proj.forward(&inner, shape);
+        &hidden + drop(self.down_proj.forward(&gated, shape))
     }
 
     /// The heads before rotation.
@@ -213,15 +223,15 @@ impl Layer {
         let split = |projected: Tensor, heads: i64| projected.view([-1, heads, shape.head_dim]);
         let mut heads = match &self.qkv {
             Qkv::Fused(c_attn) => {
-                let stacked = split(c_attn.forward(input, shape.compute), 3 * shape.heads);
+                let stacked = split(c_attn.forward(input, shape), 3 * shape.heads);
                 let mut parts = stacked.split_with_sizes([shape.heads; 3], 1).into_iter();
                 let mut next = || parts.next().expect("a split in three has three parts");
                 Heads { queries: next(), keys: next(), values: next() }
             }
             Qkv::Split([q_proj, k_proj, v_proj]) => Heads {
-                queries: split(q_proj.forward(input, shape.compute), shape.heads),
-                keys: split(k_proj.forward(input, shape.compute), shape.kv_heads),
-                values: split(v_proj.forward(input, shape.compute), shape.kv_heads),
+                queries: split(q_proj.forward(input, shape), shape.heads),
+                keys: split(k_proj.forward(input, shape), shape.kv_heads),
+                values: split(v_proj.forward(input, shape), shape.kv_heads),
             },
         };
         if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
