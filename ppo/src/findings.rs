@@ -13,6 +13,10 @@ pub type Log = [(u64, Metrics)];
 const WINDOW: usize = 5;
 /// Nats a response beyond which a KL speaks for itself. Our choice.
 pub const KL_LIMIT: f64 = 20.0;
+/// Part of the score's rise after which the rest is looked at. Our choice.
+const MOST_OF_RISE: f64 = 0.8;
+/// Growth of the KL, as a multiple and in nats a response, that the rest must not cost. Our choice.
+const REST_COSTS: (f64, f64) = (2.0, 5.0);
 /// Growth of held-out length. Our choice.
 const LENGTH_GROWTH: f64 = 1.5;
 /// Growth of held-out length that makes a score that hangs on length suspicious. Our choice.
@@ -93,9 +97,10 @@ fn standing(values: &[(u64, f64)], holds: impl Fn(f64) -> bool) -> Option<(f64, 
 }
 
 /// The score that is trained on rises while another reward model's falls from its best by more than noise (two standard errors
-/// of the difference of two means); else the distance from the reference: another reward model may be fooled as well.
+/// of the difference of two means); else what the rise has cost, and the distance from the reference: another reward model may be
+/// fooled as well.
 fn over_optimisation(log: &Log, set: &str, kl_limit: f64) -> Option<String> {
-    falling_second_score(log, set).or_else(|| {
+    falling_second_score(log, set).or_else(|| dear_score(log, set)).or_else(|| {
         let (kl, since) = standing(&of_set(log, set, "kl_ref"), |kl| kl > kl_limit)?;
         let second = if of_set(log, set, "second_score_mean").is_empty() {
             "no second reward model says whether the score still means anything"
@@ -107,6 +112,24 @@ fn over_optimisation(log: &Log, set: &str, kl_limit: f64) -> Option<String> {
              since step {since}; {second}"
         ))
     })
+}
+
+/// Most of the score's rise was there early, and the policy has gone far from there for the rest: behind the knee of the frontier, what
+/// is bought is seldom what was meant (Gao et al. 2022, arXiv 2210.10760).
+fn dear_score(log: &Log, set: &str) -> Option<String> {
+    let start = of_set(log, set, "reference_score_mean").first()?.1;
+    let (scores, kl) = (of_set(log, set, "score_mean"), of_set(log, set, "kl_ref"));
+    let (_, last) = *scores.last()?;
+    let rise = last - start;
+    let (knee, at_knee) = *scores.iter().find(|(_, score)| rise > 0.0 && score - start >= MOST_OF_RISE * rise)?;
+    let (_, kl_at_knee) = *kl.iter().find(|(step, _)| *step == knee)?;
+    let (times, nats) = REST_COSTS;
+    let far = |kl: f64| kl > times * kl_at_knee && kl > kl_at_knee + nats;
+    let (now, since) = standing(&kl, far)?;
+    Some(format!(
+        "most of the score's rise was there at step {knee}, {at_knee:.3} at {kl_at_knee:.1} nats a response from the reference; the way to \
+         {last:.3} has cost {now:.1} nats, more than {times} times as many and {nats} more, since step {since}"
+    ))
 }
 
 fn falling_second_score(log: &Log, set: &str) -> Option<String> {

@@ -66,6 +66,22 @@ fn the_reference_is_where_the_second_score_starts() {
 }
 
 #[test]
+fn a_score_that_was_there_long_before_the_kl() {
+    const START: (&str, &[f64]) = ("eval/held/reference_score_mean", &[0.0; 4]);
+    let columns =
+        |score: &'static [f64], kl: &'static [f64]| [START, ("eval/held/score_mean", score), ("eval/held/kl_ref", kl)];
+    // Four fifths of the rise to 5.5 are 4.4; 2 nats were enough for 5.
+    assert_finds(
+        &columns(&[3.0, 5.0, 5.2, 5.5], &[1.0, 2.0, 5.0, 7.1]),
+        &["over-optimisation: on held", "at step 20, 5.000 at 2.0 nats", "to 5.500 has cost 7.1 nats", "since step 40"],
+    );
+    assert_finds_nothing(&columns(&[3.0, 5.0, 5.2, 5.5], &[1.0, 2.0, 5.0, 6.9])); // less than five nats more
+    assert_finds_nothing(&columns(&[3.0, 5.0, 5.2, 5.5], &[1.0, 7.0, 9.0, 13.9])); // less than twice as many
+    assert_finds_nothing(&columns(&[1.0, 2.0, 3.0, 5.5], &[1.0, 4.0, 9.0, 16.0])); // it still rises
+    assert_finds_nothing(&columns(&[-1.0, -2.0, -1.0, -2.0], &[1.0, 4.0, 9.0, 16.0])); // it never rose
+}
+
+#[test]
 fn the_kl_speaks_for_itself() {
     let columns = |kl: &'static [f64]| [("eval/a/score_mean", &[1.0; 3][..]), ("eval/a/kl_ref", kl)];
     assert_finds(
