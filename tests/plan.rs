@@ -1,4 +1,4 @@
-//! `align plan` against what the runs it plans then hold. Nothing in the plan is fitted to these sizes.
+//! `align plan` against what the runs it plans then hold. What the plan has measured, the allocator's gaps, was measured at other sizes.
 
 use std::fs;
 

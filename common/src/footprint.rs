@@ -1,5 +1,5 @@
-//! What a model's work needs of memory and arithmetic, counted from what the code keeps: nothing here is fitted. Bytes of tensors, as
-//! numbers of elements times their size.
+//! What a model's work needs of memory and arithmetic, counted from what the code keeps: bytes of tensors, as numbers of
+//! elements times their size. One number is measured instead: the gaps that the allocator leaves between small tensors.
 //!
 //! Letters as everywhere: D hidden, I inside the feed-forward layer, Q = H·E, K·E, T tokens.
 

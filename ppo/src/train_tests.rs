@@ -164,6 +164,22 @@ fn the_value_model_starts_as_the_reward_model_less_the_first_mean_score() {
 }
 
 #[test]
+fn while_the_policy_has_not_moved_one_pass_serves_policy_and_reference_to_the_bit() {
+    for logprobs in [crate::config::Logprobs::Full, crate::config::Logprobs::Nucleus] {
+        let mut trainer = trainer(|config| {
+            config.rollout.logprobs = logprobs;
+            config.ppo.value_warmup_steps = 1;
+        });
+        let rollout = trainer.step(0).unwrap().rollout;
+        let rows: Vec<usize> = (0..rollout.responses.len()).collect();
+        let opine = |moved: bool| trainer.models.opine(&rollout, &[rows.clone()], trainer.convention(), moved);
+        let (one, two) = (opine(false), opine(true));
+        assert_eq!(one.ref_logprobs, two.ref_logprobs);
+        assert_eq!(one.old_logprobs, two.ref_logprobs);
+    }
+}
+
+#[test]
 fn a_pad_id_inside_a_response_is_a_token_like_any_other() {
     let response = |tokens: &[i64]| Response { tokens: tokens.to_vec(), ended: true, nucleus: Vec::new() };
     let rollout = |middle: i64| Rollout {
