@@ -172,7 +172,8 @@ fn while_the_policy_has_not_moved_one_pass_serves_policy_and_reference_to_the_bi
         });
         let rollout = trainer.step(0).unwrap().rollout;
         let rows: Vec<usize> = (0..rollout.responses.len()).collect();
-        let opine = |moved: bool| trainer.models.opine(&rollout, &[rows.clone()], trainer.convention(), moved);
+        let opine =
+            |moved: bool| trainer.models.opine(&rollout, std::slice::from_ref(&rows), trainer.convention(), moved);
         let (one, two) = (opine(false), opine(true));
         assert_eq!(one.ref_logprobs, two.ref_logprobs);
         assert_eq!(one.old_logprobs, two.ref_logprobs);
