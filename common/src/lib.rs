@@ -49,3 +49,4 @@ pub mod stage;
 pub mod footprint;
 pub mod masked;
 pub mod memory;
+mod parallel;

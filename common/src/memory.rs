@@ -38,13 +38,6 @@ unsafe fn slice<'a>(data: *const f32, numel: usize) -> &'a [f32] {
     unsafe { std::slice::from_raw_parts(data, numel) }
 }
 
-/// Chunks per thread: as many threads as libtorch uses, but none that would have less to do than it costs to start.
-pub(crate) fn share(elements: usize, chunks: usize) -> usize {
-    const WORTH_A_THREAD: usize = 1 << 18;
-    let threads = (tch::get_num_threads().max(1) as usize).min(elements / WORTH_A_THREAD).max(1);
-    chunks.div_ceil(threads).max(1)
-}
-
 /// Larger tensors go back to the system when they are freed: the most that glibc can be told to keep.
 pub const LARGEST_KEPT: u64 = 32 << 20;
 

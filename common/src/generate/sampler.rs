@@ -1,13 +1,12 @@
 //! Draws from rows of logits. The nucleus of top-p is found without sorting the vocabulary, which would cost more than the model:
 //! probabilities are counted by their leading bits, and only those about the edge are sorted.
 
-use std::thread;
-
 use tch::{Device, Kind, Tensor};
 
 use super::Sampling;
 use crate::error::{Error, Result};
-use crate::memory::{elements, share};
+use crate::memory::elements;
+use crate::parallel;
 
 /// One draw.
 pub(super) struct Pick {
@@ -34,21 +33,10 @@ pub(super) fn pick(logits: &Tensor, sampling: &Sampling, draw: impl Fn(usize) ->
     }
     let scaled = if sampling.temperature == 1.0 { logits } else { logits / sampling.temperature };
     let probabilities = scaled.softmax(-1, Kind::Float).to_device(Device::Cpu).contiguous();
-    let rows: Vec<&[f32]> = elements(&probabilities).chunks_exact(width as usize).collect();
+    let rows = elements(&probabilities).chunks_exact(width as usize);
     let mut picks: Vec<(f64, Option<Pick>)> = (0..rows.len()).map(|row| (draw(row), None)).collect();
-    let share = share(probabilities.numel(), rows.len());
-    let pick = |rows: &[&[f32]], picks: &mut [(f64, Option<Pick>)]| {
-        for (row, (draw, pick)) in rows.iter().zip(picks) {
-            *pick = pick_from(row, sampling, *draw);
-        }
-    };
-    thread::scope(|scope| {
-        let mut shares = rows.chunks(share).zip(picks.chunks_mut(share));
-        let own = shares.next();
-        for (rows, picks) in shares {
-            scope.spawn(move || pick(rows, picks));
-        }
-        own.into_iter().for_each(|(rows, picks)| pick(rows, picks));
+    parallel::each(rows.zip(&mut picks).collect(), probabilities.numel(), |(row, (draw, pick))| {
+        *pick = pick_from(row, sampling, *draw);
     });
     picks.into_iter().map(|(_, pick)| pick.ok_or_else(not_numbers)).collect()
 }

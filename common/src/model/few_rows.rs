@@ -3,11 +3,10 @@
 //! sum in one order, whatever n is, so that a row's product does not depend, to the bit, on the rows beside it. (Attention is not
 //! computed here.)
 
-use std::thread;
-
 use tch::{Kind, Tensor};
 
-use crate::memory::{elements, elements_mut, share, takes};
+use crate::memory::{elements, elements_mut, takes};
+use crate::parallel;
 
 /// From so many rows on, general kernels are as good.
 const MOST_ROWS: i64 = 48;
@@ -64,96 +63,88 @@ fn multiply(kernel: Kernel, x: &[f32], w: &[f32], y: &mut [f32], width: usize) {
     let outputs = w.len() / width;
     assert_eq!(x.len() / width * outputs, y.len(), "expected a place for every row and output");
     let to = Outputs(y.as_mut_ptr());
-    let blocks: Vec<(usize, &[f32])> = (0..).step_by(BLOCK).zip(w.chunks(BLOCK * width)).collect();
-    let share = share(w.len(), blocks.len());
+    let blocks = (0..).step_by(BLOCK).zip(w.chunks(BLOCK * width)).map(|(first, w)| (first, w, to)).collect();
     // SAFETY: the processor has the kernel's instructions. Outputs first..first + the rows of `w` of every row are written by one
     // thread alone, and `y` is borrowed until all are done.
-    let work = move |blocks: &[(usize, &[f32])], to: Outputs| {
-        blocks.iter().for_each(|(first, w)| unsafe { kernel(x, w, width, outputs, *first, to) });
-    };
-    thread::scope(|scope| {
-        let mut shares = blocks.chunks(share);
-        let own = shares.next();
-        for blocks in shares {
-            scope.spawn(move || work(blocks, to));
-        }
-        own.into_iter().for_each(|blocks| work(blocks, to));
-    });
+    parallel::each(blocks, w.len(), |(first, w, to)| unsafe { kernel(x, w, width, outputs, first, to) });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that the compiler does not choose by itself")]
 mod wide {
     use std::arch::x86_64::{
-        __m256, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps, _mm256_castps256_ps128,
-        _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_reduce_add_ps, _mm512_setzero_ps,
+        __m256, __m512, _mm_add_ps, _mm_storeu_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_fmadd_ps,
+        _mm256_hadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
+        _mm512_castps512_ps128, _mm512_extractf32x4_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_setzero_ps,
+        _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     use super::Outputs;
 
-    /// A kernel over tiles of `$rows` rows of x and `$outputs` rows of W, whose sums stay in registers.
+    /// Rows of W in a tile.
+    const COLUMNS: usize = 4;
+
+    /// A kernel over tiles of up to `$most` rows of x and four rows of W, whose sums stay in registers.
     macro_rules! kernel {
-        ($name:ident, $tile:ident, $features:literal, $lanes:literal, $rows:literal, $outputs:literal, $zero:ident, $load:ident, $fma:ident, $reduce:ident) => {
+        ($name:ident, $tile:ident, $features:literal, $lanes:literal, $most:literal, [$($rows:literal),+], $zero:ident, $load:ident, $fma:ident, $reduce:ident) => {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $name(x: &[f32], w: &[f32], width: usize, stride: usize, first: usize, to: Outputs) {
                 let (rows, outputs) = (x.len() / width, w.len() / width);
+                // As many tiles as must be, of about the same size.
+                let tiles = rows.div_ceil($most);
                 let mut output = 0;
                 while output < outputs {
-                    let columns = (outputs - output).min($outputs);
-                    let mut row = 0;
-                    while row < rows {
-                        let taken = (rows - row).min($rows);
-                        // A tile at the edge reads its last row again, and writes what is its own.
-                        let (mut xs, mut ws) = ([x.as_ptr(); $rows], [w.as_ptr(); $outputs]);
-                        for (at, x) in xs.iter_mut().enumerate() {
-                            *x = unsafe { x.add((row + at.min(taken - 1)) * width) };
-                        }
-                        for (at, w) in ws.iter_mut().enumerate() {
-                            *w = unsafe { w.add((output + at.min(columns - 1)) * width) };
-                        }
-                        let sums = unsafe { $tile(&xs, &ws, width) };
-                        for (at, sums) in sums.iter().enumerate().take(taken) {
-                            for (column, sum) in sums.iter().enumerate().take(columns) {
-                                unsafe { *to.0.add((row + at) * stride + first + output + column) = *sum };
-                            }
-                        }
-                        row += taken;
+                    let columns = (outputs - output).min(COLUMNS);
+                    // At the edge the last row of W is read again, and what is its own is written.
+                    let mut ws = [w.as_ptr(); COLUMNS];
+                    for (at, w) in ws.iter_mut().enumerate() {
+                        *w = unsafe { w.add((output + at.min(columns - 1)) * width) };
                     }
-                    output += columns;
+                    for tile in 0..tiles {
+                        let (start, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+                        let xs = unsafe { x.as_ptr().add(start * width) };
+                        let to = unsafe { to.0.add(start * stride + first + output) };
+                        match end - start {
+                            $($rows => unsafe { $tile::<$rows>(xs, &ws, width, to, stride, columns) },)+
+                            _ => unreachable!("a tile has at most {} rows", $most),
+                        }
+                    }
+                    output += COLUMNS;
                 }
             }
 
             // Closures would not be inlined: they do not have the features.
             #[target_feature(enable = $features)]
             #[inline]
-            unsafe fn $tile(
-                xs: &[*const f32; $rows],
-                ws: &[*const f32; $outputs],
+            unsafe fn $tile<const ROWS: usize>(
+                x: *const f32,
+                ws: &[*const f32; COLUMNS],
                 width: usize,
-            ) -> [[f32; $outputs]; $rows] {
-                let mut sums = [[$zero(); $outputs]; $rows];
+                to: *mut f32,
+                stride: usize,
+                columns: usize,
+            ) {
+                let mut sums = [[$zero(); COLUMNS]; ROWS];
                 let mut at = 0;
                 while at < width {
-                    let mut weights = [$zero(); $outputs];
-                    for column in 0..$outputs {
+                    let mut weights = [$zero(); COLUMNS];
+                    for column in 0..COLUMNS {
                         weights[column] = unsafe { $load(ws[column].add(at)) };
                     }
-                    for row in 0..$rows {
-                        let entry = unsafe { $load(xs[row].add(at)) };
-                        for column in 0..$outputs {
+                    for row in 0..ROWS {
+                        let entry = unsafe { $load(x.add(row * width + at)) };
+                        for column in 0..COLUMNS {
                             sums[row][column] = $fma(entry, weights[column], sums[row][column]);
                         }
                     }
                     at += $lanes;
                 }
-                let mut reduced = [[0.0; $outputs]; $rows];
-                for row in 0..$rows {
-                    for column in 0..$outputs {
-                        reduced[row][column] = $reduce(sums[row][column]);
+                for row in 0..ROWS {
+                    let reduced = $reduce(&sums[row]);
+                    for column in 0..columns {
+                        unsafe { *to.add(row * stride + column) = reduced[column] };
                     }
                 }
-                reduced
             }
         };
     }
@@ -164,20 +155,41 @@ mod wide {
         "avx512f",
         16,
         6,
-        4,
+        [1, 2, 3, 4, 5, 6],
         _mm512_setzero_ps,
         _mm512_loadu_ps,
         _mm512_fmadd_ps,
-        _mm512_reduce_add_ps
+        reduce_16
     );
-    kernel!(by_8, tile_8, "avx2,fma", 8, 3, 4, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, reduce_8);
+    kernel!(by_8, tile_8, "avx2,fma", 8, 3, [1, 2, 3], _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, reduce_8);
 
+    /// The sums of four registers, all four at once.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn reduce_16(sums: &[__m512; COLUMNS]) -> [f32; COLUMNS] {
+        let [a, b, c, d] = *sums;
+        let ab = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+        let cd = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+        let four =
+            _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+        let quarters = _mm_add_ps(
+            _mm_add_ps(_mm512_castps512_ps128(four), _mm512_extractf32x4_ps::<1>(four)),
+            _mm_add_ps(_mm512_extractf32x4_ps::<2>(four), _mm512_extractf32x4_ps::<3>(four)),
+        );
+        let mut reduced = [0.0; COLUMNS];
+        unsafe { _mm_storeu_ps(reduced.as_mut_ptr(), quarters) };
+        reduced
+    }
+
+    /// The same of narrower registers.
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    fn reduce_8(sum: __m256) -> f32 {
-        let halves = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-        let pairs = _mm_add_ps(halves, _mm_movehl_ps(halves, halves));
-        _mm_cvtss_f32(_mm_add_ss(pairs, _mm_shuffle_ps::<1>(pairs, pairs)))
+    fn reduce_8(sums: &[__m256; COLUMNS]) -> [f32; COLUMNS] {
+        let four = _mm256_hadd_ps(_mm256_hadd_ps(sums[0], sums[1]), _mm256_hadd_ps(sums[2], sums[3]));
+        let halves = _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps::<1>(four));
+        let mut reduced = [0.0; COLUMNS];
+        unsafe { _mm_storeu_ps(reduced.as_mut_ptr(), halves) };
+        reduced
     }
 }
 

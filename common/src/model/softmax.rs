@@ -2,9 +2,7 @@
 //! memory, where libtorch's operations take ten. Rows do not depend on each other, so results do not depend on the number of
 //! threads.
 
-use std::thread;
-
-use crate::memory::share;
+use crate::parallel;
 
 /// What is known of one row of logits (V).
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,27 +39,14 @@ fn each<T: Send>(
     matrix: &mut [f32],
     targets: &[i64],
     beside: &mut [T],
-    work: impl Fn(&mut [f32], usize, &mut T) + Copy + Send,
+    work: impl Fn(&mut [f32], usize, &mut T) + Sync,
 ) {
     if targets.is_empty() {
         return;
     }
-    let width = matrix.len() / targets.len();
-    let rows_each = share(matrix.len(), targets.len());
-    let work_on = move |matrix: &mut [f32], targets: &[i64], beside: &mut [T]| {
-        for ((row, target), beside) in matrix.chunks_exact_mut(width).zip(targets).zip(beside) {
-            work(row, *target as usize, beside);
-        }
-    };
-    thread::scope(|scope| {
-        let mut shares =
-            matrix.chunks_mut(rows_each * width).zip(targets.chunks(rows_each)).zip(beside.chunks_mut(rows_each));
-        let own = shares.next();
-        for ((matrix, targets), beside) in shares {
-            scope.spawn(move || work_on(matrix, targets, beside));
-        }
-        own.into_iter().for_each(|((matrix, targets), beside)| work_on(matrix, targets, beside));
-    });
+    let (elements, width) = (matrix.len(), matrix.len() / targets.len());
+    let rows = matrix.chunks_exact_mut(width).zip(targets).zip(beside).collect();
+    parallel::each(rows, elements, |((row, target), beside)| work(row, *target as usize, beside));
 }
 
 fn read_row(logits: &mut [f32], target: usize, keep: bool) -> Row {

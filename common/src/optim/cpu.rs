@@ -2,11 +2,10 @@
 //! with a start and an end of all threads, which costs the most where it gains the least: on small parameters. The
 //! results do not depend on the number of threads.
 
-use std::thread;
-
 use tch::Tensor;
 
-use crate::memory::{elements, share};
+use crate::memory::elements;
+use crate::parallel;
 
 /// The constants of one step.
 #[derive(Debug, Clone, Copy)]
@@ -45,15 +44,8 @@ pub(super) fn step<'a>(parameters: impl IntoIterator<Item = Memory<'a>>, step: S
             chunks.push(Memory { parameter, exp_avg, exp_avg_sq, grad });
         }
     }
-    let share = share(chunks.iter().map(|chunk| chunk.parameter.len()).sum(), chunks.len());
-    thread::scope(|scope| {
-        let mut shares = chunks.chunks_mut(share);
-        let own = shares.next();
-        for share in shares {
-            scope.spawn(move || share.iter_mut().for_each(|chunk| step_chunk(chunk, step)));
-        }
-        own.into_iter().flatten().for_each(|chunk| step_chunk(chunk, step));
-    });
+    let elements = chunks.iter().map(|chunk: &Memory<'_>| chunk.parameter.len()).sum();
+    parallel::each(chunks, elements, |mut chunk| step_chunk(&mut chunk, step));
 }
 
 fn step_chunk(memory: &mut Memory<'_>, step: Step) {
@@ -83,20 +75,8 @@ fn step_chunk(memory: &mut Memory<'_>, step: Step) {
 pub(super) fn sum_of_squares(tensors: &[Tensor]) -> f64 {
     let chunks: Vec<&[f32]> = tensors.iter().flat_map(|tensor| elements(tensor).chunks(CHUNK)).collect();
     let mut sums = vec![0.0; chunks.len()];
-    let share = share(chunks.iter().map(|chunk| chunk.len()).sum(), chunks.len());
-    thread::scope(|scope| {
-        let mut shares = chunks.chunks(share).zip(sums.chunks_mut(share));
-        let own = shares.next();
-        let add = |(chunks, sums): (&[&[f32]], &mut [f64])| {
-            for (chunk, sum) in chunks.iter().zip(sums) {
-                *sum = chunk_squares(chunk);
-            }
-        };
-        for share in shares {
-            scope.spawn(move || add(share));
-        }
-        own.into_iter().for_each(add);
-    });
+    let elements = chunks.iter().map(|chunk| chunk.len()).sum();
+    parallel::each(chunks.into_iter().zip(&mut sums).collect(), elements, |(chunk, sum)| *sum = chunk_squares(chunk));
     sums.iter().sum()
 }
 
