@@ -6,8 +6,8 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::config::ModelConfig;
+use super::layer::Heads;
 use super::rope::{Rotation, ntk_factor};
-use super::transformer::Heads;
 use crate::batch::FlatBatch;
 
 /// Short segments are merged into calls of up to this many tokens.

@@ -2,14 +2,15 @@
 
 use std::cell::RefCell;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::attention::Plan;
 use super::config::ModelConfig;
 use super::heads::ensure_grad;
 use super::kv_cache::{KvCache, Prefilled};
+use super::layer::{Heads, Kept};
 use super::rope::{Rotation, ntk_factor};
-use super::transformer::{Heads, Transformer};
+use super::transformer::Transformer;
 use super::weights::{Parameter, SideFiles};
 use super::{Dropout, ModelOptions, backward_with};
 use crate::batch::FlatBatch;
@@ -22,20 +23,28 @@ pub(crate) struct Backbone {
     pub(crate) side_files: SideFiles,
     pub(crate) extrapolate: bool,
     transformer: Transformer,
-    /// Forward passes whose layers keep only their inputs, waiting for the gradient that arrives after them.
+    /// Forward passes that wait for the gradient that arrives after them.
     tapes: RefCell<Vec<Tape>>,
 }
 
-/// What is needed to go back through the layers of one forward pass.
+/// What is needed to go back through one forward pass.
 struct Tape {
     plan: Plan,
     dropout: Option<Dropout>,
     /// The embedded tokens (T, D), with their graph.
     embedded: Tensor,
-    /// What went into each layer (T, D).
-    inputs: Vec<Tensor>,
-    /// What came out of the last one: a leaf, to which the rest of the graph brings a gradient.
+    layers: Vec<Trace>,
+    /// What came out of the last layer (T, D).
     output: Tensor,
+    /// That behind the final norm: a leaf, to which the rest of the graph brings a gradient.
+    hidden: Tensor,
+}
+
+/// What is left of a layer's forward pass.
+enum Trace {
+    /// What went in (T, D): the rest is computed again.
+    Input(Tensor),
+    Kept(Kept),
 }
 
 impl Backbone {
@@ -74,28 +83,50 @@ impl Backbone {
     pub(crate) fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
         let plan = self.plan(batch);
         // tch does not tell whether gradients are on; a view of a parameter does.
-        let tracked = self.options.trainable && self.embedding().narrow(0, 0, 0).requires_grad();
-        let mut hidden = self.transformer.embed(&plan.tokens, dropout);
-        if tracked && self.options.recompute_layers {
-            return self.taped(plan, hidden, dropout);
+        if self.options.trainable && self.embedding().narrow(0, 0, 0).requires_grad() {
+            return self.taped(plan, dropout);
         }
-        for layer in 0..self.transformer.layers.len() {
-            hidden = self.layer(layer, &hidden, &plan, dropout);
-        }
-        self.transformer.final_norm(&hidden)
+        self.transformer.forward(&plan.tokens, &plan.rotation, &mut |layer, heads| {
+            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+        })
     }
 
-    /// Goes back through layers that kept only their inputs, once the graph above them has brought their gradient.
+    /// The forward pass, with what the way back needs.
+    fn taped(&self, plan: Plan, dropout: Option<Dropout>) -> Tensor {
+        let embedded = self.transformer.embed(&plan.tokens, dropout);
+        let mut output = embedded.detach();
+        let mut layers = Vec::with_capacity(self.transformer.layers.len());
+        for layer in 0..self.transformer.layers.len() {
+            let (next, kept) = self.layer(layer, &output, &plan, dropout);
+            layers.push(if self.options.recompute_layers { Trace::Input(output) } else { Trace::Kept(kept) });
+            output = next;
+        }
+        let hidden = tch::no_grad(|| self.transformer.final_norm(&output)).set_requires_grad(true);
+        self.tapes.borrow_mut().push(Tape { plan, dropout, embedded, layers, output, hidden: hidden.shallow_clone() });
+        hidden
+    }
+
+    fn layer(&self, index: usize, input: &Tensor, plan: &Plan, dropout: Option<Dropout>) -> (Tensor, Kept) {
+        let (window, p) = (self.config.sliding_windows[index], dropout.map_or(0.0, |dropout| dropout.p));
+        let attend = &mut |_: usize, heads: &Heads| plan.attend(heads, window, p);
+        let layer = &self.transformer.layers[index];
+        layer.forward_kept(index, input, &self.transformer.shape, &plan.rotation, dropout, attend)
+    }
+
+    /// Goes back through the passes to whose hidden states the graph above them has brought a gradient.
     pub(crate) fn finish_backward(&self) {
-        let arrived = |tape: &mut Tape| tape.output.grad().defined();
+        let arrived = |tape: &mut Tape| tape.hidden.grad().defined();
         let tapes: Vec<Tape> = self.tapes.borrow_mut().extract_if(.., arrived).collect();
-        for Tape { plan, dropout, embedded, mut inputs, output } in tapes {
-            let mut grad = output.grad();
-            drop(output);
-            for layer in (0..self.transformer.layers.len()).rev() {
-                let input = inputs.pop().expect("a tape has an input for each layer").set_requires_grad(true);
-                backward_with(&self.layer(layer, &input, &plan, dropout), &grad);
-                grad = input.grad();
+        for Tape { plan, dropout, embedded, mut layers, output, hidden } in tapes {
+            let mut grad = self.transformer.final_norm_backward(&output, &hidden.grad());
+            drop((output, hidden));
+            for index in (0..layers.len()).rev() {
+                let kept = match layers.pop().expect("a trace for each layer") {
+                    Trace::Input(input) => self.layer(index, &input, &plan, dropout).1,
+                    Trace::Kept(kept) => kept,
+                };
+                let layer = &self.transformer.layers[index];
+                grad = layer.backward(kept, grad, &self.transformer.shape, &plan.rotation);
             }
             backward_with(&embedded, &grad);
         }
@@ -134,27 +165,5 @@ impl Backbone {
 
     fn plan(&self, batch: &FlatBatch) -> Plan {
         Plan::new(&self.config, batch, self.extrapolate, self.options.compute, self.options.device)
-    }
-
-    fn layer(&self, index: usize, hidden: &Tensor, plan: &Plan, dropout: Option<Dropout>) -> Tensor {
-        let (window, p) = (self.config.sliding_windows[index], dropout.map_or(0.0, |dropout| dropout.p));
-        let attend = &mut |_: usize, heads: &Heads| plan.attend(heads, window, p);
-        self.transformer.layers[index].forward(index, hidden, &self.transformer.shape, &plan.rotation, dropout, attend)
-    }
-
-    /// The forward pass without a graph inside the layers.
-    fn taped(&self, plan: Plan, embedded: Tensor, dropout: Option<Dropout>) -> Tensor {
-        let mut inputs = vec![embedded.detach()];
-        {
-            let _guard = tch::no_grad_guard();
-            for layer in 0..self.transformer.layers.len() {
-                inputs.push(self.layer(layer, &inputs[layer], &plan, dropout));
-            }
-        }
-        let output = inputs.pop().expect("at least the embedded tokens").set_requires_grad(true);
-        let hidden = self.transformer.final_norm(&output);
-        debug_assert_eq!(output.kind(), Kind::Float);
-        self.tapes.borrow_mut().push(Tape { plan, dropout, embedded, inputs, output });
-        hidden
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
+use super::product::{add_product, product, product_into};
 use super::{few_rows, softmax};
 use crate::memory;
 
@@ -96,13 +97,9 @@ impl LmHead {
             let grad =
                 grad_of(rows, &chunk_stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float) / over.temperature;
             let logits_grad = softmax.gradient(&grad).to_kind(self.compute);
-            hidden_grads.push(logits_grad.mm(&weight));
+            hidden_grads.push(product(&logits_grad, &weight));
             if let Some(total) = &weight_grad {
-                let mut total = total.shallow_clone();
-                let _ = match self.compute {
-                    Kind::Float => total.addmm_(&logits_grad.tr(), &hidden),
-                    _ => total.g_add_(&logits_grad.tr().mm(&hidden)),
-                };
+                add_product(&mut total.shallow_clone(), &logits_grad.tr(), &hidden);
             }
             stats.push(chunk_stats);
         }
@@ -160,7 +157,7 @@ impl Chunk {
         let (hidden, targets) = (narrow(&hidden.detach()), narrow(targets));
         let mut logits = room.narrow(0, 0, rows.len() as i64);
         match hidden.kind() {
-            Kind::Float => drop(hidden.mm_out(&logits, &weight.tr())),
+            Kind::Float => product_into(&mut logits, &hidden, &weight.tr()),
             _ => logits.copy_(&hidden.linear::<&Tensor>(weight, None)),
         }
         if over.temperature != 1.0 {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::config::ModelConfig;
-use super::transformer::Heads;
+use super::layer::Heads;
 
 /// Room is made in steps of this many tokens.
 const ROOM_TOKENS: u64 = 64;

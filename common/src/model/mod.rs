@@ -3,18 +3,24 @@
 //!
 //! - `config`: `config.json` of the three families; `header`: what a folder holds, checked before anything loads;
 //!   `weights`: safetensors ⇄ parameters.
-//! - `transformer`: the layers, top-down; `rope`: positions; `attention`: segments of a flat batch; `heads`: the two heads, `softmax` on
-//!   the CPU; `few_rows`: products while decoding.
+//! - `transformer`: top-down; `layer`: one layer, forward and back; `rope`: positions; `attention`: segments of a flat batch; `heads`: the
+//!   two heads.
+//! - `product`: products of matrices; on the CPU `few_rows`: those while decoding, `elementwise` and `softmax`: what lies between
+//!   products, `arithmetic`: in the processor's widest instructions.
 //! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it.
 
+mod arithmetic;
 mod attention;
 mod backbone;
 mod causal;
 mod config;
+mod elementwise;
 mod few_rows;
 mod header;
 mod heads;
 mod kv_cache;
+mod layer;
+mod product;
 mod rope;
 mod saved;
 mod scalar;
@@ -71,6 +77,11 @@ impl Dropout {
     /// Seeds libtorch's generator for a layer (0: the embedding), so that its masks depend on nothing drawn before.
     fn reseed(&self, layer: u64) {
         tch::manual_seed((self.key ^ layer.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64 & i64::MAX);
+    }
+
+    /// What outputs are multiplied with: 0 with probability p, else 1/(1 − p).
+    fn noise(&self, outputs: &Tensor) -> Tensor {
+        outputs.empty_like().bernoulli_float_(1.0 - self.p).g_div_scalar_(1.0 - self.p)
     }
 }
 

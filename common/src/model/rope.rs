@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::config::{ModelConfig, Yarn};
+use super::elementwise;
 
 /// Cosines and sines of one batch, shared by its layers.
 pub(crate) struct Rotation {
@@ -45,11 +46,22 @@ impl Rotation {
     }
 
     /// Rotates heads (T, heads, E).
-    pub(crate) fn rotate(&self, heads: &Tensor) -> Tensor {
-        (heads * &self.cos).addcmul(&heads.roll([self.half], [-1]), &self.sin)
+    pub(crate) fn rotate(&self, mut heads: Tensor) -> Tensor {
+        if elementwise::rotate(&mut heads, &self.cos, &self.sin, false) {
+            return heads;
+        }
+        (&heads * &self.cos).addcmul(&heads.roll([self.half], [-1]), &self.sin)
     }
 
-    /// Applies LogN, where it acts, to rotated queries (T, H, E).
+    /// ∂L/∂heads, given that of the rotated ones.
+    pub(crate) fn rotate_back(&self, mut grad: Tensor) -> Tensor {
+        if elementwise::rotate(&mut grad, &self.cos, &self.sin, true) {
+            return grad;
+        }
+        &grad * &self.cos + (&grad * &self.sin).roll([self.half], [-1])
+    }
+
+    /// Applies LogN, where it acts, to rotated queries (T, H, E), or to their gradient.
     pub(crate) fn scale_queries(&self, queries: Tensor) -> Tensor {
         match &self.query_scale {
             Some(scale) => queries * scale,

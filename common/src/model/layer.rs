@@ -1,0 +1,341 @@
+//! One layer: attention and feed-forward, each behind a norm, each added to the residual stream. Its way back is written out: libtorch's
+//! would keep twice as much, and would compute products by its own way alone. Only attention goes back through libtorch's graph.
+
+use tch::{Kind, Tensor};
+
+use super::config::{Family, ModelConfig};
+use super::elementwise::{RmsNorm, swiglu, swiglu_backward};
+use super::header::Init;
+use super::product::{add_product, product};
+use super::rope::Rotation;
+use super::transformer::Names;
+use super::{Dropout, backward_with, few_rows};
+
+/// How a layer's attention is computed, given its index: by the flat batch's plan in training and scoring, by the cache in
+/// generation. Returns (T, H·E).
+pub(crate) type Attend<'a> = dyn FnMut(usize, &Heads) -> Tensor + 'a;
+
+/// What attention works on, rotated.
+pub(crate) struct Heads {
+    /// (T, H, E)
+    pub(crate) queries: Tensor,
+    /// (T, K, E)
+    pub(crate) keys: Tensor,
+    /// (T, K, E)
+    pub(crate) values: Tensor,
+}
+
+/// The numbers that every layer needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    heads: i64,
+    kv_heads: i64,
+    head_dim: i64,
+    pub(crate) eps: f64,
+    pub(crate) compute: Kind,
+}
+
+impl Shape {
+    pub(crate) fn of(config: &ModelConfig, compute: Kind) -> Self {
+        Self {
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            eps: config.rms_norm_eps,
+            compute,
+        }
+    }
+
+    pub(crate) fn norm<'a>(&self, weight: &'a Tensor) -> RmsNorm<'a> {
+        RmsNorm { weight, eps: self.eps }
+    }
+}
+
+/// The weights of a layer.
+pub(crate) struct Layer {
+    input_layernorm: Tensor,
+    qkv: Qkv,
+    head_norms: Option<HeadNorms>,
+    o_proj: Linear,
+    post_attention_layernorm: Tensor,
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+enum Qkv {
+    /// `c_attn` of the first generation.
+    Fused(Linear),
+    Split([Linear; 3]),
+}
+
+/// The third generation's norms of each head.
+struct HeadNorms {
+    queries: Tensor,
+    keys: Tensor,
+}
+
+/// What a layer keeps of its forward pass: everything that the way back does not find faster than it reads.
+pub(crate) struct Kept {
+    /// The residual stream before attention (T, D) and between attention and feed-forward.
+    input: Tensor,
+    middle: Tensor,
+    /// Queries and keys before their norms, where they have any.
+    before_norms: Option<(Tensor, Tensor)>,
+    /// Leaves of attention's graph, and its end (T, H·E).
+    heads: Heads,
+    attended: Tensor,
+    /// (T, I) both.
+    gate: Tensor,
+    up: Tensor,
+    /// What dropout multiplied both residual outputs with (T, D).
+    noise: Option<[Tensor; 2]>,
+}
+
+impl Layer {
+    pub(crate) fn build(
+        config: &ModelConfig,
+        names: &Names,
+        index: i64,
+        new: &mut dyn FnMut(String, Vec<i64>, Init) -> Tensor,
+    ) -> Self {
+        let normal = Init::Normal(config.initializer_range);
+        // The first generation starts its residual outputs smaller; the newer ones do not.
+        let residual = match config.family {
+            Family::Qwen => Init::Normal(config.initializer_range / ((2 * config.num_hidden_layers) as f64).sqrt()),
+            _ => normal,
+        };
+        let prefix = format!("{}{index}.", names.layer);
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let (query, key) = (config.query_width(), config.key_width());
+        let norm = |new: &mut dyn FnMut(String, Vec<i64>, Init) -> Tensor, name: &str, width: i64| {
+            new(format!("{prefix}{name}.weight"), vec![width], Init::Constant(1.0))
+        };
+        let linear = |new: &mut dyn FnMut(String, Vec<i64>, Init) -> Tensor,
+                      name: &str,
+                      out: i64,
+                      width: i64,
+                      bias: bool,
+                      init: Init| Linear {
+            weight: new(format!("{prefix}{name}.weight"), vec![out, width], init),
+            bias: bias.then(|| new(format!("{prefix}{name}.bias"), vec![out], Init::Constant(0.0))),
+        };
+        let input_layernorm = norm(new, names.input_norm, width);
+        let qkv = match config.family {
+            Family::Qwen => Qkv::Fused(linear(new, "attn.c_attn", 3 * query, width, config.qkv_bias, normal)),
+            _ => Qkv::Split([
+                linear(new, "self_attn.q_proj", query, width, config.qkv_bias, normal),
+                linear(new, "self_attn.k_proj", key, width, config.qkv_bias, normal),
+                linear(new, "self_attn.v_proj", key, width, config.qkv_bias, normal),
+            ]),
+        };
+        let has_head_norms = config.family == Family::Qwen3;
+        Self {
+            input_layernorm,
+            qkv,
+            head_norms: has_head_norms.then(|| HeadNorms {
+                queries: norm(new, "self_attn.q_norm", config.head_dim),
+                keys: norm(new, "self_attn.k_norm", config.head_dim),
+            }),
+            o_proj: linear(new, names.o_proj, width, query, config.output_bias, residual),
+            post_attention_layernorm: norm(new, names.post_norm, width),
+            gate_proj: linear(new, names.gate, inner, width, false, normal),
+            up_proj: linear(new, names.up, inner, width, false, normal),
+            down_proj: linear(new, names.down, width, inner, false, residual),
+        }
+    }
+
+    /// (T, D) fp32 → (T, D) fp32, without a gradient. Few rows go their own way.
+    pub(crate) fn forward(
+        &self,
+        index: usize,
+        input: &Tensor,
+        shape: &Shape,
+        rotation: &Rotation,
+        attend: &mut Attend<'_>,
+    ) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let linear = |linear: &Linear, input: &Tensor| linear.forward_few(input, shape);
+        let (heads, _) =
+            self.heads(&shape.norm(&self.input_layernorm).forward(input, shape.compute), shape, rotation, &linear);
+        let mut middle = linear(&self.o_proj, &attend(index, &heads));
+        drop(heads);
+        middle = add(middle, input);
+        let inner = shape.norm(&self.post_attention_layernorm).forward(&middle, shape.compute);
+        let gated = swiglu(&linear(&self.gate_proj, &inner), &linear(&self.up_proj, &inner));
+        add(linear(&self.down_proj, &gated), &middle)
+    }
+
+    /// The same, and what [`Layer::backward`] needs.
+    pub(crate) fn forward_kept(
+        &self,
+        index: usize,
+        input: &Tensor,
+        shape: &Shape,
+        rotation: &Rotation,
+        dropout: Option<Dropout>,
+        attend: &mut Attend<'_>,
+    ) -> (Tensor, Kept) {
+        let _guard = tch::no_grad_guard();
+        if let Some(dropout) = dropout {
+            dropout.reseed(index as u64 + 1);
+        }
+        let linear = |linear: &Linear, input: &Tensor| linear.forward(input, shape);
+        let normed = shape.norm(&self.input_layernorm).forward(input, shape.compute);
+        let (heads, before_norms) = self.heads(&normed, shape, rotation, &linear);
+        drop(normed);
+        let leaf = |tensor: Tensor| tensor.contiguous().set_requires_grad(true);
+        let heads = Heads { queries: leaf(heads.queries), keys: leaf(heads.keys), values: leaf(heads.values) };
+        let attended = tch::with_grad(|| attend(index, &heads));
+        let mut outputs = linear(&self.o_proj, &attended.detach());
+        let noise = |outputs: &mut Tensor| {
+            dropout.map(|dropout| {
+                let noise = dropout.noise(outputs);
+                let _ = outputs.g_mul_(&noise);
+                noise
+            })
+        };
+        let first = noise(&mut outputs);
+        let middle = add(outputs, input);
+        let inner = shape.norm(&self.post_attention_layernorm).forward(&middle, shape.compute);
+        let (gate, up) = (linear(&self.gate_proj, &inner), linear(&self.up_proj, &inner));
+        drop(inner);
+        let mut outputs = linear(&self.down_proj, &swiglu(&gate, &up));
+        let second = noise(&mut outputs);
+        let output = add(outputs, &middle);
+        let noise = first.zip(second).map(|(first, second)| [first, second]);
+        (output, Kept { input: input.shallow_clone(), middle, before_norms, heads, attended, gate, up, noise })
+    }
+
+    /// ∂L/∂input (T, D) fp32, given ∂L/∂output; adds to the gradients of the weights.
+    pub(crate) fn backward(&self, kept: Kept, grad: Tensor, shape: &Shape, rotation: &Rotation) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let Kept { input, middle, before_norms, heads, attended, gate, up, noise } = kept;
+        let compute = shape.compute;
+        let mut grad = grad;
+        let dropped = |grad: &Tensor, which: usize| match &noise {
+            Some(noise) => grad.to_kind(compute) * &noise[which],
+            None => grad.to_kind(compute),
+        };
+
+        let norm = shape.norm(&self.post_attention_layernorm);
+        let gated_grad = self.down_proj.backward(&swiglu(&gate, &up), &dropped(&grad, 1), None, shape);
+        let (gate_grad, up_grad) = swiglu_backward(gate, up, &gated_grad);
+        drop(gated_grad);
+        let inner = norm.forward(&middle, compute);
+        let inner_grad = self.gate_proj.backward(&inner, &gate_grad, None, shape);
+        drop(gate_grad);
+        let inner_grad = self.up_proj.backward(&inner, &up_grad, Some(inner_grad), shape);
+        drop((inner, up_grad));
+        norm.backward(&middle, &inner_grad, &mut grad, &mut self.post_attention_layernorm.grad());
+        drop((inner_grad, middle));
+
+        let attended_grad = self.o_proj.backward(&attended.detach(), &dropped(&grad, 0), None, shape);
+        tch::with_grad(|| backward_with(&attended, &attended_grad));
+        drop((attended, attended_grad));
+        let Heads { queries, keys, values } = heads;
+        let mut queries_grad = rotation.rotate_back(rotation.scale_queries(queries.grad()));
+        let mut keys_grad = rotation.rotate_back(keys.grad());
+        let values_grad = values.grad();
+        if let (Some(norms), Some((queries, keys))) = (&self.head_norms, before_norms) {
+            queries_grad = norm_backward(shape, &norms.queries, &queries, &queries_grad);
+            keys_grad = norm_backward(shape, &norms.keys, &keys, &keys_grad);
+        }
+        let norm = shape.norm(&self.input_layernorm);
+        let normed = norm.forward(&input, compute);
+        let grads = [queries_grad, keys_grad, values_grad].map(|grad| grad.flatten(1, -1).to_kind(compute));
+        let normed_grad = match &self.qkv {
+            Qkv::Fused(c_attn) => c_attn.backward(&normed, &Tensor::cat(&grads, 1), None, shape),
+            Qkv::Split(projections) => {
+                let back = |sum: Option<Tensor>, (projection, grad): (&Linear, &Tensor)| {
+                    Some(projection.backward(&normed, grad, sum, shape))
+                };
+                projections.iter().zip(&grads).fold(None, back).expect("three projections")
+            }
+        };
+        norm.backward(&input, &normed_grad, &mut grad, &mut self.input_layernorm.grad());
+        grad
+    }
+
+    /// The heads, rotated, and what they were before their norms.
+    fn heads(
+        &self,
+        input: &Tensor,
+        shape: &Shape,
+        rotation: &Rotation,
+        linear: &dyn Fn(&Linear, &Tensor) -> Tensor,
+    ) -> (Heads, Option<(Tensor, Tensor)>) {
+        let split = |projected: Tensor, heads: i64| projected.view([-1, heads, shape.head_dim]);
+        let (mut queries, mut keys, values) = match &self.qkv {
+            Qkv::Fused(c_attn) => {
+                let stacked = split(linear(c_attn, input), 3 * shape.heads);
+                let mut parts = stacked.split_with_sizes([shape.heads; 3], 1).into_iter();
+                let mut next = || parts.next().expect("a split in three has three parts");
+                (next(), next(), next())
+            }
+            Qkv::Split([q_proj, k_proj, v_proj]) => (
+                split(linear(q_proj, input), shape.heads),
+                split(linear(k_proj, input), shape.kv_heads),
+                split(linear(v_proj, input), shape.kv_heads),
+            ),
+        };
+        let before_norms = self.head_norms.as_ref().map(|norms| {
+            let before = (queries.shallow_clone(), keys.shallow_clone());
+            queries = shape.norm(&norms.queries).forward(&queries, shape.compute);
+            keys = shape.norm(&norms.keys).forward(&keys, shape.compute);
+            before
+        });
+        let heads =
+            Heads { queries: rotation.scale_queries(rotation.rotate(queries)), keys: rotation.rotate(keys), values };
+        (heads, before_norms)
+    }
+}
+
+/// ∂L/∂input in the dtype of `grad`; adds to the weight's gradient.
+fn norm_backward(shape: &Shape, weight: &Tensor, input: &Tensor, grad: &Tensor) -> Tensor {
+    let mut input_grad = Tensor::zeros(input.size(), (Kind::Float, input.device()));
+    shape.norm(weight).backward(input, grad, &mut input_grad, &mut weight.grad());
+    input_grad.to_kind(grad.kind())
+}
+
+/// outputs + stream, in fp32; in place where `outputs` is.
+fn add(mut outputs: Tensor, stream: &Tensor) -> Tensor {
+    if outputs.kind() == Kind::Float { outputs.g_add_(stream) } else { outputs + stream }
+}
+
+struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    fn forward(&self, input: &Tensor, shape: &Shape) -> Tensor {
+        let cast = |tensor: &Tensor| tensor.to_kind(shape.compute);
+        let mut output = product(input, &cast(&self.weight).tr());
+        if let Some(bias) = &self.bias {
+            let _ = output.g_add_(&cast(bias));
+        }
+        output
+    }
+
+    fn forward_few(&self, input: &Tensor, shape: &Shape) -> Tensor {
+        few_rows::linear(input, &self.weight, self.bias.as_ref()).unwrap_or_else(|| self.forward(input, shape))
+    }
+
+    /// ∂L/∂input, given ∂L/∂output, both in the compute dtype, added to `sum` where there is one; adds to the gradients of
+    /// weight and bias.
+    fn backward(&self, input: &Tensor, grad: &Tensor, sum: Option<Tensor>, shape: &Shape) -> Tensor {
+        add_product(&mut self.weight.grad(), &grad.tr(), input);
+        if let Some(bias) = &self.bias {
+            let _ = bias.grad().g_add_(&grad.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
+        }
+        let weight = self.weight.to_kind(shape.compute);
+        match sum {
+            Some(mut sum) => {
+                add_product(&mut sum, grad, &weight);
+                sum
+            }
+            None => product(grad, &weight),
+        }
+    }
+}
