@@ -106,11 +106,12 @@ impl Held {
         inside + outside + embedding_noise + self.plan(work) + self.gaps(work)
     }
 
-    /// What the way back needs above [`Held::kept`] at its worst place, the feed-forward layer: gradients of its two inner
-    /// results, of the residual stream, and of its largest weight before that is added.
+    /// What the way back needs above [`Held::kept`] at its worst place, the feed-forward layer: its gated result and the gradient of that,
+    /// and the gradient of the residual stream; in 16 bits also its largest weight, cast, and that weight's gradient before it is added.
     pub fn backward(&self, work: &Work) -> u64 {
         let shape = self.shape();
-        work.tokens * (2 * shape.inner * self.compute() + 2 * shape.hidden * FP32) + shape.inner * shape.hidden * FP32
+        work.tokens * (2 * shape.inner * self.compute() + shape.hidden * FP32)
+            + 2 * self.casts(shape.inner * shape.hidden)
     }
 
     /// A pass forward and back: what is kept, and the larger of what the head and the way back need.
@@ -124,13 +125,12 @@ impl Held {
         7.0 * self.weights() as f64
     }
 
-    /// A forward pass without a gradient at its worst place, the feed-forward layer: its four inner results beside the residual
+    /// A forward pass without a gradient at its worst place, the feed-forward layer: its three inner results beside the residual
     /// stream.
     pub fn forward(&self, work: &Work) -> u64 {
         let shape = self.shape();
-        let casts = self.casts(3 * shape.hidden * shape.inner);
-        work.tokens * (4 * shape.inner * self.compute() + shape.hidden * (2 * FP32 + self.compute()))
-            + casts
+        work.tokens * (3 * shape.inner * self.compute() + shape.hidden * (2 * FP32 + self.compute()))
+            + self.casts(shape.hidden * shape.inner)
             + self.plan(work)
     }
 
@@ -187,22 +187,23 @@ impl Held {
 
     /// What one layer keeps.
     fn layer(&self, work: &Work) -> u64 {
-        self.blocks(work).iter().map(|(_, bytes)| bytes).sum::<u64>() + self.casts(self.shape().matrices())
+        self.blocks(work).iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// The tensors that one layer keeps: bytes of one, and of all of its kind.
     fn blocks(&self, work: &Work) -> [(u64, u64); 4] {
         let Shape { hidden, inner, query, key, heads } = self.shape();
         let (small, tokens) = (self.compute(), work.tokens);
-        // Residual stream before and after attention, and in each norm the scaled input, all fp32; each norm's output; noise.
+        // Residual stream before and after attention; noise.
         let noise = if self.dropout { 2 * small * hidden } else { 0 };
-        let streams = 4 * FP32 * hidden + 2 * small * hidden + noise;
-        // Gate, its activation, up, and their product.
-        let feed_forward = 4 * small * inner;
-        // Rotated keys, values, rotated queries, and what attention gives; of several calls a second time, joined.
+        let streams = 2 * FP32 * hidden + noise;
+        // Gate and up.
+        let feed_forward = 2 * small * inner;
+        // Rotated keys, values, rotated queries, and what attention gives; of several calls a second time, joined. Before their norms,
+        // queries and keys are kept too.
         let parts = if work.calls > 1 && work.short_pairs == 0 && !self.dropout { 3 } else { 2 };
-        let head_norms = if self.config.family == Family::Qwen3 { 2 * FP32 * (query + key) } else { 0 };
-        let attention = small * (2 * key + parts * query) + head_norms;
+        let head_norms = if self.config.family == Family::Qwen3 { query + key } else { 0 };
+        let attention = small * (2 * key + parts * query + head_norms);
         // Scores, where they are held: probabilities; with dropout also its noise and their product.
         let scores = match (self.dropout, self.is_half()) {
             (true, _) => 3 * small * heads * work.pairs,
@@ -231,7 +232,7 @@ impl Held {
         2 * work.tokens * self.config.head_dim as u64 * self.compute() + windows * work.masked_pairs * self.compute()
     }
 
-    /// Masters cast to the compute dtype, which are kept as long as what was computed with them.
+    /// Masters cast to the compute dtype.
     fn casts(&self, elements: u64) -> u64 {
         if self.is_half() && self.options.trainable { elements * self.compute() } else { 0 }
     }

@@ -1,10 +1,11 @@
 //! The four models, and who is frozen.
 
 use align_common::model::Over;
-use align_common::model::{CausalLm, ScalarModel, TokenStats};
+use align_common::model::{CausalLm, ScalarModel};
 use tch::{Kind, Tensor};
 
 use crate::rollout::{Layout, Rollout};
+use crate::train::Phase;
 
 /// Policy and value model are trained; the reference and the reward model never change.
 pub struct Models {
@@ -55,33 +56,51 @@ impl Convention {
 
 impl Models {
     /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches of the update. While
-    /// the policy has not moved it is its own reference, and one pass serves both.
+    /// the policy has not moved it is its own reference, and one pass serves both. With `ahead`, the passes through the models that
+    /// this phase trains are those of the update, which goes on from them: for a rollout that is one microbatch.
     pub fn opine(
         &self,
         rollout: &Rollout,
         microbatches: &[Vec<usize>],
         convention: Convention,
         policy_moved: bool,
-    ) -> Opinions {
-        let _no_grad = tch::no_grad_guard();
+        ahead: Option<Phase>,
+    ) -> (Opinions, Option<Ahead>) {
         let mut opinions = Opinions::default();
+        let mut kept = None;
         let one_pass = !policy_moved && self.policy.computes_like(&self.ref_policy);
+        let with_grad_if = |with: bool, pass: &dyn Fn() -> Tensor| if with { pass() } else { tch::no_grad(pass) };
         for rows in microbatches {
             let layout = rollout.layout(rows, self.policy.device());
-            let policy = convention.over(rollout, rows, |over| token_stats(&self.policy, &layout, over));
+            let stats = |model: &CausalLm, hidden: &Tensor| {
+                convention.over(rollout, rows, |over| {
+                    model.logprobs(&hidden.detach(), &layout.tokens.to_device(model.device()), over)
+                })
+            };
+            let reference = (!one_pass).then(|| {
+                let hidden = tch::no_grad(|| before(&self.ref_policy, &layout));
+                host(&stats(&self.ref_policy, &hidden).logprobs)
+            });
+            let hidden = with_grad_if(ahead == Some(Phase::Ppo), &|| before(&self.policy, &layout));
+            let policy = stats(&self.policy, &hidden);
             let logprobs = host(&policy.logprobs);
-            if one_pass {
-                opinions.ref_logprobs.extend_from_slice(&logprobs);
-            } else {
-                let reference = convention.over(rollout, rows, |over| token_stats(&self.ref_policy, &layout, over));
-                opinions.ref_logprobs.extend(host(&reference.logprobs));
-            }
+            opinions.ref_logprobs.extend(reference.as_ref().unwrap_or(&logprobs));
             opinions.old_logprobs.extend(logprobs);
             opinions.entropy.extend(host(&policy.entropy));
-            opinions.values.extend(host(&values(&self.value_model, &layout)));
+            let values = with_grad_if(ahead.is_some(), &|| values(&self.value_model, &layout));
+            opinions.values.extend(host(&values.detach()));
+            kept = ahead.map(|_| Ahead { hidden, values });
         }
-        opinions
+        (opinions, kept)
     }
+}
+
+/// Passes of the first update that were taken when responses were judged, with their graphs.
+pub struct Ahead {
+    /// The policy's hidden states before each response token (N, D); with a graph only where the policy is trained.
+    pub hidden: Tensor,
+    /// Values before each response token (N).
+    pub values: Tensor,
 }
 
 /// Raw scores of the rows of `microbatches`: a reward model at the end token.
@@ -99,9 +118,9 @@ pub fn score(reward_model: &ScalarModel, rollout: &Rollout, microbatches: &[Vec<
     scores
 }
 
-fn token_stats(model: &CausalLm, layout: &Layout, over: &Over) -> TokenStats {
-    let hidden = model.hidden(&layout.flat, None).index_select(0, &layout.before.to_device(model.device())); // (N, D)
-    model.logprobs(&hidden, &layout.tokens.to_device(model.device()), over)
+/// The policy's hidden states before every response token (N, D), differentiable.
+pub fn before(model: &CausalLm, layout: &Layout) -> Tensor {
+    model.hidden(&layout.flat, None).index_select(0, &layout.before.to_device(model.device()))
 }
 
 /// The value before every response token (N), differentiable.

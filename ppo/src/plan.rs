@@ -156,10 +156,16 @@ impl Step<'_> {
             self.heaviest(rows, 1)
         };
         let value_work = Work { targets: work.targets, ..work };
-        let [kept, peak] = policy.learning(&work);
+        let [policy_kept, policy_peak] = policy.learning(&work);
         let [value_kept, value_peak] = value.learning(&value_work);
-        let (mut kept, mut peak) =
-            if kept.1 + peak.1 > value_kept.1 + value_peak.1 { (kept, peak) } else { (value_kept, value_peak) };
+        let policy_is_larger = policy_kept.1 + policy_peak.1 > value_kept.1 + value_peak.1;
+        let (mut kept, mut peak, other) = if policy_is_larger {
+            (policy_kept, policy_peak, value_kept)
+        } else {
+            (value_kept, value_peak, policy_kept)
+        };
+        // Where the update begins with the passes that judged, both models' wait for it.
+        let mut waiting = if self.is_one_microbatch() { other.1 } else { 0 };
         let mut parts = self.resident();
         let updates = (config.ppo.epochs * config.rollout_rows().div_ceil(rows.max(1)) as u64) as f64;
         let tokens = (rows * config.rollout.max_response_tokens) as f64;
@@ -174,17 +180,24 @@ impl Step<'_> {
             let [text_kept, text_peak] = policy.learning(&text);
             // The gradient of the PPO loss waits beside.
             parts.push(("waiting gradients", policy.gradients()));
-            if text_kept.1 + text_peak.1 > kept.1 + peak.1 {
-                (kept, peak) = (text_kept, text_peak);
+            if text_kept.1 + text_peak.1 > kept.1 + peak.1 + waiting {
+                (kept, peak, waiting) = (text_kept, text_peak, 0);
             }
             let whole = Work { tokens: targets as u64, targets: targets as u64, ..Work::default() };
             operations += 3.0 * policy.operations(&whole) * updates;
             traffic += policy.traffic(&whole) * updates;
         }
         parts.extend([kept, peak]);
+        parts.push(("waiting activations", waiting));
         // What it leaves in the heap fits little else.
         parts.push(("gaps of the cache", self.cache()));
         Phase { name: "update", parts, operations, traffic }
+    }
+
+    /// Whether the update begins with the very passes that judge.
+    fn is_one_microbatch(&self) -> bool {
+        self.total().tokens <= self.microbatch_tokens as u64
+            && self.config.minibatch_rows() == self.config.rollout_rows()
     }
 
     fn save(&self) -> Phase {

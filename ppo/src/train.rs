@@ -15,7 +15,7 @@ use tch::Tensor;
 use crate::config::PpoConfig;
 use crate::gae::{GaeParams, gae};
 use crate::loss::{PolicyStats, explained_variance, policy_loss, value_loss};
-use crate::models::{Convention, Models, Opinions, score, values};
+use crate::models::{Ahead, Convention, Models, Opinions, before, score, values};
 use crate::ptx::{PtxStream, add_grads, ptx_backward, take_grads};
 use crate::record::{Minibatch, Record};
 use crate::rewards::{
@@ -107,7 +107,10 @@ impl Trainer {
         let ended: Vec<bool> = rollout.responses.iter().map(|r| r.tokens.last() == Some(&self.end_id)).collect();
         let scores_shaped = self.shape(&scores, &ended); // (B)
         let moved = step > self.config.ppo.value_warmup_steps;
-        let opinions = self.models.opine(&rollout, &microbatches, self.convention(), moved); // (N)
+        let (phase, minibatches) = (self.phase_at(step), self.minibatches(step, rows.len()));
+        // Where the update begins with the very pass that judges, it is taken once.
+        let ahead = (microbatches.len() == 1 && minibatches[0] == rows).then_some(phase);
+        let (opinions, mut ahead) = self.models.opine(&rollout, &microbatches, self.convention(), moved, ahead); // (N)
         let judged = Instant::now();
 
         // 3. Credit tokens: KL penalty everywhere, score on the last counted token, then GAE.
@@ -147,10 +150,9 @@ impl Trainer {
             returns: targets.returns.clone(),
             minibatches: Vec::new(),
         });
-        let phase = self.phase_at(step);
         let mut learned = Learned::default();
-        for minibatch in self.minibatches(step, rows.len()) {
-            self.update(&rollout, &minibatch, &targets, phase, &mut learned)?;
+        for minibatch in minibatches {
+            self.update(&rollout, &minibatch, &targets, phase, ahead.take(), &mut learned)?;
         }
         let kl_mean = kl_per_response(&kl, &response_mask);
         if phase == Phase::Ppo {
@@ -187,7 +189,7 @@ impl Trainer {
         let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
         let microbatches = rollout.fill(&rows, self.config.ppo.microbatch_tokens);
         let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id);
-        let opinions = self.models.opine(&rollout, &microbatches, self.convention(), true);
+        let opinions = self.models.opine(&rollout, &microbatches, self.convention(), true, None).0;
         let difference = opinions.old_logprobs.iter().zip(&opinions.ref_logprobs).map(|(p, r)| f64::from(p - r));
         let kl = table(&difference.collect::<Vec<_>>(), &lengths); // (B, R)
         let response_mask = mask(&lengths);
@@ -210,6 +212,7 @@ impl Trainer {
         minibatch: &[usize],
         targets: &Targets,
         phase: Phase,
+        mut ahead: Option<Ahead>,
         learned: &mut Learned,
     ) -> Result<()> {
         let config = &self.config.ppo;
@@ -230,7 +233,8 @@ impl Trainer {
             let layout = rollout.layout(&rows, device);
             let of = |flat: &[f32], device| Tensor::from_slice(&targets.gather(flat, &rows)).to_device(device); // (N)
 
-            let values = values(&self.models.value_model, &layout);
+            let (ahead_hidden, ahead_values) = ahead.take().map(|ahead| (ahead.hidden, ahead.values)).unzip();
+            let values = ahead_values.unwrap_or_else(|| values(&self.models.value_model, &layout));
             let loss = value_loss(
                 &values,
                 &of(&targets.old_values, values.device()),
@@ -244,7 +248,7 @@ impl Trainer {
 
             if phase == Phase::Ppo {
                 let (old_logprobs, advantages) = (of(&targets.old_logprobs, device), of(&targets.advantages, device));
-                let hidden = self.models.policy.hidden(&layout.flat, None).index_select(0, &layout.before); // (N, D)
+                let hidden = ahead_hidden.unwrap_or_else(|| before(&self.models.policy, &layout)); // (N, D)
                 self.convention().over(rollout, &rows, |over| {
                     self.models.policy.backward(&hidden, &layout.tokens, over, &mut |range, logprobs| {
                         let rows = |tensor: &Tensor| tensor.narrow(0, range.start as i64, range.len() as i64);

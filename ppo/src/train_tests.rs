@@ -172,8 +172,9 @@ fn while_the_policy_has_not_moved_one_pass_serves_policy_and_reference_to_the_bi
         });
         let rollout = trainer.step(0).unwrap().rollout;
         let rows: Vec<usize> = (0..rollout.responses.len()).collect();
-        let opine =
-            |moved: bool| trainer.models.opine(&rollout, std::slice::from_ref(&rows), trainer.convention(), moved);
+        let opine = |moved: bool| {
+            trainer.models.opine(&rollout, std::slice::from_ref(&rows), trainer.convention(), moved, None).0
+        };
         let (one, two) = (opine(false), opine(true));
         assert_eq!(one.ref_logprobs, two.ref_logprobs);
         assert_eq!(one.old_logprobs, two.ref_logprobs);
@@ -190,7 +191,7 @@ fn a_pad_id_inside_a_response_is_a_token_like_any_other() {
         responses: vec![response(&[8, middle, 17, END])],
     };
     let trainer = trainer(|_| {});
-    let judge = |middle: i64| trainer.models.opine(&rollout(middle), &[vec![0]], trainer.convention(), true);
+    let judge = |middle: i64| trainer.models.opine(&rollout(middle), &[vec![0]], trainer.convention(), true, None).0;
     let (pad, other) = (judge(PAD), judge(40));
     assert_eq!(rollout(PAD).lengths(), [4]);
     assert_eq!((pad.old_logprobs.len(), pad.values.len()), (4, 4));

@@ -82,8 +82,8 @@ impl Backbone {
     /// Hidden states (T, D) after the final norm, in the compute dtype.
     pub(crate) fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
         let plan = self.plan(batch);
-        // tch does not tell whether gradients are on; a view of a parameter does.
-        if self.options.trainable && self.embedding().narrow(0, 0, 0).requires_grad() {
+        // tch does not tell whether gradients are on. What is computed from a parameter does; a view of it would not.
+        if self.options.trainable && self.embedding().narrow(0, 0, 0).neg().requires_grad() {
             return self.taped(plan, dropout);
         }
         self.transformer.forward(&plan.tokens, &plan.rotation, &mut |layer, heads| {
@@ -165,5 +165,26 @@ impl Backbone {
 
     fn plan(&self, batch: &FlatBatch) -> Plan {
         Plan::new(&self.config, batch, self.extrapolate, self.options.compute, self.options.device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::CausalLm;
+    use crate::model::tests::{tiny, trainable};
+
+    #[test]
+    fn a_pass_without_gradients_leaves_nothing_behind() {
+        for recompute_layers in [false, true] {
+            let options = ModelOptions { recompute_layers, ..trainable() };
+            let backbone = CausalLm::load(&tiny("qwen2_tied_gqa"), &options).unwrap().backbone;
+            let mut batch = FlatBatch::new();
+            batch.push(&[1, 2, 3], None);
+            tch::no_grad(|| drop(backbone.hidden(&batch, None)));
+            assert!(backbone.tapes.borrow().is_empty(), "recompute_layers = {recompute_layers}");
+            drop(backbone.hidden(&batch, None));
+            assert_eq!(backbone.tapes.borrow().len(), 1);
+        }
     }
 }

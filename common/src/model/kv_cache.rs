@@ -4,8 +4,11 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
+use super::arithmetic::{by_processor, exp, multiply_add};
 use super::config::ModelConfig;
 use super::layer::Heads;
+use crate::memory::{elements, elements_mut, takes};
+use crate::parallel;
 
 /// Room is made in steps of this many tokens.
 const ROOM_TOKENS: u64 = 64;
@@ -93,7 +96,8 @@ impl KvCache {
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         self.make_room(longest);
         let mut masks: Vec<(Option<i64>, Option<Tensor>)> = Vec::new();
-        for &window in &config.sliding_windows {
+        let by_row = self.layers.iter().all(|(keys, _)| takes(keys)); // no row sees what is masked
+        for &window in config.sliding_windows.iter().filter(|_| !by_row) {
             if !masks.iter().any(|(known, _)| *known == window) {
                 masks.push((window, self.mask(window, longest).map(|mask| mask.to_device(device).to_kind(compute))));
             }
@@ -108,6 +112,10 @@ impl KvCache {
 
     /// Attention of one layer for one new token a row: (R, H, E) and (R, K, E) → (R, H·E).
     pub(crate) fn attend(&mut self, layer: usize, heads: &Heads, window: Option<i64>, step: &Step) -> Tensor {
+        if takes(&self.layers[layer].0) {
+            let [queries, keys, values] = [&heads.queries, &heads.keys, &heads.values].map(Tensor::contiguous);
+            return self.attend_by_row(layer, &Heads { queries, keys, values }, window);
+        }
         let rows = self.lengths.len() as i64;
         let (queries, width) = (&heads.queries, heads.queries.size()[2]);
         let kv_heads = heads.keys.size()[1];
@@ -127,6 +135,34 @@ impl KvCache {
             scores = by_row.view([rows * kv_heads, self.groups, step.longest]);
         }
         scores.softmax(-1, scores.kind()).bmm(&values).view([rows, -1])
+    }
+
+    /// The same on the CPU in fp32. Each row and head is computed for itself, over what it sees alone, so that no row depends on the
+    /// others.
+    fn attend_by_row(&mut self, layer: usize, heads: &Heads, window: Option<i64>) -> Tensor {
+        let (_, kv_heads, width) = heads.keys.size3().expect("keys are (R, K, E)");
+        let (kv_heads, width) = (kv_heads as usize, width as usize);
+        let mut output = heads.queries.empty_like();
+        let (keys, values) = &mut self.layers[layer];
+        let room = self.room as usize * width;
+        let cached = elements_mut(keys).chunks_exact_mut(room).zip(elements_mut(values).chunks_exact_mut(room));
+        let new = elements(&heads.keys).chunks_exact(width).zip(elements(&heads.values).chunks_exact(width));
+        let group = self.groups as usize * width;
+        let asked = elements(&heads.queries).chunks_exact(group).zip(elements_mut(&mut output).chunks_exact_mut(group));
+        let lengths = self.lengths.iter().flat_map(|length| std::iter::repeat_n(*length as usize, kv_heads));
+        let items: Vec<_> = cached.zip(new).zip(asked.zip(lengths)).collect();
+        let seen = self.lengths.iter().sum::<i64>() as usize * kv_heads * group;
+        let scale = self.scale as f32;
+        parallel::each(items, seen, |(((keys, values), (key, value)), ((queries, output), length))| {
+            keys[(length - 1) * width..][..width].copy_from_slice(key);
+            values[(length - 1) * width..][..width].copy_from_slice(value);
+            let first = window.map_or(0, |window| length.saturating_sub(window as usize));
+            let range = first * width..length * width;
+            for (query, output) in queries.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
+                attend_head(query, &keys[range.clone()], &values[range.clone()], scale, output);
+            }
+        });
+        output.flatten(1, -1)
     }
 
     /// 0 where a row sees a token, -∞ elsewhere.
@@ -158,5 +194,42 @@ impl KvCache {
             }
         }
         self.room = room;
+    }
+}
+
+by_processor! {
+    /// softmax(scale · q·kᵀ)·v of one query (E) over keys and values (n, E).
+    fn attend_head(query: &[f32], keys: &[f32], values: &[f32], scale: f32, output: &mut [f32]) = attend_head_by;
+}
+
+#[inline(always)]
+fn attend_head_by<const FUSED: bool>(query: &[f32], keys: &[f32], values: &[f32], scale: f32, output: &mut [f32]) {
+    const LANES: usize = 16;
+    let width = query.len();
+    let mut scores = Vec::with_capacity(keys.len() / width);
+    let mut highest = f32::NEG_INFINITY;
+    for key in keys.chunks_exact(width) {
+        let mut sums = [0.0f32; LANES];
+        let ((queries, query_rest), (keys, key_rest)) = (query.as_chunks::<LANES>(), key.as_chunks::<LANES>());
+        for (query, key) in queries.iter().zip(keys) {
+            for at in 0..LANES {
+                sums[at] = multiply_add::<FUSED>(query[at], key[at], sums[at]);
+            }
+        }
+        for (query, key) in query_rest.iter().zip(key_rest) {
+            sums[0] = multiply_add::<FUSED>(*query, *key, sums[0]);
+        }
+        let score = sums.iter().sum::<f32>() * scale;
+        highest = if score > highest { score } else { highest };
+        scores.push(score);
+    }
+    scores.iter_mut().for_each(|score| *score = exp::<FUSED>(*score - highest));
+    let sum = scores.iter().sum::<f32>();
+    output.fill(0.0);
+    for (score, value) in scores.iter().zip(values.chunks_exact(width)) {
+        let probability = score / sum;
+        for (output, value) in output.iter_mut().zip(value) {
+            *output = multiply_add::<FUSED>(probability, *value, *output);
+        }
     }
 }

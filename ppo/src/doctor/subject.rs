@@ -89,7 +89,10 @@ impl Subject for Pieces {
     }
 
     fn opine(&self, rollout: &Rollout) -> Opinions {
-        self.trainer.models.opine(rollout, &microbatches(&self.trainer, rollout), self.trainer.convention(), true)
+        self.trainer
+            .models
+            .opine(rollout, &microbatches(&self.trainer, rollout), self.trainer.convention(), true, None)
+            .0
     }
 
     fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
