@@ -1,6 +1,9 @@
 # make quickstart   set everything up and run the whole recipe on the embedded model and data
 # make test         format, lints, tests, docs
 # make interop      compare with Python's transformers and PyTorch, which it installs in .venv (5 GB)
+# make bench        what every stage does on this machine, as parts of what the machine could do: an hour; HH=FILE takes a file of HH-RLHF,
+#                   BENCH_DATA=DIR data of your own, BENCH_MODELS="nano small" fewer models, BENCH_FLAGS=… flags of `align bench`
+# make compare      TRL, transformers and align in turns, some hours; installs them in target/bench/venv (5 GB). COMPARE_FLAGS=--quick
 # make GPU=1 …      with libtorch's full GPU build instead of the CPU one
 # LIBTORCH=DIR make …   with a libtorch 2.13.0 of your own
 
@@ -35,5 +38,27 @@ interop: build .venv/complete
 	@target/release/examples/write_sets target/interop/sets 0
 	@.venv/bin/python interop/run.py --align target/release/align --sets target/interop/sets --work target/interop/work
 
-.PHONY: setup build quickstart test interop
+BENCH := target/bench
+BENCH_MODELS ?= nano small half-b
+BENCH_DATA ?= $(BENCH)/data
+comma := ,
+space := $(subst ,, )
+
+bench-inputs: build
+	@python3 bench/prepare.py $(BENCH) --examples target/release/examples --models $(subst $(space),$(comma),$(strip $(BENCH_MODELS))) $(if $(HH),--hh $(HH))
+
+bench: bench-inputs
+	@target/release/align bench --models $(addprefix $(BENCH)/models/,$(BENCH_MODELS)) --data $(BENCH_DATA) $(BENCH_FLAGS)
+
+$(BENCH)/venv/complete: bench/requirements.txt bench/requirements-ppo.txt
+	@rm -rf $(BENCH)/venv $(BENCH)/trl-ppo
+	@python3 -m venv $(BENCH)/venv
+	@$(BENCH)/venv/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	@$(BENCH)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(BENCH)/trl-ppo -r bench/requirements-ppo.txt
+	@touch $@
+
+compare: bench-inputs $(BENCH)/venv/complete
+	@python3 bench/compare.py --dir $(BENCH) --data $(BENCH_DATA) $(COMPARE_FLAGS)
+
+.PHONY: setup build quickstart test interop bench-inputs bench compare
 .DEFAULT_GOAL := build

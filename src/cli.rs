@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use align_common::chatml::SYSTEM;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The alignment recipe of the Qwen technical report: SFT, reward model, PPO.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Memory by phase and part, the largest microbatch that fits, and the time of a step, before anything is loaded
     Plan(PlanArgs),
+    /// Run every stage for a few steps and say how fast this machine does it, and how fast it could
+    Bench(BenchArgs),
     /// Measure a model on held-out data
     #[command(subcommand)]
     Eval(Eval),
@@ -102,6 +104,53 @@ pub(crate) struct PlanArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Language model folders
+    #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
+    pub(crate) models: Vec<PathBuf>,
+    /// Folder with sft.jsonl, preferences.jsonl and prompts.jsonl, as far as the jobs need them
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// What to run
+    #[arg(long, value_name = "JOB", value_delimiter = ',', default_value = "sft,rm,ppo,generate")]
+    pub(crate) jobs: Vec<BenchJob>,
+    /// What the stages compute in; `generate` always computes in float32
+    #[arg(long, value_name = "DTYPE", value_delimiter = ',', default_value = "float32")]
+    pub(crate) dtype: Vec<BenchDtype>,
+    /// Steps of a stage that are measured, after one or two that are not
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) steps: usize,
+    /// Passes of ppo over each rollout
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) ppo_epochs: u64,
+    /// Responses that grow at once in `generate`
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "8,32")]
+    pub(crate) batches: Vec<usize>,
+    /// Leave configs and run folders here, in a new or empty folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `align bench` runs: the command of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchJob {
+    Sft,
+    Rm,
+    Ppo,
+    Generate,
+}
+
+/// The dtypes that a config names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchDtype {
+    Float32,
+    Bfloat16,
 }
 
 #[derive(Debug, Subcommand)]
@@ -246,6 +295,9 @@ pub(crate) struct GenerateArgs {
     /// Responses per prompt
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) n: usize,
+    /// Print how many tokens were sampled, in what time and memory, as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }

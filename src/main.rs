@@ -1,5 +1,6 @@
 //! The `align` binary: parse, run, print what went wrong, choose the exit code.
 
+mod bench;
 mod cli;
 mod commands;
 mod quickstart;

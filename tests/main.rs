@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that fails says where and why")]
 
+mod bench;
 mod cli;
 mod configs;
 mod evaluation;

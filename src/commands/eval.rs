@@ -111,13 +111,13 @@ fn lm_line(file: &Path, index: u64, row: &LmRow, logprobs: &[f32]) -> Value {
     json!({ "file": file, "index": index, "input_ids": ids, "loss_mask": mask, "logprobs": all })
 }
 
-pub(super) fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
     table
 }
 
-pub(super) fn align_right(mut table: Table, from: usize) -> Table {
+pub(crate) fn align_right(mut table: Table, from: usize) -> Table {
     table.column_iter_mut().skip(from).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }

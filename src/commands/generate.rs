@@ -1,10 +1,12 @@
 //! `align generate`.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use align_common::data::{self, BadRows, Kind, Record};
 use align_common::error::Problems;
 use align_common::generate::{Sampling, generate};
+use align_common::memory;
 use align_common::model::CausalLm;
 use align_common::progress::Progress;
 use align_common::random::{self, Purpose};
@@ -12,6 +14,7 @@ use align_common::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::eval::print_line;
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::terminal::Terminal;
@@ -77,9 +80,13 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
         let row = (prompt * args.n + sample) as u64;
         random::uniform(args.sampling.seed, Purpose::Generate, 0, row, position as u64)
     };
+    let started = Instant::now();
+    let mut first = None;
     let responses = generate(&model, &prompts, args.n, &sampling, ROWS.max(args.n), &draws, &mut |_, _, _| {
+        first.get_or_insert_with(Instant::now);
         terminal.advance(1, "")
     })?;
+    let seconds = started.elapsed().as_secs_f64();
     terminal.end();
     for ((place, messages), responses) in dialogues.iter().zip(&responses) {
         let prompt: Vec<Value> =
@@ -93,5 +100,15 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
         }
     }
     out.finish()?;
+    if args.json {
+        let tokens: usize = responses.iter().flatten().map(|response| response.tokens.len()).sum();
+        let report = json!({
+            "responses": prompts.len() * args.n, "tokens": tokens, "seconds": seconds,
+            // Reading the prompts (of the first responses, where not all grow at once) ends with the first token.
+            "first_token_seconds": first.map(|first| (first - started).as_secs_f64()),
+            "peak_gib": memory::peak() as f64 / f64::from(1 << 30),
+        });
+        print_line(&report.to_string());
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -29,6 +29,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Ppo(args) => stages::run(args, align_ppo::ppo),
         Command::Doctor(args) => doctor::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Bench(args) => crate::bench::run(args),
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
         Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
         Command::Score(args) => score::run(args),

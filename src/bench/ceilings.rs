@@ -1,0 +1,129 @@
+//! What this machine can do at best: products through libtorch, and reading memory. Measured before and after each job, since a
+//! processor's clock, and who else uses it, change within seconds.
+
+use std::time::Instant;
+
+use align_common::config::Dtype;
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
+
+use super::jobs::name;
+use super::table::Spread;
+
+/// How libtorch is asked for the fastest product of each dtype.
+pub(super) struct Probe(Vec<(Dtype, Path)>);
+
+/// A way to a product.
+#[derive(Clone, Copy)]
+enum Path {
+    /// libtorch's own choice.
+    Mm,
+    /// oneDNN on matrices in its own layout.
+    Mkldnn,
+}
+
+/// The ceilings that a row is held against.
+#[derive(Clone)]
+pub(super) struct Ceilings {
+    /// Floating-point operations a second.
+    products: Vec<(Dtype, f64)>,
+    /// Bytes a second, read.
+    pub(super) bandwidth: f64,
+}
+
+/// Side of the square matrices: large enough for the best rate, small enough for a few repetitions.
+const SIDE: i64 = 2048;
+/// Elements that are read, in fp32: far more than any cache holds.
+const ELEMENTS: i64 = 1 << 27;
+/// Seconds that are spent on each, and how often it is done at the least.
+const SECONDS: f64 = 0.5;
+const TIMES: usize = 3;
+
+impl Probe {
+    /// Which path is the faster one depends on processor and dtype.
+    pub(super) fn choose(dtypes: &[Dtype]) -> Self {
+        let best = |dtype: Dtype| {
+            let rate = |path: &Path| path.rate(dtype.kind()).unwrap_or(0.0);
+            if rate(&Path::Mkldnn) > rate(&Path::Mm) { Path::Mkldnn } else { Path::Mm }
+        };
+        Self(dtypes.iter().map(|dtype| (*dtype, best(*dtype))).collect())
+    }
+
+    pub(super) fn measure(&self) -> Ceilings {
+        let rate = |(dtype, path): &(Dtype, Path)| (*dtype, path.rate(dtype.kind()).expect("the path was tried"));
+        let products = self.0.iter().map(rate).collect();
+        let long = Tensor::ones([ELEMENTS], (Kind::Float, Device::Cpu));
+        let pass = usual(|| drop(long.sum(Kind::Float)));
+        Ceilings { products, bandwidth: 4.0 * ELEMENTS as f64 / pass }
+    }
+
+    /// The best of many measurements, and how it was measured.
+    pub(super) fn to_json(&self, measured: &[Ceilings]) -> Value {
+        let best = |rate: &dyn Fn(&Ceilings) -> f64| measured.iter().map(rate).fold(0.0, f64::max) / 1e9;
+        let product = |(dtype, path): &(Dtype, Path)| {
+            let rate = best(&|ceilings| ceilings.rate(*dtype));
+            (name(*dtype).to_owned(), json!({ "gflops": rate, "path": path.name() }))
+        };
+        let mut all: Map<String, Value> = self.0.iter().map(product).collect();
+        let memory = json!({ "gb_per_second": best(&|ceilings| ceilings.bandwidth), "path": "sum of 512 MiB" });
+        all.insert("memory".to_owned(), memory);
+        Value::Object(all)
+    }
+
+    /// A line for each.
+    pub(super) fn describe(&self, measured: &[Ceilings]) -> Vec<String> {
+        let spread = |rate: &dyn Fn(&Ceilings) -> f64| Spread::of(&measured.iter().map(rate).collect::<Vec<_>>());
+        let product = |(dtype, path): &(Dtype, Path)| {
+            let Spread { min, max, .. } = spread(&|ceilings| ceilings.rate(*dtype) / 1e9);
+            format!("peak, {}: {min:.0}–{max:.0} GFLOP/s ({})", name(*dtype), path.name())
+        };
+        let mut lines: Vec<String> = self.0.iter().map(product).collect();
+        let Spread { min, max, .. } = spread(&|ceilings| ceilings.bandwidth / 1e9);
+        lines.push(format!("memory: {min:.1}–{max:.1} GB/s (sum of 512 MiB), of which decoding reads its part"));
+        lines
+    }
+}
+
+impl Path {
+    fn name(self) -> &'static str {
+        match self {
+            Path::Mm => "mm, 2048³",
+            Path::Mkldnn => "mkldnn_linear, 2048³",
+        }
+    }
+
+    /// Operations a second; `None` where a build of libtorch or a processor does not have the path.
+    fn rate(self, kind: Kind) -> Option<f64> {
+        let _no_grad = tch::no_grad_guard();
+        let factor = Tensor::ones([SIDE, SIDE], (kind, Device::Cpu));
+        let seconds = match self {
+            Path::Mm => usual(|| drop(factor.mm(&factor))),
+            Path::Mkldnn => {
+                let laid_out = factor.f_to_mkldnn(None).ok()?;
+                let product = || laid_out.f_mkldnn_linear(&laid_out, None::<Tensor>);
+                drop(product().ok()?);
+                usual(|| drop(product()))
+            }
+        };
+        Some(2.0 * (SIDE as f64).powi(3) / seconds)
+    }
+}
+
+impl Ceilings {
+    /// Of a dtype that was measured.
+    pub(super) fn rate(&self, dtype: Dtype) -> f64 {
+        let of_dtype = self.products.iter().find(|(measured, _)| *measured == dtype);
+        of_dtype.map(|(_, rate)| *rate).expect("every row's dtype is measured")
+    }
+}
+
+/// The median of a few times.
+fn usual(mut work: impl FnMut()) -> f64 {
+    let (begun, mut times) = (Instant::now(), Vec::new());
+    while times.len() < TIMES || begun.elapsed().as_secs_f64() < SECONDS {
+        let started = Instant::now();
+        work();
+        times.push(started.elapsed().as_secs_f64());
+    }
+    Spread::of(&times).median
+}

@@ -1,0 +1,174 @@
+//! A job: a command of this binary on a config written for it, and what its metrics say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use align_common::config::Dtype;
+use align_common::error::Error;
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{BATCH, MAX_TOKENS, RESPONSE_TOKENS};
+use crate::supervise::Supervisor;
+
+/// More steps than any job takes: it is ended as soon as it has done those that are measured.
+const ENDLESS: u64 = 1_000_000;
+
+/// The name that a config gives a dtype.
+pub(super) fn name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::Float32 => "float32",
+        Dtype::Bfloat16 => "bfloat16",
+    }
+}
+
+/// Where a job's files are.
+pub(super) struct Place<'a> {
+    /// Configs, run folders and what the jobs say on stderr.
+    pub(super) out: &'a Path,
+    /// Of this job's files.
+    pub(super) name: String,
+    pub(super) supervisor: &'a Supervisor,
+}
+
+impl Place<'_> {
+    fn path(&self, suffix: &str) -> PathBuf {
+        self.out.join(format!("{}{suffix}", self.name))
+    }
+}
+
+pub(super) fn sft_config(model: &Path, dtype: Dtype, train: &Path, longest: usize) -> String {
+    format!(
+        "[model]\npath = {}\ndtype = \"{}\"\n\n[data]\ntrain = {}\nmax_tokens = {longest}\nshuffle = false\n\n\
+         [train]\nbatch_size = {BATCH}\nsteps = {ENDLESS}\ndropout = 0.0\n\n[optimizer]\nlr = 1e-4\n\n\
+         [schedule]\nwarmup_steps = 0\n",
+        quoted(model),
+        name(dtype),
+        quoted(train)
+    )
+}
+
+pub(super) fn rm_config(model: &Path, dtype: Dtype, train: &Path, longest: usize) -> String {
+    format!(
+        "stage = \"pmp\"\n\n[model]\npath = {}\ndtype = \"{}\"\n\n[data]\ntrain = {}\nmax_tokens = {longest}\nshuffle = false\n\n\
+         [train]\nbatch_size = {BATCH}\nsteps = {ENDLESS}\n",
+        quoted(model),
+        name(dtype),
+        quoted(train)
+    )
+}
+
+pub(super) fn ppo_config(policy: &Path, reward: &Path, dtype: Dtype, prompts: &Path, epochs: u64) -> String {
+    format!(
+        "[models]\npolicy = {}\nreward = {}\ndtype = \"{}\"\n\n[data]\nprompts = {}\nmax_prompt_tokens = {MAX_TOKENS}\n\
+         shuffle = false\n\n[rollout]\nprompts_per_step = {BATCH}\nresponses_per_prompt = 1\n\
+         max_response_tokens = {RESPONSE_TOKENS}\n\n[ppo]\nsteps = {ENDLESS}\nvalue_warmup_steps = 0\nepochs = {epochs}\n\n\
+         [ptx]\ncoef = 0.0\n",
+        quoted(policy),
+        quoted(reward),
+        name(dtype),
+        quoted(prompts)
+    )
+}
+
+fn quoted(path: &Path) -> toml::Value {
+    toml::Value::String(path.display().to_string())
+}
+
+/// Runs a stage until it has logged so many steps, and ends it there: what it would write at its end is not measured. `None` when this
+/// program was asked to stop.
+pub(super) fn run_stage(place: &Place<'_>, stage: &str, config: &str, steps: usize) -> Result<Option<Vec<Value>>> {
+    let (file, folder) = (place.path(".toml"), place.path(""));
+    let config = format!(
+        "{config}\n[run]\nout = {}\ndevice = \"cpu\"\neval_every = {ENDLESS}\nsave_every = {ENDLESS}\n",
+        quoted(&folder)
+    );
+    fs::write(&file, config).map_err(Error::io(&file))?;
+    let arguments = [stage.as_ref(), "--config".as_ref(), file.as_os_str()];
+    let mut running = Running::start(place, &arguments, Stdio::null())?;
+    loop {
+        let lines = metrics(&folder.join("metrics.jsonl"))?;
+        if lines.len() >= steps {
+            return Ok(Some(lines.into_iter().take(steps).collect()));
+        }
+        if place.supervisor.interrupt.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        if running.has_ended()? {
+            return Err(running.failure(place).into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The whole lines of a file that is being written; none before it is there.
+fn metrics(path: &Path) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).context("a line of metrics.jsonl")).collect()
+}
+
+/// Runs `align generate` to its end; what it says of itself. `None` when this program was asked to stop.
+pub(super) fn run_generate(place: &Place<'_>, model: &Path, prompts: &Path) -> Result<Option<Value>> {
+    let (out, said) = (place.path(".jsonl"), place.path(".json"));
+    let tokens = RESPONSE_TOKENS.to_string();
+    let arguments = [
+        "generate".as_ref(),
+        "--model".as_ref(),
+        model.as_os_str(),
+        "--prompts".as_ref(),
+        prompts.as_os_str(),
+        "--out".as_ref(),
+        out.as_os_str(),
+        "--max-tokens".as_ref(),
+        tokens.as_ref(),
+        "--json".as_ref(),
+    ];
+    let stdout = fs::File::create(&said).map_err(Error::io(&said))?;
+    let mut running = Running::start(place, &arguments, stdout.into())?;
+    while !running.has_ended()? {
+        if place.supervisor.interrupt.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let text = fs::read_to_string(&said).map_err(Error::io(&said))?;
+    serde_json::from_str(&text).map(Some).map_err(|_| running.failure(place).into())
+}
+
+/// A child process, which does not outlive this value.
+struct Running(Child);
+
+impl Running {
+    fn start(place: &Place<'_>, arguments: &[&std::ffi::OsStr], stdout: Stdio) -> Result<Self> {
+        let log = place.path(".log");
+        let stderr = fs::File::create(&log).map_err(Error::io(&log))?;
+        let program = std::env::current_exe().context("this program cannot be found")?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        // The ceilings are the processor's, so `generate` stays there as the stages do.
+        command.env("CUDA_VISIBLE_DEVICES", "");
+        Ok(Self(command.spawn().context("a job cannot start")?))
+    }
+
+    fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait().context("a job cannot be waited for")?.is_some())
+    }
+
+    /// Why it ended by itself: the last that it said.
+    fn failure(&self, place: &Place<'_>) -> Error {
+        let said = fs::read_to_string(place.path(".log")).unwrap_or_default();
+        let last = said.lines().last().unwrap_or("no message");
+        Error::Failed(format!("{} ended early: {}", place.name, last.trim_start_matches("align: ")))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

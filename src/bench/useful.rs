@@ -1,0 +1,129 @@
+//! Useful floating-point operations and bytes: what the numbers asked for cannot do without, however they are computed.
+//!
+//! With P the elements of a model's matrices (all but embedding and head), T tokens, N tokens whose log-probability or successor is
+//! asked for, C pairs of a token and one that it sees (itself too), L layers, Q the width of all query heads, V·D the head:
+//!
+//! - forward: 2·P·T + 4·L·Q·C + 2·V·D·N; forward and back: three times that. Scores and values have no head.
+//! - A prompt that several responses share counts once. What is computed again, or for padding, does not count.
+//! - decoding: each step reads P and the head once, and the keys and values of every row.
+
+use align_common::footprint::{Held, Work};
+use align_common::lm::LmRow;
+use align_common::model::{ModelConfig, ModelOptions};
+use align_reward::data::Row;
+use tch::{Device, Kind};
+
+/// A model as a language model and as a scalar model.
+pub(super) struct Model {
+    lm: Held,
+    scalar: Held,
+}
+
+impl Model {
+    pub(super) fn new(config: &ModelConfig) -> Self {
+        let options =
+            ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: false, recompute_layers: false };
+        let held =
+            |has_lm_head: bool| Held { config: config.clone(), options: options.clone(), has_lm_head, dropout: false };
+        Self { lm: held(true), scalar: held(false) }
+    }
+
+    pub(super) fn num_parameters(&self) -> u64 {
+        self.lm.num_parameters()
+    }
+
+    /// Forward and back over dialogues.
+    pub(super) fn sft(&self, rows: &[&LmRow]) -> f64 {
+        rows.iter().map(|row| 3.0 * self.lm.operations(&sequence(row.len(), row.num_loss_tokens()))).sum()
+    }
+
+    /// Forward and back over comparisons.
+    pub(super) fn rm(&self, rows: &[&Row]) -> f64 {
+        rows.iter().map(|row| 3.0 * self.scalar.operations(&comparison(row))).sum()
+    }
+
+    /// A step of PPO on a response to each prompt: sampling (which gives the old log-probabilities), reference, value and reward forward,
+    /// and for each epoch policy and value model forward and back.
+    pub(super) fn ppo(&self, prompts: &[usize], response: usize, epochs: u64) -> f64 {
+        let work = |prompt: &usize| sequence(prompt + response, response);
+        let lm: f64 = prompts.iter().map(|prompt| self.lm.operations(&work(prompt))).sum();
+        let scalar: f64 = prompts.iter().map(|prompt| self.scalar.operations(&work(prompt))).sum();
+        2.0 * (lm + scalar) + 3.0 * epochs as f64 * (lm + scalar)
+    }
+
+    /// Sampling a response to each prompt; nothing follows on its last token.
+    pub(super) fn generate(&self, prompts: &[usize], response: usize) -> f64 {
+        prompts.iter().map(|prompt| self.lm.operations(&sequence(prompt + response - 1, response))).sum()
+    }
+
+    /// Bytes that decoding reads in fp32, all tokens but each response's first, which reading the prompt gives.
+    pub(super) fn decoding(&self, prompts: &[usize], response: usize) -> f64 {
+        const FP32: f64 = 4.0;
+        let config = &self.lm.config;
+        // A multiplication and an addition for each weight.
+        let weights = self.lm.operations(&Work { tokens: 1, targets: 1, ..Work::default() }) / 2.0;
+        let width = (2 * config.num_hidden_layers * config.key_width()) as f64;
+        let seen: usize = prompts.iter().map(|prompt| (1..response).map(|token| prompt + token).sum::<usize>()).sum();
+        FP32 * (response.saturating_sub(1) as f64 * weights + seen as f64 * width)
+    }
+}
+
+/// A run of tokens of which each sees itself and all before.
+fn sequence(tokens: usize, targets: usize) -> Work {
+    Work { tokens: tokens as u64, targets: targets as u64, pairs: triangle(tokens), ..Work::default() }
+}
+
+/// Dialogues that begin alike, their beginning once.
+fn comparison(row: &Row) -> Work {
+    let tails: u64 = row.tails.iter().map(|tail| triangle(tail.len()) + (tail.len() * row.prefix.len()) as u64).sum();
+    Work { tokens: row.len() as u64, pairs: triangle(row.prefix.len()) + tails, ..Work::default() }
+}
+
+fn triangle(tokens: usize) -> u64 {
+    (tokens * (tokens + 1) / 2) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use align_common::data::Place;
+    use serde_json::json;
+
+    use super::*;
+
+    /// D 4, I 8, one layer, two heads of width 2, one for keys and values, V 10: P = 4·(2·4 + 2·2) + 3·4·8 = 144.
+    fn tiny() -> Model {
+        let folder = tempfile::tempdir().unwrap();
+        let config = json!({
+            "model_type": "qwen2", "vocab_size": 10, "hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+            "rope_theta": 1e4, "tie_word_embeddings": true,
+        });
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        Model::new(&ModelConfig::read(folder.path()).unwrap())
+    }
+
+    #[test]
+    fn operations_by_hand() {
+        let model = tiny();
+        // Two tokens, two targets: 2·144·2 + 4·4·3 + 2·40·2 = 576 + 48 + 160.
+        assert_eq!(model.generate(&[1], 2), 784.0);
+        // Three tokens, two targets: 864 + 96 + 160 = 1120, and without a head 960. (1120 + 960) forward twice, then forward and back in two epochs.
+        assert_eq!(model.ppo(&[1], 2, 2), 2.0 * 2080.0 + 6.0 * 2080.0);
+        // One token more is decoded: 184 weights, and keys and values (width 2 each) of two tokens.
+        assert_eq!(model.decoding(&[1], 2), 4.0 * (184.0 + 2.0 * 4.0));
+    }
+
+    #[test]
+    fn a_shared_prompt_counts_once() {
+        let row = Row {
+            prefix: vec![1, 2],
+            tails: vec![vec![3], vec![4, 5]],
+            best: 0,
+            answer_starts: vec![2, 2],
+            scores: None,
+            place: Place { file: "pairs.jsonl".into(), index: 0, line: 1 },
+        };
+        // Five tokens; pairs: 3 in the prompt, 1 + 2 and 3 + 4 behind it.
+        assert_eq!(tiny().rm(&[&row]), 3.0 * (2.0 * 144.0 * 5.0 + 4.0 * 4.0 * 13.0));
+    }
+}
