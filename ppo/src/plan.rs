@@ -189,8 +189,6 @@ impl Step<'_> {
         }
         parts.extend([kept, peak]);
         parts.push(("waiting activations", waiting));
-        // What it leaves in the heap fits little else.
-        parts.push(("gaps of the cache", self.cache()));
         Phase { name: "update", parts, operations, traffic }
     }
 
