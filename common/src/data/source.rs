@@ -9,7 +9,7 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::reader::MAX_RECORD_BYTES;
+use super::raw::MAX_RECORD_BYTES;
 use crate::error::{Error, Result};
 
 /// A compressed file may grow to this many bytes …
