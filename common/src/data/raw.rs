@@ -1,12 +1,14 @@
 //! The rows of a file as they stand in it, one after the other: JSON Lines, a JSON array, plain text; each also compressed with gzip or
 //! zstd. Records are bounded, and so is what a compressed file may grow to; whatever is wrong is named by file and line.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::reader;
 use super::records::{self, Kind, Record};
 use super::source::{Source, Step, Stop, name, open};
 use crate::error::Result;
@@ -48,8 +50,8 @@ enum Content {
     TooLong,
 }
 
-/// What is wrong with a row and what was expected, as one line.
-type Parsed<T> = std::result::Result<T, String>;
+/// What a row holds, or what is wrong with it and what was expected, as one line.
+pub type Parsed<T> = std::result::Result<T, String>;
 
 impl RawRow {
     /// The row as JSON; a document is the row `{"text": …}`.
@@ -73,6 +75,28 @@ impl RawRow {
     /// As [`Self::value`], and what is wrong with its shape.
     pub fn record(&self, kind: Kind) -> Parsed<Record> {
         records::parse(kind, self.value()?).map_err(|what| self.named(what))
+    }
+
+    /// The row as one line of JSON Lines, without its end: of such a file as it stands, byte for byte.
+    pub fn line(&self) -> Cow<'_, [u8]> {
+        match &self.content {
+            // Within JSON a line break is white space: strings have none.
+            Content::Json(bytes) if self.numbered => {
+                bytes.trim_ascii().iter().map(|byte| if b"\r\n".contains(byte) { b' ' } else { *byte }).collect()
+            }
+            Content::Json(bytes) => bytes.into(),
+            Content::Document(text) => json!({ "text": text }).to_string().into_bytes().into(),
+            Content::TooLong => Cow::Borrowed(&[]),
+        }
+    }
+
+    /// Bytes that it takes in memory.
+    pub(super) fn size(&self) -> usize {
+        match &self.content {
+            Content::Json(bytes) => bytes.len(),
+            Content::Document(text) => text.len(),
+            Content::TooLong => 0,
+        }
     }
 
     fn named(&self, what: String) -> String {
@@ -123,6 +147,11 @@ impl RawRows {
         Ok(Self { file: file.into(), kind, source, format, num_rows: 0 })
     }
 
+    /// Bytes read so far of the file as it is stored.
+    pub fn position(&self) -> u64 {
+        self.source.position()
+    }
+
     fn step(&mut self) -> Step<Option<RawRow>> {
         let found = match self.format {
             Format::Lines => self.line()?,
@@ -133,7 +162,7 @@ impl RawRows {
         let Some((line, content)) = found else {
             self.format = Format::Over;
             return match self.num_rows {
-                0 => Err(Stop::File(format!("an empty file, expected {}", self.expected()))),
+                0 => Err(Stop::File(format!("an empty file, expected {}", reader::name(self.kind)))),
                 _ => Ok(None),
             };
         };
@@ -207,10 +236,6 @@ impl RawRows {
             }
         };
         Ok((!text.trim().is_empty()).then_some((first, Content::Document(text))))
-    }
-
-    fn expected(&self) -> String {
-        self.kind.map_or_else(|| "rows".to_owned(), |kind| format!("{} rows", kind.name()))
     }
 }
 

@@ -39,52 +39,79 @@ pub fn read(files: &[PathBuf], kind: Kind, bad_rows: BadRows) -> Result<Rows> {
     let mut rows = Rows::default();
     let mut problems = Problems::new();
     for file in files {
-        let read = read_file(file, kind);
-        let Some(mut read) = problems.absorb(read)? else { continue };
-        judge(file, kind.name(), read.records.len(), &mut read.skipped, bad_rows, &mut problems);
-        rows.records.append(&mut read.records);
-        rows.skipped.append(&mut read.skipped);
+        let Some((records, bad)) = problems.absorb(read_file(file, kind, bad_rows))? else { continue };
+        rows.skipped.extend(bad.judge(file, Some(kind), records.len(), &mut problems));
+        rows.records.extend(records);
     }
     problems.into_result()?;
     Ok(rows)
 }
 
-/// One file; bad rows are under `skipped`.
-fn read_file(file: &Path, kind: Kind) -> Result<Rows> {
-    let mut rows = Rows::default();
+fn read_file(file: &Path, kind: Kind, bad_rows: BadRows) -> Result<(Vec<(Place, Record)>, Bad)> {
+    let (mut records, mut bad) = (Vec::new(), Bad::new(bad_rows));
     for row in RawRows::open(file, Some(kind))? {
         let row = row?;
         match row.record(kind) {
-            Ok(record) => rows.records.push((row.place, record)),
-            Err(what) => rows.skipped.push(Problem { place: row.place.to_string(), what }),
+            Ok(record) => records.push((row.place, record)),
+            Err(what) => bad.push(&row.place, &what),
         }
     }
-    Ok(rows)
+    Ok((records, bad))
 }
 
-/// Makes problems of a file's bad rows, the first by name and the rest by number; where they are skipped, of a file in which no
-/// row is good.
-pub(super) fn judge(
-    file: &Path,
-    name: &str,
-    num_good: usize,
-    bad: &mut Vec<Problem>,
+/// The bad rows of one file.
+pub(super) struct Bad {
     bad_rows: BadRows,
-    problems: &mut Problems,
-) {
-    if bad_rows == BadRows::Error {
-        let unnamed = bad.len().saturating_sub(MAX_NAMED);
-        for problem in bad.drain(..).take(MAX_NAMED) {
-            problems.push(problem.place, problem.what);
+    named: Vec<Problem>,
+    num_unnamed: usize,
+}
+
+impl Bad {
+    pub(super) fn new(bad_rows: BadRows) -> Self {
+        Self { bad_rows, named: Vec::new(), num_unnamed: 0 }
+    }
+
+    pub(super) fn push(&mut self, place: &Place, what: &str) {
+        if self.bad_rows == BadRows::Error && self.named.len() == MAX_NAMED {
+            self.num_unnamed += 1;
+        } else {
+            self.named.push(Problem { place: place.to_string(), what: what.to_owned() });
         }
-        if unnamed > 0 {
+    }
+
+    /// Whether there is one, and it is not to be skipped.
+    pub(super) fn refuses(&self) -> bool {
+        self.bad_rows == BadRows::Error && !self.named.is_empty()
+    }
+
+    /// Makes problems of the rows, or gives them back where they are skipped; then it is a problem that no row is good.
+    pub(super) fn judge(
+        self,
+        file: &Path,
+        kind: Option<Kind>,
+        num_good: usize,
+        problems: &mut Problems,
+    ) -> Vec<Problem> {
+        if self.bad_rows == BadRows::Skip {
+            if num_good == 0 {
+                let first = self.named.first().map(|problem| format!(" ({problem})")).unwrap_or_default();
+                problems.push(file.display(), format!("every row is bad{first}, expected {}", name(kind)));
+            }
+            return self.named;
+        }
+        self.named.into_iter().for_each(|problem| problems.push(problem.place, problem.what));
+        if self.num_unnamed > 0 {
+            let more = self.num_unnamed;
             problems.push(
                 file.display(),
-                format!("{unnamed} more rows like these, expected none; bad_rows = \"skip\" leaves them out"),
+                format!("{more} more rows like these, expected none; bad_rows = \"skip\" leaves them out"),
             );
         }
-    } else if num_good == 0 {
-        let first = bad.first().map(|problem| format!(" ({problem})")).unwrap_or_default();
-        problems.push(file.display(), format!("every row is bad{first}, expected {name} rows"));
+        Vec::new()
     }
+}
+
+/// What a file's rows are called.
+pub(super) fn name(kind: Option<Kind>) -> String {
+    kind.map_or_else(|| "rows".to_owned(), |kind| format!("{} rows", kind.name()))
 }
