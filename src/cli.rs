@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Answer requests over HTTP
     #[command(subcommand)]
     Serve(Serve),
+    /// Choose which rows to train on: drop copies, drop what an evaluation knows, take a balanced few
+    #[command(subcommand)]
+    Data(Data),
     /// Sample responses to a file of prompts
     Generate(GenerateArgs),
     /// Talk to a model in the terminal
@@ -260,6 +263,50 @@ pub(crate) struct ServeRmArgs {
     /// Time that a request may take to arrive, and again until it is answered; an unused connection is closed after it
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub(crate) timeout_seconds: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Data {
+    /// Drop rows that are the same as one before them, or nearly
+    Dedup(DataArgs),
+    /// Drop rows that share 13 consecutive words with an evaluation
+    Decontaminate(DecontaminateArgs),
+    /// Take rows that are complex and diverse by their tags
+    Sample(SampleArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// Files to choose rows from, in any format that training reads
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The rows that stay, each as it stood (JSON Lines)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Every row that goes and why, and the counts, as JSON; beside --out unless given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// What becomes of rows that cannot be read
+    #[arg(long, value_name = "error|skip", default_value = "error", value_parser = ["error", "skip"])]
+    pub(crate) bad_rows: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DecontaminateArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Evaluation files; every string of their rows counts, whatever its key
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub(crate) against: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SampleArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// How many rows to take
+    #[arg(long, value_name = "N")]
+    pub(crate) rows: usize,
 }
 
 #[derive(Debug, Args)]

@@ -18,16 +18,26 @@ impl Terminal {
     }
 }
 
-impl Progress for Terminal {
-    fn begin(&mut self, what: &str, total: u64) {
+impl Terminal {
+    fn begin_with(&mut self, template: &str, what: &str, total: u64) {
         self.end();
-        let style = ProgressStyle::with_template("{prefix:>12} {bar:28} {pos}/{len} · {per_sec} · {eta} left {msg}")
-            .expect("the template is constant")
-            .progress_chars("━╸ ");
+        let style = ProgressStyle::with_template(template).expect("the template is constant").progress_chars("━╸ ");
         let target = if self.interactive { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(500));
         self.bar = Some(bar);
+    }
+}
+
+impl Progress for Terminal {
+    fn begin(&mut self, what: &str, total: u64) {
+        self.begin_with("{prefix:>12} {bar:28} {pos}/{len} · {per_sec} · {eta} left {msg}", what, total);
+    }
+
+    fn begin_bytes(&mut self, what: &str, total: u64) {
+        let template =
+            "{prefix:>12} {bar:28} {binary_bytes}/{binary_total_bytes} · {binary_bytes_per_sec} · {eta} left {msg}";
+        self.begin_with(template, what, total);
     }
 
     fn advance(&mut self, n: u64, note: &str) {

@@ -5,6 +5,7 @@
 mod bench;
 mod cli;
 mod configs;
+mod curation;
 mod evaluation;
 mod guards;
 mod invariants;

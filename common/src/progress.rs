@@ -4,6 +4,10 @@
 pub trait Progress {
     /// Work of `total` units starts; `total` 0 means that the end is not known.
     fn begin(&mut self, what: &str, total: u64);
+    /// Work of `total` bytes starts.
+    fn begin_bytes(&mut self, what: &str, total: u64) {
+        self.begin(what, total);
+    }
     /// `n` more units are done; `note` is a few words on the latest, such as the loss.
     fn advance(&mut self, n: u64, note: &str);
     /// The work that began last has ended.

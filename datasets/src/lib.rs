@@ -2,8 +2,8 @@
 //!
 //! [`world`] knows the facts, asks questions and reads them back from their text; [`answers`] words an answer, good or with
 //! planted flaws; [`mod@gold`] scores a response from the prompt alone; [`sets`] draws the data of every stage; [`tokenizer`]
-//! trains the tiny model's tokenizer on it. Everything is a pure function of a seed. README.md beside this crate describes
-//! the files.
+//! trains the tiny model's tokenizer on it. [`planted`] is another corpus, for `align data`. Everything is a pure function of a
+//! seed. README.md beside this crate describes the files.
 //!
 //! ```
 //! let prompt = "I am Anna Reed. What is the capital of France?";
@@ -15,10 +15,12 @@
 
 pub mod answers;
 pub mod gold;
+pub mod planted;
 pub mod sets;
 pub mod tokenizer;
 pub mod world;
 
 pub use gold::{Gold, gold, gold_of};
+pub use planted::{Planted, write_planted};
 pub use sets::{Comparison, Dialogue, Sets, generate, write};
 pub use tokenizer::write_model_folder;

@@ -95,7 +95,7 @@ mod tests {
             best: 0,
             answer_starts: vec![1, 1],
             scores: None,
-            place: Place { file: "rows.jsonl".into(), line: 1, index: 0 },
+            place: Place { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
         }
     }
 

@@ -121,7 +121,7 @@ mod tests {
             best: 0,
             answer_starts: vec![2, 2],
             scores: None,
-            place: Place { file: "pairs.jsonl".into(), index: 0, line: 1 },
+            place: Place { file: std::path::Path::new("pairs.jsonl").into(), index: 0, line: 1 },
         };
         // Five tokens; pairs: 3 in the prompt, 1 + 2 and 3 + 4 behind it.
         assert_eq!(tiny().rm(&[&row]), 3.0 * (2.0 * 144.0 * 5.0 + 4.0 * 4.0 * 13.0));

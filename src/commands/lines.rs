@@ -16,7 +16,8 @@ pub(super) fn refuse_same_file(out: &Path, source: &Path, flag: &str, problems: 
     }
 }
 
-/// A result, mostly of one JSON object a line. It takes its place when it is whole: an older one stays until then.
+/// A result, mostly of one JSON object a line. It takes its place when it is whole: an older one stays until then, and of one that
+/// never gets whole nothing stays.
 pub(crate) struct Lines {
     out: BufWriter<Box<dyn Write>>,
     /// Where it is written.
@@ -47,16 +48,30 @@ impl Lines {
         Ok(writeln!(self.out, "{line}").map_err(Error::io(&self.at))?)
     }
 
+    /// Writes a line as it is; its end is added.
+    pub(crate) fn write_line(&mut self, line: &[u8]) -> align_common::error::Result<()> {
+        self.out.write_all(line).and_then(|()| self.out.write_all(b"\n")).map_err(Error::io(&self.at))
+    }
+
     /// Writes a text as it is, for a result that is no JSON.
-    pub(crate) fn write_text(&mut self, text: &str) -> Result<()> {
-        Ok(self.out.write_all(text.as_bytes()).map_err(Error::io(&self.at))?)
+    pub(crate) fn write_text(&mut self, text: &str) -> align_common::error::Result<()> {
+        self.out.write_all(text.as_bytes()).map_err(Error::io(&self.at))
     }
 
     pub(crate) fn finish(mut self) -> Result<()> {
         self.out.flush().map_err(Error::io(&self.at))?;
         if self.at != self.path {
             std::fs::rename(&self.at, &self.path).map_err(Error::io(&self.path))?;
+            self.at.clone_from(&self.path);
         }
         Ok(())
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if self.at != self.path {
+            let _ = std::fs::remove_file(&self.at);
+        }
     }
 }

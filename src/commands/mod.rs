@@ -1,6 +1,7 @@
 //! One short function per subcommand.
 
 mod chat;
+mod data;
 mod doctor;
 pub(crate) mod eval;
 mod eval_rm;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{Command, Eval, Serve};
+use crate::cli::{Command, Data, Eval, Serve};
 
 /// Carries out a command.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
@@ -34,6 +35,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
         Command::Score(args) => score::run(args),
         Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
+        Command::Data(Data::Dedup(args)) => data::dedup(args),
+        Command::Data(Data::Decontaminate(args)) => data::decontaminate(args),
+        Command::Data(Data::Sample(args)) => data::sample(args),
         Command::Report(args) => report::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),

@@ -1,14 +1,18 @@
-//! Rows from files: the shapes that are understood ([`records`]), how files are read ([`reader`]), and in which order rows are
-//! used ([`order`]).
+//! Rows from files: as they stand there ([`raw`]), the shapes that are understood ([`records`]), whole files of them ([`reader`]), more than
+//! memory holds ([`stream`]), and in which order rows are used ([`order`]).
 
 pub mod order;
+pub mod raw;
 pub mod reader;
 pub mod records;
 mod source;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use order::Order;
-pub use reader::{BadRows, Place, Rows, read};
+pub use raw::{Parsed, Place, RawRow, RawRows};
+pub use reader::{BadRows, Rows, read};
 pub use records::{Comparison, Kind, Record, parse};
 pub use source::STDIN;
+pub use stream::Stream;

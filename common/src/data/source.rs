@@ -1,15 +1,17 @@
 //! The bytes of a data file: decompressed, bounded, and with the line they have come to.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::reader::MAX_RECORD_BYTES;
+use super::raw::MAX_RECORD_BYTES;
 use crate::error::{Error, Result};
 
 /// A compressed file may grow to this many bytes …
@@ -37,13 +39,17 @@ pub(super) fn open(file: &Path) -> Result<Source> {
     if metadata.is_dir() {
         return refuse("a folder, expected a file");
     }
-    let mut bytes = BufReader::with_capacity(BUFFER_BYTES, open_file(file).map_err(Error::io(file))?);
+    let position = Rc::new(Cell::new(0));
+    let counted = Counted { bytes: open_file(file).map_err(Error::io(file))?, position: Rc::clone(&position) };
+    let mut bytes = BufReader::with_capacity(BUFFER_BYTES, counted);
     let head = bytes.fill_buf().map_err(Error::io(file))?;
     let compressed =
         |name: &str| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(name)) && !head.is_empty();
     let limit = MAX_GROWN_BYTES.max(metadata.len().saturating_mul(MAX_GROWTH));
-    let grown = |bytes: Box<dyn Read>| Source::new(Box::new(BufReader::with_capacity(BUFFER_BYTES, bytes)), limit);
-    let source = match head {
+    let grown = |bytes: Box<dyn Read>| -> (Box<dyn BufRead>, u64) {
+        (Box::new(BufReader::with_capacity(BUFFER_BYTES, bytes)), limit)
+    };
+    let (bytes, limit) = match head {
         [0x1f, 0x8b, ..] => grown(Box::new(MultiGzDecoder::new(bytes))),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => grown(Box::new(Zstd::new(bytes))),
         [b'P', b'A', b'R', b'1', ..] => {
@@ -52,9 +58,25 @@ pub(super) fn open(file: &Path) -> Result<Source> {
         }
         _ if compressed("gz") => return refuse("not compressed with gzip, expected what its name says"),
         _ if compressed("zst") => return refuse("not compressed with zstd, expected what its name says"),
-        _ => Source::new(Box::new(bytes), u64::MAX),
+        _ => (Box::new(bytes) as Box<dyn BufRead>, u64::MAX),
     };
-    source.map_err(|error| error.at(file, 1))
+    let mut source = Source { bytes, line: 1, consumed: 0, limit, position };
+    source.begin().map_err(|error| error.at(file, 1))?;
+    Ok(source)
+}
+
+/// A file that tells how far it has been read.
+struct Counted {
+    bytes: File,
+    position: Rc<Cell<u64>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.bytes.read(out)?;
+        self.position.set(self.position.get() + count as u64);
+        Ok(count)
+    }
 }
 
 /// Standard input may be a socket, which cannot be opened by its name.
@@ -92,22 +114,27 @@ pub(super) struct Source {
     pub(super) line: u64,
     consumed: u64,
     limit: u64,
+    position: Rc<Cell<u64>>,
 }
 
 impl Source {
-    fn new(bytes: Box<dyn BufRead>, limit: u64) -> Step<Self> {
-        let mut source = Self { bytes, line: 1, consumed: 0, limit };
+    fn begin(&mut self) -> Step<()> {
         // A byte-order mark is not content. Only three bytes are asked for, which any buffer that holds text has.
-        let head = source.peek()?;
+        let head = self.peek()?;
         let (bom, utf16) =
             (head.starts_with(&[0xef, 0xbb, 0xbf]), head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]));
         if utf16 {
             return Err(Stop::Wrong("UTF-16, expected UTF-8".to_owned()));
         }
         if bom {
-            source.bytes.consume(3);
+            self.bytes.consume(3);
         }
-        Ok(source)
+        Ok(())
+    }
+
+    /// Bytes read of the file as it is stored.
+    pub(super) fn position(&self) -> u64 {
+        self.position.get()
     }
 
     /// What is buffered; empty at the end.

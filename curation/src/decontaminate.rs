@@ -1,0 +1,247 @@
+//! Rows without what an evaluation knows: those that share 13 consecutive words with it go.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use align_common::data::{BadRows, Place, RawRow, Stream};
+use align_common::error::{Error, Result};
+use align_common::progress::Progress;
+use hashbrown::HashTable;
+use serde::Serialize;
+use serde_json::{Value, json};
+use twox_hash::XxHash64;
+
+use crate::words::{normalized, strings, words};
+use crate::{FileCounts, Inputs, Judged, Reason, Sink};
+
+/// Consecutive words that are an overlap. Qwen report §2.1.
+const GRAM_WORDS: usize = 13;
+
+/// What counts as an overlap, for reports.
+pub fn settings() -> Value {
+    json!({ "normalised": "NFKC, lower case, punctuation", "words": GRAM_WORDS })
+}
+
+/// What became of an evaluation file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AgainstCounts {
+    /// The file.
+    pub file: PathBuf,
+    /// Its rows.
+    pub rows: u64,
+    /// Its 13-grams that no file before has.
+    pub grams: u64,
+    /// Rows none of whose texts has 13 words: nothing is held against them.
+    pub too_short: u64,
+    /// Rows removed for one of its 13-grams.
+    pub removed: u64,
+}
+
+/// Passes on every row but those in which 13 consecutive words of an evaluation occur: every string of a row counts, whatever its key.
+///
+/// # Errors
+/// [`Error::Invalid`] for files and rows that cannot be read, of the evaluation every one; what the sink returns.
+pub fn decontaminate(
+    inputs: Inputs<'_>,
+    against: &[PathBuf],
+    sink: &mut dyn Sink,
+    progress: &mut dyn Progress,
+) -> Result<(Vec<FileCounts>, Vec<AgainstCounts>)> {
+    let mut grams = Grams::read(against, progress)?;
+    let mut judged = Judged::new(sink);
+    let stream = Stream { files: inputs.files, kind: None, bad_rows: inputs.bad_rows };
+    let mut counts = std::mem::take(&mut grams.files);
+    stream.each(
+        "decontaminate",
+        progress,
+        |row| Ok(strings(&row.value()?).into_iter().find_map(|text| grams.first_in(text))),
+        |row, found| {
+            let reason = match found {
+                Ok(None) => return judged.keep(&row),
+                Ok(Some(start)) => {
+                    let (file, place) = grams.row(start);
+                    counts[file].removed += 1;
+                    Reason::Overlap { with: place.to_string(), words: grams.words(start) }
+                }
+                Err(what) => Reason::Bad { what },
+            };
+            judged.remove(&row.place, reason)
+        },
+    )?;
+    Ok((judged.files, counts))
+}
+
+/// Every 13-gram of an evaluation. Words are numbers: a word of its text takes four bytes, and a 13-gram some six more.
+#[derive(Default)]
+struct Grams {
+    numbers: HashMap<Arc<str>, u32>,
+    vocabulary: Vec<Arc<str>>,
+    /// The texts with a 13-gram, one after the other.
+    text: Vec<u32>,
+    /// Where in the text each different 13-gram begins first.
+    starts: HashTable<u32>,
+    /// Where in the text each row begins, and the number of its file.
+    rows: Vec<(u32, usize, Place)>,
+    files: Vec<AgainstCounts>,
+}
+
+impl Grams {
+    fn read(files: &[PathBuf], progress: &mut dyn Progress) -> Result<Self> {
+        let mut grams = Self::default();
+        let stream = Stream { files, kind: None, bad_rows: BadRows::Error };
+        let prepare = |row: &RawRow| Ok(strings(&row.value()?).into_iter().map(normalized).collect::<Vec<_>>());
+        stream.each("evaluation", progress, prepare, |row, texts| {
+            grams.add_row(row.place, &texts.expect("a bad row is refused"))
+        })?;
+        Ok(grams)
+    }
+
+    fn add_row(&mut self, place: Place, texts: &[String]) -> Result<()> {
+        if self.rows.last().is_none_or(|(_, _, last)| !Arc::ptr_eq(&last.file, &place.file)) {
+            let file = place.file.to_path_buf();
+            self.files.push(AgainstCounts { file, rows: 0, grams: 0, too_short: 0, removed: 0 });
+        }
+        let start = self.text.len();
+        let num_grams = self.starts.len();
+        for text in texts {
+            self.add(text);
+        }
+        if u32::try_from(self.text.len()).is_err() {
+            let what = "more than 4 billion words of evaluation, expected fewer; take the files in parts";
+            return Err(Error::invalid(&place, what));
+        }
+        let counts = self.files.last_mut().expect("a file was just added");
+        counts.rows += 1;
+        counts.grams += (self.starts.len() - num_grams) as u64;
+        counts.too_short += u64::from(self.text.len() == start);
+        self.rows.push((start as u32, self.files.len() - 1, place));
+        Ok(())
+    }
+
+    fn add(&mut self, text: &str) {
+        let first = self.text.len();
+        for word in words(text) {
+            let number = self.numbers.get(word).copied().unwrap_or_else(|| {
+                let (number, word) = (self.vocabulary.len() as u32, Arc::from(word));
+                self.vocabulary.push(Arc::clone(&word));
+                self.numbers.insert(word, number);
+                number
+            });
+            self.text.push(number);
+        }
+        let num_words = self.text.len() - first;
+        if num_words < GRAM_WORDS {
+            self.text.truncate(first);
+            return;
+        }
+        let text = &self.text;
+        let gram = |start: u32| &text[start as usize..start as usize + GRAM_WORDS];
+        for start in first..=text.len() - GRAM_WORDS {
+            let start = start as u32;
+            let same = |other: &u32| gram(*other) == gram(start);
+            self.starts.entry(hash(gram(start)), same, |start| hash(gram(*start))).or_insert(start);
+        }
+    }
+
+    /// Where the first 13-gram of a text begins that the evaluation has.
+    fn first_in(&self, text: &str) -> Option<u32> {
+        let text = normalized(text);
+        let mut run = Vec::new();
+        for word in words(&text) {
+            // A word that the evaluation does not have is in none of its 13-grams.
+            let Some(number) = self.numbers.get(word) else {
+                run.clear();
+                continue;
+            };
+            run.push(*number);
+            let Some(gram) = run.len().checked_sub(GRAM_WORDS).map(|start| &run[start..]) else { continue };
+            let same = |start: &u32| self.gram(*start) == gram;
+            if let Some(start) = self.starts.find(hash(gram), same) {
+                return Some(*start);
+            }
+        }
+        None
+    }
+
+    fn gram(&self, start: u32) -> &[u32] {
+        &self.text[start as usize..start as usize + GRAM_WORDS]
+    }
+
+    /// The words of a 13-gram.
+    fn words(&self, start: u32) -> String {
+        let words: Vec<&str> = self.gram(start).iter().map(|number| &*self.vocabulary[*number as usize]).collect();
+        words.join(" ")
+    }
+
+    /// The row in which a 13-gram begins, and the number of its file.
+    fn row(&self, start: u32) -> (usize, &Place) {
+        let (_, file, place) = &self.rows[self.rows.partition_point(|(first, ..)| *first <= start) - 1];
+        (*file, place)
+    }
+}
+
+fn hash(gram: &[u32]) -> u64 {
+    let mut bytes = [0; 4 * GRAM_WORDS];
+    for (bytes, word) in bytes.chunks_exact_mut(4).zip(gram) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    XxHash64::oneshot(0, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use align_common::progress::Silent;
+
+    use super::*;
+
+    /// What is found of an evaluation with one text.
+    fn found(evaluation: &str, text: &str) -> Option<String> {
+        let mut grams = Grams::default();
+        let place = Place { file: PathBuf::from("eval.jsonl").into(), index: 0, line: 1 };
+        grams.add_row(place, &[normalized(evaluation)]).unwrap();
+        grams.first_in(text).map(|start| grams.words(start))
+    }
+
+    const TWENTY: &str = "a b c d e f g h i j k l m n o p q r s t";
+
+    #[test]
+    fn thirteen_words_in_a_row_are_an_overlap_and_twelve_are_not() {
+        assert_eq!(found(TWENTY, "x c d e f g h i j k l m n o y").as_deref(), Some("c d e f g h i j k l m n o"));
+        assert_eq!(found(TWENTY, "x c d e f g h i j k l m n y o"), None);
+        // Two runs of twelve that a known word parts.
+        assert_eq!(found(TWENTY, "a b c d e f g h i j k l a i j k l m n o p q r s t"), None);
+        assert_eq!(found("a b c", "a b c"), None);
+    }
+
+    #[test]
+    fn case_punctuation_and_width_do_not_hide_an_overlap() {
+        let text = "… (A, b) C; d. E!\nF g—h “i” ｊ k: L, m …";
+        assert_eq!(found(TWENTY, text).as_deref(), Some("a b c d e f g h i j k l m"));
+        let chinese = "小明有五个苹果，他又买了七个苹果。";
+        assert_eq!(
+            found(chinese, &format!("题目：{chinese}一共？")).as_deref(),
+            Some("小 明 有 五 个 苹 果 他 又 买 了 七 个")
+        );
+    }
+
+    #[test]
+    fn overlaps_are_counted_for_the_row_that_has_them() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let write = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            file
+        };
+        let (first, rest) = (&TWENTY[..25], &TWENTY[14..]);
+        // Grams do not reach from one string into the next.
+        let one = write("one.jsonl", &format!("{{\"q\": \"{TWENTY}\"}}\n{{\"q\": \"{first}\", \"a\": \"{rest}\"}}\n"));
+        let two = write("two.jsonl", &format!("{{\"q\": \"short\"}}\n{{\"q\": [\"{TWENTY} u v w\"]}}\n"));
+        let grams = Grams::read(&[one.clone(), two.clone()], &mut Silent).unwrap();
+        let counts = |file, grams, too_short| AgainstCounts { file, rows: 2, grams, too_short, removed: 0 };
+        assert_eq!(grams.files, [counts(one, 8, 0), counts(two, 3, 1)]);
+        let place = |text| grams.first_in(text).map(|start| (grams.row(start).0, grams.row(start).1.line));
+        assert_eq!(place("h i j k l m n o p q r s t"), Some((0, 1)));
+        assert_eq!(place("i j k l m n o p q r s t u"), Some((1, 2)));
+    }
+}

@@ -1,0 +1,116 @@
+//! What texts are compared by: their normalised form, and its words.
+
+use serde_json::Value;
+use unicode_normalization::UnicodeNormalization;
+use unicode_segmentation::UnicodeSegmentation;
+
+/// The keys of rows that hold text, in every shape that a stage reads.
+const TEXT_KEYS: [&str; 11] = [
+    "text",
+    "messages",
+    "conversations",
+    "instruction",
+    "input",
+    "output",
+    "prompt",
+    "chosen",
+    "rejected",
+    "response",
+    "responses",
+];
+
+/// Unicode's NFKC, then lower case, then every run of white space one space, with none at the ends.
+pub fn normalized(text: &str) -> String {
+    let folded =
+        if text.is_ascii() { text.to_ascii_lowercase() } else { text.nfkc().collect::<String>().to_lowercase() };
+    let mut result = String::with_capacity(folded.len());
+    for word in folded.split_whitespace() {
+        if !result.is_empty() {
+            result.push(' ');
+        }
+        result.push_str(word);
+    }
+    result
+}
+
+/// Words by Unicode's rules (UAX #29), those with a letter or digit: no punctuation, and in scripts without spaces single characters.
+pub fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.unicode_words()
+}
+
+/// Every text in a row that makes it what it is: the strings, at any depth, under the keys of the shapes that stages read. Other keys
+/// (an id, a source, scores) do not tell rows apart.
+///
+/// # Errors
+/// What is wrong with a row that has none, and what was expected.
+pub fn content(row: &Value) -> Result<Vec<&str>, String> {
+    let mut found = Vec::new();
+    for (key, value) in row.as_object().into_iter().flatten() {
+        if TEXT_KEYS.contains(&key.as_str()) {
+            collect(value, &mut found);
+        }
+    }
+    if found.iter().all(|text| text.trim().is_empty()) {
+        return Err("a row without text, expected `text`, `messages`, `prompt` or another shape of a stage".to_owned());
+    }
+    Ok(found)
+}
+
+/// Every string in a row, at any depth, under whatever key.
+pub fn strings(row: &Value) -> Vec<&str> {
+    let mut found = Vec::new();
+    collect(row, &mut found);
+    found
+}
+
+fn collect<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => found.push(text),
+        Value::Array(values) => values.iter().for_each(|value| collect(value, found)),
+        Value::Object(values) => values.values().for_each(|value| collect(value, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn normalising_forgets_width_ligatures_case_and_white_space() {
+        for (text, expected) in [
+            ("  A\tb\r\n\u{3000}c ", "a b c"),
+            ("ＡＢＣ１２３", "abc123"),
+            ("ﬁne ①", "fine 1"),
+            ("e\u{301}", "é"),
+            ("ΟΔΟΣ", "οδος"),
+            ("No-break\u{a0}space", "no-break space"),
+            (" \n", ""),
+        ] {
+            assert_eq!(normalized(text), expected);
+        }
+    }
+
+    #[test]
+    fn words_leave_punctuation_out() {
+        let found = |text| words(text).collect::<Vec<_>>();
+        assert_eq!(found("it's 3.14, (not) “pi”…!"), ["it's", "3.14", "not", "pi"]);
+        assert_eq!(found("我爱你 rust"), ["我", "爱", "你", "rust"]);
+        assert!(found("!? …").is_empty());
+    }
+
+    #[test]
+    fn rows_are_told_apart_by_what_stages_read() {
+        let row = json!({
+            "id": "7", "source": "web", "scores": [1, 2], "prompt": [{ "role": "user", "content": "q" }],
+            "responses": ["a", [{ "from": "gpt", "value": "b" }]],
+        });
+        assert_eq!(content(&row).unwrap(), ["user", "q", "a", "gpt", "b"]);
+        assert_eq!(strings(&row), ["7", "web", "user", "q", "a", "gpt", "b"]);
+        for none in [json!({ "id": "7" }), json!({ "text": " " }), json!(["text"])] {
+            assert!(content(&none).unwrap_err().starts_with("a row without text, expected `text`"), "{none}");
+        }
+    }
+}
