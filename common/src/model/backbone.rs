@@ -86,7 +86,13 @@ impl Backbone {
         if self.options.trainable && self.embedding().narrow(0, 0, 0).neg().requires_grad() {
             return self.taped(plan, dropout);
         }
-        self.transformer.forward(&plan.tokens, &plan.rotation, &mut |layer, heads| {
+        if dropout.is_some() {
+            let _guard = tch::no_grad_guard();
+            let embedded = self.transformer.embed(&plan.tokens, dropout);
+            let through = |hidden, index| self.layer(index, &hidden, &plan, dropout).0;
+            return self.transformer.final_norm(&(0..self.transformer.layers.len()).fold(embedded, through));
+        }
+        self.transformer.forward(&plan.tokens, &plan.rotation, false, &mut |layer, heads| {
             plan.attend(heads, self.config.sliding_windows[layer], 0.0)
         })
     }
@@ -137,7 +143,7 @@ impl Backbone {
         let _guard = tch::no_grad_guard();
         let plan = self.plan(batch);
         let mut layers = Vec::with_capacity(self.transformer.layers.len());
-        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, &mut |layer, heads| {
+        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, true, &mut |layer, heads| {
             layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
             plan.attend(heads, self.config.sliding_windows[layer], 0.0)
         });
@@ -153,7 +159,7 @@ impl Backbone {
             self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
         let rotation = Rotation::new(&self.config, cache.lengths(), stretch.as_deref(), compute, device);
         let step = cache.step(&self.config, device, compute);
-        self.transformer.forward(&Tensor::from_slice(tokens).to_device(device), &rotation, &mut |layer, heads| {
+        self.transformer.forward(&Tensor::from_slice(tokens).to_device(device), &rotation, true, &mut |layer, heads| {
             cache.attend(layer, heads, self.config.sliding_windows[layer], &step)
         })
     }

@@ -145,17 +145,21 @@ impl Layer {
         }
     }
 
-    /// (T, D) fp32 → (T, D) fp32, without a gradient. Few rows go their own way.
+    /// (T, D) fp32 → (T, D) fp32, without a gradient. While decoding, few rows go their own way; otherwise the numbers are those of
+    /// [`Layer::forward_kept`] to the bit.
     pub(crate) fn forward(
         &self,
         index: usize,
         input: &Tensor,
         shape: &Shape,
         rotation: &Rotation,
+        is_decoding: bool,
         attend: &mut Attend<'_>,
     ) -> Tensor {
         let _guard = tch::no_grad_guard();
-        let linear = |linear: &Linear, input: &Tensor| linear.forward_few(input, shape);
+        let linear = |linear: &Linear, input: &Tensor| {
+            if is_decoding { linear.forward_few(input, shape) } else { linear.forward(input, shape) }
+        };
         let (heads, _) =
             self.heads(&shape.norm(&self.input_layernorm).forward(input, shape.compute), shape, rotation, &linear);
         let mut middle = linear(&self.o_proj, &attend(index, &heads));

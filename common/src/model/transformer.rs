@@ -57,11 +57,17 @@ impl Transformer {
     }
 
     /// Token ids (T) → hidden states (T, D) after the final norm, in the compute dtype; without dropout and without a gradient.
-    pub(crate) fn forward(&self, tokens: &Tensor, rotation: &Rotation, attend: &mut Attend<'_>) -> Tensor {
+    pub(crate) fn forward(
+        &self,
+        tokens: &Tensor,
+        rotation: &Rotation,
+        is_decoding: bool,
+        attend: &mut Attend<'_>,
+    ) -> Tensor {
         let _guard = tch::no_grad_guard();
         let mut hidden = self.embed(tokens, None);
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(index, &hidden, &self.shape, rotation, attend);
+            hidden = layer.forward(index, &hidden, &self.shape, rotation, is_decoding, attend);
         }
         self.final_norm(&hidden)
     }
