@@ -182,6 +182,47 @@ fn while_the_policy_has_not_moved_one_pass_serves_policy_and_reference_to_the_bi
 }
 
 #[test]
+fn an_update_goes_on_from_the_passes_that_judged_to_the_bit() {
+    for phase in [Phase::ValueWarmup, Phase::Ppo] {
+        let step = |ahead: bool| {
+            let mut trainer = trainer(|config| {
+                config.ppo.microbatch_tokens = 4096;
+                config.ppo.value_warmup_steps = u64::from(phase == Phase::ValueWarmup);
+            });
+            let rollout = trainer.sample(0).unwrap();
+            let rows: Vec<usize> = (0..rollout.responses.len()).collect();
+            let microbatches = rollout.fill(&rows, 4096);
+            assert_eq!(microbatches.len(), 1);
+            let convention = trainer.convention();
+            let (opinions, kept) =
+                trainer.models.opine(&rollout, &microbatches, convention, true, ahead.then_some(phase));
+            assert_eq!(kept.is_some(), ahead);
+            let count = opinions.values.len();
+            let targets = Targets {
+                advantages: (0..count).map(|at| at as f32 / 7.0 - 1.0).collect(),
+                returns: (0..count).map(|at| 1.0 - at as f32 / 9.0).collect(),
+                offsets: offsets(&rollout.lengths()),
+                old_logprobs: opinions.old_logprobs.clone(),
+                old_values: opinions.values.clone(),
+            };
+            trainer.update(&rollout, &rows, &targets, phase, kept, &mut Learned::default()).unwrap();
+            (opinions.old_logprobs, opinions.values, trainer)
+        };
+        let (one, two) = (step(true), step(false));
+        assert_eq!((&one.0, &one.1), (&two.0, &two.1));
+        for (one, two) in [
+            (one.2.models.policy.parameters(), two.2.models.policy.parameters()),
+            (one.2.models.value_model.parameters(), two.2.models.value_model.parameters()),
+        ] {
+            assert!(same(&weights(one), &weights(two)), "{phase:?}");
+        }
+        let start = CausalLm::load(&tiny("qwen2_tied_gqa"), &options(true)).unwrap();
+        let moved = !same(&weights(start.parameters()), &weights(one.2.models.policy.parameters()));
+        assert_eq!(moved, phase == Phase::Ppo);
+    }
+}
+
+#[test]
 fn a_pad_id_inside_a_response_is_a_token_like_any_other() {
     let response = |tokens: &[i64]| Response { tokens: tokens.to_vec(), ended: true, nucleus: Vec::new() };
     let rollout = |middle: i64| Rollout {

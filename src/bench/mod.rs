@@ -195,6 +195,12 @@ fn prompts(records: Vec<(data::Place, Record)>, format: &ChatFormat) -> Vec<(Vec
     prompts
 }
 
+/// The rows of a step, as a stage with `data.shuffle = false` takes them.
+fn taken<T>(rows: &[T], step: u64) -> Vec<&T> {
+    let (order, size) = (Order::new(&[rows.len()], None, 0, false), BATCH as u64);
+    (step * size..(step + 1) * size).map(|at| &rows[order.row(at)]).collect()
+}
+
 struct Bench<'a> {
     args: &'a BenchArgs,
     dtypes: Vec<Dtype>,
@@ -255,21 +261,15 @@ impl Bench<'_> {
     fn add_step(&self, row: &mut Measured, subject: &Subject, job: BenchJob, step: u64, line: &Value) {
         let number = |key: &str| line[key].as_f64().unwrap_or(f64::NAN);
         let seconds = number("time/step");
-        let indices = |rows: usize| {
-            let (order, size) = (Order::new(&[rows], None, 0, false), BATCH as u64);
-            (step * size..(step + 1) * size).map(move |at| order.row(at))
-        };
         match job {
             BenchJob::Sft => {
-                let rows: Vec<&LmRow> =
-                    indices(subject.dialogues.len()).map(|index| &subject.dialogues[index]).collect();
+                let rows = taken(&subject.dialogues, step);
                 let tokens: usize = rows.iter().map(|row| row.len()).sum();
                 row.step(seconds, subject.model.sft(&rows));
                 row.rate("tokens_per_second", tokens as f64 / seconds);
             }
             BenchJob::Rm => {
-                let rows: Vec<&Row> =
-                    indices(subject.comparisons.len()).map(|index| &subject.comparisons[index]).collect();
+                let rows = taken(&subject.comparisons, step);
                 let tokens: usize = rows.iter().map(|row| row.len_unshared()).sum();
                 row.step(seconds, subject.model.rm(&rows));
                 row.rate("tokens_per_second", tokens as f64 / seconds);
@@ -277,7 +277,7 @@ impl Bench<'_> {
             }
             BenchJob::Ppo | BenchJob::Generate => {
                 let lengths: Vec<usize> =
-                    indices(subject.prompts.len()).map(|index| subject.prompts[index].1).collect();
+                    taken(&subject.prompts, step).into_iter().map(|(_, tokens)| *tokens).collect();
                 let response = number("response/tokens").round() as usize;
                 row.step(seconds, subject.model.ppo(&lengths, response, self.args.ppo_epochs));
                 row.rate("episodes_per_second", BATCH as f64 / seconds);

@@ -1,4 +1,4 @@
-//! What the two faces share: a transformer's forward pass over flat batches, and, when its layers are recomputed, the way back.
+//! What the two faces share: a transformer's pass over flat batches, and the way back through what it kept or computes again.
 
 use std::cell::RefCell;
 

@@ -52,13 +52,14 @@ impl RmsNorm<'_> {
             }
             return;
         }
-        let grad = grad.to_kind(Kind::Float);
-        let input = input.to_kind(Kind::Float);
+        // As in the forward pass, whose dtype the gradient has.
+        let weight = self.weight.to_kind(grad.kind()).to_kind(Kind::Float);
+        let (input, grad) = (input.to_kind(Kind::Float), grad.to_kind(Kind::Float));
         let scale = (input.square().mean_dim([-1i64].as_slice(), true, Kind::Float) + self.eps).rsqrt();
         let scaled = input * &scale;
         let rows: Vec<i64> = (0..grad.dim() as i64 - 1).collect();
         let _ = weight_grad.g_add_(&(&grad * &scaled).sum_dim_intlist(rows, false, Kind::Float));
-        let grad = grad * self.weight.to_kind(input_grad.kind());
+        let grad = grad * weight;
         let along = (&grad * &scaled).mean_dim([-1i64].as_slice(), true, Kind::Float);
         let _ = input_grad.g_add_(&((grad - scaled * along) * scale));
     }

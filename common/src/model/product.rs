@@ -1,5 +1,5 @@
-//! Products of matrices, by the fastest way there is on the processor. libtorch's own fp32 products (MKL) reach half the speed of
-//! other programs on processors that are not Intel's; there, the `gemm` crate computes them. It takes transposed matrices as they
+//! Products of matrices, by the fastest way there is on the processor. libtorch's own fp32 products (MKL) reach half the
+//! rate of oneDNN's on AMD's processors (docs/performance.md); on all that are not Intel's, the `gemm` crate computes them. It takes transposed matrices as they
 //! are, and adds to what is there, which oneDNN's products in libtorch do not.
 
 use std::sync::OnceLock;
