@@ -219,11 +219,11 @@ impl Held {
     }
 
     /// What the allocator holds between tensors: small ones come from a heap, in which those of other sizes leave gaps (up
-    /// to a third, as measured; a fifth is taken); large ones are mapped each for itself.
+    /// to a third, as measured; an eighth is taken); large ones are mapped each for itself.
     fn gaps(&self, work: &Work) -> u64 {
         let layers = if self.options.recompute_layers { 1 } else { self.config.num_hidden_layers as u64 };
         let from_heap = self.blocks(work).into_iter().filter(|(block, _)| *block < memory::LARGEST_KEPT);
-        from_heap.map(|(_, bytes)| layers * bytes).sum::<u64>() / 5
+        from_heap.map(|(_, bytes)| layers * bytes).sum::<u64>() / 8
     }
 
     /// Cosines, sines and masks, which all layers share.

@@ -165,7 +165,7 @@ impl Step<'_> {
             (value_kept, value_peak, policy_kept)
         };
         // Where the update begins with the passes that judged, both models' wait for it.
-        let mut waiting = if self.is_one_microbatch() { other.1 } else { 0 };
+        let mut waiting = if self.may_be_one_microbatch() { other.1 } else { 0 };
         let mut parts = self.resident();
         let updates = (config.ppo.epochs * config.rollout_rows().div_ceil(rows.max(1)) as u64) as f64;
         let tokens = (rows * config.rollout.max_response_tokens) as f64;
@@ -192,9 +192,9 @@ impl Step<'_> {
         Phase { name: "update", parts, operations, traffic }
     }
 
-    /// Whether the update begins with the very passes that judge.
-    fn is_one_microbatch(&self) -> bool {
-        self.total().tokens <= self.microbatch_tokens as u64
+    /// Whether the update of a step whose responses are short begins with the very passes that judge.
+    fn may_be_one_microbatch(&self) -> bool {
+        Self::work(self.prompts, self.config.rollout.responses_per_prompt, 1).tokens <= self.microbatch_tokens as u64
             && self.config.minibatch_rows() == self.config.rollout_rows()
     }
 
