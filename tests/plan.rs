@@ -52,11 +52,7 @@ fn memory_is_planned_within_15_percent_for_every_stage() {
     let base = "model.path='wide-base'";
     within_15_percent(&folder, "sft", &[&large[..], &[base, "train.dropout=0.0", "train.steps=2"]].concat());
     fs::remove_dir_all(folder.join("runs/planned-sft")).unwrap();
-    within_15_percent(
-        &folder,
-        "sft",
-        &[&large[..], &[base, "model.dtype='bfloat16'", "train.steps=2"]].concat(),
-    );
+    within_15_percent(&folder, "sft", &[&large[..], &[base, "model.dtype='bfloat16'", "train.steps=2"]].concat());
     within_15_percent(&folder, "rm", &[&large[..], &[base, "train.batch_size=48"]].concat());
     let ppo = [
         "models.policy='runs/planned-sft/model'",

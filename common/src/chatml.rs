@@ -91,6 +91,8 @@ struct Inner {
     tokenizer: Tokenizer,
     system: String,
     newline: Vec<i64>,
+    /// The roles' names, in the order of [`Role`].
+    roles: [Vec<i64>; 3],
     /// Tokens of the empty think block, where the family has one.
     think: Option<Vec<i64>>,
 }
@@ -115,7 +117,8 @@ impl ChatFormat {
     fn new(tokenizer: &Tokenizer, system: &str, think: bool) -> Self {
         let think = think.then(|| tokenizer.encode(EMPTY_THINK));
         let newline = tokenizer.encode("\n");
-        Self(Arc::new(Inner { tokenizer: tokenizer.clone(), system: system.to_owned(), newline, think }))
+        let roles = [Role::System, Role::User, Role::Assistant].map(|role| tokenizer.encode(role.name()));
+        Self(Arc::new(Inner { tokenizer: tokenizer.clone(), system: system.to_owned(), newline, roles, think }))
     }
 
     /// `Ok(Err(…))` says how the template differs; `Err` that it cannot be rendered.
@@ -192,7 +195,7 @@ impl ChatFormat {
 
     fn open_turn(&self, out: &mut Writer, role: Role, loss_on_start: bool) {
         out.push(&[self.0.tokenizer.special().im_start], loss_on_start);
-        out.push(&self.0.tokenizer.encode(role.name()), false);
+        out.push(&self.0.roles[role as usize], false);
         out.push(&self.0.newline, false);
     }
 

@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use aho_corasick::AhoCorasick;
 use sha2::{Digest, Sha256};
 use tokenizers::decoders::DecoderWrapper;
 
@@ -49,6 +50,8 @@ struct Inner {
     /// What each id stands for; `None` where the table has a hole.
     table: Vec<Option<Entry>>,
     special: Special,
+    /// Finds what spells a control token.
+    control: AhoCorasick,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +101,9 @@ impl Tokenizer {
         };
         let special =
             Special { im_start: id("<|im_start|>")?, im_end: id("<|im_end|>")?, endoftext: id("<|endoftext|>")? };
-        Ok(Self(Arc::new(Inner { encoder, byte_level, table, special })))
+        let control = table.iter().flatten().filter(|entry| entry.special).map(|entry| &entry.bytes);
+        let control = AhoCorasick::new(control).map_err(|error| Error::invalid(file.display(), error))?;
+        Ok(Self(Arc::new(Inner { encoder, byte_level, table, special, control })))
     }
 
     /// Refuses a tokenizer whose control tokens can be written as text.
@@ -122,6 +127,11 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Vec<i64> {
         let encoding = self.0.encoder.encode_fast(text, false).expect("byte-level tokenizers cover every text");
         encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
+    }
+
+    /// Whether a text spells a control token. (It does not become one.)
+    pub fn spells_special(&self, text: &str) -> bool {
+        self.0.control.is_match(text)
     }
 
     /// The text of ids, control tokens shown; bytes that are not UTF-8 become U+FFFD, ids without a token nothing.

@@ -69,6 +69,9 @@ documented! {
         pub overlong: Overlong,
         /// Bad rows: "error", or "skip", which counts and names them.
         pub bad_rows: BadRows,
+        /// Where tokens are kept from run to run: a folder, "off" (nowhere), or "auto": those of files from 32 MB on in
+        /// `$XDG_CACHE_HOME/align`, else `~/.cache/align`. What nobody has used for a month is removed.
+        pub cache: String,
     }
 }
 
@@ -92,12 +95,21 @@ documented! {
         pub overlong: Option<Overlong>,
         /// Bad rows: "error", or "skip", which counts and names them.
         pub bad_rows: BadRows,
+        /// Where tokens are kept from run to run: a folder, "off" (nowhere), or "auto": those of files from 32 MB on in
+        /// `$XDG_CACHE_HOME/align`, else `~/.cache/align`. What nobody has used for a month is removed.
+        pub cache: String,
     }
 }
 
 fn validate_max_tokens(problems: &mut Problems, max_tokens: usize) {
     if max_tokens < 2 {
         problems.push("data.max_tokens", "must be at least 2: one token to see, one to predict");
+    }
+}
+
+fn validate_cache(problems: &mut Problems, cache: &str) {
+    if cache.is_empty() {
+        problems.push("data.cache", "must be \"auto\", \"off\" or a folder");
     }
 }
 
@@ -128,6 +140,7 @@ impl Default for SftConfig {
                 shuffle: true,
                 overlong: Overlong::Drop,
                 bad_rows: BadRows::Error,
+                cache: "auto".to_owned(),
             },
             train: TrainSection {
                 batch_size: 128,
@@ -163,6 +176,7 @@ impl Config for SftConfig {
         self.model.validate(problems);
         checks::sources(problems, &self.data.train, &self.data.mix);
         validate_max_tokens(problems, self.data.max_tokens);
+        validate_cache(problems, &self.data.cache);
         self.train.validate(problems);
         self.optimizer.validate(problems);
         self.schedule.validate(problems);
@@ -195,6 +209,7 @@ impl Default for PretrainConfig {
                 shuffle: true,
                 overlong: None,
                 bad_rows: BadRows::Error,
+                cache: "auto".to_owned(),
             },
             train: TrainSection {
                 batch_size: 128,
@@ -230,6 +245,7 @@ impl Config for PretrainConfig {
         self.model.validate(problems);
         checks::sources(problems, &self.data.train, &self.data.mix);
         validate_max_tokens(problems, self.data.max_tokens);
+        validate_cache(problems, &self.data.cache);
         self.train.validate(problems);
         self.optimizer.validate(problems);
         self.schedule.validate(problems);

@@ -1,15 +1,18 @@
 //! From config to rows: dialogues for sft, merged documents for pretraining.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use align_common::chatml::ChatFormat;
 use align_common::config::Files;
 use align_common::data::Order;
 use align_common::error::{Problem, Problems, Result};
-use align_common::lm::{LmData, LmRow, chat_rows, text_rows};
+use align_common::lm::{Cache, Counts, LmData, LmRow, LmRows, Reading, chat_rows, text_rows};
 use align_common::model::Header;
+use align_common::progress::Progress;
 use align_common::stage::{Mixture, check_trained_length, set_names};
 use align_common::tokenizer::Tokenizer;
+use serde_json::{Value, json};
 
 use crate::config::{PretrainConfig, SftConfig};
 
@@ -18,48 +21,73 @@ pub struct EvalSet {
     /// The file's stem.
     pub name: String,
     /// Its rows.
-    pub rows: Vec<LmRow>,
+    pub rows: LmRows,
 }
 
 /// Everything a run reads.
 pub struct Rows {
     /// Training rows of all sources.
-    pub train: LmData,
+    pub train: LmRows,
     /// Which of them stands at which place of the run.
     pub order: Order,
+    /// What was counted in the training data.
+    pub counts: Counts,
     /// Held-out files.
     pub eval: Vec<EvalSet>,
-    /// Rows of held-out files that were left out for their length.
-    pub eval_dropped: usize,
-    /// Rows of held-out files that were cut.
-    pub eval_truncated: usize,
+    /// What was counted in them.
+    pub eval_counts: Counts,
     /// Bad rows of all files that were left out, by name.
     pub skipped: Vec<Problem>,
 }
 
 impl Rows {
-    fn new(mut train: LmData, order: Order, eval: Vec<(String, LmData)>) -> Self {
-        let mut skipped = std::mem::take(&mut train.skipped);
-        let (mut eval_dropped, mut eval_truncated, mut sets) = (0, 0, Vec::new());
+    fn new(train: LmData, order: Order, eval: Vec<(String, LmData)>) -> Self {
+        let (mut skipped, mut eval_counts, mut sets) = (train.skipped, Counts::default(), Vec::new());
         for (name, data) in eval {
-            eval_dropped += data.dropped;
-            eval_truncated += data.truncated;
+            eval_counts.add(&data.counts);
             skipped.extend(data.skipped);
             sets.push(EvalSet { name, rows: data.rows });
         }
-        Self { train, order, eval: sets, eval_dropped, eval_truncated, skipped }
+        Self { train: train.rows, order, counts: train.counts, eval: sets, eval_counts, skipped }
     }
 
     /// The rows of a step, in order.
-    pub fn batch(&self, step: u64, size: u64) -> impl Iterator<Item = &LmRow> {
-        (step * size..(step + 1) * size).map(|global| &self.train.rows[self.order.row(global)])
+    pub fn batch(&self, step: u64, size: u64) -> impl Iterator<Item = LmRow> + '_ {
+        (step * size..(step + 1) * size).map(|global| self.train.row(self.order.row(global)))
     }
 
     /// Refuses rows that a first-generation model must not be trained on.
     pub fn check_length(&self, header: &Header, problems: &mut Problems) {
-        let longest =
-            self.train.rows.iter().flat_map(|row| &row.pieces).map(|piece| piece.tokens.len()).max().unwrap_or(0);
+        let longest = self.train.longest_piece();
         check_trained_length(header, longest, "data.max_tokens", "lets in a training row", problems);
+    }
+
+    /// What became of the data: shown before the first step, and in run.json.
+    pub fn facts(&self) -> Vec<(&'static str, Value)> {
+        let (mut seen, mut duplicates) = (HashSet::new(), 0u64);
+        self.train.hashes().for_each(|hash| duplicates += u64::from(!seen.insert(hash)));
+        let known = self.eval.iter().flat_map(|set| set.rows.hashes()).filter(|hash| seen.contains(hash)).count();
+        let (train, eval) = (&self.counts, &self.eval_counts);
+        let mut bad = train.clone();
+        bad.add(eval);
+        let mut facts = vec![
+            ("rows", json!(self.train.len())),
+            ("turns", json!(train.turns)),
+            ("tokens", json!(train.tokens)),
+            ("loss tokens", json!(train.loss_tokens)),
+            ("rows dropped for length", json!(train.dropped)),
+            ("rows truncated", json!(train.truncated)),
+            ("rows with special-token text", json!(train.special_text)),
+            ("duplicate rows", json!(duplicates)),
+            ("held-out rows dropped", json!(eval.dropped)),
+            ("held-out rows truncated", json!(eval.truncated)),
+            ("held-out rows trained on", json!(known)),
+            ("bad rows skipped", json!(self.skipped.len())),
+        ];
+        if !bad.bad.is_empty() {
+            facts.push(("bad rows by reason", json!(bad.bad)));
+        }
+        facts
     }
 }
 
@@ -67,10 +95,16 @@ impl Rows {
 ///
 /// # Errors
 /// What is not the user's mistake.
-pub fn sft_rows(config: &SftConfig, format: &ChatFormat, problems: &mut Problems) -> Result<Option<Rows>> {
+pub fn sft_rows(
+    config: &SftConfig,
+    format: &ChatFormat,
+    problems: &mut Problems,
+    progress: &mut dyn Progress,
+) -> Result<Option<Rows>> {
     let data = &config.data;
-    let read = |files: &[PathBuf]| {
-        chat_rows(files, format, data.loss_on, Some((data.max_tokens, data.overlong)), data.bad_rows)
+    let mut reading = Reading { bad_rows: data.bad_rows, cache: Cache::from(data.cache.as_str()), progress };
+    let mut read = |files: &[PathBuf]| {
+        chat_rows(files, format, data.loss_on, Some((data.max_tokens, data.overlong)), &mut reading)
     };
     let sources = Mixture::new(&data.train, &data.mix);
     let train = problems.absorb(read(&sources.files))?;
@@ -85,10 +119,16 @@ pub fn sft_rows(config: &SftConfig, format: &ChatFormat, problems: &mut Problems
 ///
 /// # Errors
 /// What is not the user's mistake.
-pub fn pretrain_rows(config: &PretrainConfig, tokenizer: &Tokenizer, problems: &mut Problems) -> Result<Option<Rows>> {
+pub fn pretrain_rows(
+    config: &PretrainConfig,
+    tokenizer: &Tokenizer,
+    problems: &mut Problems,
+    progress: &mut dyn Progress,
+) -> Result<Option<Rows>> {
     let data = &config.data;
-    let read = |files: &[PathBuf], seed: Option<u64>| {
-        text_rows(files, tokenizer, data.max_tokens, data.overlong, seed, data.bad_rows)
+    let mut reading = Reading { bad_rows: data.bad_rows, cache: Cache::from(data.cache.as_str()), progress };
+    let mut read = |files: &[PathBuf], seed: Option<u64>| {
+        text_rows(files, tokenizer, data.max_tokens, data.overlong, seed, &mut reading)
     };
     let seed = data.shuffle.then_some(config.train.seed);
     let sources = Mixture::new(&data.train, &data.mix);
@@ -103,9 +143,8 @@ pub fn pretrain_rows(config: &PretrainConfig, tokenizer: &Tokenizer, problems: &
     for group in &groups {
         match problems.absorb(read(group, seed))? {
             Some(rows) => {
-                train.rows.extend(rows.rows);
-                train.dropped += rows.dropped;
-                train.truncated += rows.truncated;
+                train.rows.append(rows.rows);
+                train.counts.add(&rows.counts);
                 train.skipped.extend(rows.skipped);
                 // A group's rows are counted at its first file.
                 train.file_rows.extend(rows.file_rows);
@@ -124,7 +163,7 @@ pub fn pretrain_rows(config: &PretrainConfig, tokenizer: &Tokenizer, problems: &
 fn eval_sets(
     files: &Files,
     problems: &mut Problems,
-    read: impl Fn(&PathBuf) -> Result<LmData>,
+    mut read: impl FnMut(&PathBuf) -> Result<LmData>,
 ) -> Result<Vec<(String, LmData)>> {
     let mut sets = Vec::new();
     for (name, file) in set_names(files).into_iter().zip(files.iter()) {

@@ -23,12 +23,12 @@ const DIALOGUES: usize = 8;
 /// As [`crate::sft`] before its first step.
 pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     let path = &config.model.path;
-    let (_, format, mut rows) = check(config)?;
+    let (_, format, mut rows) = check(config, progress)?;
     tch::set_num_threads(config.run.num_threads() as i32);
     let mut checks = vec![Check::template(path, &format, &|messages: &[Message]| format.prompt(messages))?];
 
     progress.begin("examining", 2);
-    let few: Vec<LmRow> = rows.train.rows.iter().take(DIALOGUES).cloned().collect();
+    let few: Vec<LmRow> = rows.train.iter().take(DIALOGUES).collect();
     if config.data.loss_on == LossOn::Assistant {
         checks.push(mask(config, &format)?);
     }
@@ -42,8 +42,8 @@ pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Che
     let model = CausalLm::load(path, &options)?;
     let logprobs = |rows: &[LmRow]| {
         let mut found = Vec::new();
-        lm::evaluate(&model, rows, config.train.microbatch_tokens, &mut |_, row| {
-            found.extend(row.iter().map(|logprob| f64::from(*logprob)))
+        lm::evaluate(&model, rows, config.train.microbatch_tokens, &mut |_, _, logprobs| {
+            found.extend(logprobs.iter().map(|logprob| f64::from(*logprob)))
         });
         found
     };
@@ -60,8 +60,7 @@ pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Che
     config.train.batch_size = few.len();
     config.train.dropout = 0.0;
     config.schedule.warmup_steps = 0;
-    rows.train.rows = few;
-    rows.order = Order::new(&[rows.train.rows.len()], None, config.train.seed, false);
+    rows.order = Order::new(&[few.len()], None, config.train.seed, false);
     let mut trainer = Trainer::new(crate::sections(&config), &rows, format.tokenizer(), model, 2);
     checks.push(Check::learns(&mut trainer)?);
     progress.end();

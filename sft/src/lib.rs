@@ -29,6 +29,7 @@ use align_common::chatml::ChatFormat;
 use align_common::config::{Config, to_toml, total_steps};
 use align_common::error::{Problems, Result};
 use align_common::model::{CausalLm, Face, ModelOptions, SideFiles};
+use align_common::progress::Progress;
 use align_common::run::Outcome;
 use align_common::stage::{
     self, Job, Launched, Mixture, Plan, Source, check_causal_lm, check_format, check_source, launch,
@@ -49,11 +50,12 @@ use train::{Sections, Trainer};
 /// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
 /// [`stage::train`] returns.
 pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
-    start(config, sft_inputs(config)?, job)
+    let inputs = sft_inputs(config, job.progress)?;
+    start(config, inputs, job)
 }
 
-fn sft_inputs(config: &SftConfig) -> Result<Inputs<'_>> {
-    let (source, _, rows) = check(config)?;
+fn sft_inputs<'a>(config: &'a SftConfig, progress: &mut dyn Progress) -> Result<Inputs<'a>> {
+    let (source, _, rows) = check(config, progress)?;
     Ok(Inputs {
         stage: "sft",
         sections: sections(config),
@@ -65,13 +67,13 @@ fn sft_inputs(config: &SftConfig) -> Result<Inputs<'_>> {
 }
 
 /// Reads and checks everything that sft needs, without loading a tensor.
-fn check(config: &SftConfig) -> Result<(Source, ChatFormat, Rows)> {
+fn check(config: &SftConfig, progress: &mut dyn Progress) -> Result<(Source, ChatFormat, Rows)> {
     let mut problems = Problems::new();
     let path = &config.model.path;
     let source = check_causal_lm(path, &mut problems)?;
     let format = check_format(path, source.as_ref(), &config.data.system, &mut problems)?;
     let rows = match &format {
-        Some(format) => sft_rows(config, format, &mut problems)?,
+        Some(format) => sft_rows(config, format, &mut problems, progress)?,
         None => None,
     };
     let (source, rows) = sound(source, rows, problems)?;
@@ -94,10 +96,11 @@ fn sections(config: &SftConfig) -> Sections<'_> {
 /// # Errors
 /// As [`sft`].
 pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>> {
-    start(config, pretrain_inputs(config)?, job)
+    let inputs = pretrain_inputs(config, job.progress)?;
+    start(config, inputs, job)
 }
 
-fn pretrain_inputs(config: &PretrainConfig) -> Result<Inputs<'_>> {
+fn pretrain_inputs<'a>(config: &'a PretrainConfig, progress: &mut dyn Progress) -> Result<Inputs<'a>> {
     let mut problems = Problems::new();
     let path = &config.model.path;
     let source = check_source(path, &mut problems)?;
@@ -105,7 +108,7 @@ fn pretrain_inputs(config: &PretrainConfig) -> Result<Inputs<'_>> {
         problems.push(path.display(), "holds a reward or value model, expected a language model");
     }
     let rows = match &source {
-        Some(source) => pretrain_rows(config, &source.tokenizer, &mut problems)?,
+        Some(source) => pretrain_rows(config, &source.tokenizer, &mut problems, progress)?,
         None => None,
     };
     let (source, rows) = sound(source, rows, problems)?;
@@ -156,24 +159,15 @@ fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Opti
     let steps = total(&inputs);
     let Inputs { stage, sections, source: Source { header, tokenizer, .. }, rows, files, ends } = inputs;
     let Sections { model: base, train: options, run: section, .. } = sections;
-    let train = &rows.train;
+    let mut facts = vec![("parameters", json!(header.num_parameters))];
+    facts.extend(rows.facts());
     let plan = Plan {
         stage,
         section,
         config: &to_toml(config),
         seed: options.seed,
         steps,
-        facts: vec![
-            ("parameters", json!(header.num_parameters)),
-            ("rows", json!(train.rows.len())),
-            ("tokens", json!(train.tokens())),
-            ("loss tokens", json!(train.loss_tokens())),
-            ("rows dropped for length", json!(train.dropped)),
-            ("rows truncated", json!(train.truncated)),
-            ("held-out rows dropped", json!(rows.eval_dropped)),
-            ("held-out rows truncated", json!(rows.eval_truncated)),
-            ("bad rows skipped", json!(rows.skipped.len())),
-        ],
+        facts,
         skipped: &rows.skipped,
         inputs: files,
     };

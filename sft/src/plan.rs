@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use align_common::error::Result;
 use align_common::footprint::{self, Held, Outline, STEPS, Work};
-use align_common::lm::flatten;
+use align_common::lm::{LmRow, flatten};
 use align_common::model::ModelOptions;
+use align_common::progress::Progress;
 use tch::Device;
 
 use crate::config::{PretrainConfig, SftConfig};
@@ -15,16 +16,16 @@ use crate::{Inputs, pretrain_inputs, sft_inputs, total};
 ///
 /// # Errors
 /// As [`crate::sft`] before its first step.
-pub fn plan(config: &SftConfig) -> Result<Outline> {
-    Ok(outline(sft_inputs(config)?))
+pub fn plan(config: &SftConfig, progress: &mut dyn Progress) -> Result<Outline> {
+    Ok(outline(sft_inputs(config, progress)?))
 }
 
 /// Plans what `align pretrain` would run.
 ///
 /// # Errors
 /// As [`crate::pretrain`] before its first step.
-pub fn plan_pretrain(config: &PretrainConfig) -> Result<Outline> {
-    Ok(outline(pretrain_inputs(config)?))
+pub fn plan_pretrain(config: &PretrainConfig, progress: &mut dyn Progress) -> Result<Outline> {
+    Ok(outline(pretrain_inputs(config, progress)?))
 }
 
 fn outline(inputs: Inputs<'_>) -> Outline {
@@ -45,7 +46,8 @@ fn outline(inputs: Inputs<'_>) -> Outline {
         steps,
         sizes: Box::new(move |step| rows.batch(step, size).map(|row| (row.len(), row.num_loss_tokens())).collect()),
         layout: Box::new(move |step, range| {
-            let batch = flatten(again.batch(step, size).take(range.end).skip(range.start), Device::Cpu);
+            let rows: Vec<LmRow> = again.batch(step, size).take(range.end).skip(range.start).collect();
+            let batch = flatten(&rows, Device::Cpu);
             Work::of(&batch.flat, batch.targets.size()[0] as usize)
         }),
     };

@@ -59,7 +59,8 @@ impl<'a> Trainer<'a> {
     fn held_out(&self) -> Metrics {
         let mut metrics = Metrics::new();
         for set in &self.rows.eval {
-            let stats = lm::evaluate(&self.model, &set.rows, self.sections.train.microbatch_tokens, &mut |_, _| {});
+            let stats =
+                lm::evaluate(&self.model, set.rows.iter(), self.sections.train.microbatch_tokens, &mut |_, _, _| {});
             metrics.set(format!("eval/{}/loss", set.name), stats.loss());
             metrics.set(format!("eval/{}/perplexity", set.name), stats.perplexity());
             metrics.set(format!("eval/{}/token_accuracy", set.name), stats.token_accuracy());
@@ -79,7 +80,8 @@ impl<'a> Trainer<'a> {
             record_nucleus: false,
         };
         for set in &self.rows.eval {
-            let prompts: Vec<Vec<i64>> = set.rows.iter().take(SAMPLES).filter_map(before_last_answer).collect();
+            let prompts: Vec<Vec<i64>> =
+                set.rows.iter().take(SAMPLES).filter_map(|row| before_last_answer(&row)).collect();
             let responses = generate(&self.model, &prompts, 1, &sampling, SAMPLES, &|_, _, _| 0.0, &mut |_, _, _| {})?;
             for (index, (prompt, response)) in prompts.iter().zip(&responses).enumerate() {
                 let (prompt, response) = (self.tokenizer.decode(prompt), self.tokenizer.decode(&response[0].tokens));
@@ -94,7 +96,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn batch(&self, step: u64) -> Vec<&'a LmRow> {
+    fn batch(&self, step: u64) -> Vec<LmRow> {
         self.rows.batch(step, self.sections.train.batch_size as u64).collect()
     }
 }
@@ -104,17 +106,16 @@ impl stage::Trainer for Trainer<'_> {
     fn step(&mut self, step: u64) -> Result<Metrics> {
         let started = Instant::now();
         let train = self.sections.train;
-        let batch: Vec<&LmRow> = self.batch(step);
-        let lengths: Vec<usize> = batch.iter().map(|row| row.len()).collect();
-        let loss_tokens: usize = batch.iter().map(|row| row.num_loss_tokens()).sum();
+        let batch: Vec<LmRow> = self.batch(step);
+        let lengths: Vec<usize> = batch.iter().map(LmRow::len).collect();
+        let loss_tokens: usize = batch.iter().map(LmRow::num_loss_tokens).sum();
 
         // Σ over all loss tokens of the batch / their number, however the batch is cut.
         let mut loss = 0.0;
         for (index, range) in lm::microbatches(&lengths, train.microbatch_tokens).into_iter().enumerate() {
             let key = random::key(train.seed, Purpose::Dropout, step, index as u64);
             let dropout = (train.dropout > 0.0).then_some(Dropout { p: train.dropout, key });
-            let rows = batch[range].iter().copied();
-            loss += lm::backward(&self.model, rows, dropout, 1.0 / loss_tokens as f64) / loss_tokens as f64;
+            loss += lm::backward(&self.model, &batch[range], dropout, 1.0 / loss_tokens as f64) / loss_tokens as f64;
         }
         let grad_norm = self.optimizer.clip_grad_norm(train.grad_clip);
         for (what, number) in [("train/loss", loss), ("train/grad_norm", grad_norm)] {

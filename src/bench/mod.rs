@@ -18,10 +18,10 @@ use align_common::config::{Dtype, Overlong};
 use align_common::contract::ScoreContract;
 use align_common::data::{self, BadRows, Kind, Order, Record};
 use align_common::error::{Error, Problems};
-use align_common::lm::{self, LmRow};
+use align_common::lm::{self, Cache, LmRow, Reading};
 use align_common::memory;
 use align_common::model::{ModelOptions, ScalarModel};
-use align_common::progress::Progress;
+use align_common::progress::{Progress, Silent};
 use align_common::stage::{Source, check_causal_lm, check_format};
 use align_reward::data::Row;
 use anyhow::Result;
@@ -157,8 +157,9 @@ fn read(args: &BenchArgs, dir: &Path, source: Source, format: ChatFormat, proble
     };
     if runs(&[BenchJob::Sft]) {
         let (files, limit) = ([args.data.join("sft.jsonl")], Some((longest, Overlong::Drop)));
-        let rows = lm::chat_rows(&files, &subject.format, LossOn::Assistant, limit, BadRows::Error);
-        subject.dialogues = problems.absorb(rows)?.map_or_else(Vec::new, |data| data.rows);
+        let mut reading = Reading { bad_rows: BadRows::Error, cache: Cache::Off, progress: &mut Silent };
+        let rows = lm::chat_rows(&files, &subject.format, LossOn::Assistant, limit, &mut reading);
+        subject.dialogues = problems.absorb(rows)?.map_or_else(Vec::new, |data| data.rows.iter().collect());
     }
     if runs(&[BenchJob::Rm]) {
         let files = [args.data.join("preferences.jsonl")];

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use align_common::chatml::{LossOn, SYSTEM};
 use align_common::data::BadRows;
 use align_common::error::Problems;
-use align_common::lm::{self, LmData, LmRow, chat_rows};
+use align_common::lm::{self, Cache, LmData, LmRow, Reading, chat_rows};
 use align_common::model::CausalLm;
 use align_common::progress::Progress;
 use align_common::stage::{check_causal_lm, check_format, evaluation_options};
@@ -28,12 +28,14 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     let source = check_causal_lm(&args.model, &mut problems)?;
     let mut format = None;
+    let mut terminal = Terminal::new();
+    let mut reading = Reading { bad_rows: BadRows::Error, cache: Cache::Auto, progress: &mut terminal };
     let mut sets: Vec<(PathBuf, LmData)> = Vec::new();
     if let Some(source) = &source {
         for file in &args.data.data {
             let rows = if lm::is_text(file) {
                 let longest = source.header.config.max_position_embeddings as usize;
-                problems.absorb(lm::document_rows(file, &source.tokenizer, longest.min(TEXT_TOKENS)))?
+                problems.absorb(lm::document_rows(file, &source.tokenizer, longest.min(TEXT_TOKENS), &mut reading))?
             } else {
                 if format.is_none() {
                     format = check_format(
@@ -45,7 +47,7 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
                 }
                 let Some(format) = &format else { break };
                 let files = std::slice::from_ref(file);
-                problems.absorb(chat_rows(files, format, LossOn::Assistant, None, BadRows::Error))?
+                problems.absorb(chat_rows(files, format, LossOn::Assistant, None, &mut reading))?
             };
             sets.extend(rows.map(|rows| (file.clone(), rows)));
         }
@@ -56,15 +58,14 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
     let mut model = CausalLm::load(&args.model, &evaluation_options())?;
     model.set_extrapolate(true);
-    let mut terminal = Terminal::new();
     let mut results = Vec::new();
     for (file, data) in &sets {
         terminal.begin(&file.display().to_string(), data.rows.len() as u64);
         let mut failed = None;
-        let stats = lm::evaluate(&model, &data.rows, MICROBATCH_TOKENS, &mut |index, logprobs| {
+        let stats = lm::evaluate(&model, data.rows.iter(), MICROBATCH_TOKENS, &mut |index, row, logprobs| {
             terminal.advance(1, "");
-            if let Some(per_row) = &mut per_row
-                && let Err(error) = per_row.write(&lm_line(file, data.places[index].index, &data.rows[index], logprobs))
+            if let (Some(per_row), Some(place)) = (&mut per_row, data.rows.place(index))
+                && let Err(error) = per_row.write(&lm_line(file, place.index, row, logprobs))
             {
                 failed.get_or_insert(error);
             }

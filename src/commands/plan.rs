@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 use super::eval::{align_right, print_line, table};
 use super::stages::{Stage, stage_of};
 use crate::cli::PlanArgs;
+use crate::terminal::Terminal;
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
@@ -23,11 +24,12 @@ const PROGRAM: u64 = 48 << 20;
 
 /// Plans the stage that the config is for.
 pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
+    let mut terminal = Terminal::new();
     let outline = match stage_of(&args.config)? {
         Stage::Ppo => align_ppo::plan(&load(&args)?)?,
         Stage::Rm => align_reward::plan(&load(&args)?)?,
-        Stage::Sft => align_sft::plan(&load(&args)?)?,
-        Stage::Pretrain => align_sft::plan_pretrain(&load(&args)?)?,
+        Stage::Sft => align_sft::plan(&load(&args)?, &mut terminal)?,
+        Stage::Pretrain => align_sft::plan_pretrain(&load(&args)?, &mut terminal)?,
     };
     let machine = Machine::measure(outline.compute);
     // Program, tokenizer and data are here now as they will be then.

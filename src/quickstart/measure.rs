@@ -7,7 +7,7 @@ use std::time::Instant;
 use align_common::chatml::{ChatFormat, Message};
 use align_common::data::{self, BadRows, Kind, Record};
 use align_common::generate::{Response, Sampling, generate};
-use align_common::lm::{self, LmRow, Piece};
+use align_common::lm::{self, Cache, LmRow, Piece, Reading};
 use align_common::model::{CausalLm, ScalarModel};
 use align_common::progress::Progress;
 use align_common::random::{self, Purpose};
@@ -46,7 +46,9 @@ pub(super) fn measure(
     let tokenizer = Tokenizer::open(&model("sft"))?;
     let format = ChatFormat::open(&model("sft"), &tokenizer, &config.data.system)?;
     let prompts = read_prompts(&data("heldout-prompts.jsonl"), &format)?;
-    let documents = lm::document_rows(&data("heldout-text.jsonl")[0], &tokenizer, 2048)?.rows;
+    let mut reading = Reading { bad_rows: BadRows::Error, cache: Cache::Off, progress: terminal };
+    let documents = lm::document_rows(&data("heldout-text.jsonl")[0], &tokenizer, 2048, &mut reading)?.rows;
+    let documents: Vec<LmRow> = documents.iter().collect();
     let text: Vec<LmRow> = documents.iter().map(without_end).collect();
     let comparisons = align_reward::data::read(&data("heldout-comparisons.jsonl"), &format, None, BadRows::Error)?.rows;
 
@@ -72,7 +74,7 @@ pub(super) fn measure(
         let entry = &mut stages[stage];
         judge(&prompts, &responses, &tokenizer, entry);
         for (name, rows) in [("perplexity", &text), ("perplexity_with_end", &documents)] {
-            entry[name] = json!(lm::evaluate(&policy, rows, MICROBATCH_TOKENS, &mut |_, _| {}).perplexity());
+            entry[name] = json!(lm::evaluate(&policy, rows, MICROBATCH_TOKENS, &mut |_, _, _| {}).perplexity());
         }
         if stage.starts_with("ppo") {
             let rows = response_rows(&prompts, &responses);
@@ -163,5 +165,5 @@ fn response_rows(prompts: &Prompts, responses: &[Response]) -> Vec<LmRow> {
 }
 
 fn sum_logprobs(model: &CausalLm, rows: &[LmRow]) -> f64 {
-    -lm::evaluate(model, rows, MICROBATCH_TOKENS, &mut |_, _| {}).loss_sum
+    -lm::evaluate(model, rows, MICROBATCH_TOKENS, &mut |_, _, _| {}).loss_sum
 }

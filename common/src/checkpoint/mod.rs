@@ -73,7 +73,8 @@ impl State {
 
 const STATE_TENSORS: &str = "state.safetensors";
 const STATE_JSON: &str = "state.json";
-const MANIFEST: &str = "manifest.json";
+/// The file that names a folder's files with sizes and checksums.
+pub(crate) const MANIFEST: &str = "manifest.json";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
@@ -138,8 +139,7 @@ pub fn save(
     write_models(&temporary)?;
     write_tensors(&temporary.join(STATE_TENSORS), &state.tensors)?;
     write_json(&temporary.join(STATE_JSON), &Value::Object(state.json.clone()))?;
-    let manifest = Manifest { files: entries(&temporary)? };
-    write_json(&temporary.join(MANIFEST), &manifest)?;
+    seal(&temporary)?;
     sync_tree(&temporary)?;
 
     let path = folder.join(folder_name(step));
@@ -149,6 +149,11 @@ pub fn save(
         retire(old)?;
     }
     Ok(path)
+}
+
+/// Writes the manifest of a folder that is complete.
+pub(crate) fn seal(folder: &Path) -> Result<()> {
+    write_json(&folder.join(MANIFEST), &Manifest { files: entries(folder)? })
 }
 
 /// Reads the state of the checkpoint at `path`, after comparing every file with the manifest.

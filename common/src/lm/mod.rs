@@ -1,5 +1,6 @@
 //! Language modelling on rows of tokens: what sft, pretraining, PPO's pretrained gradient and `eval lm` share.
 
+use std::borrow::Borrow;
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
@@ -8,9 +9,18 @@ use crate::batch::FlatBatch;
 use crate::chatml::Encoded;
 use crate::model::{CausalLm, Dropout, Over};
 
+mod cache;
+mod prepare;
 mod rows;
+mod store;
+#[cfg(test)]
+mod tests;
+mod view;
 
+pub use cache::Cache;
+pub use prepare::{Counts, Reading};
 pub use rows::{LmData, chat_rows, document_rows, documents, is_text, text_rows};
+pub use view::LmRows;
 
 /// A run of tokens that sees itself alone: a dialogue, or (a part of) a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,31 +81,6 @@ impl LmRow {
     pub fn num_loss_tokens(&self) -> usize {
         self.pieces.iter().map(|piece| piece.targets().count()).sum()
     }
-}
-
-/// Merges documents into rows of exactly `max_tokens` (the last may be shorter): each document ends with `end`, and one that
-/// crosses a row's border goes on in the next row as a piece of its own. Every token but the first of a piece is a target.
-pub fn merge_documents(documents: impl IntoIterator<Item = Vec<i64>>, end: i64, max_tokens: usize) -> Vec<LmRow> {
-    let (mut rows, mut pieces, mut room) = (Vec::new(), Vec::new(), max_tokens);
-    for mut document in documents {
-        document.push(end);
-        let mut rest = document.as_slice();
-        while !rest.is_empty() {
-            let (head, tail) = rest.split_at(room.min(rest.len()));
-            pieces.push(Piece::new(head.to_vec(), vec![true; head.len()]));
-            room -= head.len();
-            rest = tail;
-            if room == 0 {
-                rows.push(LmRow { pieces: std::mem::take(&mut pieces) });
-                room = max_tokens;
-            }
-        }
-    }
-    if !pieces.is_empty() {
-        rows.push(LmRow { pieces });
-    }
-    rows.retain(|row| row.num_loss_tokens() > 0);
-    rows
 }
 
 /// Cuts a batch into microbatches: consecutive rows until `target` tokens are reached; a longer row goes alone.
@@ -189,18 +174,25 @@ pub fn backward<'a>(
     -stats.logprobs.sum(Kind::Double).double_value(&[])
 }
 
-/// Measures a model on rows, without gradient; `on_row(index, logprobs of its targets)` sees every row in order.
+/// Measures a model on rows, without gradient; `on_row(index, row, logprobs of its targets)` sees every row in order.
 pub fn evaluate(
     model: &CausalLm,
-    rows: &[LmRow],
+    rows: impl IntoIterator<Item: Borrow<LmRow>>,
     microbatch_tokens: usize,
-    on_row: &mut dyn FnMut(usize, &[f32]),
+    on_row: &mut dyn FnMut(usize, &LmRow, &[f32]),
 ) -> LmStats {
     let _guard = tch::no_grad_guard();
-    let lengths: Vec<usize> = rows.iter().map(LmRow::len).collect();
-    let mut total = LmStats::default();
-    for range in microbatches(&lengths, microbatch_tokens) {
-        let batch = flatten(&rows[range.clone()], model.device());
+    let mut rows = rows.into_iter().peekable();
+    let (mut total, mut index) = (LmStats::default(), 0);
+    while let Some(first) = rows.next() {
+        // As `microbatches` cuts, of rows that come one by one.
+        let mut filled = first.borrow().len();
+        let mut microbatch = vec![first];
+        while let Some(row) = rows.next_if(|row| filled + row.borrow().len() <= microbatch_tokens) {
+            filled += row.borrow().len();
+            microbatch.push(row);
+        }
+        let batch = flatten(microbatch.iter().map(Borrow::borrow), model.device());
         let hidden = model.hidden(&batch.flat, None).index_select(0, &batch.positions);
         let stats = model.logprobs(&hidden, &batch.targets, &Over::full());
         total.add(LmStats {
@@ -210,41 +202,11 @@ pub fn evaluate(
         });
         let logprobs = Vec::<f32>::try_from(&stats.logprobs.to_device(Device::Cpu)).expect("logprobs are fp32");
         let mut rest = logprobs.as_slice();
-        for index in range {
-            let (row, tail) = rest.split_at(rows[index].num_loss_tokens());
-            on_row(index, row);
-            rest = tail;
+        for row in microbatch.iter().map(Borrow::borrow) {
+            let (of_row, tail) = rest.split_at(row.num_loss_tokens());
+            on_row(index, row, of_row);
+            (rest, index) = (tail, index + 1);
         }
     }
     total
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_fill_microbatches_and_a_long_one_goes_alone() {
-        assert_eq!(microbatches(&[3, 4, 9, 2, 2], 8), vec![0..2, 2..3, 3..5]);
-        assert_eq!(microbatches(&[], 8), Vec::<Range<usize>>::new());
-    }
-
-    #[test]
-    fn documents_merge_without_a_target_across_the_seam() {
-        let rows = merge_documents([vec![1, 2, 3], vec![4, 5, 6, 7]], 0, 5);
-        let tokens: Vec<Vec<Vec<i64>>> =
-            rows.iter().map(|row| row.pieces.iter().map(|piece| piece.tokens.clone()).collect()).collect();
-        assert_eq!(tokens, vec![vec![vec![1, 2, 3, 0], vec![4]], vec![vec![5, 6, 7, 0]]]);
-        assert_eq!(rows[0].num_loss_tokens(), 3);
-        assert_eq!(rows[1].num_loss_tokens(), 3);
-    }
-
-    #[test]
-    fn only_what_a_target_needs_is_laid_out() {
-        let row = LmRow { pieces: vec![Piece::new(vec![9, 8, 7, 6, 5], vec![true, false, true, true, false])] };
-        let batch = flatten([&row], Device::Cpu);
-        assert_eq!(batch.flat.tokens(), &[9, 8, 7]);
-        assert_eq!(Vec::<i64>::try_from(&batch.positions).unwrap(), vec![1, 2]);
-        assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), vec![7, 6]);
-    }
 }

@@ -1,11 +1,15 @@
 //! Files to rows: dialogues in ChatML for sft, documents merged for pretraining.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{LmRow, Piece, merge_documents};
+use serde_json::{Value, json};
+
+use super::prepare::{Counts, Fate, Listed, Prepared, Reading, Recipe, prepare};
+use super::store::Words;
+use super::view::{LmRows, Merged};
 use crate::chatml::{ChatFormat, LossOn};
 use crate::config::Overlong;
-use crate::data::{self, BadRows, Kind, Place, Record};
+use crate::data::{self, BadRows, Kind, RawRows, Record};
 use crate::error::{Error, Problem, Problems, Result};
 use crate::random::{Permutation, Purpose};
 use crate::tokenizer::Tokenizer;
@@ -14,28 +18,84 @@ use crate::tokenizer::Tokenizer;
 #[derive(Debug, Default)]
 pub struct LmData {
     /// The rows, in file order.
-    pub rows: Vec<LmRow>,
-    /// Where each row stood; of merged documents, nothing.
-    pub places: Vec<Place>,
+    pub rows: LmRows,
     /// How many rows each file gave.
     pub file_rows: Vec<usize>,
-    /// Rows left out for their length.
-    pub dropped: usize,
-    /// Rows cut to the limit.
-    pub truncated: usize,
+    /// What was counted.
+    pub counts: Counts,
     /// Bad rows that `data.bad_rows = "skip"` left out, by name.
     pub skipped: Vec<Problem>,
 }
 
 impl LmData {
-    /// Tokens in all rows.
-    pub fn tokens(&self) -> usize {
-        self.rows.iter().map(LmRow::len).sum()
+    fn add(&mut self, prepared: &Prepared) {
+        self.counts.add(&prepared.about.counts);
+        self.skipped.extend(prepared.skipped());
+    }
+}
+
+/// Dialogues, in a checkpoint's ChatML.
+struct Chat<'a> {
+    format: &'a ChatFormat,
+    loss_on: LossOn,
+    limit: Option<(usize, Overlong)>,
+}
+
+impl Recipe for Chat<'_> {
+    const KIND: Kind = Kind::Chat;
+
+    fn describe(&self) -> Value {
+        let tokenizer = self.format.tokenizer().fingerprint();
+        json!(["chat", tokenizer, self.format.describe(), self.format.system(), self.loss_on, self.limit])
     }
 
-    /// Targets in all rows.
-    pub fn loss_tokens(&self) -> usize {
-        self.rows.iter().map(LmRow::num_loss_tokens).sum()
+    fn list(&self, record: Record) -> Listed {
+        let Record::Chat(messages) = record else { unreachable!("a chat file gives chat records") };
+        let tokenizer = self.format.tokenizer();
+        let has_special_text = messages.iter().any(|message| tokenizer.spells_special(&message.content));
+        let encoded = self.format.dialogue(&messages, self.loss_on);
+        let (mut tokens, mut mask) = (encoded.tokens, encoded.loss_mask);
+        let mut fate = Fate::Kept;
+        if let Some((max_tokens, overlong)) = self.limit.filter(|(max_tokens, _)| tokens.len() > *max_tokens) {
+            tokens.truncate(max_tokens);
+            mask.truncate(max_tokens);
+            let is_left = overlong == Overlong::Truncate && mask[1..].contains(&true);
+            fate = if is_left { Fate::Truncated } else { Fate::Dropped };
+        }
+        Listed {
+            turns: messages.len() as u64,
+            tokens: tokens.len() as u64,
+            loss_tokens: mask.iter().skip(1).filter(|counts| **counts).count() as u64,
+            words: Words::new(&tokens, mask),
+            has_special_text,
+            fate,
+        }
+    }
+}
+
+/// Documents, without an end token.
+struct Text<'a> {
+    tokenizer: &'a Tokenizer,
+}
+
+impl Recipe for Text<'_> {
+    const KIND: Kind = Kind::Text;
+
+    fn describe(&self) -> Value {
+        json!(["text", self.tokenizer.fingerprint()])
+    }
+
+    fn list(&self, record: Record) -> Listed {
+        let Record::Text(text) = record else { unreachable!("a text file gives text records") };
+        let tokens = self.tokenizer.encode(&text);
+        Listed {
+            turns: 1,
+            tokens: tokens.len() as u64,
+            loss_tokens: tokens.len() as u64,
+            has_special_text: self.tokenizer.spells_special(&text),
+            words: Words::new(&tokens, std::iter::repeat(true)),
+            fate: Fate::Kept,
+        }
     }
 }
 
@@ -48,34 +108,18 @@ pub fn chat_rows(
     format: &ChatFormat,
     loss_on: LossOn,
     limit: Option<(usize, Overlong)>,
-    bad_rows: BadRows,
+    reading: &mut Reading<'_>,
 ) -> Result<LmData> {
     let (mut result, mut problems) = (LmData::default(), Problems::new());
+    let recipe = Chat { format, loss_on, limit };
     for file in files {
-        let Some(read) = problems.absorb(data::read(std::slice::from_ref(file), Kind::Chat, bad_rows))? else {
-            continue;
-        };
-        result.skipped.extend(read.skipped);
-        let (mut dropped, before) = (0, result.rows.len());
-        for (place, record) in read.records {
-            let Record::Chat(messages) = record else { unreachable!("a chat file gives chat records") };
-            let encoded = format.dialogue(&messages, loss_on);
-            let (mut tokens, mut mask) = (encoded.tokens, encoded.loss_mask);
-            if let Some((max_tokens, overlong)) = limit.filter(|(max_tokens, _)| tokens.len() > *max_tokens) {
-                tokens.truncate(max_tokens);
-                mask.truncate(max_tokens);
-                if overlong == Overlong::Drop || !mask[1..].contains(&true) {
-                    dropped += 1;
-                    continue;
-                }
-                result.truncated += 1;
-            }
-            result.rows.push(LmRow { pieces: vec![Piece::new(tokens, mask)] });
-            result.places.push(place);
-        }
-        result.dropped += dropped;
-        result.file_rows.push(result.rows.len() - before);
-        problems.absorb(refuse_empty(file, result.rows.len() - before, dropped))?;
+        let Some(prepared) = problems.absorb(prepare(file, &recipe, reading))? else { continue };
+        let counts = &prepared.about.counts;
+        problems.absorb(refuse_empty(file, counts.rows, counts.dropped))?;
+        result.add(&prepared);
+        let rows = LmRows::dialogues(prepared);
+        result.file_rows.push(rows.len());
+        result.rows.append(rows);
     }
     problems.into_result()?;
     Ok(result)
@@ -105,61 +149,70 @@ pub fn text_rows(
     max_tokens: usize,
     overlong: Option<Overlong>,
     shuffle_seed: Option<u64>,
-    bad_rows: BadRows,
+    reading: &mut Reading<'_>,
 ) -> Result<LmData> {
-    let (mut documents, skipped) = documents(files, tokenizer, bad_rows)?;
-    let mut result = LmData { skipped, ..LmData::default() };
-    if let Some(overlong) = overlong {
-        let room = max_tokens - 1; // the end token takes a place
-        let long = documents.iter().filter(|document| document.len() > room).count();
-        match overlong {
-            Overlong::Drop => {
-                documents.retain(|document| document.len() <= room);
-                result.dropped = long;
-            }
-            Overlong::Truncate => {
-                documents.iter_mut().for_each(|document| document.truncate(room));
-                result.truncated = long;
-            }
-        }
+    let (mut result, mut problems) = (LmData::default(), Problems::new());
+    let mut sources = Vec::new();
+    for file in files {
+        let Some(prepared) = problems.absorb(prepare(file, &Text { tokenizer }, reading))? else { continue };
+        result.add(&prepared);
+        sources.push(prepared);
+    }
+    problems.into_result()?;
+
+    let mut lists: Vec<(u32, u32)> = Vec::new();
+    let room = overlong.map_or(usize::MAX - 1, |_| max_tokens - 1); // the end token takes a place
+    for (source, prepared) in sources.iter().enumerate() {
+        let is_long = |list: &usize| prepared.store.length(*list) > room;
+        let long = (0..prepared.store.len()).filter(is_long).count() as u64;
+        let drops = overlong == Some(Overlong::Drop);
+        *(if drops { &mut result.counts.dropped } else { &mut result.counts.truncated }) += long;
+        let kept = (0..prepared.store.len()).filter(|list| !drops || !is_long(list));
+        lists.extend(kept.map(|list| (source as u32, list as u32)));
     }
     if let Some(seed) = shuffle_seed {
-        let permutation = Permutation::new(documents.len() as u64, seed, Purpose::Order, u64::MAX);
-        documents = (0..documents.len())
-            .map(|index| std::mem::take(&mut documents[permutation.get(index as u64) as usize]))
-            .collect();
+        let permutation = Permutation::new(lists.len() as u64, seed, Purpose::Order, u64::MAX);
+        lists = (0..lists.len()).map(|index| lists[permutation.get(index as u64) as usize]).collect();
     }
-    result.rows = merge_documents(documents, tokenizer.special().endoftext, max_tokens);
+    let merged = Merged::new(sources, lists, room, tokenizer.special().endoftext, max_tokens);
+    (result.counts.tokens, result.counts.loss_tokens) = (merged.num_tokens(), merged.num_targets());
+    result.rows = LmRows::merged(merged);
     result.file_rows = vec![result.rows.len()];
     if let Some(file) = files.first() {
-        refuse_empty(file, result.rows.len(), result.dropped)?;
+        refuse_empty(file, result.rows.len() as u64, result.counts.dropped)?;
     }
     Ok(result)
 }
 
-/// Whether a file holds documents rather than dialogues: `.txt`, or at least one row with `text`.
-pub fn is_text(file: &PathBuf) -> bool {
-    data::read(std::slice::from_ref(file), Kind::Text, BadRows::Skip).is_ok_and(|rows| !rows.records.is_empty())
+/// Whether a file holds documents rather than dialogues: `.txt`, or `text` in the first row that is either.
+pub fn is_text(file: &Path) -> bool {
+    let is = |row: data::RawRow| match (row.record(Kind::Text), row.record(Kind::Chat)) {
+        (Ok(_), _) => Some(true),
+        (_, Ok(_)) => Some(false),
+        _ => None,
+    };
+    RawRows::open(file, None).is_ok_and(|rows| rows.map_while(Result::ok).find_map(is).unwrap_or(false))
 }
 
 /// Reads a file's documents, one row each, in pieces of at most `max_tokens`.
 ///
 /// # Errors
 /// [`Error::Invalid`] for bad rows.
-pub fn document_rows(file: &PathBuf, tokenizer: &Tokenizer, max_tokens: usize) -> Result<LmData> {
-    let read = data::read(std::slice::from_ref(file), Kind::Text, BadRows::Error)?;
+pub fn document_rows(
+    file: &Path,
+    tokenizer: &Tokenizer,
+    max_tokens: usize,
+    reading: &mut Reading<'_>,
+) -> Result<LmData> {
+    let prepared = prepare(file, &Text { tokenizer }, reading)?;
     let mut result = LmData::default();
-    for (place, record) in read.records {
-        let Record::Text(text) = record else { unreachable!("a text file gives text records") };
-        let merged = merge_documents([tokenizer.encode(&text)], tokenizer.special().endoftext, max_tokens);
-        result.rows.push(LmRow { pieces: merged.into_iter().flat_map(|row| row.pieces).collect() });
-        result.places.push(place);
-    }
+    result.add(&prepared);
+    result.rows = LmRows::documents(prepared, tokenizer.special().endoftext, max_tokens);
     result.file_rows.push(result.rows.len());
     Ok(result)
 }
 
-fn refuse_empty(file: &std::path::Path, rows: usize, dropped: usize) -> Result<()> {
+fn refuse_empty(file: &Path, rows: u64, dropped: u64) -> Result<()> {
     if rows > 0 {
         return Ok(());
     }

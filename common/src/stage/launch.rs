@@ -34,6 +34,9 @@ pub struct Plan<'a> {
     pub inputs: Vec<PathBuf>,
 }
 
+/// Skipped rows that are named one by one.
+const MAX_NAMED: usize = 100;
+
 /// What became of a plan.
 pub enum Launched<'a> {
     /// The folder is taken: load the models and [`train`].
@@ -96,8 +99,11 @@ impl Plan<'_> {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             progress.note(&format!("{what:>24}  {value}"));
         }
-        for problem in self.skipped {
+        for problem in self.skipped.iter().take(MAX_NAMED) {
             progress.note(&format!("skipped {problem}"));
+        }
+        if self.skipped.len() > MAX_NAMED {
+            progress.note(&format!("skipped {} more", self.skipped.len() - MAX_NAMED));
         }
     }
 }
