@@ -32,7 +32,11 @@ fn main() -> ExitCode {
         }
     };
     // Nothing should panic. What does (libtorch out of memory, a mistake of ours) is one line and exit code 1 like any failure.
-    std::panic::set_hook(Box::new(|panic| eprintln!("align: failed unexpectedly: {}", one_line_of(panic))));
+    std::panic::set_hook(Box::new(|panic| {
+        if !align_common::data::panic_is_expected() {
+            eprintln!("align: failed unexpectedly: {}", one_line_of(panic));
+        }
+    }));
     let Ok(result) = std::panic::catch_unwind(|| commands::run(cli.command)) else { return ExitCode::FAILURE };
     match result {
         Ok(code) => code,

@@ -240,6 +240,21 @@ impl Running {
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
     }
 
+    /// Waits for the end; the most memory that was held at once, in bytes. (What wait4 says counts the tests' own before the
+    /// binary began.)
+    pub(crate) fn peak_bytes(&mut self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let mut peak = 0;
+        while self.child.try_wait().unwrap().is_none() {
+            let status = fs::read_to_string(&status).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let now = line.and_then(|line| line.trim_end_matches("kB").trim().parse::<u64>().ok());
+            peak = peak.max(now.unwrap_or(0) << 10);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        peak
+    }
+
     /// Waits for the end; the exit code, and what stderr says.
     pub(crate) fn wait(&mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();

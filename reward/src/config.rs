@@ -33,7 +33,7 @@ impl Stage {
 documented! {
     /// `[data]` of rm: comparisons.
     pub struct RmData {
-        /// Comparisons to train on (JSONL, a JSON array, also .gz and .zst).
+        /// Comparisons to train on (JSONL, a JSON array, also .gz and .zst; Parquet).
         pub train: Files,
         /// Several sources by weight, instead of `train`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]

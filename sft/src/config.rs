@@ -49,7 +49,7 @@ impl TrainSection {
 documented! {
     /// `[data]` of sft: dialogues.
     pub struct SftData {
-        /// Dialogues to train on (JSONL, a JSON array, also .gz and .zst).
+        /// Dialogues to train on (JSONL, a JSON array, also .gz and .zst; Parquet).
         pub train: Files,
         /// Several sources by weight, instead of `train`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -78,7 +78,7 @@ documented! {
 documented! {
     /// `[data]` of pretraining: plain text.
     pub struct PretrainData {
-        /// Documents to train on: {"text"} rows (JSONL, a JSON array, also .gz and .zst) or .txt files, each one document.
+        /// Documents to train on: {"text"} rows (JSONL, a JSON array, also .gz and .zst; Parquet) or .txt files, each one document.
         pub train: Files,
         /// Several sources by weight, instead of `train`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]

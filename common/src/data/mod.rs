@@ -7,6 +7,7 @@ pub mod reader;
 pub mod records;
 mod source;
 pub mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -16,3 +17,4 @@ pub use reader::{BadRows, Rows, read};
 pub use records::{Comparison, Kind, Record, parse};
 pub use source::STDIN;
 pub use stream::Stream;
+pub use table::panic_is_expected;

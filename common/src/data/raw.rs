@@ -1,5 +1,6 @@
-//! The rows of a file as they stand in it, one after the other: JSON Lines, a JSON array, plain text; each also compressed with gzip or
-//! zstd. Records are bounded, and so is what a compressed file may grow to; whatever is wrong is named by file and line.
+//! The rows of a file as they stand in it, one after the other: JSON Lines, a JSON array, plain text, each also compressed with gzip or
+//! zstd; and Parquet. Records are bounded, and so is what a compressed file may grow to; whatever is wrong is named by file and line, in
+//! a table by file and row.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::reader;
 use super::records::{self, Kind, Record};
-use super::source::{Source, Step, Stop, name, open};
+use super::source::{Opened, Source, Step, Stop, name, open};
+use super::table::Table;
 use crate::error::Result;
 
 /// The largest record, in bytes of the uncompressed file.
@@ -23,13 +25,16 @@ pub struct Place {
     pub file: Arc<Path>,
     /// The row in its file, from 0; blank lines do not count.
     pub index: u64,
-    /// The line on which the row begins, from 1.
+    /// The line on which the row begins, from 1; 0 in a table, which has none.
     pub line: u64,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+        match self.line {
+            0 => write!(f, "{}: row {}", self.file.display(), self.index),
+            line => write!(f, "{}:{line}", self.file.display()),
+        }
     }
 }
 
@@ -108,21 +113,21 @@ impl RawRow {
 pub struct RawRows {
     file: Arc<Path>,
     kind: Option<Kind>,
-    source: Source,
-    format: Format,
+    bytes: Bytes,
     num_rows: u64,
+    /// Whether nothing is left.
+    over: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Format {
+enum Bytes {
     /// JSON Lines; blank lines are passed over.
-    Lines,
+    Lines(Source),
     /// The elements of one JSON array, cut at commas outside strings and brackets.
-    Array,
+    Array(Source),
     /// Plain text: the file is one document.
-    Document,
-    /// Nothing is left.
-    Over,
+    Document(Source),
+    /// Parquet.
+    Table(Box<Table>),
 }
 
 impl RawRows {
@@ -132,35 +137,39 @@ impl RawRows {
     /// # Errors
     /// [`crate::error::Error::Invalid`] when it cannot be read at all.
     pub fn open(file: &Path, kind: Option<Kind>) -> Result<Self> {
-        let mut source = open(file)?;
-        let format = if name(file).ends_with(".txt") {
-            Format::Document
-        } else {
-            match source.first_byte().map_err(|stop| stop.at(file, source.line))? {
+        let bytes = match open(file)? {
+            Opened::Table(table) => Bytes::Table(Table::open(table).map_err(|stop| stop.at(file, 0))?.into()),
+            Opened::Text(source) if name(file).ends_with(".txt") => Bytes::Document(source),
+            Opened::Text(mut source) => match source.first_byte().map_err(|stop| stop.at(file, source.line))? {
                 Some(b'[') => {
                     source.consume(1).map_err(|stop| stop.at(file, source.line))?;
-                    Format::Array
+                    Bytes::Array(source)
                 }
-                _ => Format::Lines,
-            }
+                _ => Bytes::Lines(source),
+            },
         };
-        Ok(Self { file: file.into(), kind, source, format, num_rows: 0 })
+        Ok(Self { file: file.into(), kind, bytes, num_rows: 0, over: false })
     }
 
     /// Bytes read so far of the file as it is stored.
     pub fn position(&self) -> u64 {
-        self.source.position()
+        match &self.bytes {
+            Bytes::Lines(source) | Bytes::Array(source) | Bytes::Document(source) => source.position(),
+            Bytes::Table(table) => table.position(),
+        }
     }
 
     fn step(&mut self) -> Step<Option<RawRow>> {
-        let found = match self.format {
-            Format::Lines => self.line()?,
-            Format::Array => self.element()?,
-            Format::Document => self.document()?,
-            Format::Over => return Ok(None),
+        let found = match &mut self.bytes {
+            _ if self.over => return Ok(None),
+            Bytes::Lines(source) => line(source)?,
+            Bytes::Array(source) => element(source)?,
+            Bytes::Document(_) if self.num_rows > 0 => None,
+            Bytes::Document(source) => document(source, self.kind)?,
+            Bytes::Table(table) => table.next()?.map(|row| (0, row.map_or(Content::TooLong, Content::Json))),
         };
         let Some((line, content)) = found else {
-            self.format = Format::Over;
+            self.over = true;
             return match self.num_rows {
                 0 => Err(Stop::File(format!("an empty file, expected {}", reader::name(self.kind)))),
                 _ => Ok(None),
@@ -168,75 +177,79 @@ impl RawRows {
         };
         let place = Place { file: Arc::clone(&self.file), index: self.num_rows, line };
         self.num_rows += 1;
-        Ok(Some(RawRow { place, content, numbered: matches!(self.format, Format::Array) }))
+        Ok(Some(RawRow { place, content, numbered: matches!(self.bytes, Bytes::Array(_)) }))
     }
 
-    fn line(&mut self) -> Step<Option<(u64, Content)>> {
-        if self.source.first_byte()?.is_none() {
-            return Ok(None);
+    /// The line that reading has come to.
+    fn current_line(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Lines(source) | Bytes::Array(source) | Bytes::Document(source) => source.line,
+            Bytes::Table(_) => 0,
         }
-        let line = self.source.line;
-        let bytes = self.source.take_while(|byte| byte != b'\n')?;
-        Ok(Some((line, bytes.map_or(Content::TooLong, Content::Json))))
     }
+}
 
-    fn element(&mut self) -> Step<Option<(u64, Content)>> {
-        match self.source.first_byte()? {
-            Some(b']') => {
-                self.source.consume(1)?;
-                return match self.source.first_byte()? {
-                    None => Ok(None),
-                    Some(_) => Err(Stop::Wrong("text after the end of the array, expected nothing".to_owned())),
-                };
-            }
-            None => return Err(Stop::Wrong("the array does not end, expected `]`".to_owned())),
-            Some(_) => {}
-        }
-        let line = self.source.line;
-        let mut cut = Cut::default();
-        let bytes = self.source.take_while(|byte| cut.inside(byte))?;
-        if self.source.first_byte()? == Some(b',') {
-            self.source.consume(1)?;
-            if self.source.first_byte()? == Some(b']') {
-                return Err(Stop::Wrong("a comma before the end of the array, expected a row".to_owned()));
-            }
-        }
-        Ok(Some((line, bytes.map_or(Content::TooLong, Content::Json))))
+fn line(source: &mut Source) -> Step<Option<(u64, Content)>> {
+    if source.first_byte()?.is_none() {
+        return Ok(None);
     }
+    let line = source.line;
+    let bytes = source.take_while(|byte| byte != b'\n')?;
+    Ok(Some((line, bytes.map_or(Content::TooLong, Content::Json))))
+}
 
-    fn document(&mut self) -> Step<Option<(u64, Content)>> {
-        if self.num_rows > 0 {
-            return Ok(None);
+fn element(source: &mut Source) -> Step<Option<(u64, Content)>> {
+    match source.first_byte()? {
+        Some(b']') => {
+            source.consume(1)?;
+            return match source.first_byte()? {
+                None => Ok(None),
+                Some(_) => Err(Stop::Wrong("text after the end of the array, expected nothing".to_owned())),
+            };
         }
-        let source = &mut self.source;
-        let first = source.line;
-        let Some(bytes) = source.take_while(|_| true)? else {
-            let what = format!(
-                "a document of more than {} MB, expected at most that: split it, or make it `text` rows",
-                MAX_RECORD_BYTES >> 20
-            );
-            return Err(Stop::File(what));
-        };
-        source.line = first;
-        if let Some(kind) = self.kind.filter(|kind| *kind != Kind::Text) {
-            let what = format!("plain text, expected a {} row a line: {}", kind.name(), kind.shapes());
-            return Err(Stop::File(what));
-        }
-        let lines_before = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        if let Some(at) = bytes.iter().position(|&byte| byte == 0) {
-            source.line += lines_before(&bytes[..at]);
-            return Err(Stop::Wrong("a NUL byte, expected text".to_owned()));
-        }
-        let text = match String::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => {
-                let at = error.utf8_error().valid_up_to();
-                source.line += lines_before(&error.as_bytes()[..at]);
-                return Err(Stop::Wrong(not_utf8(error.as_bytes(), at)));
-            }
-        };
-        Ok((!text.trim().is_empty()).then_some((first, Content::Document(text))))
+        None => return Err(Stop::Wrong("the array does not end, expected `]`".to_owned())),
+        Some(_) => {}
     }
+    let line = source.line;
+    let mut cut = Cut::default();
+    let bytes = source.take_while(|byte| cut.inside(byte))?;
+    if source.first_byte()? == Some(b',') {
+        source.consume(1)?;
+        if source.first_byte()? == Some(b']') {
+            return Err(Stop::Wrong("a comma before the end of the array, expected a row".to_owned()));
+        }
+    }
+    Ok(Some((line, bytes.map_or(Content::TooLong, Content::Json))))
+}
+
+fn document(source: &mut Source, kind: Option<Kind>) -> Step<Option<(u64, Content)>> {
+    let first = source.line;
+    let Some(bytes) = source.take_while(|_| true)? else {
+        let what = format!(
+            "a document of more than {} MB, expected at most that: split it, or make it `text` rows",
+            MAX_RECORD_BYTES >> 20
+        );
+        return Err(Stop::File(what));
+    };
+    source.line = first;
+    if let Some(kind) = kind.filter(|kind| *kind != Kind::Text) {
+        let what = format!("plain text, expected a {} row a line: {}", kind.name(), kind.shapes());
+        return Err(Stop::File(what));
+    }
+    let lines_before = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
+    if let Some(at) = bytes.iter().position(|&byte| byte == 0) {
+        source.line += lines_before(&bytes[..at]);
+        return Err(Stop::Wrong("a NUL byte, expected text".to_owned()));
+    }
+    let text = match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            source.line += lines_before(&error.as_bytes()[..at]);
+            return Err(Stop::Wrong(not_utf8(error.as_bytes(), at)));
+        }
+    };
+    Ok((!text.trim().is_empty()).then_some((first, Content::Document(text))))
 }
 
 impl Iterator for RawRows {
@@ -244,10 +257,8 @@ impl Iterator for RawRows {
 
     fn next(&mut self) -> Option<Self::Item> {
         let step = self.step();
-        if step.is_err() {
-            self.format = Format::Over;
-        }
-        step.map_err(|stop| stop.at(&self.file, self.source.line)).transpose()
+        self.over |= step.is_err();
+        step.map_err(|stop| stop.at(&self.file, self.current_line())).transpose()
     }
 }
 

@@ -12,12 +12,13 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::raw::MAX_RECORD_BYTES;
+use super::table;
 use crate::error::{Error, Result};
 
 /// A compressed file may grow to this many bytes …
-const MAX_GROWN_BYTES: u64 = 256 << 20;
+pub(super) const MAX_GROWN_BYTES: u64 = 256 << 20;
 /// … or to this many times its size, whichever is more. Text grows less than twentyfold, the worst that gzip can hold 1032-fold.
-const MAX_GROWTH: u64 = 100;
+pub(super) const MAX_GROWTH: u64 = 100;
 const BUFFER_BYTES: usize = 1 << 16;
 /// Standard input, as a file to read.
 pub const STDIN: &str = "/dev/stdin";
@@ -28,8 +29,16 @@ pub(super) fn name(file: &Path) -> String {
     name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name).to_owned()
 }
 
-/// Opens a data file; its compression shows in its first bytes.
-pub(super) fn open(file: &Path) -> Result<Source> {
+/// A data file, as its first bytes say.
+pub(super) enum Opened {
+    /// Text, decompressed.
+    Text(Source),
+    /// A Parquet file, which is not read from its beginning.
+    Table(File),
+}
+
+/// Opens a data file.
+pub(super) fn open(file: &Path) -> Result<Opened> {
     let refuse = |what: &str| Err(Error::invalid(file.display(), what));
     let metadata = match std::fs::metadata(file) {
         Ok(metadata) => metadata,
@@ -43,7 +52,7 @@ pub(super) fn open(file: &Path) -> Result<Source> {
     let counted = Counted { bytes: open_file(file).map_err(Error::io(file))?, position: Rc::clone(&position) };
     let mut bytes = BufReader::with_capacity(BUFFER_BYTES, counted);
     let head = bytes.fill_buf().map_err(Error::io(file))?;
-    let compressed =
+    let named =
         |name: &str| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(name)) && !head.is_empty();
     let limit = MAX_GROWN_BYTES.max(metadata.len().saturating_mul(MAX_GROWTH));
     let grown = |bytes: Box<dyn Read>| -> (Box<dyn BufRead>, u64) {
@@ -52,17 +61,15 @@ pub(super) fn open(file: &Path) -> Result<Source> {
     let (bytes, limit) = match head {
         [0x1f, 0x8b, ..] => grown(Box::new(MultiGzDecoder::new(bytes))),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => grown(Box::new(Zstd::new(bytes))),
-        [b'P', b'A', b'R', b'1', ..] => {
-            let convert = "pandas.read_parquet(FILE).to_json(…, orient=\"records\", lines=True)";
-            return refuse(&format!("a Parquet file, expected JSON Lines: {convert}"));
-        }
-        _ if compressed("gz") => return refuse("not compressed with gzip, expected what its name says"),
-        _ if compressed("zst") => return refuse("not compressed with zstd, expected what its name says"),
+        head if head.starts_with(table::MAGIC) => return Ok(Opened::Table(bytes.into_inner().bytes)),
+        _ if named("gz") => return refuse("not compressed with gzip, expected what its name says"),
+        _ if named("zst") => return refuse("not compressed with zstd, expected what its name says"),
+        _ if named("parquet") => return refuse("not a Parquet file, expected what its name says"),
         _ => (Box::new(bytes) as Box<dyn BufRead>, u64::MAX),
     };
     let mut source = Source { bytes, line: 1, consumed: 0, limit, position };
     source.begin().map_err(|error| error.at(file, 1))?;
-    Ok(source)
+    Ok(Opened::Text(source))
 }
 
 /// A file that tells how far it has been read.
@@ -125,6 +132,9 @@ impl Source {
             (head.starts_with(&[0xef, 0xbb, 0xbf]), head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]));
         if utf16 {
             return Err(Stop::Wrong("UTF-16, expected UTF-8".to_owned()));
+        }
+        if head.starts_with(table::MAGIC) {
+            return Err(Stop::File("a compressed Parquet file, expected it as it is: decompress it".to_owned()));
         }
         if bom {
             self.bytes.consume(3);
@@ -212,14 +222,14 @@ impl Source {
 }
 
 /// Zstandard frames, one after the other.
-struct Zstd<R> {
+pub(super) struct Zstd<R> {
     compressed: R,
     frame: FrameDecoder,
     begun: bool,
 }
 
 impl<R: BufRead> Zstd<R> {
-    fn new(compressed: R) -> Self {
+    pub(super) fn new(compressed: R) -> Self {
         Self { compressed, frame: FrameDecoder::new(), begun: false }
     }
 

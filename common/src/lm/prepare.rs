@@ -105,15 +105,15 @@ pub(super) struct Prepared {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct About {
     pub(super) counts: Counts,
-    /// Bad rows: line, and what is wrong.
-    skipped: Vec<(u64, String)>,
+    /// Bad rows: index, line, and what is wrong.
+    skipped: Vec<(u64, u64, String)>,
 }
 
 impl Prepared {
     /// The bad rows that were left out, by name.
     pub(super) fn skipped(&self) -> impl Iterator<Item = Problem> + '_ {
-        let named = |(line, what): &(u64, String)| {
-            let place = Place { file: Arc::clone(&self.file), index: 0, line: *line };
+        let named = |(index, line, what): &(u64, u64, String)| {
+            let place = Place { file: Arc::clone(&self.file), index: *index, line: *line };
             Problem { place: place.to_string(), what: what.clone() }
         };
         self.about.skipped.iter().map(named)
@@ -187,7 +187,7 @@ fn read<R: Recipe>(
                 let kind = Some(kind_of(&what));
                 let kind = kind.filter(|kind| counts.bad.len() < MAX_KINDS || counts.bad.contains_key(kind));
                 *counts.bad.entry(kind.unwrap_or_else(|| "other reasons".to_owned())).or_default() += 1;
-                about.skipped.push((row.place.line, what));
+                about.skipped.push((row.place.index, row.place.line, what));
             }
             Ok(listed) => {
                 counts.special_text += u64::from(listed.has_special_text);

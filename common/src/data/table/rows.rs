@@ -1,0 +1,430 @@
+//! Columns to rows: which column is which part of a row, and a row as one line of JSON. What is null is left out.
+
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parquet::basic::{ConvertedType, LogicalType, Repetition};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
+use parquet::data_type::{ByteArray, DataType};
+use parquet::errors::ParquetError;
+use parquet::schema::types::{ColumnDescPtr, Type};
+
+use super::super::raw::MAX_RECORD_BYTES;
+use super::pages::{MAX_VALUES, Pages};
+use super::{damaged, refused};
+
+/// Why a row cannot be written.
+pub(super) enum Halt {
+    /// It is larger than a record may be.
+    TooLong,
+    /// The file cannot be read on.
+    Damaged(ParquetError),
+}
+
+impl From<ParquetError> for Halt {
+    fn from(error: ParquetError) -> Self {
+        Halt::Damaged(error)
+    }
+}
+
+type Step<T> = Result<T, Halt>;
+
+fn contradiction() -> Halt {
+    Halt::Damaged(damaged("its columns contradict each other"))
+}
+
+/// A part of a row.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Its columns.
+    columns: Range<usize>,
+    /// The definition level from which on it is there.
+    level: i16,
+    shape: Shape,
+}
+
+#[derive(Debug)]
+enum Shape {
+    Value,
+    /// Fields, each with its name as JSON and a colon.
+    Object(Vec<(Vec<u8>, Node)>),
+    /// Elements, which begin at this repetition level but for the first.
+    List(Box<Node>, i16),
+}
+
+impl Node {
+    /// The row itself.
+    pub(super) fn row(schema: &Type) -> Result<Self, ParquetError> {
+        Self::required(schema, 0, 0, &mut 0)
+    }
+
+    fn new(field: &Type, level: i16, repeated: i16, next: &mut usize) -> Result<Self, ParquetError> {
+        match field.get_basic_info().repetition() {
+            Repetition::REQUIRED => Self::required(field, level, repeated, next),
+            Repetition::OPTIONAL => Self::required(field, level + 1, repeated, next),
+            // Without a group around it that says so: a list that is never null.
+            Repetition::REPEATED => {
+                let start = *next;
+                let element = Self::required(field, level + 1, repeated + 1, next)?;
+                Ok(Self { columns: start..*next, level, shape: Shape::List(element.into(), repeated + 1) })
+            }
+        }
+    }
+
+    fn required(field: &Type, level: i16, repeated: i16, next: &mut usize) -> Result<Self, ParquetError> {
+        let start = *next;
+        let shape = if field.is_primitive() {
+            *next += 1;
+            Shape::Value
+        } else if let Some(inner) = repeated_group(field) {
+            let element = if is_element(inner) {
+                Self::required(inner, level + 1, repeated + 1, next)?
+            } else {
+                Self::new(&inner.get_fields()[0], level + 1, repeated + 1, next)?
+            };
+            Shape::List(element.into(), repeated + 1)
+        } else {
+            let named = field.get_fields().iter().map(|field| {
+                let name = serde_json::json!(field.name());
+                Ok((format!("{name}:").into_bytes(), Self::new(field, level, repeated, next)?))
+            });
+            Shape::Object(named.collect::<Result<_, ParquetError>>()?)
+        };
+        if start == *next {
+            return Err(refused(format!("`{}` has no columns, expected at least one", field.name())));
+        }
+        Ok(Self { columns: start..*next, level, shape })
+    }
+
+    /// Appends the JSON of what the columns have come to; whether it is there at all.
+    pub(super) fn write(&self, columns: &mut [Column], out: &mut Vec<u8>) -> Step<bool> {
+        let (level, repeated) = columns[self.columns.start].peek()?;
+        for column in &columns[self.columns.clone()] {
+            if column.peek()?.1 != repeated {
+                return Err(contradiction());
+            }
+        }
+        if level < self.level {
+            self.pass(level, columns)?;
+            return Ok(false);
+        }
+        match &self.shape {
+            Shape::Value => return columns[self.columns.start].write(out),
+            Shape::Object(fields) => {
+                let open = out.len();
+                for (name, field) in fields {
+                    let start = out.len();
+                    out.push(if start == open { b'{' } else { b',' });
+                    out.extend_from_slice(name);
+                    if !field.write(columns, out)? {
+                        out.truncate(start);
+                    }
+                }
+                if out.len() == open {
+                    out.push(b'{');
+                }
+                out.push(b'}');
+            }
+            Shape::List(..) if level == self.level => {
+                self.pass(level, columns)?;
+                out.extend_from_slice(b"[]");
+            }
+            Shape::List(element, begins) => {
+                out.push(b'[');
+                loop {
+                    if !element.write(columns, out)? {
+                        out.extend_from_slice(b"null");
+                    }
+                    if out.len() > MAX_RECORD_BYTES {
+                        return Err(Halt::TooLong);
+                    }
+                    match columns[self.columns.start].next_repeated() {
+                        Some(repeated) if repeated > *begins => return Err(contradiction()),
+                        Some(repeated) if repeated == *begins => out.push(b','),
+                        _ => break,
+                    }
+                }
+                out.push(b']');
+            }
+        }
+        Ok(true)
+    }
+
+    /// Passes over what is null or empty: one level in each of its columns, and the same one.
+    fn pass(&self, level: i16, columns: &mut [Column]) -> Step<()> {
+        for column in &mut columns[self.columns.clone()] {
+            if column.peek()?.0 != level {
+                return Err(contradiction());
+            }
+            column.at += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The repeated group within a list or map.
+fn repeated_group(field: &Type) -> Option<&Type> {
+    let info = field.get_basic_info();
+    let converted =
+        matches!(info.converted_type(), ConvertedType::LIST | ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE);
+    let logical = matches!(info.logical_type_ref(), Some(LogicalType::List | LogicalType::Map));
+    match field.get_fields() {
+        [inner] if (converted || logical) && inner.get_basic_info().repetition() == Repetition::REPEATED => Some(inner),
+        _ => None,
+    }
+}
+
+/// Whether a list's repeated group is its element, or only holds it.
+///
+/// Source: <https://github.com/apache/parquet-format/blob/master/LogicalTypes.md>, "Backward-compatibility rules".
+fn is_element(inner: &Type) -> bool {
+    if inner.is_primitive() {
+        return true;
+    }
+    match inner.get_fields() {
+        [only] if only.get_basic_info().repetition() != Repetition::REPEATED => {
+            inner.name() == "array" || inner.name().ends_with("_tuple")
+        }
+        _ => true,
+    }
+}
+
+/// A column of a row group, with what it has of one row.
+pub(super) struct Column {
+    name: String,
+    values: Box<dyn Values>,
+    max_level: i16,
+    repeats: bool,
+    /// Definition and repetition levels, where the column has any.
+    levels: Vec<i16>,
+    repeated: Vec<i16>,
+    num_levels: usize,
+    /// The level and the value that come next.
+    at: usize,
+    next_value: usize,
+    /// Values of the pages that the row took.
+    row_values: Arc<AtomicU64>,
+}
+
+impl Column {
+    pub(super) fn new(descriptor: &ColumnDescPtr, pages: Pages, row_values: Arc<AtomicU64>) -> Self {
+        let form = Form::of(descriptor.self_type());
+        let reader = get_column_reader(descriptor.clone(), Box::new(pages));
+        Self {
+            name: descriptor.path().string(),
+            values: values(reader, form),
+            max_level: descriptor.max_def_level(),
+            repeats: descriptor.max_rep_level() > 0,
+            levels: Vec::new(),
+            repeated: Vec::new(),
+            num_levels: 0,
+            at: 0,
+            next_value: 0,
+            row_values,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Goes on to the next row; how many values and nulls it has.
+    pub(super) fn fill(&mut self) -> Result<u64, ParquetError> {
+        (self.at, self.next_value) = (0, 0);
+        self.levels.clear();
+        self.repeated.clear();
+        self.row_values.store(0, Ordering::Relaxed);
+        let (rows, levels) = self.values.read(&mut self.levels, &mut self.repeated)?;
+        self.num_levels = levels;
+        if rows != 1 || (self.repeats && self.repeated.first() != Some(&0)) {
+            return Err(damaged("it has fewer rows than the file says"));
+        }
+        Ok(levels as u64)
+    }
+
+    /// Whether the row was used up.
+    pub(super) fn is_over(&self) -> bool {
+        self.at == self.num_levels
+    }
+
+    /// Definition and repetition level of what comes next.
+    fn peek(&self) -> Step<(i16, i16)> {
+        if self.at >= self.num_levels {
+            return Err(contradiction());
+        }
+        let level = self.levels.get(self.at).copied().unwrap_or(self.max_level);
+        Ok((level, self.repeated.get(self.at).copied().unwrap_or(0)))
+    }
+
+    fn next_repeated(&self) -> Option<i16> {
+        self.repeated.get(self.at).copied()
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>) -> Step<bool> {
+        let written = self.values.write(self.next_value, out)?;
+        (self.at, self.next_value) = (self.at + 1, self.next_value + 1);
+        Ok(written)
+    }
+}
+
+/// The values of a column, of whatever type.
+trait Values {
+    /// Reads those of one row; rows and levels.
+    fn read(&mut self, levels: &mut Vec<i16>, repeated: &mut Vec<i16>) -> Result<(usize, usize), ParquetError>;
+    /// Appends one as JSON; whether it has any.
+    fn write(&self, index: usize, out: &mut Vec<u8>) -> Step<bool>;
+}
+
+/// `write` appends one value as JSON.
+struct Typed<T: DataType, W> {
+    reader: ColumnReaderImpl<T>,
+    values: Vec<T::T>,
+    write: W,
+}
+
+impl<T: DataType, W: Fn(&T::T, &mut Vec<u8>) -> Step<bool>> Values for Typed<T, W> {
+    fn read(&mut self, levels: &mut Vec<i16>, repeated: &mut Vec<i16>) -> Result<(usize, usize), ParquetError> {
+        self.values.clear();
+        // What a long row took is not kept.
+        self.values.shrink_to(1 << 10);
+        let (rows, _, levels) = self.reader.read_records(1, Some(levels), Some(repeated), &mut self.values)?;
+        Ok((rows, levels))
+    }
+
+    fn write(&self, index: usize, out: &mut Vec<u8>) -> Step<bool> {
+        (self.write)(self.values.get(index).ok_or_else(contradiction)?, out)
+    }
+}
+
+fn values(reader: ColumnReader, form: Form) -> Box<dyn Values> {
+    fn typed<T: DataType>(
+        reader: ColumnReaderImpl<T>,
+        write: impl Fn(&T::T, &mut Vec<u8>) -> Step<bool> + 'static,
+    ) -> Box<dyn Values> {
+        Box::new(Typed { reader, values: Vec::new(), write })
+    }
+    match reader {
+        ColumnReader::BoolColumnReader(reader) => typed(reader, |value, out| Ok(shown(value, out))),
+        ColumnReader::Int32ColumnReader(reader) => {
+            typed(reader, move |value, out| Ok(form.integer((*value).into(), u64::from(*value as u32), out)))
+        }
+        ColumnReader::Int64ColumnReader(reader) => {
+            typed(reader, move |value, out| Ok(form.integer(*value, *value as u64, out)))
+        }
+        ColumnReader::FloatColumnReader(reader) => typed(reader, |value, out| Ok(number(f64::from(*value), out))),
+        ColumnReader::DoubleColumnReader(reader) => typed(reader, |value, out| Ok(number(*value, out))),
+        ColumnReader::ByteArrayColumnReader(reader) => typed(reader, move |value, out| form.text(value, out)),
+        // Points in time of old files, and numbers of unusual width: nothing that a row of text has.
+        ColumnReader::Int96ColumnReader(reader) => typed(reader, |_, _| Ok(false)),
+        ColumnReader::FixedLenByteArrayColumnReader(reader) => typed(reader, |_, _| Ok(false)),
+    }
+}
+
+/// What the bytes of a value mean.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Form {
+    Plain,
+    Unsigned,
+    /// A decimal number with this many digits behind the point.
+    Decimal(usize),
+    Text,
+    /// Bytes that may be a text: old writers do not say.
+    Bytes,
+    /// Nothing that JSON has.
+    Other,
+}
+
+impl Form {
+    fn of(column: &Type) -> Self {
+        let info = column.get_basic_info();
+        let bytes = column.get_physical_type() == parquet::basic::Type::BYTE_ARRAY;
+        match (info.logical_type_ref(), info.converted_type()) {
+            (Some(LogicalType::String | LogicalType::Enum | LogicalType::Json), _)
+            | (None, ConvertedType::UTF8 | ConvertedType::ENUM | ConvertedType::JSON) => Form::Text,
+            (None, ConvertedType::NONE) if bytes => Form::Bytes,
+            _ if bytes => Form::Other,
+            (_, ConvertedType::DECIMAL) => match column {
+                Type::PrimitiveType { scale, .. } if (0..=18).contains(scale) => Form::Decimal(*scale as usize),
+                _ => Form::Other,
+            },
+            (_, ConvertedType::UINT_8 | ConvertedType::UINT_16 | ConvertedType::UINT_32 | ConvertedType::UINT_64) => {
+                Form::Unsigned
+            }
+            _ => Form::Plain,
+        }
+    }
+
+    fn integer(self, value: i64, unsigned: u64, out: &mut Vec<u8>) -> bool {
+        match self {
+            Form::Unsigned => shown(&unsigned, out),
+            Form::Decimal(scale) if scale > 0 => {
+                let (sign, digits) = (if value < 0 { "-" } else { "" }, value.unsigned_abs());
+                let unit = 10_u64.pow(scale as u32);
+                shown(&format_args!("{sign}{}.{:0scale$}", digits / unit, digits % unit), out)
+            }
+            Form::Other => false,
+            _ => shown(&value, out),
+        }
+    }
+
+    /// Bytes that are not UTF-8 are found when the row is parsed, as in any other file.
+    fn text(self, value: &ByteArray, out: &mut Vec<u8>) -> Step<bool> {
+        let bytes = value.data();
+        if self == Form::Other || (self == Form::Bytes && std::str::from_utf8(bytes).is_err()) {
+            return Ok(false);
+        }
+        if out.len() + bytes.len() > MAX_RECORD_BYTES {
+            return Err(Halt::TooLong);
+        }
+        quote(bytes, out);
+        Ok(true)
+    }
+}
+
+fn shown(value: &impl std::fmt::Display, out: &mut Vec<u8>) -> bool {
+    write!(out, "{value}").expect("memory can be written to");
+    true
+}
+
+/// JSON has no infinity, and NaN is what tables write where a number is missing.
+fn number(value: f64, out: &mut Vec<u8>) -> bool {
+    value.is_finite() && shown(&serde_json::json!(value), out)
+}
+
+/// A JSON string of these bytes.
+fn quote(bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)) {
+        out.extend_from_slice(&rest[..at]);
+        match rest[at] {
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            byte @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', byte]),
+            byte => write!(out, "\\u{byte:04x}").expect("memory can be written to"),
+        }
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
+/// The next row as one line of JSON, of columns that stand at their ends.
+pub(super) fn next_row(row: &Node, columns: &mut [Column], out: &mut Vec<u8>) -> Step<()> {
+    let mut num_values = 0;
+    for column in columns.iter_mut() {
+        let filled = column.fill().map_err(|error| super::within(column.name(), error));
+        num_values += filled?;
+    }
+    if num_values > MAX_VALUES {
+        return Err(Halt::TooLong);
+    }
+    row.write(columns, out)?;
+    if out.len() > MAX_RECORD_BYTES {
+        return Err(Halt::TooLong);
+    }
+    if columns.iter().all(Column::is_over) { Ok(()) } else { Err(contradiction()) }
+}
