@@ -45,6 +45,9 @@ pub(crate) enum Command {
     /// Choose which rows to train on: drop copies, drop what an evaluation knows, take a balanced few
     #[command(subcommand)]
     Data(Data),
+    /// Look at data, a model or a run: what is in it, and whether it is sound
+    #[command(subcommand)]
+    Inspect(Inspect),
     /// Sample responses to a file of prompts
     Generate(GenerateArgs),
     /// Talk to a model in the terminal
@@ -200,6 +203,64 @@ pub(crate) struct EvalLmArgs {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: EvalData,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Inspect {
+    /// Show a file's rows as the tokens they become, with role, loss and position, and count what is in it
+    Data(InspectDataArgs),
+    /// Show what a checkpoint folder holds, from its headers
+    Model(InspectModelArgs),
+    /// Show how far a run is, what it measured last, and whether its checkpoints are whole
+    Run(InspectRunArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectDataArgs {
+    /// Dialogues, documents, comparisons or prompts
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The model folder whose tokenizer and chat format are used
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Rows that are shown
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) rows: usize,
+    /// The first row that is shown, from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) from: u64,
+    /// Longest dialogue, in tokens, for the counts
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    pub(crate) max_tokens: usize,
+    /// System text where a dialogue brings none; "" inserts none
+    #[arg(long, value_name = "TEXT", default_value = SYSTEM)]
+    pub(crate) system: String,
+    /// Which tokens carry loss: `assistant` or `qwen-finetune`
+    #[arg(long, value_name = "WHICH", default_value = "assistant", value_parser = ["assistant", "qwen-finetune"])]
+    pub(crate) loss_on: String,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectModelArgs {
+    /// Model folder
+    #[arg(value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectRunArgs {
+    /// A run folder, of any stage, finished or not
+    #[arg(value_name = "DIR")]
+    pub(crate) run: PathBuf,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ mod evaluation;
 mod formats;
 mod guards;
 mod hostile;
+mod inspect;
 mod invariants;
 mod oracles;
 mod pictures;

@@ -214,6 +214,11 @@ impl ChatFormat {
         }
     }
 
+    /// Who speaks in a dialogue's turns as they are rendered: an inserted system message included.
+    pub fn speakers(&self, messages: &[Message]) -> Vec<Role> {
+        self.with_system(messages).iter().map(|message| message.role).collect()
+    }
+
     fn with_system(&self, messages: &[Message]) -> Vec<Message> {
         let has_system = messages.first().is_some_and(|message| message.role == Role::System);
         let inserted = (!has_system && !self.0.system.is_empty()).then(|| Message::new(Role::System, &self.0.system));

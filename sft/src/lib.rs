@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use align_common::chatml::ChatFormat;
 use align_common::config::{Config, to_toml, total_steps};
 use align_common::error::{Problems, Result};
-use align_common::model::{CausalLm, Face, ModelOptions, SideFiles};
+use align_common::model::{CausalLm, Face, ModelOptions, SideFiles, untrained_chatml};
 use align_common::progress::Progress;
 use align_common::run::Outcome;
 use align_common::stage::{
@@ -56,8 +56,10 @@ pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 
 fn sft_inputs<'a>(config: &'a SftConfig, progress: &mut dyn Progress) -> Result<Inputs<'a>> {
     let (source, _, rows) = check(config, progress)?;
+    let untrained = untrained_chatml(&config.model.path, &source.header.config, &source.tokenizer)?;
     Ok(Inputs {
         stage: "sft",
+        untrained,
         sections: sections(config),
         source,
         rows,
@@ -114,6 +116,7 @@ fn pretrain_inputs<'a>(config: &'a PretrainConfig, progress: &mut dyn Progress) 
     let (source, rows) = sound(source, rows, problems)?;
     Ok(Inputs {
         stage: "pretrain",
+        untrained: Vec::new(),
         sections: Sections {
             model: &config.model,
             train: &config.train,
@@ -131,6 +134,8 @@ fn pretrain_inputs<'a>(config: &'a PretrainConfig, progress: &mut dyn Progress) 
 /// What a stage read, for the loop that both share.
 struct Inputs<'a> {
     stage: &'static str,
+    /// ChatML tokens that dialogues need and the checkpoint does not know.
+    untrained: Vec<String>,
     sections: Sections<'a>,
     source: Source,
     rows: Rows,
@@ -157,10 +162,14 @@ fn total(inputs: &Inputs<'_>) -> u64 {
 
 fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Option<Outcome>> {
     let steps = total(&inputs);
-    let Inputs { stage, sections, source: Source { header, tokenizer, .. }, rows, files, ends } = inputs;
+    let Inputs { stage, untrained, sections, source: Source { header, tokenizer, .. }, rows, files, ends } = inputs;
     let Sections { model: base, train: options, run: section, .. } = sections;
     let mut facts = vec![("parameters", json!(header.num_parameters))];
     facts.extend(rows.facts());
+    if !untrained.is_empty() {
+        let what = "their rows look as if they were never trained (a base checkpoint): the model has to learn here where answers end";
+        facts.push(("untrained tokens", json!(format!("{}: {what}", untrained.join(", ")))));
+    }
     let plan = Plan {
         stage,
         section,

@@ -7,6 +7,7 @@ pub(crate) mod eval;
 mod eval_rm;
 mod generate;
 mod html;
+mod inspect;
 mod lines;
 mod page;
 mod plan;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{Command, Data, Eval, Serve};
+use crate::cli::{Command, Data, Eval, Inspect, Serve};
 
 /// Carries out a command.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
@@ -39,6 +40,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Data(Data::Decontaminate(args)) => data::decontaminate(args),
         Command::Data(Data::Sample(args)) => data::sample(args),
         Command::Report(args) => report::run(args),
+        Command::Inspect(Inspect::Data(args)) => inspect::data(args),
+        Command::Inspect(Inspect::Model(args)) => inspect::model(args),
+        Command::Inspect(Inspect::Run(args)) => inspect::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
     }

@@ -99,6 +99,59 @@ impl Recipe for Text<'_> {
     }
 }
 
+/// Comparisons or prompts, which other stages read: all their dialogues in a list, for what is counted.
+struct Seen<'a, const COMPARISONS: bool> {
+    format: &'a ChatFormat,
+}
+
+impl<const COMPARISONS: bool> Recipe for Seen<'_, COMPARISONS> {
+    const KIND: Kind = if COMPARISONS { Kind::Comparison } else { Kind::Prompt };
+
+    fn describe(&self) -> Value {
+        let format = self.format;
+        json!([Self::KIND.name(), format.tokenizer().fingerprint(), format.describe(), format.system()])
+    }
+
+    fn list(&self, record: Record) -> Listed {
+        let dialogues = match record {
+            Record::Comparison(comparison) => comparison.dialogues,
+            Record::Prompt(messages) => vec![messages],
+            _ => unreachable!("a file gives the records that were asked for"),
+        };
+        let tokens: Vec<i64> = if COMPARISONS {
+            dialogues.iter().flat_map(|dialogue| self.format.scored(dialogue).tokens).collect()
+        } else {
+            dialogues.iter().flat_map(|dialogue| self.format.prompt(dialogue)).collect()
+        };
+        let contents = || dialogues.iter().flatten().map(|message| &message.content);
+        Listed {
+            turns: contents().count() as u64,
+            tokens: tokens.len() as u64,
+            loss_tokens: 0,
+            words: Words::new(&tokens, std::iter::repeat(false)),
+            has_special_text: contents().any(|content| self.format.tokenizer().spells_special(content)),
+            fate: Fate::Kept,
+        }
+    }
+}
+
+/// Reads comparisons or prompts, only to say what is in them: each is a row with the tokens of all its dialogues.
+///
+/// # Errors
+/// As [`chat_rows`].
+pub fn seen_rows(file: &Path, comparisons: bool, format: &ChatFormat, reading: &mut Reading<'_>) -> Result<LmData> {
+    let prepared = if comparisons {
+        prepare(file, &Seen::<true> { format }, reading)?
+    } else {
+        prepare(file, &Seen::<false> { format }, reading)?
+    };
+    let mut result = LmData::default();
+    result.add(&prepared);
+    result.rows = LmRows::dialogues(prepared);
+    result.file_rows.push(result.rows.len());
+    Ok(result)
+}
+
 /// Reads dialogues and renders them in ChatML.
 ///
 /// # Errors
@@ -184,14 +237,24 @@ pub fn text_rows(
     Ok(result)
 }
 
-/// Whether a file holds documents rather than dialogues: `.txt`, or `text` in the first row that is either.
+/// Whether a file holds documents rather than dialogues.
 pub fn is_text(file: &Path) -> bool {
-    let is = |row: data::RawRow| match (row.record(Kind::Text), row.record(Kind::Chat)) {
-        (Ok(_), _) => Some(true),
-        (_, Ok(_)) => Some(false),
-        _ => None,
-    };
-    RawRows::open(file, None).is_ok_and(|rows| rows.map_while(Result::ok).find_map(is).unwrap_or(false))
+    matches!(kind_of_rows(file), Ok(Some(Kind::Text)))
+}
+
+/// What the first row is that is anything: a document, a dialogue, a comparison or a prompt; `None` where no row is.
+///
+/// # Errors
+/// [`Error::Invalid`] when the file cannot be read.
+pub fn kind_of_rows(file: &Path) -> Result<Option<Kind>> {
+    const KINDS: [Kind; 4] = [Kind::Text, Kind::Comparison, Kind::Chat, Kind::Prompt];
+    for row in RawRows::open(file, None)? {
+        let row = row?;
+        if let Some(kind) = KINDS.into_iter().find(|kind| row.record(*kind).is_ok()) {
+            return Ok(Some(kind));
+        }
+    }
+    Ok(None)
 }
 
 /// Reads a file's documents, one row each, in pieces of at most `max_tokens`.

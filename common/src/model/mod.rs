@@ -7,6 +7,7 @@
 //!   two heads.
 //! - `product`: products of matrices; on the CPU `few_rows`: those while decoding, `elementwise` and `softmax`: what lies between
 //!   products, `arithmetic`: in the processor's widest instructions.
+//! - `untrained`: whether the ChatML tokens were ever trained.
 //! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it.
 
 mod arithmetic;
@@ -26,6 +27,7 @@ mod saved;
 mod scalar;
 mod softmax;
 mod transformer;
+mod untrained;
 mod weights;
 
 pub(crate) use attention::extent;
@@ -37,6 +39,7 @@ pub(crate) use heads::chunk_rows;
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use kv_cache::Prefilled;
 pub use scalar::ScalarModel;
+pub use untrained::untrained_chatml;
 pub use weights::{Parameter, SideFiles};
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    fn of(family: Family) -> Self {
+    pub(crate) fn of(family: Family) -> Self {
         match family {
             // The gate is `w2`: c_proj(w1(x) · silu(w2(x))).
             Family::Qwen => Self {

@@ -1,0 +1,259 @@
+//! `align inspect data`: rows as the tokens they become, and what is in a file.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::process::ExitCode;
+
+use align_common::chatml::{ChatFormat, Encoded, LossOn, Message, Role};
+use align_common::config::Overlong;
+use align_common::data::{BadRows, Kind, Place, RawRow, RawRows, Record};
+use align_common::error::{Error, Problems};
+use align_common::lm::{Cache, LmData, Reading, chat_rows, document_rows, kind_of_rows, seen_rows};
+use align_common::stage::{check_format, check_source};
+use align_common::tokenizer::Tokenizer;
+use anstyle::{AnsiColor, Style};
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::super::eval::print_line;
+use super::print_facts;
+use crate::cli::InspectDataArgs;
+use crate::terminal::Terminal;
+
+/// Bad rows that are named one by one.
+const MAX_NAMED: usize = 20;
+
+/// A row, as one or several token lists.
+struct Shown {
+    place: Place,
+    lists: Vec<(String, Vec<Token>)>,
+}
+
+struct Token {
+    id: i64,
+    text: String,
+    role: Option<Role>,
+    has_loss: bool,
+    is_scored: bool,
+}
+
+/// Shows a file.
+pub(crate) fn run(args: InspectDataArgs) -> Result<ExitCode> {
+    let mut problems = Problems::new();
+    let source = check_source(&args.model, &mut problems)?;
+    let format = check_format(&args.model, source.as_ref(), &args.system, &mut problems)?;
+    let kind = problems.absorb(kind_of_rows(&args.file))?;
+    problems.into_result()?;
+    let format = format.expect("no problem was found");
+    let Some(kind) = kind.flatten() else {
+        let what = "no row is a document, a dialogue, a comparison or a prompt, expected rows as README.md shows them";
+        return Err(Error::invalid(args.file.display(), what).into());
+    };
+    let loss_on = if args.loss_on == "assistant" { LossOn::Assistant } else { LossOn::QwenFinetune };
+    let data = read(&args, kind, &format, loss_on)?;
+    let rows = rows(&args, kind, &format, loss_on)?;
+    let counts = counts(kind, &data);
+    if args.json {
+        let rows: Vec<Value> = rows.iter().map(as_json).collect();
+        print_line(&json!({ "file": args.file, "kind": kind.name(), "counts": counts, "rows": rows }).to_string());
+        return Ok(ExitCode::SUCCESS);
+    }
+    rows.iter().try_for_each(print)?;
+    print_line(&format!("{}: {} rows", args.file.display(), kind.name()));
+    print_facts(counts.iter().map(|(name, value)| (name.as_str(), value)));
+    for problem in data.skipped.iter().take(MAX_NAMED) {
+        print_line(&format!("bad: {}", unsteered(&problem.to_string())));
+    }
+    if data.skipped.len() > MAX_NAMED {
+        print_line(&format!("bad: {} more", data.skipped.len() - MAX_NAMED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(args: &InspectDataArgs, kind: Kind, format: &ChatFormat, loss_on: LossOn) -> Result<LmData> {
+    let mut terminal = Terminal::new();
+    let mut reading = Reading { bad_rows: BadRows::Skip, cache: Cache::Auto, progress: &mut terminal };
+    let file = args.file.as_path();
+    let limit = Some((args.max_tokens, Overlong::Drop));
+    let data = match kind {
+        Kind::Text => document_rows(file, format.tokenizer(), args.max_tokens, &mut reading),
+        Kind::Comparison | Kind::Prompt => seen_rows(file, kind == Kind::Comparison, format, &mut reading),
+        Kind::Chat | Kind::Response => chat_rows(&[file.to_owned()], format, loss_on, limit, &mut reading),
+    };
+    Ok(data?)
+}
+
+/// What is in the file, under the names that a run gives it.
+fn counts(kind: Kind, data: &LmData) -> Map<String, Value> {
+    let counts = &data.counts;
+    let (mut seen, mut duplicates) = (HashSet::new(), 0u64);
+    data.rows.hashes().for_each(|hash| duplicates += u64::from(!seen.insert(hash)));
+    let mut all =
+        vec![("rows", json!(data.rows.len())), ("turns", json!(counts.turns)), ("tokens", json!(counts.tokens))];
+    if kind == Kind::Chat {
+        all.push(("loss tokens", json!(counts.loss_tokens)));
+        all.push(("rows dropped for length", json!(counts.dropped)));
+    }
+    all.push(("rows with special-token text", json!(counts.special_text)));
+    all.push(("duplicate rows", json!(duplicates)));
+    all.push(("bad rows", json!(data.skipped.len())));
+    if !counts.bad.is_empty() {
+        all.push(("bad rows by reason", json!(counts.bad)));
+    }
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The rows that were asked for; bad ones are passed over.
+fn rows(args: &InspectDataArgs, kind: Kind, format: &ChatFormat, loss_on: LossOn) -> Result<Vec<Shown>> {
+    let mut shown = Vec::new();
+    for row in RawRows::open(&args.file, Some(kind))? {
+        let row = row?;
+        if shown.len() == args.rows {
+            break;
+        }
+        if row.place.index < args.from {
+            continue;
+        }
+        if let Ok(record) = row.record(kind) {
+            shown.push(show(row, record, format, loss_on));
+        }
+    }
+    Ok(shown)
+}
+
+fn show(row: RawRow, record: Record, format: &ChatFormat, loss_on: LossOn) -> Shown {
+    let tokenizer = format.tokenizer();
+    let scored = |(index, messages): (usize, &Vec<Message>)| {
+        let encoded = format.scored(messages);
+        let end = encoded.end;
+        let mut tokens = tokens(tokenizer, &encoded, &format.speakers(messages));
+        tokens.iter_mut().for_each(|token| token.has_loss = false);
+        tokens[end].is_scored = true;
+        (format!("dialogue {index}"), tokens)
+    };
+    let lists = match &record {
+        Record::Chat(messages) => {
+            let encoded = format.dialogue(messages, loss_on);
+            vec![(String::new(), tokens(tokenizer, &encoded, &format.speakers(messages)))]
+        }
+        Record::Comparison(comparison) => {
+            let mut lists: Vec<_> = comparison.dialogues.iter().enumerate().map(scored).collect();
+            match &comparison.scores {
+                None => (lists[0].0, lists[1].0) = ("chosen".to_owned(), "rejected".to_owned()),
+                Some(scores) => lists
+                    .iter_mut()
+                    .zip(scores)
+                    .for_each(|((name, _), score)| name.push_str(&format!(", score {score}"))),
+            }
+            lists
+        }
+        Record::Prompt(messages) => {
+            let ids = format.prompt(messages);
+            let encoded = Encoded { loss_mask: vec![false; ids.len()], tokens: ids, end: 0 };
+            let speakers = [format.speakers(messages), vec![Role::Assistant]].concat();
+            vec![(String::new(), tokens(tokenizer, &encoded, &speakers))]
+        }
+        Record::Text(text) => {
+            let mut ids = tokenizer.encode(text);
+            ids.push(tokenizer.special().endoftext);
+            let loss_mask = (0..ids.len()).map(|index| index > 0).collect();
+            vec![(String::new(), tokens(tokenizer, &Encoded { tokens: ids, loss_mask, end: 0 }, &[]))]
+        }
+        Record::Response(_) | Record::Responses(_) => Vec::new(), // not asked for
+    };
+    Shown { place: row.place, lists }
+}
+
+/// The tokens of a dialogue; each `<|im_start|>` gives the floor to the next speaker.
+fn tokens(tokenizer: &Tokenizer, encoded: &Encoded, speakers: &[Role]) -> Vec<Token> {
+    let start = tokenizer.special().im_start;
+    let mut turn = 0;
+    let token = |(id, has_loss): (&i64, &bool)| {
+        turn += usize::from(*id == start);
+        let role = speakers.get(turn.wrapping_sub(1)).copied();
+        Token { id: *id, text: tokenizer.token(*id), role, has_loss: *has_loss, is_scored: false }
+    };
+    encoded.tokens.iter().zip(&encoded.loss_mask).map(token).collect()
+}
+
+fn as_json(row: &Shown) -> Value {
+    let token = |(position, token): (usize, &Token)| {
+        json!({
+            "position": position, "id": token.id, "text": token.text, "role": token.role,
+            "loss": token.has_loss, "scored": token.is_scored,
+        })
+    };
+    let lists = row.lists.iter().map(
+        |(name, tokens)| json!({ "name": name, "tokens": tokens.iter().enumerate().map(token).collect::<Vec<_>>() }),
+    );
+    json!({ "index": row.place.index, "line": row.place.line, "dialogues": lists.collect::<Vec<_>>() })
+}
+
+/// A row, a line a token. Colours vanish where nobody sees them.
+fn print(row: &Shown) -> Result<()> {
+    let mut out = anstream::stdout().lock();
+    let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
+    for (name, tokens) in &row.lists {
+        let with_loss = tokens.iter().filter(|token| token.has_loss).count();
+        let name = if name.is_empty() { String::new() } else { format!(" · {name}") };
+        let count = tokens.len();
+        writeln!(
+            out,
+            "{bold}row {} · {}{name} · {count} tokens, {with_loss} with loss{bold:#}",
+            row.place.index, row.place
+        )?;
+        writeln!(out, "{dim}{:>8} {:>8} {:<10} {:<5} text{dim:#}", "position", "token", "role", "loss")?;
+        for (position, token) in tokens.iter().enumerate() {
+            let colour = Style::new().fg_color(Some(colour(token.role).into()));
+            let role = token.role.map_or("text", Role::name);
+            let (mark, style) = match (token.is_scored, token.has_loss) {
+                (true, _) => ("score", colour.bold()),
+                (_, true) => ("loss", colour.bold()),
+                _ => ("·", colour.dimmed()),
+            };
+            let text = plain(&token.text);
+            writeln!(
+                out,
+                "{position:>8} {:>8} {colour}{role:<10}{colour:#} {style}{mark:<5} {text}{style:#}",
+                token.id
+            )?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn colour(role: Option<Role>) -> AnsiColor {
+    match role {
+        Some(Role::System) => AnsiColor::Magenta,
+        Some(Role::User) => AnsiColor::Cyan,
+        Some(Role::Assistant) | None => AnsiColor::Green,
+    }
+}
+
+/// A token's text, on one line, white space shown.
+fn plain(text: &str) -> String {
+    let shown = |char: char| match char {
+        '\n' => '⏎',
+        '\t' => '⇥',
+        ' ' => '·',
+        char => char,
+    };
+    unsteered(&text.chars().map(shown).collect::<String>())
+}
+
+/// Text from strangers without what steers a terminal: control characters, and those that turn the direction of writing.
+fn unsteered(text: &str) -> String {
+    let steers = |char: char| char.is_control() || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(|char| !steers(*char)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_not_shown() {
+        assert_eq!(plain("a b\n\x1b[31mred\u{202e}\x07\u{9b}x"), "a·b⏎[31mredx");
+    }
+}

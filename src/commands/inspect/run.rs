@@ -1,0 +1,79 @@
+//! `align inspect run`: how far a run is, what it measured last, and whether its checkpoints are whole.
+
+use std::process::ExitCode;
+
+use align_common::checkpoint;
+use align_common::error::Error;
+use align_common::run;
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::super::eval::{align_right, print_line};
+use super::{bare_table, first_problem, print_facts, rounded};
+use crate::cli::InspectRunArgs;
+
+/// Shows a run.
+pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
+    let contents = run::read(&args.run)?;
+    let (step, last) = contents.log.last().expect("a run that is read has logged a step");
+    let mut checkpoints = Vec::new();
+    for (step, path) in checkpoint::list(&args.run.join("checkpoints"))? {
+        let damage = match checkpoint::verify(&path) {
+            Ok(()) => Value::Null,
+            Err(error @ Error::Invalid(_)) => json!(first_problem(&error)),
+            Err(error) => return Err(error.into()),
+        };
+        checkpoints.push(json!({ "step": step, "path": path, "damage": damage }));
+    }
+    let steps = contents.facts.get("steps").and_then(Value::as_u64).unwrap_or(*step);
+    let state = match contents.facts.get("finished_step") {
+        Some(done) if done.as_u64() >= Some(steps) => "finished".to_owned(),
+        _ => format!("at step {step} of {steps}"),
+    };
+    let damaged = checkpoints.iter().any(|checkpoint| !checkpoint["damage"].is_null());
+    if args.json {
+        let alarms: Vec<Value> =
+            contents.alarms.iter().map(|(step, said)| json!({ "step": step, "alarms": said })).collect();
+        let metrics = last.to_json();
+        let all = json!({
+            "state": state, "step": step, "steps": steps, "facts": contents.facts, "metrics": metrics,
+            "checkpoints": checkpoints, "alarms": alarms,
+        });
+        print_line(&all.to_string());
+    } else {
+        let mut facts = Map::new();
+        facts.insert("state".to_owned(), json!(state));
+        facts.extend(
+            contents
+                .facts
+                .iter()
+                .filter(|(name, _)| *name != "inputs")
+                .map(|(name, value)| (name.replace('_', " "), value.clone())),
+        );
+        print_facts(facts.iter().map(|(name, value)| (name.as_str(), value)));
+        print_line("");
+        let mut metrics = bare_table();
+        metrics.set_header(["last logged", "step", "value"]);
+        // Evaluations are not of every step.
+        let mut names: Vec<&str> =
+            contents.log.iter().flat_map(|(_, metrics)| metrics.iter()).map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let found = contents.log.iter().rev().find_map(|(step, metrics)| Some((step, metrics.get(name)?)));
+            if let Some((step, value)) = found {
+                metrics.add_row([name.to_owned(), step.to_string(), rounded(value)]);
+            }
+        }
+        print_line(&align_right(metrics, 1).to_string());
+        for checkpoint in &checkpoints {
+            let whole =
+                checkpoint["damage"].as_str().map_or_else(|| "whole".to_owned(), |what| format!("DAMAGED: {what}"));
+            print_line(&format!("checkpoint of step {}: {whole}", checkpoint["step"]));
+        }
+        for (step, said) in &contents.alarms {
+            print_line(&format!("step {step}: {}", said.join("; ")));
+        }
+    }
+    Ok(if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
