@@ -69,8 +69,8 @@ documented! {
         pub overlong: Overlong,
         /// Bad rows: "error", or "skip", which counts and names them.
         pub bad_rows: BadRows,
-        /// Where tokens are kept from run to run: a folder, "off" (nowhere), or "auto": those of files from 32 MB on in
-        /// `$XDG_CACHE_HOME/align`, else `~/.cache/align`. What nobody has used for a month is removed.
+        /// Where tokens are kept from run to run: a folder, "off" (nowhere), or "auto": those of files from 32 MB on
+        /// (compressed: 1.6 MB) in `$XDG_CACHE_HOME/align`, else `~/.cache/align`. What nobody has used for a month is removed.
         pub cache: String,
     }
 }
@@ -95,8 +95,8 @@ documented! {
         pub overlong: Option<Overlong>,
         /// Bad rows: "error", or "skip", which counts and names them.
         pub bad_rows: BadRows,
-        /// Where tokens are kept from run to run: a folder, "off" (nowhere), or "auto": those of files from 32 MB on in
-        /// `$XDG_CACHE_HOME/align`, else `~/.cache/align`. What nobody has used for a month is removed.
+        /// Where tokens are kept from run to run: a folder, "off" (nowhere), or "auto": those of files from 32 MB on
+        /// (compressed: 1.6 MB) in `$XDG_CACHE_HOME/align`, else `~/.cache/align`. What nobody has used for a month is removed.
         pub cache: String,
     }
 }

@@ -134,6 +134,7 @@ impl stage::Trainer for Trainer<'_> {
         metrics.set("train/lr", lr);
         metrics.set("train/loss_tokens", loss_tokens as f64);
         metrics.set("train/tokens", tokens);
+        metrics.set("train/loss_token_share", loss_tokens as f64 / tokens);
         metrics.set("train/tokens_per_second", tokens / started.elapsed().as_secs_f64());
         Ok(metrics)
     }

@@ -14,8 +14,10 @@ use crate::progress::Progress;
 
 /// Raised when the same text becomes other tokens than before, or an entry's files change.
 const VERSION: u32 = 1;
-/// Smaller files are tokenized sooner than anybody would notice.
+/// Less text is tokenized sooner than anybody would notice …
 const WORTH_KEEPING: u64 = 32 << 20;
+/// … of which a compressed file may hold this many times its size.
+const COMPRESSION: u64 = 20;
 const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Bytes hashed at a time.
 const STRIDE: usize = 16 << 20;
@@ -49,7 +51,7 @@ impl Cache {
         match self {
             Self::Off => None,
             Self::Folder(folder) => Some(folder.clone()),
-            Self::Auto if bytes < WORTH_KEEPING => None,
+            Self::Auto if text_bytes(file, bytes) < WORTH_KEEPING => None,
             Self::Auto => {
                 let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
                 // As the XDG base directory specification has it, which ignores relative paths.
@@ -58,6 +60,14 @@ impl Cache {
             }
         }
     }
+}
+
+/// How much text a file may hold.
+fn text_bytes(file: &Path, bytes: u64) -> u64 {
+    const COMPRESSED: [&str; 3] = ["gz", "zst", "parquet"];
+    let extension = file.extension().map(|extension| extension.to_ascii_lowercase()).unwrap_or_default();
+    let is_compressed = COMPRESSED.iter().any(|name| extension == *name);
+    if is_compressed { bytes.saturating_mul(COMPRESSION) } else { bytes }
 }
 
 /// An entry's place.
