@@ -14,7 +14,7 @@ use crate::progress::Progress;
 
 /// Rows that are prepared at a time. Three such chunks are in memory, of which one may be a record longer.
 const CHUNK_ROWS: usize = 4096;
-const CHUNK_BYTES: usize = 8 << 20;
+const CHUNK_BYTES: usize = 2 << 20;
 
 /// Files whose rows are passed through once.
 pub struct Stream<'a> {

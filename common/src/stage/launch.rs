@@ -95,9 +95,10 @@ impl Plan<'_> {
         progress.note(self.config.trim_end());
         progress.note("");
         let steps = ("steps", json!(self.steps));
+        let width = self.facts.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
         for (what, value) in self.facts.iter().chain([&steps]) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            progress.note(&format!("{what:>24}  {value}"));
+            progress.note(&format!("{what:>width$}  {value}"));
         }
         for problem in self.skipped.iter().take(MAX_NAMED) {
             progress.note(&format!("skipped {problem}"));
