@@ -1,6 +1,6 @@
 //! Killed at any moment and gone on with, a run ends as if nothing had happened: the same weights and numbers, byte for byte.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -51,6 +51,22 @@ fn assert_same_run(folder: &Folder, whole: &str, resumed: &str, steps: u64) {
     assert_eq!(left, Vec::<String>::new(), "half-written files stay");
 }
 
+/// Asserts that two runs kept the same checkpoints and call the same one the best.
+#[track_caller]
+fn assert_same_checkpoints(folder: &Folder, whole: &str, resumed: &str) {
+    let of = |run: &str| {
+        let mut files = folder.files(&format!("{run}/checkpoints"));
+        // They hold the run's seconds.
+        files.retain(|name, _| !name.ends_with("/run.json") && !name.ends_with("/manifest.json"));
+        let facts: Value = serde_json::from_str(&folder.read(&format!("{run}/run.json"))).unwrap();
+        (facts["best"].clone(), files)
+    };
+    let ((best, expected), (found_best, found)) = (of(whole), of(resumed));
+    assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+    assert_eq!(best, found_best);
+    expected.iter().for_each(|(name, bytes)| assert!(*bytes == found[name], "checkpoints/{name} differs"));
+}
+
 /// Pseudo-random numbers, for moments to kill at.
 struct Moments(u64);
 
@@ -93,6 +109,7 @@ fn survives_kills(folder: &Folder, stage: &str, sets: &[&str], steps: u64) {
     folder.succeed(&args);
     eprintln!("{stage}: {tried:?}"); // shown when the comparison fails
     assert_same_run(folder, "runs/whole", "runs/killed", steps);
+    assert_same_checkpoints(folder, "runs/whole", "runs/killed");
 }
 
 #[test]
@@ -142,6 +159,59 @@ fn runs_on_bf16_checkpoints_survive_kills() {
     folder.succeed(&["rm", "--config", "rm.toml", "--set", base, "--set", "train.steps=2", "--out", "runs/rm16"]);
     let models = ["models.policy='runs/sft16/model'", "models.reward='runs/rm16/model'"];
     survives_kills(&folder, "ppo", &[&models[..], &["ppo.policy_lr=1e-6", "ppo.value_lr=1e-6"]].concat(), 8);
+}
+
+/// A run that saves behind every step is nearly always writing: most of these hit a checkpoint on its way.
+#[test]
+fn twenty_kills_while_checkpoints_are_being_written() {
+    const KILLS: u64 = 20;
+    let folder = Folder::new();
+    let steps = 3 * KILLS + 6;
+    let sets = [&format!("train.steps={steps}"), "run.save_every=1", "run.keep=2"];
+    let mut args = vec!["sft", "--config", "sft.toml"];
+    args.extend(sets.iter().flat_map(|set| ["--set", set]));
+    let started = Instant::now();
+    folder.succeed(&[&args[..], &["--out", "runs/whole"]].concat());
+    let step = started.elapsed().as_micros() as u64 / steps;
+
+    args.extend(["--out", "runs/killed", "--resume"]);
+    let metrics = folder.join("runs/killed/metrics.jsonl");
+    let (mut moments, mut amid) = (Moments(KILLS), 0);
+    for kill in 1..=KILLS {
+        let mut run = folder.spawn(&args);
+        run.wait_for_lines(&metrics, 3 * kill as usize);
+        run.run_for(Duration::from_micros(moments.below(2 * step)));
+        assert!(run.kill(), "the run ended before kill {kill}");
+        let left = folder.files("runs/killed/checkpoints").into_keys();
+        amid += usize::from(left.into_iter().any(|name| name.starts_with(".tmp-step-")));
+    }
+    folder.succeed(&args);
+    eprintln!("{amid} of {KILLS} kills hit a checkpoint that was being written");
+    assert!(amid > 0);
+    assert_same_run(&folder, "runs/whole", "runs/killed", steps);
+    assert_same_checkpoints(&folder, "runs/whole", "runs/killed");
+}
+
+#[test]
+fn a_disk_that_is_full_ends_the_run_with_a_line_and_harms_nothing() {
+    let folder = Folder::new();
+    let args = |steps: &'static str, out: &'static str| {
+        ["sft", "--config", "sft.toml", "--set", steps, "--out", out, "--resume"]
+    };
+    folder.succeed(&args("train.steps=12", "runs/whole"));
+    folder.succeed(&args("train.steps=3", "runs/full"));
+    let before = folder.files("runs/full/checkpoints");
+    let weights = before["step-000003/model/model.safetensors"].len() as u64;
+    // The state is three times as large as the weights.
+    let output = folder.align_with_small_files(3 * weights / 2, &args("train.steps=12", "runs/full"));
+    assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output}");
+    let said = output.stderr.lines().last().unwrap();
+    assert!(said.starts_with("align: the checkpoint of step 6 is not saved: "), "{output}");
+    assert!(said.contains("File too large") && said.contains("--resume"), "{output}");
+    assert_eq!(output.stderr.matches("align: ").count(), 1, "{output}");
+    assert!(before == folder.files("runs/full/checkpoints"), "{output}");
+    folder.succeed(&args("train.steps=12", "runs/full"));
+    assert_same_run(&folder, "runs/whole", "runs/full", 12);
 }
 
 #[test]
@@ -203,15 +273,23 @@ fn other_run_and_eval_settings_may_change_across_a_resume() {
 #[test]
 fn a_damaged_checkpoint_is_named_with_the_way_out() {
     let folder = Folder::new();
-    let args = ["sft", "--config", "sft.toml", "--set", "train.steps=6"];
-    folder.succeed(&args);
+    // Nothing is learned, so that the first evaluation stays the best.
+    let sets = ["--set", "optimizer.lr=0.0", "--set", "run.eval_every=3", "--set", "run.keep=1"];
+    let args = [&["sft", "--config", "sft.toml", "--set", "train.steps=6"], &sets[..]].concat();
+    let output = folder.succeed(&args);
+    let best = "is that of step 3: runs/sft/checkpoints/step-000003\n";
+    assert!(output.stderr.contains(best), "{output}");
+    let run: Value = serde_json::from_str(&folder.read("runs/sft/run.json")).unwrap();
+    assert_eq!(run["best"]["step"], 3, "{run}");
+    assert_eq!(run["best"]["loss"], folder.metric("runs/sft", "eval/heldout-sft/loss")[2], "{run}");
     let file = "runs/sft/checkpoints/step-000006/model/model.safetensors";
     let mut bytes = std::fs::read(folder.join(file)).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     folder.write(file, bytes);
     std::fs::remove_dir_all(folder.join("runs/sft/model")).unwrap();
-    let args = ["sft", "--config", "sft.toml", "--set", "train.steps=9", "--resume"];
-    folder.refuse(&args, &[&[file, "checksum", "remove", "runs/sft/checkpoints/step-000003"]]);
+    let args = [&["sft", "--config", "sft.toml", "--set", "train.steps=9", "--resume"], &sets[..]].concat();
+    let way_out = "remove runs/sft/checkpoints/step-000006 to resume from runs/sft/checkpoints/step-000003";
+    folder.refuse(&args, &[&[file, "checksum", way_out]]);
     std::fs::remove_dir_all(folder.join("runs/sft/checkpoints/step-000006")).unwrap();
     folder.succeed(&args);
     assert_eq!(folder.metric("runs/sft", "step").len(), 9);

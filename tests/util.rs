@@ -95,7 +95,20 @@ impl Folder {
     }
 
     pub(crate) fn align_with_input(&self, args: &[&str], stdin: Stdio) -> Output {
-        let output = self.command(args).stdin(stdin).output().unwrap();
+        self.output(args, self.command(args).stdin(stdin))
+    }
+
+    /// Runs the binary where no file may grow beyond so many bytes, roughly: as on a full disk, writing fails.
+    pub(crate) fn align_with_small_files(&self, bytes: u64, args: &[&str]) -> Output {
+        let mut command = Command::new("sh");
+        let blocks = (bytes / 512).to_string();
+        let script = "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\"";
+        command.args(["-c", script, &blocks, env!("CARGO_BIN_EXE_align")]).args(args);
+        self.output(args, command.current_dir(&self.path).env("OMP_NUM_THREADS", "1").stdin(Stdio::null()))
+    }
+
+    fn output(&self, args: &[&str], command: &mut Command) -> Output {
+        let output = command.output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Output {
             command: format!("align {}", args.join(" ")),

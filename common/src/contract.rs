@@ -91,8 +91,14 @@ impl ScoreContract {
     /// [`Error::Io`].
     pub fn write(&self, dir: &Path) -> Result<()> {
         let path = dir.join(FILE);
-        let text = serde_json::to_string_pretty(self).expect("a contract is plain data");
-        std::fs::write(&path, text + "\n").map_err(Error::io(&path))
+        std::fs::write(&path, self.to_bytes()).map_err(Error::io(&path))
+    }
+
+    /// What stands in its file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).expect("a contract is plain data");
+        text.push(b'\n');
+        text
     }
 
     /// Adds every way in which a model with this contract at `dir` would misread what a policy with `format` writes.

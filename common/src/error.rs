@@ -22,6 +22,16 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A checkpoint could not be written, or is not what was to be written.
+    #[error(
+        "the checkpoint of step {step} is not saved: {source}; the earlier ones are whole, and --resume goes on from them"
+    )]
+    Saving {
+        /// Steps done.
+        step: u64,
+        /// Why.
+        source: Box<Error>,
+    },
     /// A loss or gradient is no longer a number.
     #[error("{what} is not finite, expected a number; lower the learning rate or look at the rows of this step")]
     NonFinite {

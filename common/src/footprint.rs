@@ -70,12 +70,20 @@ impl Held {
         self.num_parameters() * if self.options.trainable { FP32 } else { self.compute() }
     }
 
-    /// What was written and is mapped to be compared with what is in memory; of another dtype than that of computation, also its
-    /// copy.
-    pub fn read_back(&self) -> u64 {
+    /// What a checkpoint takes while it is written and read back beside the steps behind it: its largest matrix, rounded to 16 bits, and
+    /// of the mapped file a layer, with its largest matrix in the dtype of computation.
+    pub fn saving(&self) -> u64 {
+        if !self.options.trainable {
+            return 0;
+        }
+        let shape = self.shape();
         let written = self.config.dtype.elt_size_in_bytes() as u64;
-        let copy = if self.config.dtype == self.options.compute { 0 } else { self.compute() };
-        self.num_parameters() * (written + copy)
+        let largest = shape.hidden * shape.inner.max(shape.query);
+        let embedding = self.config.vocab_size as u64 * shape.hidden;
+        // A tensor and its bytes.
+        let rounded = if self.config.dtype == Kind::Float { 0 } else { 2 * written * embedding.max(largest) };
+        let cast = if self.config.dtype == self.options.compute { 0 } else { self.compute() * largest };
+        rounded.max(written * shape.matrices() + cast)
     }
 
     /// Gradients, in fp32; they stay from step to step.
@@ -367,7 +375,8 @@ impl Rows {
         (0..self.steps).map(tokens).max().unwrap_or(0)
     }
 
-    /// The phases of training a model on them: its update, at the heaviest microbatch, and a save.
+    /// The phases of training a model on them: its update, at the heaviest microbatch, beside which a checkpoint may be
+    /// written, and the last save.
     fn phases(&self, held: &Held, microbatch_tokens: usize) -> Vec<Phase> {
         let (mut heaviest, mut most, mut operations, mut traffic) = ((0, 0..0), 0, 0.0, 0.0);
         for step in 0..self.steps {
@@ -388,8 +397,9 @@ impl Rows {
         let work = (self.layout)(heaviest.0, heaviest.1);
         let mut update = resident(&[held]);
         update.extend(held.learning(&work));
+        update.push(("checkpoint", held.saving()));
         let mut save = resident(&[held]);
-        save.push(("file", held.read_back()));
+        save.push(("checkpoint", held.saving()));
         let update = Phase {
             name: "update",
             parts: update,

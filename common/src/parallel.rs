@@ -6,8 +6,8 @@
 use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
 
 /// Elements below which a second thread has less to do than it costs to call it.
 const WORTH_A_THREAD: usize = 1 << 16;
@@ -27,6 +27,25 @@ pub(crate) fn each<T: Send>(items: Vec<T>, elements: usize, work: impl Fn(T) + S
             work(item);
         }
     });
+}
+
+/// Starts a thread on which libtorch computes without others' help: what it does goes on beside a training step, which has them all.
+pub(crate) fn spawn_alone<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<JoinHandle<T>> {
+    let threads = tch::get_num_threads();
+    let (tell, told) = mpsc::channel();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        tch::get_num_threads(); // the first call on a thread sets it to the common number, whatever was set before
+        tch::set_num_threads(1);
+        let _ = tell.send(());
+        work()
+    })?;
+    // libtorch knows the number of each thread, and one for threads that are still to come, which was changed with it.
+    let _ = told.recv();
+    tch::set_num_threads(threads);
+    Ok(thread)
 }
 
 /// Runs `body` on so many threads at once, this one among them.
@@ -108,6 +127,13 @@ mod tests {
         let message = *result.unwrap_err().downcast::<String>().unwrap();
         assert_eq!(message, "item 40");
         each((0..64).collect(), 1 << 30, |_| ()); // the threads are still there
+    }
+
+    #[test]
+    fn a_thread_alone_leaves_this_one_its_helpers() {
+        let threads = tch::get_num_threads();
+        let alone = spawn_alone("alone", tch::get_num_threads).unwrap().join().unwrap();
+        assert_eq!((alone, tch::get_num_threads()), (1, threads));
     }
 
     #[test]

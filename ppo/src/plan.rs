@@ -199,13 +199,14 @@ impl Step<'_> {
     }
 
     fn save(&self) -> Phase {
-        let mut parts = self.resident();
-        parts.push(("file", self.models.policy.read_back().max(self.models.value.read_back())));
-        Phase { name: "save", parts, ..Phase::default() }
+        Phase { name: "save", parts: self.resident(), ..Phase::default() }
     }
 
+    /// The models, and a checkpoint that is being written beside every phase.
     fn resident(&self) -> Vec<(&'static str, u64)> {
-        resident(&self.models.all())
+        let mut parts = resident(&self.models.all());
+        parts.push(("checkpoint", self.models.policy.saving().max(self.models.value.saving())));
+        parts
     }
 
     /// All responses, as the update's minibatches have them.

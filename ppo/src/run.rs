@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use align_common::chatml::ChatFormat;
-use align_common::checkpoint::State;
+use align_common::checkpoint::{Snapshot, State};
 use align_common::config::to_toml;
-use align_common::contract::ScoreContract;
+use align_common::contract::{self, ScoreContract};
 use align_common::data::{self, Kind, Order, Record};
 use align_common::error::{Problem, Problems, Result};
 use align_common::generate::Sampling;
@@ -290,17 +290,7 @@ impl stage::Trainer for Session {
         self.trainer.record.as_ref().map_or(Value::Null, record::Record::to_json)
     }
 
-    fn save(&self, folder: &Path) -> Result<()> {
-        let (models, policy, value) = (&self.trainer.models, folder.join("model"), folder.join("value"));
-        models.policy.save(&policy)?;
-        models.policy.check_saved(&policy)?;
-        models.value_model.save(&value)?;
-        models.value_model.check_saved(&value)?;
-        ScoreContract { value_shift: self.trainer.value_shift, ..ScoreContract::new(&self.evaluation.format) }
-            .write(&value)
-    }
-
-    fn state(&self) -> State {
+    fn snapshot(&self) -> Snapshot {
         let (trainer, mut state) = (&self.trainer, State::new());
         trainer.policy_optimizer.save("policy", &mut state);
         trainer.value_optimizer.save("value", &mut state);
@@ -309,7 +299,11 @@ impl stage::Trainer for Session {
         state.set("value_shift", trainer.value_shift);
         state.set("guards", self.guards.state());
         state.set("ptx_taken", trainer.ptx.as_ref().map(|stream| stream.taken));
-        state
+        let contract =
+            ScoreContract { value_shift: trainer.value_shift, ..ScoreContract::new(&self.evaluation.format) };
+        let mut value = trainer.models.value_model.saved();
+        value.add_file(contract::FILE, contract.to_bytes());
+        Snapshot { models: Box::new(vec![("model", trainer.models.policy.saved()), ("value", value)]), state }
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

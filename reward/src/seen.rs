@@ -38,14 +38,9 @@ impl SeenPairs {
         Ok(Some(Self(prints.iter().copied().collect())))
     }
 
-    /// Writes them into a model's folder.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(FILE);
-        let bytes: Vec<u8> = self.0.iter().flatten().copied().collect();
-        fs::write(&path, bytes).map_err(Error::io(&path))
+    /// What stands in their file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flatten().copied().collect()
     }
 
     /// Adds every pair of `rows`.

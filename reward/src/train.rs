@@ -1,10 +1,8 @@
 //! The training loop of the reward model: batch → loss → update → metrics → maybe save.
 
-use std::path::Path;
-
 use align_common::chatml::ChatFormat;
-use align_common::checkpoint::State;
-use align_common::contract::{Reference, ScoreContract};
+use align_common::checkpoint::{Snapshot, State};
+use align_common::contract::{self, Reference, ScoreContract};
 use align_common::data::Order;
 use align_common::error::{Error, Problem, Result};
 use align_common::lm::microbatches;
@@ -21,7 +19,7 @@ use crate::config::RmConfig;
 use crate::data::{Comparisons, RmBatch, Row, flatten};
 use crate::eval::{score, score_pairs};
 use crate::loss::{LossParams, RewardStats, reward_loss};
-use crate::seen::SeenPairs;
+use crate::seen::{self, SeenPairs};
 use crate::stats::pair_accuracy;
 
 /// A held-out file.
@@ -66,6 +64,8 @@ pub struct Trainer<'a> {
     model: ScalarModel,
     optimizer: AdamW,
     steps: u64,
+    /// How the first held-out set is scored, where that was measured since the last step.
+    spread: Option<Reference>,
 }
 
 impl<'a> Trainer<'a> {
@@ -73,7 +73,7 @@ impl<'a> Trainer<'a> {
     pub fn new(config: &'a RmConfig, rows: &'a Rows, format: &'a ChatFormat, model: ScalarModel, steps: u64) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
         let optimizer = AdamW::new(named, &config.optimizer);
-        Self { config, rows, format, optimizer, model, steps }
+        Self { config, rows, format, optimizer, model, steps, spread: None }
     }
 
     /// The language-model loss on the best dialogue's last answer, on the same forward pass: its share of the batch's token mean, and a term
@@ -113,6 +113,11 @@ impl<'a> Trainer<'a> {
         reward_loss(&scalars, &pairs, rows.len(), &self.loss_params()).stats.loss
     }
 
+    /// Raw scores of every comparison of a set.
+    fn score(&self, set: &EvalSet) -> Vec<Vec<f64>> {
+        score(&self.model, &set.rows, self.config.train.microbatch_tokens, &mut |_| {})
+    }
+
     fn loss_params(&self) -> LossParams {
         LossParams { center_coef: self.config.loss.center_coef, label_smoothing: self.config.loss.label_smoothing }
     }
@@ -125,6 +130,7 @@ impl<'a> Trainer<'a> {
 impl stage::Trainer for Trainer<'_> {
     /// One optimiser step on comparisons s·B … s·B+B−1 of the run's order.
     fn step(&mut self, step: u64) -> Result<Metrics> {
+        self.spread = None;
         let train = &self.config.train;
         let batch = self.batch(step);
         let lengths: Vec<usize> = batch.iter().map(|row| row.len()).collect();
@@ -175,7 +181,7 @@ impl stage::Trainer for Trainer<'_> {
         let mut metrics = Metrics::new();
         let tokenizer = self.format.tokenizer();
         for set in &self.rows.eval {
-            let scores = score(&self.model, &set.rows, self.config.train.microbatch_tokens, &mut |_| {});
+            let scores = self.score(set);
             let pairs = score_pairs(&set.rows, &scores);
             let name = &set.name;
             metrics.set(format!("eval/{name}/accuracy"), pair_accuracy(pairs.iter().copied()).accuracy);
@@ -185,6 +191,7 @@ impl stage::Trainer for Trainer<'_> {
             let spread = Reference::new(name.as_str(), &scores.concat());
             metrics.set(format!("eval/{name}/score_mean"), spread.mean);
             metrics.set(format!("eval/{name}/score_std"), spread.std);
+            self.spread.get_or_insert(spread);
             let (chosen, rejected): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
             run.histogram(done, &format!("scores/{name}/chosen"), &chosen)?;
             run.histogram(done, &format!("scores/{name}/rejected"), &rejected)?;
@@ -206,24 +213,22 @@ impl stage::Trainer for Trainer<'_> {
         format!("loss {:.4} accuracy {:.2}", number("train/loss"), number("train/accuracy"))
     }
 
-    /// Writes the model and its score contract, mean and spread taken on the first held-out set.
-    fn save(&self, folder: &Path) -> Result<()> {
-        let folder = &folder.join("model");
-        self.model.save(folder)?;
-        self.model.check_saved(folder)?;
+    /// The model with its score contract, mean and spread taken on the first held-out set.
+    fn snapshot(&self) -> Snapshot {
         let mut contract = ScoreContract::new(self.format);
         if let (Some(set), Some(file)) = (self.rows.eval.first(), self.config.data.eval.first()) {
-            let scores = score(&self.model, &set.rows, self.config.train.microbatch_tokens, &mut |_| {});
-            contract.reference = Some(Reference::new(file.display().to_string(), &scores.concat()));
+            let name = file.display().to_string();
+            contract.reference = Some(match &self.spread {
+                Some(spread) => Reference { set: name, ..spread.clone() },
+                None => Reference::new(name, &self.score(set).concat()),
+            });
         }
-        self.rows.seen.write(folder)?;
-        contract.write(folder)
-    }
-
-    fn state(&self) -> State {
+        let mut model = self.model.saved();
+        model.add_file(contract::FILE, contract.to_bytes());
+        model.add_file(seen::FILE, self.rows.seen.to_bytes());
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
-        state
+        Snapshot { models: Box::new(vec![("model", model)]), state }
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

@@ -1,9 +1,8 @@
 //! The training loop of sft and pretraining: batch → loss → update → metrics → maybe save.
 
-use std::path::Path;
 use std::time::Instant;
 
-use align_common::checkpoint::State;
+use align_common::checkpoint::{Snapshot, State};
 use align_common::config::{ModelSection, OptimizerSection, RunSection, ScheduleSection};
 use align_common::error::{Error, Result};
 use align_common::generate::{Sampling, generate};
@@ -148,16 +147,10 @@ impl stage::Trainer for Trainer<'_> {
         format!("loss {:.4}", metrics.get("train/loss").unwrap_or(f64::NAN))
     }
 
-    fn save(&self, folder: &Path) -> Result<()> {
-        let folder = &folder.join("model");
-        self.model.save(folder)?;
-        self.model.check_saved(folder)
-    }
-
-    fn state(&self) -> State {
+    fn snapshot(&self) -> Snapshot {
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
-        state
+        Snapshot { models: Box::new(vec![("model", self.model.saved())]), state }
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

@@ -12,6 +12,7 @@ fn a_folder_that_holds_a_run_is_kept() {
     folder.write("file", "something");
     folder.refuse(&with(&SFT, &["--out", "file"]), &[&["file: ", "is a file, expected a folder"]]);
     folder.refuse(&with(&SFT, &["--out", "file/below"]), &[&["file/below: "]]);
+    folder.refuse(&with(&SFT, &["--out", "/proc/align"]), &[&["/proc/align: ", "cannot be used as run.out"]]);
     // An empty folder is fine.
     std::fs::create_dir(folder.join("empty")).unwrap();
     folder.succeed(&with(&set(&SFT, &["train.steps=1"]), &["--out", "empty"]));

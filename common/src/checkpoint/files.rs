@@ -25,6 +25,14 @@ fn sync(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
 }
 
+/// Flushes a file to the disk, where there is one.
+///
+/// # Errors
+/// [`Error::Io`] when the disk refuses.
+pub fn sync_if_there(path: &Path) -> Result<()> {
+    if path.exists() { sync(path) } else { Ok(()) }
+}
+
 /// Renames `from` to `to`, moving away a folder that stands there, and flushes the parent.
 ///
 /// # Errors

@@ -4,8 +4,12 @@
 //! all that is not in the models (fp32 masters, moments, counters), and `manifest.json` with size and CRC-32 of every file.
 //! A checkpoint is written beside, flushed, and renamed: a process killed at any moment leaves the previous ones and, at
 //! most, a folder whose name starts with `.tmp-`, which the next process removes.
+//!
+//! What it is written from ([`Snapshot`]) shares memory with what is trained, so that another thread can write while the next
+//! step computes. A [`Gate`] before the optimiser keeps that memory as it is until every byte is with the system.
 
 mod files;
+mod gate;
 mod tensors;
 
 use std::collections::HashMap;
@@ -20,8 +24,10 @@ use tch::Tensor;
 
 use crate::error::{Error, Problems, Result};
 
-pub use files::{TEMPORARY, remove_temporaries, replace_folder, retire, sync_tree, write_whole};
+pub use files::{TEMPORARY, remove_temporaries, replace_folder, retire, sync_if_there, sync_tree, write_whole};
+pub use gate::{Gate, Shut};
 pub use tensors::{read_tensors, write_tensors};
+use tensors::{sum_of_file, write_summed};
 
 use files::remove_folder;
 
@@ -34,6 +40,8 @@ pub struct State {
     pub tensors: Vec<(String, Tensor)>,
     /// Named values.
     pub json: serde_json::Map<String, Value>,
+    /// What keeps the tensors as they are.
+    shut: Vec<Shut>,
 }
 
 impl Default for State {
@@ -45,7 +53,17 @@ impl Default for State {
 impl State {
     /// Holds nothing.
     pub fn new() -> Self {
-        Self { place: "a state in memory".to_owned(), tensors: Vec::new(), json: serde_json::Map::new() }
+        Self {
+            place: "a state in memory".to_owned(),
+            tensors: Vec::new(),
+            json: serde_json::Map::new(),
+            shut: Vec::new(),
+        }
+    }
+
+    /// Keeps a gate shut for as long as this state is there.
+    pub fn keep(&mut self, shut: Shut) {
+        self.shut.push(shut);
     }
 
     /// Adds a value under `key`.
@@ -69,6 +87,29 @@ impl State {
     pub fn by_name(&self) -> HashMap<&str, &Tensor> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
     }
+}
+
+/// Models to be written: their tensors share memory with those that are trained.
+pub trait Models: Send {
+    /// Writes them into subfolders of a folder.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    fn write(&self, folder: &Path) -> Result<()>;
+
+    /// Reads back what was written and compares it with what the models were when they were asked to be written.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when it is something else.
+    fn check(&self, folder: &Path) -> Result<()>;
+}
+
+/// All that a checkpoint is written from. No optimiser whose tensors are in the state takes a step while it is there.
+pub struct Snapshot {
+    /// The models.
+    pub models: Box<dyn Models>,
+    /// What is not in them.
+    pub state: State,
 }
 
 const STATE_TENSORS: &str = "state.safetensors";
@@ -120,40 +161,85 @@ pub(crate) fn numbered(folder: &Path, ending: &str) -> Result<Vec<(u64, PathBuf)
     Ok(found)
 }
 
-/// Writes the checkpoint of `step` into `folder`: `write_models` fills subfolders of the folder it is given. Then all but the
-/// newest `keep` are removed. Returns the new checkpoint's path.
+/// Writes the checkpoint of `step` into `folder`: models, state, and what `more` adds to the folder it is given. Returns the
+/// checkpoint's path.
 ///
 /// # Errors
-/// [`Error::Io`] when something cannot be written; the earlier checkpoints are untouched then.
-pub fn save(
-    folder: &Path,
-    step: u64,
-    state: &State,
-    keep: usize,
-    write_models: impl FnOnce(&Path) -> Result<()>,
-) -> Result<PathBuf> {
+/// [`Error::Io`] when something cannot be written, [`Error::Failed`] when it cannot be read back; nothing of it is left then, and the
+/// earlier checkpoints are untouched.
+pub fn save(folder: &Path, step: u64, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let temporary = folder.join(format!("{TEMPORARY}{}", folder_name(step)));
     remove_folder(&temporary)?;
     fs::create_dir(&temporary).map_err(Error::io(&temporary))?;
-    write_models(&temporary)?;
-    write_tensors(&temporary.join(STATE_TENSORS), &state.tensors)?;
-    write_json(&temporary.join(STATE_JSON), &Value::Object(state.json.clone()))?;
-    seal(&temporary)?;
-    sync_tree(&temporary)?;
-
+    if let Err(error) = write(&temporary, snapshot, more) {
+        let _ = remove_folder(&temporary); // on a full disk, room for others
+        return Err(error);
+    }
     let path = folder.join(folder_name(step));
     replace_folder(&temporary, &path)?;
-    let kept = list(folder)?;
-    for (_, old) in &kept[..kept.len().saturating_sub(keep.max(1))] {
-        retire(old)?;
-    }
     Ok(path)
 }
 
 /// Writes the manifest of a folder that is complete.
 pub(crate) fn seal(folder: &Path) -> Result<()> {
-    write_json(&folder.join(MANIFEST), &Manifest { files: entries(folder)? })
+    write_manifest(folder, entries(folder)?)
+}
+
+fn write_manifest(folder: &Path, files: Vec<Entry>) -> Result<()> {
+    write_json(&folder.join(MANIFEST), &Manifest { files })
+}
+
+fn write(folder: &Path, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let Snapshot { models, state } = snapshot;
+    models.write(folder)?;
+    let tensors = folder.join(STATE_TENSORS);
+    let sum = write_summed(&tensors, &state.tensors)?;
+    let json = state.json;
+    drop((state.tensors, state.shut)); // from here on, what was written may change
+    write_json(&folder.join(STATE_JSON), &Value::Object(json))?;
+    more(folder)?;
+    models.check(folder)?;
+    let files = entries(folder)?;
+    let sum = sum_of_file(&tensors, &sum)?;
+    if files.iter().any(|entry| entry.path == STATE_TENSORS && entry.crc32 != sum) {
+        return Err(Error::Failed(format!(
+            "{}: what was written is not what was in memory; the disk or the memory is not sound, and nothing was replaced",
+            tensors.display()
+        )));
+    }
+    write_manifest(folder, files)?;
+    sync_tree(folder)
+}
+
+/// Removes all but the newest `keep` checkpoints of `folder`, and `best` where there is one.
+///
+/// # Errors
+/// [`Error::Io`] when one cannot be removed.
+pub fn prune(folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
+    let found = list(folder)?;
+    let old = &found[..found.len().saturating_sub(keep.max(1))];
+    old.iter().filter(|(step, _)| Some(*step) != best).try_for_each(|(_, path)| retire(path))
+}
+
+/// Copies the models of the checkpoint at `path` into the folder `to`, and compares the copies with the manifest.
+///
+/// # Errors
+/// [`Error::Invalid`] when the checkpoint is damaged, [`Error::Io`] when a copy cannot be written.
+pub fn copy_models(path: &Path, to: &Path) -> Result<()> {
+    let manifest = Manifest::read(path).ok_or_else(|| {
+        Error::invalid(path.join(MANIFEST).display(), format!("is missing or damaged{}", way_out(path)))
+    })?;
+    for entry in manifest.files.iter().filter(|entry| entry.path.contains('/')) {
+        let (file, copy) = (path.join(&entry.path), to.join(&entry.path));
+        let parent = copy.parent().expect("a file in a model's folder");
+        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        fs::copy(&file, &copy).map_err(Error::io(&file))?;
+        if let Some(what) = entry.differs(&copy) {
+            return Err(Error::Failed(format!("{}: {what}, as a copy of {}", copy.display(), file.display())));
+        }
+    }
+    Ok(())
 }
 
 /// Reads the state of the checkpoint at `path`, after comparing every file with the manifest.
@@ -164,44 +250,66 @@ pub fn load(path: &Path) -> Result<State> {
     verify(path)?;
     let place = path.display().to_string();
     let json = read_json(&path.join(STATE_JSON))?;
-    Ok(State { place, tensors: read_tensors(&path.join(STATE_TENSORS))?, json })
+    Ok(State { place, tensors: read_tensors(&path.join(STATE_TENSORS))?, json, shut: Vec::new() })
 }
 
 /// Compares every file of the checkpoint at `path` with its manifest: size and CRC-32.
 ///
 /// # Errors
-/// [`Error::Invalid`] naming every missing or damaged file, and the previous checkpoint where there is one.
+/// [`Error::Invalid`] naming every missing or damaged file, and what to do about it.
 pub fn verify(path: &Path) -> Result<()> {
-    let manifest_path = path.join(MANIFEST);
-    let mut problems = Problems::new();
-    match fs::read(&manifest_path).ok().and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok()) {
-        None => problems.push(manifest_path.display(), format!("is missing or damaged{}", way_out(path))),
-        Some(manifest) => {
-            for entry in &manifest.files {
-                let file = path.join(&entry.path);
-                let what = match digest(&file) {
-                    Err(_) => "is missing or cannot be read".to_owned(),
-                    Ok((bytes, _)) if bytes != entry.bytes => {
-                        format!("is damaged: {bytes} bytes, expected {}", entry.bytes)
-                    }
-                    Ok((_, crc32)) if crc32 != entry.crc32 => "is damaged: its checksum differs".to_owned(),
-                    Ok(_) => continue,
-                };
-                problems.push(file.display(), format!("{what}{}", way_out(path)));
-            }
-        }
+    let damage = damage(path);
+    if damage.is_empty() {
+        return Ok(());
     }
+    let way_out = way_out(path);
+    let mut problems = Problems::new();
+    damage.iter().for_each(|(file, what)| problems.push(file.display(), format!("{what}{way_out}")));
     problems.into_result()
 }
 
-/// What to do about a damaged checkpoint.
-fn way_out(path: &Path) -> String {
-    let earlier = path.parent().and_then(|folder| list(folder).ok()).unwrap_or_default();
-    let previous = earlier.iter().rev().find(|(_, other)| other.as_path() < path).map(|(_, other)| other.display());
-    match previous {
-        Some(previous) => format!("; remove {} and resume from {previous}", path.display()),
-        None => format!("; remove {} and start again", path.display()),
+/// The files of the checkpoint at `path` that are not as its manifest says.
+fn damage(path: &Path) -> Vec<(PathBuf, String)> {
+    let Some(manifest) = Manifest::read(path) else {
+        return vec![(path.join(MANIFEST), "is missing or damaged".to_owned())];
+    };
+    let files = manifest.files.iter().map(|entry| (entry, path.join(&entry.path)));
+    files.filter_map(|(entry, file)| entry.differs(&file).map(|what| (file, what))).collect()
+}
+
+impl Manifest {
+    fn read(checkpoint: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(checkpoint.join(MANIFEST)).ok()?).ok()
     }
+}
+
+impl Entry {
+    /// How a file is not what is said here.
+    fn differs(&self, file: &Path) -> Option<String> {
+        match digest(file) {
+            Err(_) => Some("is missing or cannot be read".to_owned()),
+            Ok((bytes, _)) if bytes != self.bytes => {
+                Some(format!("is damaged: {bytes} bytes, expected {}", self.bytes))
+            }
+            Ok((_, crc32)) if crc32 != self.crc32 => Some("is damaged: its checksum differs".to_owned()),
+            Ok(_) => None,
+        }
+    }
+}
+
+/// What to do about a damaged checkpoint: to remove it, and those before it that are damaged, too, down to one that is whole.
+fn way_out(path: &Path) -> String {
+    let all = path.parent().and_then(|folder| list(folder).ok()).unwrap_or_default();
+    let at = all.iter().position(|(_, other)| other == path).unwrap_or(0);
+    let mut damaged = vec![path.display().to_string()];
+    for (step, earlier) in all[..at].iter().rev() {
+        if damage(earlier).is_empty() {
+            let (damaged, earlier) = (damaged.join(" and "), earlier.display());
+            return format!("; remove {damaged} to resume from {earlier}: --resume then goes on behind step {step}");
+        }
+        damaged.push(earlier.display().to_string());
+    }
+    format!("; no earlier checkpoint is whole: remove {} to start again at step 0 with --resume", damaged.join(" and "))
 }
 
 /// Every file below `folder` with size and checksum, in the order of their paths.

@@ -1,24 +1,50 @@
 //! Named tensors ⇄ a safetensors file.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
+use flate2::Crc;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::memory;
 
-/// Writes tensors as safetensors, one copy of one tensor at a time. The bytes depend on names and values only.
+/// Writes tensors as safetensors, those in the CPU's memory from where they lie. The bytes depend on names and values only.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be written.
 pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), TensorView::new(tensor)));
+    write_summed(path, tensors).map(drop)
+}
+
+/// As [`write_tensors`]; returns the CRC-32 of the tensors as they lay in memory, in their order in the file.
+pub(super) fn write_summed(path: &Path, tensors: &[(String, Tensor)]) -> Result<Crc> {
+    let sum = RefCell::new(Crc::new());
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), TensorView::new(tensor, &sum)));
     safetensors::serialize_to_file(views, None, path).map_err(|error| match error {
         safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), source },
         other => Error::Failed(format!("{}: {other}", path.display())),
-    })
+    })?;
+    Ok(sum.into_inner())
+}
+
+/// The CRC-32 of a file of tensors: of its header, as it is read back, and of the tensors as they lay in memory.
+pub(super) fn sum_of_file(path: &Path, tensors: &Crc) -> Result<u32> {
+    let header = || {
+        let (mut file, mut length) = (File::open(path)?, [0; 8]);
+        file.read_exact(&mut length)?;
+        let mut header = length.to_vec();
+        file.take(u64::from_le_bytes(length)).read_to_end(&mut header)?;
+        Ok(header)
+    };
+    let mut sum = Crc::new();
+    sum.update(&header().map_err(Error::io(path))?);
+    sum.combine(tensors);
+    Ok(sum.sum())
 }
 
 /// Reads all tensors of a safetensors file onto the CPU.
@@ -59,16 +85,19 @@ fn kind(dtype: Dtype) -> Option<Kind> {
     KINDS.iter().find(|(_, other)| *other == dtype).map(|(kind, _)| *kind)
 }
 
-struct TensorView {
+struct TensorView<'a> {
+    /// Of all bytes that were asked for.
+    sum: &'a RefCell<Crc>,
     tensor: Tensor,
     dtype: Dtype,
     shape: Vec<usize>,
 }
 
-impl TensorView {
-    fn new(tensor: &Tensor) -> Self {
+impl<'a> TensorView<'a> {
+    fn new(tensor: &Tensor, sum: &'a RefCell<Crc>) -> Self {
         let dtype = KINDS.iter().find(|(kind, _)| *kind == tensor.kind()).map(|(_, dtype)| *dtype);
         Self {
+            sum,
             dtype: dtype.unwrap_or_else(|| panic!("a state holds {:?}, which safetensors has not", tensor.kind())),
             shape: tensor.size().iter().map(|&size| size as usize).collect(),
             tensor: tensor.detach(),
@@ -76,7 +105,7 @@ impl TensorView {
     }
 }
 
-impl View for TensorView {
+impl View for TensorView<'_> {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -86,9 +115,9 @@ impl View for TensorView {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let mut bytes = vec![0; self.data_len()];
-        self.tensor.to_device(tch::Device::Cpu).contiguous().copy_data_u8(&mut bytes, self.tensor.numel());
-        Cow::Owned(bytes)
+        let bytes = memory::bytes(&self.tensor);
+        self.sum.borrow_mut().update(&bytes);
+        bytes
     }
 
     fn data_len(&self) -> usize {

@@ -28,10 +28,27 @@ fn sums() -> Vec<f64> {
     (1..1000).map(|i| f64::from(i).ln() * 1e-3 + f64::from(i).sqrt()).collect()
 }
 
-fn write_model(folder: &Path) -> Result<()> {
-    let model = folder.join("model");
-    fs::create_dir(&model).map_err(Error::io(&model))?;
-    fs::write(model.join("weights"), [7; 1000]).map_err(Error::io(&model))
+/// A model of a thousand bytes, which may not come back as it was.
+struct Bytes {
+    sound: bool,
+}
+
+impl Models for Bytes {
+    fn write(&self, folder: &Path) -> Result<()> {
+        let model = folder.join("model");
+        fs::create_dir(&model).map_err(Error::io(&model))?;
+        fs::write(model.join("weights"), [7; 1000]).map_err(Error::io(&model))
+    }
+
+    fn check(&self, folder: &Path) -> Result<()> {
+        assert_eq!(fs::read(folder.join("model/weights")).unwrap(), [7; 1000]);
+        if self.sound { Ok(()) } else { Err(Error::Failed("other numbers".to_owned())) }
+    }
+}
+
+/// Saves a state with a sound model and nothing else.
+fn save(folder: &Path, step: u64, state: State) -> PathBuf {
+    super::save(folder, step, Snapshot { models: Box::new(Bytes { sound: true }), state }, |_| Ok(())).unwrap()
 }
 
 fn problems<T: std::fmt::Debug>(result: Result<T>) -> Vec<String> {
@@ -44,7 +61,7 @@ fn problems<T: std::fmt::Debug>(result: Result<T>) -> Vec<String> {
 #[test]
 fn what_is_saved_is_loaded() {
     let folder = tempfile::tempdir().unwrap();
-    let path = save(folder.path(), 500, &state(), 3, write_model).unwrap();
+    let path = save(folder.path(), 500, state());
     assert_eq!(path, folder.path().join("step-000500"));
     let loaded = load(&path).unwrap();
     let saved = state();
@@ -73,13 +90,18 @@ fn the_bytes_depend_on_names_and_values_only() {
 }
 
 #[test]
-fn the_newest_are_kept() {
+fn the_newest_and_the_best_are_kept() {
     let folder = tempfile::tempdir().unwrap();
-    for step in [1, 5, 10, 1_000_000, 1_000_001] {
-        save(folder.path(), step, &State::new(), 2, |_| Ok(())).unwrap();
+    let kept = |best| {
+        prune(folder.path(), 2, best).unwrap();
+        list(folder.path()).unwrap().iter().map(|(step, _)| *step).collect::<Vec<u64>>()
+    };
+    for step in [1, 5, 10, 999_999, 1_000_000] {
+        save(folder.path(), step, State::new());
     }
-    let steps: Vec<u64> = list(folder.path()).unwrap().iter().map(|(step, _)| *step).collect();
-    assert_eq!(steps, [1_000_000, 1_000_001]);
+    assert_eq!(kept(Some(5)), [5, 999_999, 1_000_000]);
+    assert_eq!(kept(Some(1_000_000)), [999_999, 1_000_000]);
+    assert_eq!(kept(None), [999_999, 1_000_000]);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
 }
 
@@ -89,7 +111,7 @@ fn a_checkpoint_of_the_same_step_is_replaced() {
     for value in [1, 2] {
         let mut state = State::new();
         state.set("value", value);
-        save(folder.path(), 3, &state, 2, |_| Ok(())).unwrap();
+        save(folder.path(), 3, state);
     }
     assert_eq!(load(&folder.path().join("step-000003")).unwrap().get::<u8>("value").unwrap(), 2);
 }
@@ -97,12 +119,13 @@ fn a_checkpoint_of_the_same_step_is_replaced() {
 #[test]
 fn damage_is_named_with_the_way_out() {
     let folder = tempfile::tempdir().unwrap();
-    let previous = save(folder.path(), 1, &state(), 3, write_model).unwrap();
-    let path = save(folder.path(), 2, &state(), 3, write_model).unwrap();
-    let out = format!("; remove {} and resume from {}", path.display(), previous.display());
+    // By their names, the second would come before the first.
+    let paths = [999_999, 1_000_000].map(|step| save(folder.path(), step, state()));
+    let [first, second] = paths.each_ref().map(|path| path.display());
+    let out = format!("; remove {second} to resume from {first}: --resume then goes on behind step 999999");
 
     for name in ["state.safetensors", "state.json", "model/weights", "manifest.json"] {
-        let file = path.join(name);
+        let file = paths[1].join(name);
         let good = fs::read(&file).unwrap();
         let mut flipped = good.clone();
         flipped[good.len() / 2] ^= 1;
@@ -112,7 +135,7 @@ fn damage_is_named_with_the_way_out() {
                 None => fs::remove_file(&file).unwrap(),
             }
             // A flipped bit in the manifest shows in what it says of another file.
-            let found = problems(load(&path));
+            let found = problems(load(&paths[1]));
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].ends_with(&out), "{found:?}");
             if name != "manifest.json" {
@@ -120,27 +143,71 @@ fn damage_is_named_with_the_way_out() {
             }
         }
         fs::write(&file, good).unwrap();
-        verify(&path).unwrap();
+        verify(&paths[1]).unwrap();
     }
-    fs::remove_file(previous.join("state.json")).unwrap();
-    assert!(problems(load(&previous))[0].ends_with("and start again"));
+    // What is no better than this one is not offered.
+    fs::remove_file(paths[1].join("state.json")).unwrap();
+    fs::remove_file(paths[0].join("state.json")).unwrap();
+    let out =
+        format!("; no earlier checkpoint is whole: remove {second} and {first} to start again at step 0 with --resume");
+    assert!(problems(load(&paths[1]))[0].ends_with(&out));
+    let earliest = save(folder.path(), 7, state());
+    let out = format!(
+        "; remove {second} and {first} to resume from {}: --resume then goes on behind step 7",
+        earliest.display()
+    );
+    assert!(problems(load(&paths[1]))[0].ends_with(&out));
 }
 
 #[test]
-fn a_failed_save_leaves_the_earlier_ones() {
+fn a_failed_save_leaves_the_earlier_ones_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    save(folder.path(), 1, &state(), 1, write_model).unwrap();
-    let failed = save(folder.path(), 2, &state(), 1, |temporary| {
-        write_model(temporary)?;
-        Err(Error::Failed("the disk is full".to_owned()))
-    });
-    assert!(failed.is_err());
-    assert_eq!(list(folder.path()).unwrap().len(), 1);
-    load(&folder.path().join("step-000001")).unwrap();
-    remove_temporaries(folder.path()).unwrap();
+    save(folder.path(), 1, state());
+    let snapshot = |sound| Snapshot { models: Box::new(Bytes { sound }), state: state() };
+    let full = |_: &Path| Err(Error::Failed("the disk is full".to_owned()));
+    assert!(super::save(folder.path(), 2, snapshot(true), full).is_err());
+    let error = super::save(folder.path(), 2, snapshot(false), |_| Ok(())).unwrap_err();
+    assert_eq!(error.to_string(), "other numbers");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    save(folder.path(), 2, &state(), 1, write_model).unwrap();
-    assert_eq!(list(folder.path()).unwrap()[0].0, 2);
+    load(&folder.path().join("step-000001")).unwrap();
+    // A state that lands on the disk as something else.
+    let flip = |temporary: &Path| {
+        let file = temporary.join("state.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&file, bytes).map_err(Error::io(&file))
+    };
+    let error = super::save(folder.path(), 2, snapshot(true), flip).unwrap_err().to_string();
+    assert!(error.contains("state.safetensors: what was written is not what was in memory"), "{error}");
+    save(folder.path(), 2, state());
+    assert_eq!(list(folder.path()).unwrap().len(), 2);
+}
+
+#[test]
+fn the_gate_opens_when_the_bytes_are_written_and_before_they_are_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = Gate::default();
+    let mut state = state();
+    state.keep(gate.shut());
+    let waits = |_: &Path| {
+        gate.wait(); // for ever, were it shut
+        Ok(())
+    };
+    super::save(folder.path(), 1, Snapshot { models: Box::new(Bytes { sound: true }), state }, waits).unwrap();
+}
+
+#[test]
+fn copies_of_models_are_what_the_manifest_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = save(folder.path(), 1, state());
+    let copy = |to: &str| copy_models(&path, &folder.path().join(to));
+    copy("one").unwrap();
+    assert_eq!(fs::read(folder.path().join("one/model/weights")).unwrap(), [7; 1000]);
+    assert_eq!(fs::read_dir(folder.path().join("one")).unwrap().count(), 1, "the models alone");
+    fs::write(path.join("model/weights"), [8; 1000]).unwrap();
+    assert!(copy("two").unwrap_err().to_string().contains("checksum differs"));
+    fs::remove_file(path.join("manifest.json")).unwrap();
+    assert!(problems(copy("three"))[0].contains("manifest.json: is missing"));
 }
 
 #[test]

@@ -142,7 +142,7 @@ documented! {
         pub eval_every: u64,
         /// Steps from one checkpoint to the next; the last step always has one.
         pub save_every: u64,
-        /// Checkpoints kept: the newest ones.
+        /// Checkpoints kept: the newest ones; beside them the one with the lowest loss on held-out rows (sft, pretrain, rm).
         pub keep: usize,
     }
 }

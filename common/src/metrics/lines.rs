@@ -35,7 +35,10 @@ impl Lines {
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read or written.
-    pub fn retain(&mut self, keep: &dyn Fn(u64, Map<String, Value>) -> Option<Map<String, Value>>) -> Result<()> {
+    pub fn retain(
+        &mut self,
+        keep: &mut dyn FnMut(u64, Map<String, Value>) -> Option<Map<String, Value>>,
+    ) -> Result<()> {
         self.file = None;
         let bytes = match std::fs::read(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -105,7 +108,7 @@ mod tests {
         for cut in 0..=whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
             let mut lines = Lines::new(path.clone());
-            lines.retain(&|step, object| (step <= 2).then_some(object)).unwrap();
+            lines.retain(&mut |step, object| (step <= 2).then_some(object)).unwrap();
             let complete = whole[..cut].matches('\n').count().min(2);
             let expected: String = whole.split_inclusive('\n').take(complete).collect();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), expected, "cut at {cut}");
@@ -116,10 +119,10 @@ mod tests {
     fn appending_goes_on_behind_what_was_kept() {
         let folder = tempfile::tempdir().unwrap();
         let mut lines = Lines::new(folder.path().join("a.jsonl"));
-        lines.retain(&|_, object| Some(object)).unwrap();
+        lines.retain(&mut |_, object| Some(object)).unwrap();
         lines.append(&object(1)).unwrap();
         lines.append(&object(2)).unwrap();
-        lines.retain(&|step, object| (step < 2).then_some(object)).unwrap();
+        lines.retain(&mut |step, object| (step < 2).then_some(object)).unwrap();
         lines.append(&object(3)).unwrap();
         lines.sync().unwrap();
         let text = std::fs::read_to_string(lines.path()).unwrap();

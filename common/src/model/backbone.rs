@@ -6,6 +6,7 @@ use tch::Tensor;
 
 use super::attention::Plan;
 use super::config::ModelConfig;
+use super::header::Files;
 use super::heads::ensure_grad;
 use super::kv_cache::{KvCache, Prefilled};
 use super::layer::{Heads, Kept};
@@ -95,6 +96,19 @@ impl Backbone {
         self.transformer.forward(&plan.tokens, &plan.rotation, false, &mut |layer, heads| {
             plan.attend(heads, self.config.sliding_windows[layer], 0.0)
         })
+    }
+
+    /// As [`Backbone::hidden`] without a gradient, for a model in mapped files that is used once: of the files, a layer is held at a
+    /// time.
+    pub(crate) fn hidden_once(&self, batch: &FlatBatch, files: &Files) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let plan = self.plan(batch);
+        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, false, &mut |layer, heads| {
+            files.let_go();
+            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+        });
+        files.let_go();
+        hidden
     }
 
     /// The forward pass, with what the way back needs.

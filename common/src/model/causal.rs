@@ -8,7 +8,7 @@ use super::backbone::Backbone;
 use super::config::ModelConfig;
 use super::header::{Face, Files, LM_HEAD, Spec, causal_specs};
 use super::heads::{GradOf, LmHead, Over, TokenStats};
-use super::saved::{agree, probe};
+use super::saved::{Saved, detached, probe};
 use super::weights::{self, Parameter, SideFiles};
 use super::{Dropout, ModelOptions, backward_with};
 use crate::batch::FlatBatch;
@@ -129,17 +129,33 @@ impl CausalLm {
         weights::write_folder(dir, &parameters, &self.config().source, &self.backbone.side_files)
     }
 
+    /// The model as it stands, for another thread to write and check.
+    pub fn saved(&self) -> Saved {
+        let _no_grad = tch::no_grad_guard();
+        Saved {
+            parameters: detached(self.parameters()),
+            config: self.config().source.clone(),
+            side_files: self.backbone.side_files.clone(),
+            dtype: self.config().dtype,
+            options: self.backbone.options.frozen(),
+            says: self.head.logits(&self.hidden(&probe(self.config().vocab_size), None)),
+            read: Self::say,
+        }
+    }
+
+    /// The logits of a folder's model on the probe.
+    fn say(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
+        let files = Files::require(dir)?;
+        let model = Self::read(dir, &files, options, Parameter::mapped)?;
+        let hidden = model.backbone.hidden_once(&probe(model.config().vocab_size), &files);
+        Ok(model.head.logits_once(&hidden, &files))
+    }
+
     /// Reads what [`CausalLm::save`] wrote and compares its logits on a probe with this model's.
     ///
     /// # Errors
-    /// [`crate::error::Error::Failed`] when they differ by more than the written dtype explains; those of [`CausalLm::load`].
+    /// As [`Saved::check`].
     pub fn check_saved(&self, dir: &Path) -> Result<()> {
-        let files = Files::require(dir)?;
-        let written = Self::read(dir, &files, &self.backbone.options.frozen(), Parameter::mapped)?;
-        let logits = |model: &Self| {
-            let _no_grad = tch::no_grad_guard();
-            model.head.logits(&model.hidden(&probe(self.config().vocab_size), None))
-        };
-        agree(dir, self.config(), &logits(self), &logits(&written))
+        self.saved().check(dir)
     }
 }

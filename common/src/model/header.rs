@@ -204,6 +204,15 @@ impl Files {
         Some(unsafe { tch::Tensor::from_blob(bytes.as_ptr(), &entry.shape, &strides, kind, tch::Device::Cpu) })
     }
 
+    /// Lets go of what was read of the mapped files; who reads on finds it again.
+    #[allow(unsafe_code, reason = "no safe call lets go of mapped pages")]
+    pub(crate) fn let_go(&self) {
+        for file in &self.files {
+            // SAFETY: the map is of a file and only read: dropped pages come back from it with the same bytes. A refusal costs memory alone.
+            let _ = unsafe { file.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+
     /// Whether there is a tensor of this name.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)

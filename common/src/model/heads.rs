@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
+use super::header::Files;
 use super::product::{add_product, product, product_into};
 use super::{few_rows, softmax};
 use crate::memory;
@@ -64,6 +65,20 @@ impl LmHead {
             return logits;
         }
         hidden.detach().linear::<&Tensor>(&self.weight.detach().to_kind(self.compute), None).to_kind(Kind::Float)
+    }
+
+    /// As [`LmHead::logits`], for a head in mapped files that is used once: of the files, some rows are held at a time.
+    pub(crate) fn logits_once(&self, hidden: &Tensor, files: &Files) -> Tensor {
+        const ROWS: i64 = 1 << 13;
+        let _guard = tch::no_grad_guard();
+        let count = self.weight.size()[0];
+        let part = |start: i64| {
+            let weight = self.weight.narrow(0, start, ROWS.min(count - start));
+            let logits = Self { weight, compute: self.compute }.logits(hidden);
+            files.let_go();
+            logits
+        };
+        Tensor::cat(&(0..count).step_by(ROWS as usize).map(part).collect::<Vec<_>>(), 1)
     }
 
     /// Log-probabilities of `targets` (N) i64 after `hidden` (N, D), without a gradient.

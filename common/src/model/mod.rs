@@ -38,6 +38,7 @@ pub use header::{Face, Header, inspect};
 pub(crate) use heads::chunk_rows;
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use kv_cache::Prefilled;
+pub use saved::Saved;
 pub use scalar::ScalarModel;
 pub use untrained::untrained_chatml;
 pub use weights::{Parameter, SideFiles};

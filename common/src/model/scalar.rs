@@ -9,7 +9,7 @@ use super::backbone::Backbone;
 use super::config::{Family, ModelConfig};
 use super::header::{Face, Files, LM_HEAD, SCORE, Spec, causal_specs, lm_head_spec, scalar_specs, score_spec};
 use super::heads::{LmHead, ScalarHead};
-use super::saved::{agree, probe};
+use super::saved::{Saved, detached, probe};
 use super::weights::{self, Parameter, SideFiles};
 use super::{Dropout, ModelOptions};
 use crate::batch::FlatBatch;
@@ -159,23 +159,42 @@ impl ScalarModel {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let is_saved = |parameter: &&Parameter| parameter.name != LM_HEAD;
-        let parameters: Vec<&Parameter> = self.parameters().iter().filter(is_saved).collect();
+        let parameters: Vec<&Parameter> = self.saved_parameters().collect();
         weights::write_folder(dir, &parameters, &self.written_config(), &self.backbone.side_files)
+    }
+
+    fn saved_parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters().iter().filter(|parameter| parameter.name != LM_HEAD)
+    }
+
+    /// The model as it stands, for another thread to write and check.
+    pub fn saved(&self) -> Saved {
+        let _no_grad = tch::no_grad_guard();
+        Saved {
+            parameters: detached(self.saved_parameters()),
+            config: self.written_config(),
+            side_files: self.backbone.side_files.clone(),
+            dtype: self.config().dtype,
+            options: self.backbone.options.frozen(),
+            says: self.scalars(&self.hidden(&probe(self.config().vocab_size), None)) - self.shift(),
+            read: Self::say,
+        }
+    }
+
+    /// The scalars of a folder's model on the probe.
+    fn say(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        let files = Files::require(dir)?;
+        let model = Self::read(dir, &files, options, 0, false, Parameter::mapped)?;
+        Ok(model.scalars(&model.backbone.hidden_once(&probe(model.config().vocab_size), &files)))
     }
 
     /// Reads what [`ScalarModel::save`] wrote and compares its scalars on a probe with this model's.
     ///
     /// # Errors
-    /// [`Error::Failed`] when they differ by more than the written dtype explains; those of [`ScalarModel::load`].
+    /// As [`Saved::check`].
     pub fn check_saved(&self, dir: &Path) -> Result<()> {
-        let files = Files::require(dir)?;
-        let written = Self::read(dir, &files, &self.backbone.options.frozen(), 0, false, Parameter::mapped)?;
-        let scalars = |model: &Self| {
-            let _no_grad = tch::no_grad_guard();
-            model.scalars(&model.hidden(&probe(self.config().vocab_size), None)) - model.shift()
-        };
-        agree(dir, self.config(), &scalars(self), &scalars(&written))
+        self.saved().check(dir)
     }
 
     /// The source's config as that of a sequence classifier with one label.

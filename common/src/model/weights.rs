@@ -12,6 +12,7 @@ use tch::{Kind, Tensor};
 use super::ModelOptions;
 use super::header::{Files, INDEX, Init, Spec};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::random::{self, Purpose};
 
 /// The size above which a checkpoint is written in shards, in bytes.
@@ -40,12 +41,13 @@ impl Parameter {
         Self::new(&spec.name, &tensor, tensor.kind(), options)
     }
 
-    /// As [`Parameter::read`] for a frozen model, but in the mapped file itself where the dtype allows: nothing is copied.
+    /// As [`Parameter::read`] for a frozen model that is used once, but in the mapped file itself and in its dtype: on the CPU nothing
+    /// is copied, and each weight is cast where it is used.
     ///
     /// `files` must outlive every use of it.
     pub(crate) fn mapped(files: &Files, spec: &Spec, options: &ModelOptions) -> Self {
         let tensor = files.view(&spec.name).expect("the header was compared with the specs");
-        Self::new(&spec.name, &tensor, tensor.kind(), options)
+        Self { name: spec.name.clone(), stored: tensor.kind(), tensor: tensor.to_device(options.device) }
     }
 
     /// Drawn on the host, so that it depends on the seed and its place in the model alone.
@@ -127,6 +129,11 @@ impl SideFiles {
             Some(at) => self.0[at].1 = text,
             None => self.0.push((GENERATION_CONFIG.to_owned(), text)),
         }
+    }
+
+    /// Adds one that no source folder has.
+    pub(crate) fn add(&mut self, name: &str, bytes: Vec<u8>) {
+        self.0.push((name.to_owned(), bytes));
     }
 
     /// Writes them into another folder.
@@ -228,10 +235,10 @@ impl View for &Stored {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let tensor = self.tensor.to_device(tch::Device::Cpu).to_kind(self.kind).contiguous();
-        let mut bytes = vec![0; self.data_len()];
-        tensor.copy_data_u8(&mut bytes, tensor.numel());
-        bytes.into()
+        if self.tensor.kind() == self.kind {
+            return memory::bytes(&self.tensor);
+        }
+        Cow::Owned(memory::bytes(&self.tensor.to_device(tch::Device::Cpu).to_kind(self.kind)).into_owned())
     }
 
     fn data_len(&self) -> usize {

@@ -4,7 +4,7 @@ mod cpu;
 
 use tch::{Kind, Tensor, no_grad_guard};
 
-use crate::checkpoint::State;
+use crate::checkpoint::{Gate, State};
 use crate::config::OptimizerSection;
 use crate::error::{Problems, Result};
 use crate::memory;
@@ -37,6 +37,8 @@ pub struct AdamW {
     options: AdamWOptions,
     slots: Vec<Slot>,
     steps: u64,
+    /// Shut while a [`State`] holds masters and moments.
+    gate: Gate,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,7 @@ impl AdamW {
                 Slot { name: name.to_owned(), exp_avg: zeros(), exp_avg_sq: zeros(), parameter }
             })
             .collect();
-        Self { options: options.into(), slots, steps: 0 }
+        Self { options: options.into(), slots, steps: 0, gate: Gate::default() }
     }
 
     /// Steps taken so far.
@@ -108,8 +110,10 @@ impl AdamW {
         norms.map(|norm| norm * norm).sum::<f64>().sqrt()
     }
 
-    /// One step with learning rate `lr`. Gradients are left as they are.
+    /// One step with learning rate `lr`. Gradients are left as they are. Waits until no [`State`] holds masters and moments: another
+    /// thread may be writing them.
     pub fn step(&mut self, lr: f64) {
+        self.gate.wait();
         let _guard = no_grad_guard();
         self.steps += 1;
         let AdamWOptions { betas: [beta1, beta2], eps, weight_decay } = self.options;
@@ -150,7 +154,8 @@ impl AdamW {
     }
 
     /// Adds masters and moments to `state`, under `prefix/master/NAME`, `prefix/exp_avg/NAME` and `prefix/exp_avg_sq/NAME`,
-    /// and the number of steps under `prefix/steps`. The tensors share memory with the optimiser's.
+    /// and the number of steps under `prefix/steps`. The tensors share memory with the optimiser's, which takes no step while the
+    /// state is there.
     pub fn save(&self, prefix: &str, state: &mut State) {
         for slot in &self.slots {
             for (part, tensor) in slot.parts() {
@@ -158,6 +163,7 @@ impl AdamW {
             }
         }
         state.set(&format!("{prefix}/steps"), self.steps);
+        state.keep(self.gate.shut());
     }
 
     /// Takes masters (into the model's own parameters), moments and the number of steps from `state`.
@@ -203,8 +209,8 @@ impl Slot {
     fn parts(&self) -> [(&'static str, Tensor); 3] {
         [
             ("master", self.parameter.detach()),
-            ("exp_avg", self.exp_avg.shallow_clone()),
-            ("exp_avg_sq", self.exp_avg_sq.shallow_clone()),
+            ("exp_avg", self.exp_avg.detach()),
+            ("exp_avg_sq", self.exp_avg_sq.detach()),
         ]
     }
 }

@@ -7,7 +7,8 @@ use tch::{Device, IndexOp, Kind, Tensor};
 
 use super::*;
 use crate::batch::FlatBatch;
-use crate::model::{CausalLm, ModelOptions, Over};
+use crate::checkpoint::Snapshot;
+use crate::model::{CausalLm, ModelOptions, Over, Saved};
 
 fn golden(path: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")).join(path)
@@ -244,7 +245,8 @@ fn a_saved_optimiser_goes_on_bit_for_bit() {
         if number == 4 {
             let mut state = State::new();
             optimizer.save("policy", &mut state);
-            path = crate::checkpoint::save(folder.path(), 5, &state, 1, |_| Ok(())).unwrap();
+            let snapshot = Snapshot { models: Box::new(Vec::<(&str, Saved)>::new()), state };
+            path = crate::checkpoint::save(folder.path(), 5, snapshot, |_| Ok(())).unwrap();
         }
     }
 

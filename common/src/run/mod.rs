@@ -12,28 +12,33 @@
 //! }
 //! for step in run.next_step()..run.steps() {
 //!     let mut metrics = update(step)?;               // what a step does
+//!     run.look_after()?;                             // a checkpoint that cannot be written ends the run
 //!     let done = step + 1;
 //!     if run.eval_due(done) {
 //!         metrics.merge(evaluate()?);
 //!     }
 //!     run.log(done, &metrics)?;
 //!     if run.save_due(done) {
-//!         run.save(done, &state(), |folder| model.save(&folder.join("model")))?;
+//!         run.save(done, snapshot())?;               // written while the next step computes
 //!     }
 //!     if run.interrupted() {
+//!         run.wait()?;
 //!         return Ok(Outcome::Interrupted { step: done });
 //!     }
 //! }
-//! run.finish(|folder| model.save(&folder.join("model")))
+//! run.finish()
 //! ```
 //!
 //! The order of events makes it safe to be killed anywhere: the lines of a step reach the disk before its checkpoint
 //! appears, a checkpoint appears whole or not at all, and a resumed run first cuts metrics.jsonl, samples.jsonl and the
-//! TensorBoard files back to the checkpoint it starts from.
+//! TensorBoard files back to the checkpoint it starts from. Checkpoints are written one behind the other, and whoever looks at them
+//! waits for the one on its way: what a run does never depends on how fast the disk is.
 
+mod best;
 mod contents;
 mod folder;
 mod past;
+mod saving;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,15 +47,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{self, State, TEMPORARY, replace_folder, sync_tree, write_whole};
+use crate::checkpoint::{self, Snapshot, State, TEMPORARY, replace_folder, sync_if_there, sync_tree, write_whole};
 use crate::config::RunSection;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
 use crate::plot::Png;
 
+use best::EvalLosses;
 use past::{Clock, History, RunState};
+use saving::Saving;
 
+pub use best::Best;
 pub use contents::{Contents, read};
 
 use folder::{CHECKPOINTS, CONFIG, METRICS, RECORDS, SAMPLES, TENSORBOARD};
@@ -140,6 +148,9 @@ pub struct Run {
     samples: Lines,
     board: TensorBoard,
     clock: Clock,
+    eval_losses: EvalLosses,
+    /// The checkpoint that was asked for last, until its end is known. It stands before the lock, which is held until it is written.
+    saving: Option<Saving>,
     _lock: folder::Lock,
 }
 
@@ -204,10 +215,15 @@ impl Run {
         let extended = was_last && spec.steps > next_step;
         let history = History { next_step, extended, section: spec.section.clone() };
         let mut metrics = Lines::new(out.join(METRICS));
-        metrics.retain(&|step, line| history.line(step, line))?;
+        let mut eval_losses = EvalLosses::default();
+        metrics.retain(&mut |step, line| {
+            let line = history.line(step, line)?;
+            eval_losses.take(step, line.iter().map(|(name, value)| (name.as_str(), value.as_f64())));
+            Some(line)
+        })?;
         let mut samples = Lines::new(out.join(SAMPLES));
         samples.create()?;
-        samples.retain(&|step, line| (history.keeps(step) && history.evaluated(step)).then_some(line))?;
+        samples.retain(&mut |step, line| (history.keeps(step) && history.evaluated(step)).then_some(line))?;
         metrics::retain(&out.join(TENSORBOARD), &|step, shown| match shown {
             Shown::Scalar(name) => history.keeps_value(step, name),
             Shown::Picture => history.keeps(step) && history.evaluated(step),
@@ -215,9 +231,8 @@ impl Run {
 
         write_whole(&out.join(CONFIG), spec.config.as_bytes())?;
         let facts = facts(old, spec.facts, spec.steps, next_step);
-        folder::write_facts(&out, &facts)?;
         let board = TensorBoard::create(&out.join(TENSORBOARD))?;
-        Ok(Started::Ready(Box::new(Run {
+        let mut run = Run {
             section: spec.section.clone(),
             steps: spec.steps,
             facts,
@@ -229,9 +244,17 @@ impl Run {
             samples,
             board,
             clock: Clock::new(seconds, next_step),
+            eval_losses,
+            saving: None,
             _lock: lock,
             out,
-        })))
+        };
+        let best = run.best()?;
+        run.note_best(best.as_ref());
+        folder::write_facts(&run.out, &run.facts)?;
+        // Where the last process was killed before it could.
+        checkpoint::prune(&run.out.join(CHECKPOINTS), run.section.keep, best.map(|best| best.step))?;
+        Ok(Started::Ready(Box::new(run)))
     }
 
     /// The run's folder.
@@ -297,6 +320,7 @@ impl Run {
         if !self.log_due(done) {
             return Ok(());
         }
+        self.eval_losses.take(done, metrics.iter().map(|(name, value)| (name, Some(value))));
         let mut all = Metrics::new();
         all.set("seconds", self.clock.seconds());
         all.merge(metrics.clone());
@@ -348,27 +372,69 @@ impl Run {
         self.board.image(done, tag, png)
     }
 
-    /// Writes the checkpoint of `done` steps: `write_models` fills subfolders of the folder it is given.
+    /// Writes the checkpoint of `done` steps on another thread, once the one before it is written. Training goes on; an optimiser
+    /// whose state is in `snapshot` waits with its next step until all bytes are with the system.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be written; the earlier checkpoints are untouched then.
-    pub fn save(&mut self, done: u64, state: &State, write_models: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        self.metrics.sync()?;
-        self.samples.sync()?;
-        let folder = self.out.join(CHECKPOINTS);
-        let seconds = self.clock.seconds();
-        checkpoint::save(&folder, done, state, self.section.keep, |temporary| {
-            RunState { seconds }.write(temporary)?;
-            write_models(temporary)
-        })?;
+    /// [`Error::Saving`] when the one before it could not be written; the earlier checkpoints are untouched then.
+    pub fn save(&mut self, done: u64, snapshot: Snapshot) -> Result<()> {
+        self.wait()?;
+        let (folder, out, keep) = (self.out.join(CHECKPOINTS), self.out.clone(), self.section.keep);
+        let lines = [self.metrics.path().to_owned(), self.samples.path().to_owned()];
+        let run_state = RunState { seconds: self.clock.seconds() };
+        let candidates = checkpoint::list(&folder)?.into_iter().map(|(step, _)| step).chain([done]);
+        let best = self.eval_losses.best(candidates, &folder);
+        let facts = self.note_best(best.as_ref()).then(|| self.facts.clone());
+        self.saving = Some(Saving::start(done, move || {
+            checkpoint::save(&folder, done, snapshot, |temporary| {
+                run_state.write(temporary)?;
+                lines.iter().try_for_each(|path| sync_if_there(path))
+            })?;
+            facts.map_or(Ok(()), |facts| folder::write_facts(&out, &facts))?;
+            checkpoint::prune(&folder, keep, best.map(|best| best.step))
+        })?);
         Ok(())
+    }
+
+    /// Waits until the last checkpoint is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Saving`] when it could not be written; the earlier checkpoints are untouched then.
+    pub fn wait(&mut self) -> Result<()> {
+        self.saving.take().map_or(Ok(()), Saving::finish)
+    }
+
+    /// As [`Run::wait`] where there is nothing to wait for: to be asked once a step, so that a full disk ends the run.
+    ///
+    /// # Errors
+    /// As [`Run::wait`].
+    pub fn look_after(&mut self) -> Result<()> {
+        if self.saving.as_ref().is_some_and(Saving::is_over) { self.wait() } else { Ok(()) }
+    }
+
+    /// The checkpoint with the lowest loss on the held-out sets; of equal ones the first.
+    ///
+    /// # Errors
+    /// As [`Run::wait`]; [`Error::Io`] when the folder cannot be listed.
+    pub fn best(&mut self) -> Result<Option<Best>> {
+        self.wait()?;
+        let folder = self.out.join(CHECKPOINTS);
+        let candidates = checkpoint::list(&folder)?.into_iter().map(|(step, _)| step);
+        Ok(self.eval_losses.best(candidates, &folder))
+    }
+
+    /// Names it in run.json's facts; whether that is new.
+    fn note_best(&mut self, best: Option<&Best>) -> bool {
+        let Some(Best { step, loss, .. }) = best else { return self.facts.remove("best").is_some() };
+        let said = serde_json::json!({ "step": step, "loss": loss });
+        self.facts.insert("best".to_owned(), said.clone()) != Some(said)
     }
 
     /// Writes records/step-….json: what was wrong with the step that makes `done` steps, and what it worked on. Returns the file.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
-    pub fn record(&self, done: u64, alarms: &[String], worked_on: Value) -> Result<PathBuf> {
+    pub fn record(&mut self, done: u64, alarms: &[String], worked_on: Value) -> Result<PathBuf> {
         let folder = self.out.join(RECORDS);
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let path = folder.join(format!("{}.json", checkpoint::folder_name(done)));
@@ -390,8 +456,9 @@ impl Run {
     /// The newest checkpoint of at most `done` steps.
     ///
     /// # Errors
-    /// [`Error::Io`] when the folder cannot be listed.
-    pub fn last_checkpoint(&self, done: u64) -> Result<Option<(u64, PathBuf)>> {
+    /// As [`Run::wait`]; [`Error::Io`] when the folder cannot be listed.
+    pub fn last_checkpoint(&mut self, done: u64) -> Result<Option<(u64, PathBuf)>> {
+        self.wait()?;
         Ok(checkpoint::list(&self.out.join(CHECKPOINTS))?.into_iter().rfind(|(step, _)| *step <= done))
     }
 
@@ -399,22 +466,26 @@ impl Run {
     ///
     /// # Errors
     /// [`Error::Invalid`] when that checkpoint is damaged; [`Error::Io`] when something cannot be written.
-    pub fn roll_back(&self, step: u64) -> Result<()> {
+    pub fn roll_back(&mut self, step: u64) -> Result<()> {
+        self.wait()?;
         let mut behind = checkpoint::list(&self.out.join(CHECKPOINTS))?;
         behind.retain(|(other, _)| *other >= step);
         let Some((_, from)) = behind.iter().find(|(other, _)| *other == step) else { return Ok(()) };
         checkpoint::verify(from)?;
-        self.publish(|temporary| copy_models(from, temporary))?;
+        self.publish(from)?;
         behind.iter().filter(|(other, _)| *other > step).try_for_each(|(_, path)| checkpoint::retire(path))
     }
 
-    /// Writes the result: `write_models` fills subfolders (`model`, `value`) of the folder it is given, which then take
-    /// their places in the run's folder.
+    /// Makes the models of the last checkpoint the result: `model`, and `value` where there is one.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be written.
-    pub fn finish(mut self, write_models: impl FnOnce(&Path) -> Result<()>) -> Result<Outcome> {
-        self.publish(write_models)?;
+    /// As [`Run::wait`]; [`Error::Io`] when something cannot be written.
+    ///
+    /// # Panics
+    /// When no checkpoint was saved: the last step always has one.
+    pub fn finish(mut self) -> Result<Outcome> {
+        let (_, last) = self.last_checkpoint(self.steps)?.expect("the last step was saved");
+        self.publish(&last)?;
         self.metrics.sync()?;
         self.samples.sync()?;
         self.facts.insert("finished".to_owned(), Value::from(folder::now()));
@@ -424,10 +495,11 @@ impl Run {
         Ok(Outcome::Finished { step: self.steps })
     }
 
-    fn publish(&self, write_models: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    /// Copies a checkpoint's models beside the result; each then takes its place.
+    fn publish(&self, from: &Path) -> Result<()> {
         let temporary = self.out.join(format!("{TEMPORARY}result"));
         fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
-        write_models(&temporary)?;
+        checkpoint::copy_models(from, &temporary)?;
         sync_tree(&temporary)?;
         for entry in fs::read_dir(&temporary).map_err(Error::io(&temporary))? {
             let entry = entry.map_err(Error::io(&temporary))?;
@@ -435,23 +507,6 @@ impl Run {
         }
         fs::remove_dir(&temporary).map_err(Error::io(&temporary))
     }
-}
-
-/// Copies the models of a checkpoint: its subfolders, which hold files only.
-fn copy_models(checkpoint: &Path, to: &Path) -> Result<()> {
-    for entry in fs::read_dir(checkpoint).map_err(Error::io(checkpoint))? {
-        let model = entry.map_err(Error::io(checkpoint))?.path();
-        if !model.is_dir() {
-            continue;
-        }
-        let copy = to.join(model.file_name().unwrap_or_default());
-        fs::create_dir(&copy).map_err(Error::io(&copy))?;
-        for entry in fs::read_dir(&model).map_err(Error::io(&model))? {
-            let file = entry.map_err(Error::io(&model))?.path();
-            fs::copy(&file, copy.join(file.file_name().unwrap_or_default())).map_err(Error::io(&file))?;
-        }
-    }
-    Ok(())
 }
 
 /// run.json: what the stage says, and the run's life.

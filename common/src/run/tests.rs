@@ -10,8 +10,10 @@ use std::time::Duration;
 use serde_json::json;
 use tch::{Kind, Tensor};
 
+use super::best::eval_loss;
 use super::folder::RUN;
 use super::*;
+use crate::checkpoint::Models;
 use crate::error::Problem;
 use crate::metrics::is_wall_clock;
 use crate::optim::{AdamW, AdamWOptions};
@@ -23,19 +25,54 @@ struct Stage<'a> {
     resume: bool,
     section: RunSection,
     interrupt: Arc<AtomicBool>,
+    /// The loss on held-out rows, by steps done.
+    eval_loss: fn(u64) -> f64,
     /// Called with the steps done before the line is logged, before saving and while saving.
-    hook: &'a dyn Fn(u64, &str) -> Result<()>,
+    hook: Hook,
 }
 
-fn nothing(_: u64, _: &str) -> Result<()> {
-    Ok(())
+type Hook = Arc<dyn Fn(u64, &str) -> Result<()> + Send + Sync>;
+
+/// Dies at a point of a step.
+fn dies_at(step: u64, point: &'static str) -> Hook {
+    Arc::new(move |done, at| if (done, at) == (step, point) { Err(stop()) } else { Ok(()) })
+}
+
+/// The three numbers on their way to the disk.
+struct Weights {
+    tensor: Tensor,
+    done: u64,
+    hook: Hook,
+}
+
+impl Models for Weights {
+    fn write(&self, folder: &Path) -> Result<()> {
+        let model = folder.join("model");
+        fs::create_dir(&model).map_err(Error::io(&model))?;
+        (self.hook)(self.done, "saving")?;
+        let tensors = [("weights".to_owned(), self.tensor.shallow_clone())];
+        checkpoint::write_tensors(&model.join("model.safetensors"), &tensors)
+    }
+
+    fn check(&self, folder: &Path) -> Result<()> {
+        (self.hook)(self.done, "checking")?;
+        checkpoint::read_tensors(&folder.join("model/model.safetensors")).map(drop)
+    }
 }
 
 impl<'a> Stage<'a> {
     fn new(out: &'a Path, steps: u64, resume: bool) -> Self {
         let section =
             RunSection { out: out.to_owned(), eval_every: 4, save_every: 3, keep: 2, ..RunSection::default() };
-        Self { out, steps, resume, section, interrupt: Arc::default(), hook: &nothing }
+        Self {
+            out,
+            steps,
+            resume,
+            section,
+            interrupt: Arc::default(),
+            eval_loss: |_| 1.0,
+            hook: Arc::new(|_, _| Ok(())),
+        }
     }
 
     fn config(&self) -> String {
@@ -64,11 +101,6 @@ impl<'a> Stage<'a> {
         if let Some(state) = run.state()? {
             optimizer.load("model", &state)?;
         }
-        let write = |folder: &Path| {
-            let model = folder.join("model");
-            fs::create_dir(&model).map_err(Error::io(&model))?;
-            checkpoint::write_tensors(&model.join("model.safetensors"), &[("weights".to_owned(), weights.detach())])
-        };
         for step in run.next_step()..run.steps() {
             let target = Tensor::from_slice(&[0.1f32, -0.2, 0.3]) * (step as f64).sin();
             optimizer.zero_grad();
@@ -79,8 +111,11 @@ impl<'a> Stage<'a> {
             metrics.set("train/loss", loss.double_value(&[]));
             metrics.set("train/grad_norm", optimizer.clip_grad_norm(1.0));
             optimizer.step(0.05);
+            run.look_after()?;
             if run.eval_due(done) {
-                metrics.set("eval/a/loss", weights.square().sum(Kind::Float).double_value(&[]));
+                metrics.set("eval/a/loss", (self.eval_loss)(done));
+                metrics.set("eval/b/loss", 3.0 * (self.eval_loss)(done));
+                metrics.set("eval/a/accuracy", 0.5);
                 run.sample(done, json!({"response": "ä"}).as_object().unwrap())?;
                 run.text(done, "samples/0", "an *answer*, ä")?;
                 run.histogram(done, "scores/a", &[1.0, 2.0, 4.0])?;
@@ -93,17 +128,16 @@ impl<'a> Stage<'a> {
                 (self.hook)(done, "save")?;
                 let mut state = State::new();
                 optimizer.save("model", &mut state);
-                run.save(done, &state, |folder| {
-                    write(folder)?;
-                    (self.hook)(done, "saving")
-                })?;
+                let models = Box::new(Weights { tensor: weights.detach(), done, hook: self.hook.clone() });
+                run.save(done, Snapshot { models, state })?;
             }
             if run.interrupted() {
+                run.wait()?;
                 return Ok(Outcome::Interrupted { step: done });
             }
         }
         (self.hook)(self.steps, "finish")?;
-        run.finish(write)
+        run.finish()
     }
 }
 
@@ -167,7 +201,17 @@ fn a_run_from_start_to_end() {
     let names: Vec<&str> = lines[3].keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        ["step", "seconds", "train/loss", "train/grad_norm", "eval/a/loss", "time/step", "memory/peak_gib"]
+        [
+            "step",
+            "seconds",
+            "train/loss",
+            "train/grad_norm",
+            "eval/a/loss",
+            "eval/b/loss",
+            "eval/a/accuracy",
+            "time/step",
+            "memory/peak_gib"
+        ]
     );
     assert_eq!(lines.iter().filter(|line| line.contains_key("eval/a/loss")).count(), 3); // 4, 8 and the last
     assert_eq!(fs::read_to_string(out.join(SAMPLES)).unwrap().lines().next().unwrap(), r#"{"step":4,"response":"ä"}"#);
@@ -227,8 +271,7 @@ fn one_process_per_folder() {
 #[test]
 fn a_resume_with_another_config_or_other_inputs() {
     let folder = tempfile::tempdir().unwrap();
-    let stage =
-        Stage { hook: &|done, _| if done == 5 { Err(stop()) } else { Ok(()) }, ..Stage::new(folder.path(), 9, false) };
+    let stage = Stage { hook: dies_at(5, "log"), ..Stage::new(folder.path(), 9, false) };
     stage.train().unwrap_err();
     let other = Stage::new(folder.path(), 9, true);
     let message = refusal(other.start(&format!("{}[optimizer]\nlr = 1.0\n", other.config())));
@@ -257,12 +300,9 @@ fn stopped_anywhere_and_resumed() {
     let expected = straight(7);
     let folder = tempfile::tempdir().unwrap();
     for step in 1..=7 {
-        for point in ["log", "save", "saving", "finish"] {
+        for point in ["log", "save", "saving", "checking", "finish"] {
             let out = folder.path().join(format!("{step}-{point}"));
-            let dies = Stage {
-                hook: &|done, at| if (done, at) == (step, point) { Err(stop()) } else { Ok(()) },
-                ..Stage::new(&out, 7, false)
-            };
+            let dies = Stage { hook: dies_at(step, point), ..Stage::new(&out, 7, false) };
             if dies.train().is_err() {
                 assert_eq!(Stage::new(&out, 7, true).train().unwrap(), Outcome::Finished { step: 7 });
             }
@@ -277,12 +317,12 @@ fn interrupted_runs_save_and_go_on() {
     let stage = Stage::new(folder.path(), 7, false);
     let flag = stage.interrupt.clone();
     let asked = Stage {
-        hook: &|done, at| {
+        hook: Arc::new(move |done, at| {
             if (done, at) == (5, "log") {
                 flag.store(true, Ordering::Relaxed);
             }
             Ok(())
-        },
+        }),
         ..stage
     };
     assert_eq!(asked.train().unwrap(), Outcome::Interrupted { step: 5 });
@@ -315,14 +355,14 @@ fn a_finished_run_is_extended() {
 fn seconds_go_on_across_a_resume() {
     let folder = tempfile::tempdir().unwrap();
     let dies = Stage {
-        hook: &|done, at| match (done, at) {
+        hook: Arc::new(|done, at| match (done, at) {
             (1, "log") => {
                 sleep(Duration::from_millis(200));
                 Ok(())
             }
             (4, _) => Err(stop()),
             _ => Ok(()),
-        },
+        }),
         ..Stage::new(folder.path(), 5, false)
     };
     dies.train().unwrap_err();
@@ -336,8 +376,7 @@ fn seconds_go_on_across_a_resume() {
 #[test]
 fn a_damaged_checkpoint_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let dies =
-        Stage { hook: &|done, _| if done == 7 { Err(stop()) } else { Ok(()) }, ..Stage::new(folder.path(), 9, false) };
+    let dies = Stage { hook: dies_at(7, "log"), ..Stage::new(folder.path(), 9, false) };
     dies.train().unwrap_err();
     let file = folder.path().join("checkpoints/step-000006/state.safetensors");
     let bytes = fs::read(&file).unwrap();
@@ -351,11 +390,93 @@ fn a_damaged_checkpoint_is_named() {
     assert_eq!(facts_of(folder.path()), straight(9));
 }
 
+/// Two held-out sets; the lowest mean at a step that is saved, too, is that of step 12.
+fn dips(done: u64) -> f64 {
+    [0.5, 0.9, 0.7, 0.6, 0.3][done as usize / 4 % 5]
+}
+
+#[test]
+fn the_best_checkpoint_stays_however_the_run_came_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    fn stage(out: &Path, resume: bool) -> Stage<'_> {
+        Stage { eval_loss: dips, ..Stage::new(out, 30, resume) }
+    }
+    let whole = folder.path().join("whole");
+    stage(&whole, false).train().unwrap();
+    let steps = |out: &Path| -> Vec<u64> {
+        checkpoint::list(&out.join(CHECKPOINTS)).unwrap().iter().map(|(step, _)| *step).collect()
+    };
+    // Step 16 is lower, but was not saved; of those that were evaluated, 12, 24 and 30 were.
+    assert_eq!(steps(&whole), [12, 27, 30]);
+    let best = |out: &Path| folder::read_facts(out).unwrap()["best"].clone();
+    assert_eq!(best(&whole), json!({"step": 12, "loss": 1.2}));
+    for (step, point) in [(11, "log"), (12, "saving"), (12, "checking"), (13, "save"), (21, "save"), (30, "finish")] {
+        let out = folder.path().join(format!("{step}-{point}"));
+        if (Stage { hook: dies_at(step, point), ..stage(&out, false) }).train().is_err() {
+            stage(&out, true).train().unwrap();
+        }
+        assert_eq!((steps(&out), best(&out)), (steps(&whole), best(&whole)), "stopped at step {step}, {point}");
+    }
+    // The last step of a run that is given more was evaluated only because it was the last: it does not compete.
+    let out = folder.path().join("extended");
+    let low = |done| if done == 6 { 0.1 } else { dips(done) };
+    Stage { eval_loss: low, ..Stage::new(&out, 6, false) }.train().unwrap();
+    assert_eq!(best(&out)["step"], 6);
+    Stage { eval_loss: low, ..Stage::new(&out, 30, true) }.train().unwrap();
+    assert_eq!((steps(&out), best(&out)), (steps(&whole), best(&whole)));
+}
+
+#[test]
+fn what_is_not_a_number_is_not_the_best() {
+    let line = |losses: &[(&str, f64)]| eval_loss(losses.iter().map(|(name, loss)| (*name, Some(*loss))));
+    assert_eq!(line(&[("train/loss", 1.0), ("eval/a/accuracy", 0.1), ("eval/loss", 2.0)]), None);
+    assert_eq!(line(&[("eval/a/loss", 1.0), ("eval/b/loss", 2.0)]), Some(1.5));
+    assert_eq!(line(&[("eval/a/loss", 1.0), ("eval/b/loss", f64::NAN)]), None);
+    assert_eq!(eval_loss([("eval/a/loss", None), ("eval/b/loss", Some(1.0))].into_iter()), None);
+}
+
+/// A checkpoint that cannot be written ends the run at the next step; those before it are whole, and a resume needs nothing else.
+#[test]
+fn a_save_that_fails_behind_the_run_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for point in ["saving", "checking"] {
+        let out = folder.path().join(point);
+        let error = Stage { hook: dies_at(6, point), ..Stage::new(&out, 9, false) }.train().unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        let said = error.to_string();
+        assert!(said.starts_with("the checkpoint of step 6 is not saved: killed here;"), "{said}");
+        assert_eq!(fs::read_dir(out.join(CHECKPOINTS)).unwrap().count(), 1);
+        Stage::new(&out, 9, true).train().unwrap();
+        assert_eq!(facts_of(&out), straight(9));
+    }
+}
+
+/// What a checkpoint holds is what there was when it was asked for, however far training would like to be by then.
+#[test]
+fn training_waits_while_it_is_being_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow: Hook = Arc::new(|_, at| {
+        if at == "saving" {
+            sleep(Duration::from_millis(60));
+        }
+        Ok(())
+    });
+    let out = folder.path().join("run");
+    Stage { hook: slow, ..Stage::new(&out, 7, false) }.train().unwrap();
+    for step in ["step-000006", "step-000007"] {
+        let state = checkpoint::load(&out.join(CHECKPOINTS).join(step)).unwrap();
+        let written =
+            checkpoint::read_tensors(&out.join(CHECKPOINTS).join(step).join("model/model.safetensors")).unwrap();
+        assert!(state.by_name()["model/master/weights"].equal(&written[0].1));
+    }
+    assert_eq!(facts_of(&out), straight(7));
+}
+
 #[test]
 fn records_do_not_fill_the_disk() {
     let folder = tempfile::tempdir().unwrap();
     let stage = Stage::new(folder.path(), 100, false);
-    let Started::Ready(run) = stage.start(&stage.config()).unwrap() else { panic!("a new run") };
+    let Started::Ready(mut run) = stage.start(&stage.config()).unwrap() else { panic!("a new run") };
     let mut written = 0;
     while run.has_room_for_records().unwrap() {
         written += 1;
@@ -370,11 +491,11 @@ fn child_to_be_killed() {
     let Ok(out) = std::env::var("ALIGN_TEST_RUN") else { return };
     let out = Path::new(&out);
     // Killing it between the creation of the folder and the first checkpoint is as likely as anywhere else.
-    let slow = |_: u64, _: &str| {
+    let slow: Hook = Arc::new(|_, _| {
         sleep(Duration::from_millis(2));
         Ok(())
-    };
-    Stage { hook: &slow, ..Stage::new(out, 60, true) }.train().unwrap();
+    });
+    Stage { hook: slow, ..Stage::new(out, 60, true) }.train().unwrap();
 }
 
 #[test]

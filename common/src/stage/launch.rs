@@ -1,18 +1,17 @@
 //! From a checked stage to its last step: what will run is said, the run's folder taken, and the loop driven.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Alarm, Job, News, input_sizes};
-use crate::checkpoint::State;
+use crate::checkpoint::{Snapshot, State};
 use crate::config::RunSection;
 use crate::error::{Error, Problem, Result};
-use crate::memory;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::run::{Outcome, Preflight, Run, Spec, Started, preflight};
+use crate::run::{Best, Outcome, Preflight, Run, Spec, Started, preflight};
 
 /// A stage whose config, data and checkpoints passed every check.
 pub struct Plan<'a> {
@@ -164,14 +163,8 @@ pub trait Trainer {
         Value::Null
     }
 
-    /// Writes the trained models into a folder: `model`, and what else the stage makes.
-    ///
-    /// # Errors
-    /// What cannot be written.
-    fn save(&self, folder: &Path) -> Result<()>;
-
-    /// All that a resume needs beside the models.
-    fn state(&self) -> State;
+    /// All that a resume needs: the trained models (`model`, and what else the stage makes), and the state beside them.
+    fn snapshot(&self) -> Snapshot;
 
     /// Takes a state back.
     ///
@@ -193,10 +186,11 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
         let done = step + 1;
         let mut metrics = match trainer.step(step) {
             Err(error @ Error::NonFinite { .. }) => {
-                return Err(halt(&trainer, &run, done, step, &[error.to_string()])?);
+                return Err(halt(&trainer, &mut run, done, step, &[error.to_string()])?);
             }
             metrics => metrics?,
         };
+        run.look_after()?;
         if run.eval_due(done) {
             metrics.merge(trainer.evaluate(&mut run, done)?);
         }
@@ -208,29 +202,32 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
         }
         let alarms: Vec<String> = watch.alarms.into_iter().map(|alarm| alarm.text).collect();
         if let Some(good) = watch.halt_before {
-            return Err(halt(&trainer, &run, done, good, &alarms)?);
+            return Err(halt(&trainer, &mut run, done, good, &alarms)?);
         }
         let begins = watch.news.iter().any(|news| matches!(news, News::Begins(_)));
         if begins && run.has_room_for_records()? {
             run.record(done, &alarms, trainer.record())?;
         }
         if run.save_due(done) {
-            memory::give_back(); // what is written is read back, in memory that steps have used
-            run.save(done, &trainer.state(), |folder| trainer.save(folder))?;
+            run.save(done, trainer.snapshot())?;
         }
         if run.interrupted() {
             progress.end();
+            run.wait()?;
             return Ok(Outcome::Interrupted { step: done });
         }
     }
     progress.end();
-    memory::give_back();
-    run.finish(|folder| trainer.save(folder))
+    if let Some(Best { step, loss, path }) = run.best()? {
+        progress
+            .note(&format!("the lowest loss on held-out rows, {loss:.4}, is that of step {step}: {}", path.display()));
+    }
+    run.finish()
 }
 
 /// Ends a run that has gone wrong in the step that would make `done` steps; all was well for `good` steps. The error says what was
 /// wrong, where it is recorded and where the run stands now.
-fn halt(trainer: &impl Trainer, run: &Run, done: u64, good: u64, alarms: &[String]) -> Result<Error> {
+fn halt(trainer: &impl Trainer, run: &mut Run, done: u64, good: u64, alarms: &[String]) -> Result<Error> {
     let record = run.record(done, alarms, trainer.record())?;
     let stands = match (trainer.action(), run.last_checkpoint(good)?) {
         (Action::Rollback, Some((step, _))) => {
