@@ -41,9 +41,9 @@ def check_close(name, found, expected, tolerance=TOLERANCE, relative=False):
 class Lab:
     """A folder to work in, and the program to try."""
 
-    def __init__(self, work, align, sets, comparisons=None):
+    def __init__(self, work, align, sets, comparisons=None, dialogues=None):
         self.work, self.align, self.sets = work, align.resolve(), sets.resolve()
-        self.own_comparisons = comparisons
+        self.own_comparisons, self.own_dialogues = comparisons, dialogues
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
     def path(self, *parts):
@@ -83,12 +83,18 @@ class Lab:
 
     def comparisons(self, count):
         """The first comparisons of the user's own file, or of the quickstart's: {"prompt", "chosen", "rejected"} texts."""
-        if self.own_comparisons is None:
-            return self.set_rows("rm", count)
-        rows = read_lines(self.own_comparisons)[:count]
-        if len(rows) < count:
-            raise RuntimeError(f"{self.own_comparisons} has {len(rows)} rows, expected at least {count}")
-        return rows
+        return self.set_rows("rm", count) if self.own_comparisons is None else first_rows(self.own_comparisons, count)
+
+    def dialogues(self, count):
+        """The first dialogues of the user's own file; or the quickstart's, one to three of them made one, some under a system text."""
+        if self.own_dialogues is not None:
+            return [row["messages"] for row in first_rows(self.own_dialogues, count)]
+        singles, dialogues = iter(self.set_rows("sft", 2 * count + 3)), []
+        for index in range(count):
+            system = [{"role": "system", "content": f"Answer in {index} words."}] if index % 5 == 4 else []
+            turns = [message for _ in range(1 + index % 3) for message in next(singles)["messages"]]
+            dialogues.append(system + turns)
+        return dialogues
 
     def write_rows(self, name, rows):
         file = self.path("data", f"{name}.jsonl")
@@ -103,6 +109,13 @@ def toml(value):
 
 def read_lines(file):
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def first_rows(file, count):
+    rows = read_lines(file)[:count]
+    if len(rows) < count:
+        raise RuntimeError(f"{file} has {len(rows)} rows, expected at least {count}")
+    return rows
 
 
 def random_model(lab, name, tokenizer, shard=None, dtype=torch.float32, face="causal", seed=1, **settings):
@@ -221,3 +234,40 @@ def end_scores(model, rows, pad_id):
     ids, attention = pad(rows, pad_id)
     with torch.no_grad():
         return model(ids, attention_mask=attention).logits[:, 0].tolist()
+
+
+def descend(model, batches, loss_parts, lr_of, weight_decay, clip=1.0, betas=(0.9, 0.95), eps=1e-8):
+    """The plain loop of PyTorch; metrics of every step, by `align`'s names. A batch comes as parts that add up: of each,
+    `loss_parts(model, batch)` yields the loss to go backward from, and what else is told of it."""
+    model.train()  # the models have no dropout
+    optimizer = torch.optim.AdamW(model.parameters(), betas=betas, eps=eps, weight_decay=weight_decay)
+    lines = []
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = lr_of(step)
+        optimizer.zero_grad()
+        line = {"train/loss": 0.0}
+        for loss, told in loss_parts(model, batch):
+            loss.backward()
+            for key, value in {"train/loss": loss.item(), **told}.items():
+                line[key] = line.get(key, 0) + value
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        lines.append({**line, "train/grad_norm": norm.item(), "train/lr": lr_of(step)})
+    return lines
+
+
+def token_loss(rows_at_once, pad_id):
+    """Of rows of (ids, loss mask): −log p summed over all targets of the batch, divided by their number. A batch is computed in
+    padded parts of so many rows."""
+    def loss_parts(model, batch):
+        targets = sum(sum(mask[1:]) for _, mask in batch)
+        for first in range(0, len(batch), rows_at_once):
+            rows = batch[first:first + rows_at_once]
+            ids, attention = pad([ids for ids, _ in rows], pad_id)
+            counts, _ = pad([mask for _, mask in rows], 0)
+            logprobs = model(ids, attention_mask=attention).logits[:, :-1].log_softmax(-1)
+            of_targets = logprobs.gather(2, ids[:, 1:, None])[..., 0]
+            loss = -(of_targets * counts[:, 1:]).sum() / targets
+            yield loss, {"train/loss_tokens": counts[:, 1:].sum().item()}
+    return loss_parts

@@ -28,12 +28,15 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for models and runs; emptied first")
     parser.add_argument("--comparisons", type=pathlib.Path,
                         help='own data for the thirty steps of rm: {"prompt", "chosen", "rejected"} texts')
+    parser.add_argument("--dialogues", type=pathlib.Path, help='own data for the thirty steps of sft: {"messages"}')
+    parser.add_argument("--only", help="run this part alone")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.work, ignore_errors=True)
     arguments.work.mkdir(parents=True)
     torch.set_num_threads(1)  # the models are tiny, and a fixed number of threads keeps sums in one order
-    bench = lab.Lab(arguments.work.resolve(), arguments.align, arguments.sets, arguments.comparisons)
-    for part in (checkpoints.run, ten_steps.run, parity.run, ppo.run):
+    bench = lab.Lab(arguments.work.resolve(), arguments.align, arguments.sets, arguments.comparisons, arguments.dialogues)
+    parts = [part.run for part in (checkpoints, ten_steps, parity, ppo) if arguments.only in (None, part.__name__)]
+    for part in parts:
         started = time.monotonic()
         try:
             part(bench)

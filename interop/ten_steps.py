@@ -3,7 +3,7 @@ own ChatML, padded batches, torch's AdamW and gradient clipping, transformers' m
 import torch
 from torch.nn.functional import logsigmoid
 
-from lab import ChatMl, check, check_close, load, pad, random_model, read_lines
+from lab import ChatMl, check, check_close, descend, load, pad, random_model, read_lines, token_loss
 
 STEPS, BATCH = 10, 4
 LR, WARMUP, BETAS, EPS, DECAY = 2e-3, 4, (0.9, 0.95), 1e-8, 0.1
@@ -28,22 +28,10 @@ def settings(source, data, clip):
     }
 
 
-def train(model, batches, loss_of, clip):
-    """The plain loop; metrics of every step, by `align`'s names."""
-    model.train()  # the models have no dropout
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=DECAY)
-    lines = []
-    for step, batch in enumerate(batches):
-        lr = LR * min(1.0, (step + 1) / WARMUP)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad()
-        loss, metrics = loss_of(model, batch)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-        lines.append({"train/loss": loss.item(), "train/grad_norm": norm.item(), "train/lr": lr, **metrics})
-    return lines
+def train(model, rows, loss_parts, clip):
+    lr_of = lambda step: LR * min(1.0, (step + 1) / WARMUP)
+    batches = [rows[step * BATCH:(step + 1) * BATCH] for step in range(STEPS)]
+    return descend(model, batches, loss_parts, lr_of, DECAY, clip, BETAS, EPS)
 
 
 def sft(bench, name, source):
@@ -57,15 +45,8 @@ def sft(bench, name, source):
     chatml, model = ChatMl(source), load("CausalLM", source)
     rows = [chatml.dialogue(messages) for messages in dialogues]
 
-    def loss_of(model, batch):
-        ids, attention = pad([ids for ids, _ in batch], chatml.pad)
-        counts, _ = pad([mask for _, mask in batch], 0)
-        logprobs = model(ids, attention_mask=attention).logits[:, :-1].log_softmax(-1)
-        of_targets = logprobs.gather(2, ids[:, 1:, None])[..., 0]
-        targets = counts[:, 1:].sum()
-        return -(of_targets * counts[:, 1:]).sum() / targets, {"train/loss_tokens": targets.item()}
-
-    compare(bench, name, out, model, train(model, batches(rows), loss_of, clip), source, clip)
+    lines = train(model, rows, token_loss(BATCH, chatml.pad), clip)
+    compare(bench, name, out, model, lines, source, clip)
 
 
 def rm(bench, name, source):
@@ -85,19 +66,15 @@ def rm(bench, name, source):
     answer = lambda text: {"role": "assistant", "content": text}
     rows = [[chatml.scored([user(prompt), answer(text)]) for text in answers] for prompt, answers in rows]
 
-    def loss_of(model, batch):
+    def loss_parts(model, batch):
         ids, attention = pad([ids for answers in batch for ids in answers], chatml.pad)
         scores = model(ids, attention_mask=attention).logits[:, 0].split([len(answers) for answers in batch])
         margins = [torch.stack([row[i] - row[j] for i in range(len(row)) for j in range(i + 1, len(row))]) for row in scores]
         mean = lambda of_pairs: torch.stack([of_pairs(row).mean() for row in margins]).mean()
         metrics = {"train/accuracy": mean(lambda row: (row > 0).float()).item(), "train/margin": mean(lambda row: row).item()}
-        return -mean(logsigmoid), metrics
+        yield -mean(logsigmoid), metrics
 
-    compare(bench, name, out, model, train(model, batches(rows), loss_of, clip), source, clip)
-
-
-def batches(rows):
-    return [rows[step * BATCH:(step + 1) * BATCH] for step in range(STEPS)]
+    compare(bench, name, out, model, train(model, rows, loss_parts, clip), source, clip)
 
 
 def compare(bench, name, out, model, expected, source, clip):
