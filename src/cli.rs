@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Show a run as one page: curves, samples, and what speaks against it
     Report(ReportArgs),
+    /// Repeat the step in which a run came to a number that is none, and say where that begins
+    Replay(ReplayArgs),
     /// Score responses with a reward model, and pick the best of several
     Score(ScoreArgs),
     /// Answer requests over HTTP
@@ -271,6 +273,19 @@ pub(crate) struct ReportArgs {
     /// The page, one HTML file that needs no network; RUN/report.html unless given
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// A run folder, of any stage; it stays as it is
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// The step, as in records/step-000123; the latest that is recorded unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) step: Option<u64>,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ mod pictures;
 mod pipeline;
 mod plan;
 mod readme;
+mod replay;
 mod report;
 mod resume;
 mod score;

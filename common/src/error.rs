@@ -33,10 +33,14 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A loss or gradient is no longer a number.
-    #[error("{what} is not finite, expected a number; lower the learning rate or look at the rows of this step")]
+    #[error(
+        "{what} is not finite ({number}), expected a number; lower the learning rate or look at the rows of this step"
+    )]
     NonFinite {
         /// The quantity.
         what: String,
+        /// What it is instead; NaN where that is not known.
+        number: f64,
     },
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
@@ -44,6 +48,14 @@ pub enum Error {
     /// Something else failed while running.
     #[error("{0}")]
     Failed(String),
+}
+
+/// The number, where it is one.
+///
+/// # Errors
+/// [`Error::NonFinite`] for NaN and infinities.
+pub fn finite(what: &str, number: f64) -> Result<f64> {
+    if number.is_finite() { Ok(number) } else { Err(Error::NonFinite { what: what.to_owned(), number }) }
 }
 
 /// One mistake of the user's: where it stands, and what is wrong with what was expected.

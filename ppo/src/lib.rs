@@ -31,6 +31,7 @@ pub mod models;
 pub mod plan;
 pub mod ptx;
 pub mod record;
+mod replay;
 pub mod rewards;
 pub mod rollout;
 pub mod run;
@@ -38,4 +39,4 @@ pub mod train;
 
 pub use doctor::doctor;
 pub use plan::plan;
-pub use run::ppo;
+pub use run::{ppo, replay as replay_ppo};

@@ -32,16 +32,23 @@ impl PtxStream {
 
     /// The next pieces, together exactly `num_targets` targets: the last piece is cut to fit, and its rest is passed over.
     pub fn take(&mut self, num_targets: usize) -> Vec<LmRow> {
-        let (mut rows, mut missing) = (Vec::new(), num_targets);
+        let (rows, taken) = self.peek(num_targets);
+        self.taken = taken;
+        rows
+    }
+
+    /// What [`PtxStream::take`] would give, and the pieces taken then.
+    pub fn peek(&self, num_targets: usize) -> (Vec<LmRow>, u64) {
+        let (mut rows, mut missing, mut taken) = (Vec::new(), num_targets, self.taken);
         while missing > 0 {
-            let piece = &self.pieces[self.order.row(self.taken)];
-            self.taken += 1;
+            let piece = &self.pieces[self.order.row(taken)];
+            taken += 1;
             let targets = (piece.tokens.len() - 1).min(missing);
             missing -= targets;
             let tokens = piece.tokens[..=targets].to_vec();
             rows.push(LmRow { pieces: vec![Piece::new(tokens, vec![true; targets + 1])] });
         }
-        rows
+        (rows, taken)
     }
 }
 

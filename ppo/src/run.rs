@@ -13,9 +13,9 @@ use align_common::lm;
 use align_common::metrics::Metrics;
 use align_common::model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
 use align_common::optim::{AdamW, AdamWOptions};
-use align_common::run::{Outcome, Run};
+use align_common::run::{Outcome, Recorded, Run};
 use align_common::stage::{
-    self, Action, Job, Launched, Plan, Source, Watch, check_causal_lm, check_format, check_source,
+    self, Action, Examination, Job, Launched, Plan, Replay, Source, Watch, check_causal_lm, check_format, check_source,
     check_trained_length, launch, set_names, train,
 };
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ use crate::guards::Guards;
 use crate::models::Models;
 use crate::ptx::PtxStream;
 use crate::record;
+use crate::replay;
 use crate::rewards::{KlController, RunningMoments};
 use crate::train::{StepReport, Trainer};
 
@@ -79,7 +80,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
             ("responses per step", json!(config.rollout_rows())),
         ],
         skipped: &inputs.skipped,
-        inputs: config.data.prompts.iter().chain(config.data.pretrain.iter()).cloned().collect(),
+        inputs: input_files(config),
     };
     let (run, progress) = match launch(plan, job)? {
         Launched::Over(outcome) => return Ok(outcome),
@@ -87,6 +88,20 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     };
     let session = build(config, inputs, run.checkpoint())?;
     train(session, run, progress).map(Some)
+}
+
+/// Repeats a step of `align ppo` that the run recorded: whole, or its last optimiser step where others went before.
+///
+/// # Errors
+/// [`align_common::error::Error::Invalid`] as [`ppo`], and when the data or the record is not what the run left.
+pub fn replay(config: &PpoConfig, recorded: &Recorded) -> Result<Replay> {
+    let inputs = check(config)?;
+    recorded.check_inputs(&input_files(config))?;
+    stage::replay(build(config, inputs, Some(&recorded.checkpoint))?, &config.run, recorded)
+}
+
+fn input_files(config: &PpoConfig) -> Vec<PathBuf> {
+    config.data.prompts.iter().chain(config.data.pretrain.iter()).cloned().collect()
 }
 
 /// Reads and checks everything that a run needs, without loading a tensor.
@@ -257,7 +272,16 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
 
 impl stage::Trainer for Session {
     fn step(&mut self, step: u64) -> Result<Metrics> {
-        let report = self.trainer.step(step)?;
+        let (moments, shift) = (self.trainer.moments, self.trainer.value_shift);
+        let report = self.trainer.step(step);
+        // A step that comes to no number in its first update has changed nothing, so that it can be repeated from its beginning.
+        let updates = self.trainer.record.as_ref().map_or(0, |record| record.minibatches.len());
+        if report.is_err() && updates <= 1 {
+            self.trainer.moments = moments;
+            self.trainer.value_shift = shift;
+            self.trainer.models.value_model.set_shift(shift.unwrap_or(0.0));
+        }
+        let report = report?;
         let metrics = report.metrics.clone();
         self.last = Some(report);
         Ok(metrics)
@@ -288,6 +312,10 @@ impl stage::Trainer for Session {
 
     fn record(&self) -> Value {
         self.trainer.record.as_ref().map_or(Value::Null, record::Record::to_json)
+    }
+
+    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
+        replay::examine(self, recorded)
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use align_common::data::Order;
-use align_common::error::{Error, Result};
+use align_common::error::{Error, Result, finite};
 use align_common::generate::{Sampling, generate};
 use align_common::masked::{self, mask, table};
 use align_common::metrics::Metrics;
@@ -96,6 +96,7 @@ impl Trainer {
     /// [`Error::NonFinite`] before anything is updated with it.
     pub fn step(&mut self, step: u64) -> Result<StepReport> {
         let started = Instant::now();
+        self.record = None;
         // 1. Sample responses to this step's prompts.
         let rollout = self.sample(step)?;
         let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
@@ -132,24 +133,19 @@ impl Trainer {
         let to_flat = |table: &masked::Table| -> Vec<f32> {
             masked::flat(table, &response_mask).into_iter().map(|x| x as f32).collect()
         };
-        let targets = Targets {
-            advantages: to_flat(&advantages),
-            returns: to_flat(&credit.returns),
-            offsets: offsets(&lengths),
-            old_logprobs: opinions.old_logprobs.clone(),
-            old_values: opinions.values.clone(),
-        };
-        self.record = Some(Record {
+        let record = Record {
             step,
             rollout: rollout.clone(),
             opinions: opinions.clone(),
             scores: scores.clone(),
             scores_shaped,
             rewards: to_flat(&rewards),
-            advantages: targets.advantages.clone(),
-            returns: targets.returns.clone(),
+            advantages: to_flat(&advantages),
+            returns: to_flat(&credit.returns),
             minibatches: Vec::new(),
-        });
+        };
+        let targets = Targets::new(&record);
+        self.record = Some(record);
         let mut learned = Learned::default();
         for minibatch in minibatches {
             self.update(&rollout, &minibatch, &targets, phase, ahead.take(), &mut learned)?;
@@ -217,11 +213,11 @@ impl Trainer {
     ) -> Result<()> {
         let config = &self.config.ppo;
         let num_tokens = minibatch.iter().map(|row| rollout.responses[*row].tokens.len()).sum::<usize>();
-        let ptx_rows = match (phase, &mut self.ptx) {
+        let (ptx_rows, ptx_taken) = match (phase, &self.ptx) {
             (Phase::Ppo, Some(stream)) => {
-                stream.take(((num_tokens as f64 * self.config.ptx.tokens_per_ppo_token).round() as usize).max(1))
+                stream.peek(((num_tokens as f64 * self.config.ptx.tokens_per_ppo_token).round() as usize).max(1))
             }
-            _ => Vec::new(),
+            (_, stream) => (Vec::new(), stream.as_ref().map_or(0, |stream| stream.taken)),
         };
         if let Some(record) = &mut self.record {
             let ptx = ptx_rows.iter().flat_map(|row| &row.pieces).map(|piece| piece.tokens.clone()).collect();
@@ -265,11 +261,10 @@ impl Trainer {
                 });
             }
         }
-        let finite = |what: &str, number: f64| {
-            if number.is_finite() { Ok(number) } else { Err(Error::NonFinite { what: what.to_owned() }) }
-        };
+        // All that can be no number, before anything is updated.
         finite("value/loss", value_total)?;
         finite("policy/loss", policy.loss)?;
+        let value_grad_norm = finite("value/grad_norm", self.value_optimizer.clip_grad_norm(config.grad_clip))?;
         if phase == Phase::Ppo {
             learned.policy_grad_norm += finite("policy/grad_norm", self.policy_optimizer.grad_norm())?;
             if !ptx_rows.is_empty() {
@@ -283,9 +278,12 @@ impl Trainer {
             self.policy_optimizer.step(config.policy_lr);
             self.policy_optimizer.zero_grad();
         }
-        learned.value_grad_norm += finite("value/grad_norm", self.value_optimizer.clip_grad_norm(config.grad_clip))?;
+        learned.value_grad_norm += value_grad_norm;
         self.value_optimizer.step(config.value_lr);
         self.value_optimizer.zero_grad();
+        if let Some(stream) = &mut self.ptx {
+            stream.taken = ptx_taken;
+        }
         if learned.updates == 0.0 {
             learned.first_gap = policy.log_ratio_max;
         }
@@ -296,11 +294,18 @@ impl Trainer {
         Ok(())
     }
 
+    /// Repeats the last optimiser step that a record tells of, with the weights as they stand, on what the record says.
+    pub(crate) fn repeat_update(&mut self, mut record: Record) -> Result<()> {
+        let (targets, rollout, phase) = (Targets::new(&record), record.rollout.clone(), self.phase_at(record.step));
+        let minibatch = record.minibatches.pop().expect("a record of an optimiser step").rows;
+        self.record = Some(record);
+        self.update(&rollout, &minibatch, &targets, phase, None, &mut Learned::default())
+    }
+
     /// Samples responses to the prompts of `step`. The draws of a response depend on its prompt and sample alone, and on how often
     /// the step has had that prompt before.
     fn sample(&self, step: u64) -> Result<Rollout> {
-        let count = self.config.rollout.prompts_per_step as u64;
-        let prompt_rows: Vec<usize> = (step * count..(step + 1) * count).map(|global| self.order.row(global)).collect();
+        let prompt_rows = self.prompt_rows(step);
         let prompts: Vec<Vec<i64>> = prompt_rows.iter().map(|row| self.prompts[*row].clone()).collect();
         let samples = self.config.rollout.responses_per_prompt;
         let earlier = |prompt: usize| prompt_rows[..prompt].iter().filter(|row| **row == prompt_rows[prompt]).count();
@@ -312,8 +317,15 @@ impl Trainer {
                 random::uniform(self.config.ppo.seed, Purpose::Rollout, step, stream, position as u64)
             });
         // Sampling fails for one reason.
-        let responses = responses.map_err(|_| Error::NonFinite { what: "a logit of the policy".to_owned() })?;
+        let responses =
+            responses.map_err(|_| Error::NonFinite { what: "a logit of the policy".to_owned(), number: f64::NAN })?;
         Ok(Rollout { prompt_rows, prompts, samples, responses })
+    }
+
+    /// Rows of the prompts of `step`.
+    pub(crate) fn prompt_rows(&self, step: u64) -> Vec<usize> {
+        let count = self.config.rollout.prompts_per_step as u64;
+        (step * count..(step + 1) * count).map(|global| self.order.row(global)).collect()
     }
 
     /// Generates with a model as it stands: the policy or its reference.
@@ -385,6 +397,16 @@ impl Trainer {
 }
 
 impl Targets {
+    fn new(record: &Record) -> Self {
+        Self {
+            old_logprobs: record.opinions.old_logprobs.clone(),
+            old_values: record.opinions.values.clone(),
+            advantages: record.advantages.clone(),
+            returns: record.returns.clone(),
+            offsets: offsets(&record.rollout.lengths()),
+        }
+    }
+
     fn gather(&self, flat: &[f32], rows: &[usize]) -> Vec<f32> {
         rows.iter().flat_map(|row| &flat[self.offsets[*row]..self.offsets[row + 1]]).copied().collect()
     }

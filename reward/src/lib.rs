@@ -23,6 +23,7 @@ pub mod doctor;
 pub mod eval;
 pub mod loss;
 pub mod plan;
+mod replay;
 pub mod responses;
 pub mod seen;
 pub mod stats;
@@ -35,9 +36,10 @@ use align_common::chatml::ChatFormat;
 use align_common::config::{to_toml, total_steps};
 use align_common::error::{Problems, Result};
 use align_common::model::{Face, ModelOptions, ScalarModel};
-use align_common::run::Outcome;
+use align_common::run::{Outcome, Recorded};
 use align_common::stage::{
-    self, Job, Launched, Mixture, Plan, Source, check_format, check_source, check_trained_length, launch, set_names,
+    self, Job, Launched, Mixture, Plan, Replay, Source, check_format, check_source, check_trained_length, launch,
+    set_names,
 };
 use serde_json::json;
 
@@ -55,9 +57,7 @@ use train::{EvalSet, Rows, Trainer};
 /// [`stage::train`] returns.
 pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let (source, format, rows) = check(config)?;
-    let options = &config.train;
-    let epoch_len = rows.order.epoch_len() as u64;
-    let steps = total_steps(options.steps, options.epochs, epoch_len, options.batch_size as u64);
+    let steps = total(config, &rows);
     let starts_from = match source.header.face {
         Face::CausalLm => "a language model: the reward head is new",
         Face::Scalar => "a reward model: its head is kept",
@@ -67,7 +67,7 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         stage: config.stage.map_or("", Stage::name),
         section: &config.run,
         config: &to_toml(config),
-        seed: options.seed,
+        seed: config.train.seed,
         steps,
         facts: vec![
             ("starts from", json!(starts_from)),
@@ -89,6 +89,23 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     };
     let model = load(config, &source, run.checkpoint())?;
     stage::train(Trainer::new(config, &rows, &format, model, steps), run, progress).map(Some)
+}
+
+/// Repeats a step of `align rm` that the run recorded.
+///
+/// # Errors
+/// [`align_common::error::Error::Invalid`] as [`rm`], and when the data or the record is not what the run left.
+pub fn replay(config: &RmConfig, recorded: &Recorded) -> Result<Replay> {
+    let (source, format, rows) = check(config)?;
+    recorded.check_inputs(&Mixture::new(&config.data.train, &config.data.mix).files)?;
+    let model = load(config, &source, Some(&recorded.checkpoint))?;
+    stage::replay(Trainer::new(config, &rows, &format, model, total(config, &rows)), &config.run, recorded)
+}
+
+/// Steps of the whole run.
+fn total(config: &RmConfig, rows: &Rows) -> u64 {
+    let train = &config.train;
+    total_steps(train.steps, train.epochs, rows.order.epoch_len() as u64, train.batch_size as u64)
 }
 
 /// The model as it starts, or as a checkpoint has it.

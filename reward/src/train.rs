@@ -1,17 +1,19 @@
 //! The training loop of the reward model: batch → loss → update → metrics → maybe save.
 
+use std::ops::Range;
+
 use align_common::chatml::ChatFormat;
 use align_common::checkpoint::{Snapshot, State};
 use align_common::contract::{self, Reference, ScoreContract};
 use align_common::data::Order;
-use align_common::error::{Error, Problem, Result};
+use align_common::error::{Problem, Result, finite};
 use align_common::lm::microbatches;
 use align_common::metrics::Metrics;
 use align_common::model::{Over, ScalarModel, select_rows};
 use align_common::optim::AdamW;
-use align_common::run::Run;
+use align_common::run::{Recorded, Run};
 use align_common::schedule::lr;
-use align_common::stage;
+use align_common::stage::{self, Examination};
 use serde_json::{Map, json};
 use tch::{Kind, Tensor};
 
@@ -19,6 +21,7 @@ use crate::config::RmConfig;
 use crate::data::{Comparisons, RmBatch, Row, flatten};
 use crate::eval::{score, score_pairs};
 use crate::loss::{LossParams, RewardStats, reward_loss};
+use crate::replay::replay;
 use crate::seen::{self, SeenPairs};
 use crate::stats::pair_accuracy;
 
@@ -61,8 +64,8 @@ pub struct Trainer<'a> {
     config: &'a RmConfig,
     rows: &'a Rows,
     format: &'a ChatFormat,
-    model: ScalarModel,
-    optimizer: AdamW,
+    pub(crate) model: ScalarModel,
+    pub(crate) optimizer: AdamW,
     steps: u64,
     /// How the first held-out set is scored, where that was measured since the last step.
     spread: Option<Reference>,
@@ -122,9 +125,38 @@ impl<'a> Trainer<'a> {
         LossParams { center_coef: self.config.loss.center_coef, label_smoothing: self.config.loss.label_smoothing }
     }
 
-    fn batch(&self, step: u64) -> Vec<&'a Row> {
+    pub(crate) fn batch(&self, step: u64) -> Vec<&'a Row> {
         self.rows.batch(step, self.config.train.batch_size as u64).collect()
     }
+
+    pub(crate) fn microbatches(&self, batch: &[&Row]) -> Vec<Range<usize>> {
+        let lengths: Vec<usize> = batch.iter().map(|row| row.len()).collect();
+        microbatches(&lengths, self.config.train.microbatch_tokens)
+    }
+
+    /// The rows laid out flat, as they are computed.
+    pub(crate) fn flatten(&self, rows: &[&Row]) -> RmBatch {
+        flatten(rows, self.config.loss.margin, self.model.device())
+    }
+
+    /// Accumulates the gradient of some rows' part of the loss over `num_rows`; its statistics, and the part of the language-model loss.
+    pub(crate) fn backward(&self, rows: &[&Row], num_rows: usize, lm_tokens: usize) -> (RewardStats, f64) {
+        let flat = self.flatten(rows);
+        let hidden = self.model.hidden(&flat.flat, None); // (T, D)
+        let scalars = self.model.scalars(&hidden.index_select(0, &flat.ends)); // (S)
+        let loss = reward_loss(&scalars, &flat.pairs, num_rows, &self.loss_params());
+        let (total, share) = match self.lm_gradient(&hidden, rows, &flat, lm_tokens) {
+            Some((share, extra)) => (loss.loss + extra, share),
+            None => (loss.loss, 0.0),
+        };
+        self.model.backward(&total);
+        (loss.stats, share)
+    }
+}
+
+/// Targets of the language-model loss.
+pub(crate) fn num_lm_tokens(batch: &[&Row]) -> usize {
+    batch.iter().map(|row| row.num_answer_tokens(row.best)).sum()
 }
 
 impl stage::Trainer for Trainer<'_> {
@@ -133,33 +165,18 @@ impl stage::Trainer for Trainer<'_> {
         self.spread = None;
         let train = &self.config.train;
         let batch = self.batch(step);
-        let lengths: Vec<usize> = batch.iter().map(|row| row.len()).collect();
-        let lm_tokens: usize = batch.iter().map(|row| row.num_answer_tokens(row.best)).sum();
+        let lm_tokens = num_lm_tokens(&batch);
 
         // The mean over the batch's comparisons, however it is cut.
         let (mut stats, mut lm_loss) = (RewardStats::default(), 0.0);
-        for range in microbatches(&lengths, train.microbatch_tokens) {
-            let rows = &batch[range];
-            let flat = flatten(rows, self.config.loss.margin, self.model.device());
-            let hidden = self.model.hidden(&flat.flat, None); // (T, D)
-            let scalars = self.model.scalars(&hidden.index_select(0, &flat.ends)); // (S)
-            let loss = reward_loss(&scalars, &flat.pairs, batch.len(), &self.loss_params());
-            stats.add(&loss.stats);
-            let total = match self.lm_gradient(&hidden, rows, &flat, lm_tokens) {
-                Some((share, extra)) => {
-                    lm_loss += share;
-                    loss.loss + extra
-                }
-                None => loss.loss,
-            };
-            self.model.backward(&total);
+        for range in self.microbatches(&batch) {
+            let (of_part, share) = self.backward(&batch[range], batch.len(), lm_tokens);
+            stats.add(&of_part);
+            lm_loss += share;
         }
         let grad_norm = self.optimizer.clip_grad_norm(train.grad_clip);
-        for (what, number) in [("train/loss", stats.loss), ("train/grad_norm", grad_norm)] {
-            if !number.is_finite() {
-                return Err(Error::NonFinite { what: what.to_owned() });
-            }
-        }
+        finite("train/loss", stats.loss)?;
+        finite("train/grad_norm", grad_norm)?;
         let lr = lr(self.config.optimizer.lr, &self.config.schedule, step, self.steps);
         self.optimizer.step(lr);
         self.optimizer.zero_grad();
@@ -211,6 +228,10 @@ impl stage::Trainer for Trainer<'_> {
     fn note(&self, metrics: &Metrics) -> String {
         let number = |name| metrics.get(name).unwrap_or(f64::NAN);
         format!("loss {:.4} accuracy {:.2}", number("train/loss"), number("train/accuracy"))
+    }
+
+    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
+        replay(self, recorded.done - 1)
     }
 
     /// The model with its score contract, mean and spread taken on the first held-out set.

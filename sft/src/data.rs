@@ -53,7 +53,17 @@ impl Rows {
 
     /// The rows of a step, in order.
     pub fn batch(&self, step: u64, size: u64) -> impl Iterator<Item = LmRow> + '_ {
-        (step * size..(step + 1) * size).map(|global| self.train.row(self.order.row(global)))
+        self.places(step, size).map(|row| self.train.row(row))
+    }
+
+    /// Where the rows of a step stood, by file and line; of merged documents, the row's number.
+    pub fn names(&self, step: u64, size: u64) -> impl Iterator<Item = String> + '_ {
+        let name = |row| self.train.place(row).map_or_else(|| format!("row {row}"), |place| place.to_string());
+        self.places(step, size).map(name)
+    }
+
+    fn places(&self, step: u64, size: u64) -> impl Iterator<Item = usize> + '_ {
+        (step * size..(step + 1) * size).map(|global| self.order.row(global))
     }
 
     /// Refuses rows that a first-generation model must not be trained on.

@@ -21,18 +21,19 @@ pub mod config;
 pub mod data;
 pub mod doctor;
 pub mod plan;
+mod replay;
 pub mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use align_common::chatml::ChatFormat;
 use align_common::config::{Config, to_toml, total_steps};
 use align_common::error::{Problems, Result};
 use align_common::model::{CausalLm, Face, ModelOptions, SideFiles, untrained_chatml};
 use align_common::progress::Progress;
-use align_common::run::Outcome;
+use align_common::run::{Outcome, Recorded};
 use align_common::stage::{
-    self, Job, Launched, Mixture, Plan, Source, check_causal_lm, check_format, check_source, launch,
+    self, Job, Launched, Mixture, Plan, Replay, Source, check_causal_lm, check_format, check_source, launch,
 };
 use align_common::tokenizer::Special;
 use serde_json::json;
@@ -160,45 +161,77 @@ fn total(inputs: &Inputs<'_>) -> u64 {
     total_steps(train.steps, train.epochs, inputs.rows.order.epoch_len() as u64, train.batch_size as u64)
 }
 
+/// Repeats a step of `align sft` that the run recorded.
+///
+/// # Errors
+/// [`align_common::error::Error::Invalid`] as [`sft`], and when the data or the record is not what the run left.
+pub fn replay_sft(config: &SftConfig, recorded: &Recorded, progress: &mut dyn Progress) -> Result<Replay> {
+    repeat(&sft_inputs(config, progress)?, recorded)
+}
+
+/// Repeats a step of `align pretrain` that the run recorded.
+///
+/// # Errors
+/// As [`replay_sft`].
+pub fn replay_pretrain(config: &PretrainConfig, recorded: &Recorded, progress: &mut dyn Progress) -> Result<Replay> {
+    repeat(&pretrain_inputs(config, progress)?, recorded)
+}
+
+fn repeat(inputs: &Inputs<'_>, recorded: &Recorded) -> Result<Replay> {
+    recorded.check_inputs(&inputs.files)?;
+    let model = load(inputs, Some(&recorded.checkpoint))?;
+    stage::replay(trainer(inputs, model), inputs.sections.run, recorded)
+}
+
+/// The model as it starts, or as a checkpoint has it.
+fn load(inputs: &Inputs<'_>, checkpoint: Option<&Path>) -> Result<CausalLm> {
+    let Sections { model: base, train, run, .. } = inputs.sections;
+    let Source { header, tokenizer, .. } = &inputs.source;
+    let options = ModelOptions {
+        device: run.device(),
+        compute: base.dtype.kind(),
+        trainable: true,
+        recompute_layers: base.recompute_layers,
+    };
+    let mut model = match checkpoint {
+        Some(checkpoint) => CausalLm::load(&checkpoint.join("model"), &options)?,
+        None if header.has_weights => CausalLm::load(&base.path, &options)?,
+        None => {
+            let mut model = CausalLm::random(header.config.clone(), train.seed, &options);
+            model.set_side_files(SideFiles::capture(&base.path)?);
+            model
+        }
+    };
+    model.add_ends(&(inputs.ends)(tokenizer.special()));
+    Ok(model)
+}
+
+fn trainer<'a>(inputs: &'a Inputs<'_>, model: CausalLm) -> Trainer<'a> {
+    Trainer::new(inputs.sections, &inputs.rows, &inputs.source.tokenizer, model, total(inputs))
+}
+
 fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Option<Outcome>> {
-    let steps = total(&inputs);
-    let Inputs { stage, untrained, sections, source: Source { header, tokenizer, .. }, rows, files, ends } = inputs;
-    let Sections { model: base, train: options, run: section, .. } = sections;
-    let mut facts = vec![("parameters", json!(header.num_parameters))];
+    let (sections, rows, untrained) = (inputs.sections, &inputs.rows, &inputs.untrained);
+    let mut facts = vec![("parameters", json!(inputs.source.header.num_parameters))];
     facts.extend(rows.facts());
     if !untrained.is_empty() {
         let what = "their rows look as if they were never trained (a base checkpoint): the model has to learn here where answers end";
         facts.push(("untrained tokens", json!(format!("{}: {what}", untrained.join(", ")))));
     }
     let plan = Plan {
-        stage,
-        section,
+        stage: inputs.stage,
+        section: sections.run,
         config: &to_toml(config),
-        seed: options.seed,
-        steps,
+        seed: sections.train.seed,
+        steps: total(&inputs),
         facts,
         skipped: &rows.skipped,
-        inputs: files,
+        inputs: inputs.files.clone(),
     };
     let (run, progress) = match launch(plan, job)? {
         Launched::Over(outcome) => return Ok(outcome),
         Launched::Ready(run, progress) => (run, progress),
     };
-    let options = ModelOptions {
-        device: section.device(),
-        compute: base.dtype.kind(),
-        trainable: true,
-        recompute_layers: base.recompute_layers,
-    };
-    let mut model = match run.checkpoint() {
-        Some(checkpoint) => CausalLm::load(&checkpoint.join("model"), &options)?,
-        None if header.has_weights => CausalLm::load(&base.path, &options)?,
-        None => {
-            let mut model = CausalLm::random(header.config.clone(), sections.train.seed, &options);
-            model.set_side_files(SideFiles::capture(&base.path)?);
-            model
-        }
-    };
-    model.add_ends(&ends(tokenizer.special()));
-    stage::train(Trainer::new(sections, &rows, &tokenizer, model, steps), run, progress).map(Some)
+    let model = load(&inputs, run.checkpoint())?;
+    stage::train(trainer(&inputs, model), run, progress).map(Some)
 }

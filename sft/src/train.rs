@@ -1,10 +1,11 @@
 //! The training loop of sft and pretraining: batch → loss → update → metrics → maybe save.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use align_common::checkpoint::{Snapshot, State};
 use align_common::config::{ModelSection, OptimizerSection, RunSection, ScheduleSection};
-use align_common::error::{Error, Result};
+use align_common::error::{Result, finite};
 use align_common::generate::{Sampling, generate};
 use align_common::lm::{self, LmRow};
 use align_common::metrics::Metrics;
@@ -12,14 +13,15 @@ use align_common::metrics::markdown::prompt_and_response;
 use align_common::model::{CausalLm, Dropout};
 use align_common::optim::AdamW;
 use align_common::random::{self, Purpose};
-use align_common::run::Run;
+use align_common::run::{Recorded, Run};
 use align_common::schedule::lr;
-use align_common::stage;
+use align_common::stage::{self, Examination};
 use align_common::tokenizer::Tokenizer;
 use serde_json::{Map, json};
 
 use crate::config::TrainSection;
 use crate::data::Rows;
+use crate::replay::replay;
 
 /// The sections that the loop reads.
 #[derive(Clone, Copy)]
@@ -34,11 +36,11 @@ pub struct Sections<'a> {
 
 /// Trains a language model on rows.
 pub struct Trainer<'a> {
-    sections: Sections<'a>,
-    rows: &'a Rows,
+    pub(crate) sections: Sections<'a>,
+    pub(crate) rows: &'a Rows,
     tokenizer: &'a Tokenizer,
-    model: CausalLm,
-    optimizer: AdamW,
+    pub(crate) model: CausalLm,
+    pub(crate) optimizer: AdamW,
     steps: u64,
 }
 
@@ -95,8 +97,19 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn batch(&self, step: u64) -> Vec<LmRow> {
+    pub(crate) fn batch(&self, step: u64) -> Vec<LmRow> {
         self.rows.batch(step, self.sections.train.batch_size as u64).collect()
+    }
+
+    /// How a batch is cut, and what is dropped out in each part.
+    pub(crate) fn microbatches(&self, step: u64, batch: &[LmRow]) -> Vec<(Range<usize>, Option<Dropout>)> {
+        let train = self.sections.train;
+        let lengths: Vec<usize> = batch.iter().map(LmRow::len).collect();
+        let with_dropout = |(index, range): (usize, Range<usize>)| {
+            let key = random::key(train.seed, Purpose::Dropout, step, index as u64);
+            (range, (train.dropout > 0.0).then_some(Dropout { p: train.dropout, key }))
+        };
+        lm::microbatches(&lengths, train.microbatch_tokens).into_iter().enumerate().map(with_dropout).collect()
     }
 }
 
@@ -106,27 +119,21 @@ impl stage::Trainer for Trainer<'_> {
         let started = Instant::now();
         let train = self.sections.train;
         let batch: Vec<LmRow> = self.batch(step);
-        let lengths: Vec<usize> = batch.iter().map(LmRow::len).collect();
         let loss_tokens: usize = batch.iter().map(LmRow::num_loss_tokens).sum();
 
         // Σ over all loss tokens of the batch / their number, however the batch is cut.
         let mut loss = 0.0;
-        for (index, range) in lm::microbatches(&lengths, train.microbatch_tokens).into_iter().enumerate() {
-            let key = random::key(train.seed, Purpose::Dropout, step, index as u64);
-            let dropout = (train.dropout > 0.0).then_some(Dropout { p: train.dropout, key });
+        for (range, dropout) in self.microbatches(step, &batch) {
             loss += lm::backward(&self.model, &batch[range], dropout, 1.0 / loss_tokens as f64) / loss_tokens as f64;
         }
         let grad_norm = self.optimizer.clip_grad_norm(train.grad_clip);
-        for (what, number) in [("train/loss", loss), ("train/grad_norm", grad_norm)] {
-            if !number.is_finite() {
-                return Err(Error::NonFinite { what: what.to_owned() });
-            }
-        }
+        finite("train/loss", loss)?;
+        finite("train/grad_norm", grad_norm)?;
         let lr = lr(self.sections.optimizer.lr, self.sections.schedule, step, self.steps);
         self.optimizer.step(lr);
         self.optimizer.zero_grad();
 
-        let tokens = lengths.iter().sum::<usize>() as f64;
+        let tokens = batch.iter().map(LmRow::len).sum::<usize>() as f64;
         let mut metrics = Metrics::new();
         metrics.set("train/loss", loss);
         metrics.set("train/grad_norm", grad_norm);
@@ -145,6 +152,10 @@ impl stage::Trainer for Trainer<'_> {
 
     fn note(&self, metrics: &Metrics) -> String {
         format!("loss {:.4}", metrics.get("train/loss").unwrap_or(f64::NAN))
+    }
+
+    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
+        replay(self, recorded.done - 1)
     }
 
     fn snapshot(&self) -> Snapshot {

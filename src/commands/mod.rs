@@ -11,6 +11,7 @@ mod inspect;
 mod lines;
 mod page;
 mod plan;
+mod replay;
 mod report;
 mod score;
 pub(crate) mod stages;
@@ -43,6 +44,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Inspect(Inspect::Data(args)) => inspect::data(args),
         Command::Inspect(Inspect::Model(args)) => inspect::model(args),
         Command::Inspect(Inspect::Run(args)) => inspect::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
     }

@@ -269,7 +269,7 @@ pub fn verify(path: &Path) -> Result<()> {
 }
 
 /// The files of the checkpoint at `path` that are not as its manifest says.
-fn damage(path: &Path) -> Vec<(PathBuf, String)> {
+pub(crate) fn damage(path: &Path) -> Vec<(PathBuf, String)> {
     let Some(manifest) = Manifest::read(path) else {
         return vec![(path.join(MANIFEST), "is missing or damaged".to_owned())];
     };

@@ -28,6 +28,9 @@ pub(crate) struct Backbone {
     tapes: RefCell<Vec<Tape>>,
 }
 
+/// Is shown a tensor under its name.
+pub type See<'a> = dyn FnMut(String, &Tensor) + 'a;
+
 /// What is needed to go back through one forward pass.
 struct Tape {
     plan: Plan,
@@ -123,6 +126,23 @@ impl Backbone {
         }
         let hidden = tch::no_grad(|| self.transformer.final_norm(&output)).set_requires_grad(true);
         self.tapes.borrow_mut().push(Tape { plan, dropout, embedded, layers, output, hidden: hidden.shallow_clone() });
+        hidden
+    }
+
+    /// A forward pass as training takes it, of which every tensor is shown under its name. Returns the hidden states (T, D); no gradient.
+    pub(crate) fn trace(&self, batch: &FlatBatch, dropout: Option<Dropout>, see: &mut See<'_>) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let plan = self.plan(batch);
+        let mut hidden = self.transformer.embed(&plan.tokens, dropout);
+        see("embedding".to_owned(), &hidden);
+        for index in 0..self.transformer.layers.len() {
+            let (output, kept) = self.layer(index, &hidden, &plan, dropout);
+            kept.parts().into_iter().for_each(|(part, tensor)| see(format!("layer {index}, {part}"), tensor));
+            see(format!("layer {index}, output"), &output);
+            hidden = output;
+        }
+        hidden = self.transformer.final_norm(&hidden);
+        see("final norm".to_owned(), &hidden);
         hidden
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Tensor};
 
-use super::backbone::Backbone;
+use super::backbone::{Backbone, See};
 use super::config::ModelConfig;
 use super::header::{Face, Files, LM_HEAD, Spec, causal_specs};
 use super::heads::{GradOf, LmHead, Over, TokenStats};
@@ -73,6 +73,11 @@ impl CausalLm {
     /// without gradients: what is kept for the way back is kept until then.
     pub fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
         self.backbone.hidden(batch, dropout)
+    }
+
+    /// As [`CausalLm::hidden`] without gradients, showing every tensor on the way.
+    pub fn trace(&self, batch: &FlatBatch, dropout: Option<Dropout>, see: &mut See<'_>) -> Tensor {
+        self.backbone.trace(batch, dropout, see)
     }
 
     /// Log-probabilities of `targets` (N) i64 after `hidden` (N, D); no gradient.

@@ -92,6 +92,22 @@ pub(crate) struct Kept {
     noise: Option<[Tensor; 2]>,
 }
 
+impl Kept {
+    /// What the layer computed on its way, in order.
+    pub(crate) fn parts(&self) -> [(&'static str, &Tensor); 7] {
+        let Heads { queries, keys, values } = &self.heads;
+        [
+            ("queries", queries),
+            ("keys", keys),
+            ("values", values),
+            ("attention", &self.attended),
+            ("residual stream behind attention", &self.middle),
+            ("gate", &self.gate),
+            ("up", &self.up),
+        ]
+    }
+}
+
 impl Layer {
     pub(crate) fn build(
         config: &ModelConfig,

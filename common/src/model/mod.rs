@@ -31,6 +31,7 @@ mod untrained;
 mod weights;
 
 pub(crate) use attention::extent;
+pub use backbone::See;
 pub use causal::CausalLm;
 pub use config::{Family, ModelConfig, Yarn};
 pub(crate) use header::num_parameters;

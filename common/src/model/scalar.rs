@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tch::{Device, Tensor};
 
-use super::backbone::Backbone;
+use super::backbone::{Backbone, See};
 use super::config::{Family, ModelConfig};
 use super::header::{Face, Files, LM_HEAD, SCORE, Spec, causal_specs, lm_head_spec, scalar_specs, score_spec};
 use super::heads::{LmHead, ScalarHead};
@@ -104,6 +104,11 @@ impl ScalarModel {
     /// without gradients: what is kept for the way back is kept until then.
     pub fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
         self.backbone.hidden(batch, dropout)
+    }
+
+    /// As [`ScalarModel::hidden`] without gradients, showing every tensor on the way.
+    pub fn trace(&self, batch: &FlatBatch, dropout: Option<Dropout>, see: &mut See<'_>) -> Tensor {
+        self.backbone.trace(batch, dropout, see)
     }
 
     /// Hidden states (N, D) → one scalar each (N), fp32, differentiable, the shift included.

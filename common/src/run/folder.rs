@@ -77,10 +77,14 @@ pub(super) fn check(out: &Path, resume: bool, config: &str, inputs: Option<&Valu
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         text => config::resume_differences(&path.display().to_string(), &text.map_err(Error::io(&path))?, config)?,
     }
-    let facts = read_facts(out)?;
-    match (facts.get("inputs"), inputs) {
+    compare_inputs(&out.join(RUN), read_facts(out)?.get("inputs"), inputs)
+}
+
+/// Refuses other inputs than those that run.json, at `path`, names.
+pub(super) fn compare_inputs(path: &Path, then: Option<&Value>, now: Option<&Value>) -> Result<()> {
+    match (then, now) {
         (Some(then), Some(now)) if then != now => Err(Error::invalid(
-            out.join(RUN).display(),
+            path.display(),
             format!("the run's inputs have changed: they were {then}, now {now}; expected the same data and weights"),
         )),
         _ => Ok(()),
@@ -106,7 +110,7 @@ pub(super) fn write_facts(out: &Path, facts: &Map<String, Value>) -> Result<()> 
 
 /// Removes what killed processes left half-written.
 pub(super) fn clean(out: &Path) -> Result<()> {
-    for folder in [out.to_owned(), out.join(CHECKPOINTS), out.join(TENSORBOARD)] {
+    for folder in [out.to_owned(), out.join(CHECKPOINTS), out.join(RECORDS), out.join(TENSORBOARD)] {
         checkpoint::remove_temporaries(&folder)?;
     }
     Ok(())

@@ -38,6 +38,7 @@ mod best;
 mod contents;
 mod folder;
 mod past;
+mod recorded;
 mod saving;
 
 use std::fs;
@@ -60,6 +61,7 @@ use saving::Saving;
 
 pub use best::Best;
 pub use contents::{Contents, read};
+pub use recorded::{Failure, Recorded};
 
 use folder::{CHECKPOINTS, CONFIG, METRICS, RECORDS, SAMPLES, TENSORBOARD};
 
@@ -430,18 +432,36 @@ impl Run {
         self.facts.insert("best".to_owned(), said.clone()) != Some(said)
     }
 
-    /// Writes records/step-….json: what was wrong with the step that makes `done` steps, and what it worked on. Returns the file.
+    /// Writes records/step-….json: what was wrong with the step that makes `done` steps, the number that was none, if that was it, and
+    /// what it worked on. Returns the file.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
-    pub fn record(&mut self, done: u64, alarms: &[String], worked_on: Value) -> Result<PathBuf> {
+    pub fn record(
+        &mut self,
+        done: u64,
+        alarms: &[String],
+        failure: Option<&Failure>,
+        worked_on: Value,
+    ) -> Result<PathBuf> {
         let folder = self.out.join(RECORDS);
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let path = folder.join(format!("{}.json", checkpoint::folder_name(done)));
         let from = self.last_checkpoint(done - 1)?.map(|(_, path)| path);
-        let record = serde_json::json!({ "alarms": alarms, "replay_from": from, "worked_on": worked_on });
+        let record =
+            serde_json::json!({ "alarms": alarms, "failure": failure, "replay_from": from, "worked_on": worked_on });
         write_whole(&path, format!("{record}\n").as_bytes())?;
         Ok(path)
+    }
+
+    /// Writes records/step-…/: a checkpoint of the moment before the step that would have made `done` steps, for
+    /// [`Recorded`] to come to that step at once.
+    ///
+    /// # Errors
+    /// As [`checkpoint::save`]; nothing of it is left then.
+    pub fn keep_for_replay(&self, done: u64, snapshot: Snapshot) -> Result<()> {
+        let run_state = RunState { seconds: self.clock.seconds() };
+        checkpoint::save(&self.out.join(RECORDS), done, snapshot, |temporary| run_state.write(temporary)).map(drop)
     }
 
     /// Whether there is room for another record of a run that goes on. The first ones tell how it went wrong; a limit that is broken

@@ -480,7 +480,7 @@ fn records_do_not_fill_the_disk() {
     let mut written = 0;
     while run.has_room_for_records().unwrap() {
         written += 1;
-        run.record(written, &["wrong".to_owned()], Value::Null).unwrap();
+        run.record(written, &["wrong".to_owned()], None, Value::Null).unwrap();
     }
     assert_eq!((written, fs::read_dir(folder.path().join(RECORDS)).unwrap().count()), (16, 16));
 }

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Alarm, Job, News, input_sizes};
+use super::{Alarm, Examination, Job, News, input_sizes};
 use crate::checkpoint::{Snapshot, State};
 use crate::config::RunSection;
 use crate::error::{Error, Problem, Result};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::run::{Best, Outcome, Preflight, Run, Spec, Started, preflight};
+use crate::run::{Best, Failure, Outcome, Preflight, Recorded, Run, Spec, Started, preflight};
 
 /// A stage whose config, data and checkpoints passed every check.
 pub struct Plan<'a> {
@@ -163,6 +163,13 @@ pub trait Trainer {
         Value::Null
     }
 
+    /// Repeats the step that a run recorded, from the state that is in the record, and looks at everything on its way. The
+    /// trainer may have moved on when the step no longer fails.
+    ///
+    /// # Errors
+    /// Another one than what the step was recorded for.
+    fn replay(&mut self, recorded: &Recorded) -> Result<Examination>;
+
     /// All that a resume needs: the trained models (`model`, and what else the stage makes), and the state beside them.
     fn snapshot(&self) -> Snapshot;
 
@@ -185,9 +192,7 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
     for step in run.next_step()..run.steps() {
         let done = step + 1;
         let mut metrics = match trainer.step(step) {
-            Err(error @ Error::NonFinite { .. }) => {
-                return Err(halt(&trainer, &mut run, done, step, &[error.to_string()])?);
-            }
+            Err(error @ Error::NonFinite { .. }) => return Err(halt_before(&trainer, &mut run, done, &error)?),
             metrics => metrics?,
         };
         run.look_after()?;
@@ -202,11 +207,11 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
         }
         let alarms: Vec<String> = watch.alarms.into_iter().map(|alarm| alarm.text).collect();
         if let Some(good) = watch.halt_before {
-            return Err(halt(&trainer, &mut run, done, good, &alarms)?);
+            return Err(Error::Failed(halt(&trainer, &mut run, done, good, &alarms, None)?));
         }
         let begins = watch.news.iter().any(|news| matches!(news, News::Begins(_)));
         if begins && run.has_room_for_records()? {
-            run.record(done, &alarms, trainer.record())?;
+            run.record(done, &alarms, None, trainer.record())?;
         }
         if run.save_due(done) {
             run.save(done, trainer.snapshot())?;
@@ -225,10 +230,28 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
     run.finish()
 }
 
-/// Ends a run that has gone wrong in the step that would make `done` steps; all was well for `good` steps. The error says what was
+/// Ends a run whose next step came to a number that is none, and keeps all that it needs to come there again.
+fn halt_before(trainer: &impl Trainer, run: &mut Run, done: u64, error: &Error) -> Result<Error> {
+    // A full disk must not hide what was wrong.
+    let kept = match run.keep_for_replay(done, trainer.snapshot()) {
+        Ok(()) => format!("`align replay {}` repeats the step", run.out().display()),
+        Err(other) => format!("what the step began with could not be kept: {other}"),
+    };
+    let said = halt(trainer, run, done, done - 1, &[error.to_string()], Failure::of(error).as_ref())?;
+    Ok(Error::Failed(format!("{said}; {kept}")))
+}
+
+/// Ends a run that has gone wrong in the step that would make `done` steps; all was well for `good` steps. Returns what was
 /// wrong, where it is recorded and where the run stands now.
-fn halt(trainer: &impl Trainer, run: &mut Run, done: u64, good: u64, alarms: &[String]) -> Result<Error> {
-    let record = run.record(done, alarms, trainer.record())?;
+fn halt(
+    trainer: &impl Trainer,
+    run: &mut Run,
+    done: u64,
+    good: u64,
+    alarms: &[String],
+    failure: Option<&Failure>,
+) -> Result<String> {
+    let record = run.record(done, alarms, failure, trainer.record())?;
     let stands = match (trainer.action(), run.last_checkpoint(good)?) {
         (Action::Rollback, Some((step, _))) => {
             run.roll_back(step)?;
@@ -238,5 +261,5 @@ fn halt(trainer: &impl Trainer, run: &mut Run, done: u64, good: u64, alarms: &[S
         (_, Some((step, _))) => format!("the last checkpoint from before is that of step {step}"),
         (_, None) => "there is no checkpoint from before".to_owned(),
     };
-    Ok(Error::Failed(format!("step {done}: {}; recorded in {}; {stands}", alarms.join("; "), record.display())))
+    Ok(format!("step {done}: {}; recorded in {}; {stands}", alarms.join("; "), record.display()))
 }

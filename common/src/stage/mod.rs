@@ -3,6 +3,7 @@
 
 pub mod doctor;
 mod launch;
+mod replay;
 mod warnings;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
 
 pub use launch::{Action, Launched, Plan, Trainer, Watch, launch, train};
+pub use replay::{Examination, Part, Quantity, Replay, gradients, merge, replay};
 pub use warnings::{Alarm, Lasting, News};
 
 /// How the binary asks a stage to run.

@@ -1,0 +1,103 @@
+//! A recorded step of ppo, repeated, and what is in it.
+
+use align_common::batch::FlatBatch;
+use align_common::error::Result;
+use align_common::model::{CausalLm, Over, ScalarModel};
+use align_common::run::{Failure, Recorded};
+use align_common::stage::{Examination, Part, Quantity, Trainer as _, gradients, merge};
+use tch::Tensor;
+
+use crate::record::Record;
+use crate::run::Session;
+use crate::train::Trainer;
+
+/// Repeats the step, or, where it had updated something before it failed, the optimiser step in which it did: on the recorded responses,
+/// since the policy that wrote them is gone.
+pub(crate) fn examine(session: &mut Session, recorded: &Recorded) -> Result<Examination> {
+    let step = recorded.done - 1;
+    let record = (!recorded.worked_on.is_null()).then(|| Record::from_json(&recorded.worked_on)).transpose()?;
+    let later_update = record.filter(|record| record.minibatches.len() > 1);
+    let models = &session.trainer.models;
+    let mut found = Examination::default();
+    found.weigh([
+        ("policy: ", models.policy.parameters()),
+        ("reference: ", models.ref_policy.parameters()),
+        ("reward model: ", models.reward_model.parameters()),
+        ("value model: ", models.value_model.parameters()),
+    ]);
+    found.failure = Failure::of_step(match later_update {
+        Some(record) => session.trainer.repeat_update(record),
+        None => session.step(step).map(drop),
+    })?;
+    let trainer = &session.trainer;
+    found.parts = parts(trainer, step);
+    if found.failure.is_some() {
+        found.parts[0].gradients = gradients(trainer.models.policy.parameters());
+        found.parts[3].gradients = gradients(trainer.models.value_model.parameters());
+    }
+    if let Some(record) = &trainer.record {
+        let opinions = &record.opinions;
+        found.quantities = vec![
+            Quantity::of_slice("scores", &record.scores),
+            Quantity::of_slice("scores, shaped", &record.scores_shaped),
+            Quantity::of_slice("old log-probabilities", &opinions.old_logprobs),
+            Quantity::of_slice("reference's log-probabilities", &opinions.ref_logprobs),
+            Quantity::of_slice("values", &opinions.values),
+            Quantity::of_slice("rewards", &record.rewards),
+            Quantity::of_slice("advantages", &record.advantages),
+            Quantity::of_slice("returns", &record.returns),
+        ];
+    }
+    Ok(found)
+}
+
+/// Every model on what the step works on: its responses, or its prompts where nothing could be sampled.
+fn parts(trainer: &Trainer, step: u64) -> Vec<Part> {
+    let (models, tokens) = (&trainer.models, trainer.config.ppo.microbatch_tokens);
+    let named = |name: &str| Part { name: name.to_owned(), ..Part::default() };
+    let [mut policy, mut reference, mut reward, mut value] =
+        ["policy", "reference", "reward model", "value model"].map(named);
+    let Some(record) = &trainer.record else {
+        for row in trainer.prompt_rows(step) {
+            let mut flat = FlatBatch::new();
+            flat.push(&trainer.prompts[row], None);
+            let last = Tensor::from_slice(&[flat.len() as i64 - 1]);
+            for (part, model) in [(&mut policy, &models.policy), (&mut reference, &models.ref_policy)] {
+                show_logits(part, model, &flat, &last);
+            }
+        }
+        return vec![policy, reference, reward, value];
+    };
+    let rollout = &record.rollout;
+    let rows: Vec<usize> = (0..rollout.responses.len()).collect();
+    for rows in rollout.fill(&rows, tokens) {
+        let layout = rollout.layout(&rows, models.policy.device());
+        for (part, model) in [(&mut policy, &models.policy), (&mut reference, &models.ref_policy)] {
+            show_logits(part, model, &layout.flat, &layout.before);
+        }
+        let (scored, ends) = rollout.scored(&rows, trainer.end_id, models.reward_model.device());
+        show_scalars(&mut reward, &models.reward_model, &scored, &ends);
+        show_scalars(&mut value, &models.value_model, &layout.flat, &layout.before);
+    }
+    vec![policy, reference, reward, value]
+}
+
+fn show_logits(part: &mut Part, model: &CausalLm, flat: &FlatBatch, places: &Tensor) {
+    let mut shown = Vec::new();
+    let mut see = |name, tensor: &Tensor| shown.push(Quantity::of(name, tensor));
+    let hidden = model.trace(flat, None, &mut see).index_select(0, &places.to_device(model.device()));
+    // Of any token: its log-probability is no number when a logit is none.
+    let targets = Tensor::zeros([hidden.size()[0]], (tch::Kind::Int64, model.device()));
+    see("log-probability of token 0".to_owned(), &model.logprobs(&hidden, &targets, &Over::full()).logprobs);
+    merge(&mut part.activations, shown);
+    part.tokens += flat.len();
+}
+
+fn show_scalars(part: &mut Part, model: &ScalarModel, flat: &FlatBatch, places: &Tensor) {
+    let mut shown = Vec::new();
+    let mut see = |name, tensor: &Tensor| shown.push(Quantity::of(name, tensor));
+    let hidden = model.trace(flat, None, &mut see).index_select(0, &places.to_device(model.device()));
+    see("scalars".to_owned(), &tch::no_grad(|| model.scalars(&hidden)));
+    merge(&mut part.activations, shown);
+    part.tokens += flat.len();
+}

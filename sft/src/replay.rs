@@ -1,0 +1,39 @@
+//! A step of sft or pretraining, repeated microbatch by microbatch.
+
+use align_common::error::Result;
+use align_common::lm::{self, LmRow};
+use align_common::model::Over;
+use align_common::run::Failure;
+use align_common::stage::{Examination, Part, Quantity, Trainer as _, gradients};
+
+use crate::train::Trainer;
+
+/// Looks at every microbatch of `step` alone, then takes the step as the run does.
+pub(crate) fn replay(trainer: &mut Trainer<'_>, step: u64) -> Result<Examination> {
+    let mut found = Examination::default();
+    let batch = trainer.batch(step);
+    let names: Vec<String> = trainer.rows.names(step, batch.len() as u64).collect();
+    let loss_tokens: usize = batch.iter().map(LmRow::num_loss_tokens).sum();
+    found.weigh([("", trainer.model.parameters())]);
+    for (index, (range, dropout)) in trainer.microbatches(step, &batch).into_iter().enumerate() {
+        let rows: &[LmRow] = &batch[range.clone()];
+        let mut activations = Vec::new();
+        let flat = lm::flatten(rows, trainer.model.device());
+        let mut see = |name, tensor: &_| activations.push(Quantity::of(name, tensor));
+        let hidden = trainer.model.trace(&flat.flat, dropout, &mut see).index_select(0, &flat.positions); // (N, D)
+        see("log-probabilities".to_owned(), &trainer.model.logprobs(&hidden, &flat.targets, &Over::full()).logprobs);
+        let loss = lm::backward(&trainer.model, rows, dropout, 1.0 / loss_tokens as f64);
+        let own_tokens: usize = rows.iter().map(LmRow::num_loss_tokens).sum();
+        found.parts.push(Part {
+            name: format!("microbatch {}", index + 1),
+            rows: names[range].to_vec(),
+            tokens: flat.flat.len(),
+            loss: Some(loss / own_tokens as f64),
+            activations,
+            gradients: gradients(trainer.model.parameters()),
+        });
+        trainer.optimizer.zero_grad();
+    }
+    found.failure = Failure::of_step(trainer.step(step))?;
+    Ok(found)
+}

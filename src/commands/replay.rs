@@ -1,0 +1,150 @@
+//! `align replay`: a recorded step again, and where what is no number begins. Nothing is written.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use align_common::config::{self, Config};
+use align_common::run::{Failure, Recorded};
+use align_common::stage::{Examination, Part, Quantity, Replay};
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::eval::{align_right, print_line, table};
+use crate::cli::ReplayArgs;
+use crate::terminal::Terminal;
+
+/// Rows that a line of the table names.
+const NAMED: usize = 3;
+
+/// Repeats a recorded step: exit code 0 when it comes to the same, 1 when it does not.
+pub(crate) fn run(args: ReplayArgs) -> Result<ExitCode> {
+    let recorded = Recorded::open(&args.run, args.step)?;
+    let mut terminal = Terminal::new();
+    let replay = match recorded.stage.as_str() {
+        "sft" => align_sft::replay_sft(&load(&recorded)?, &recorded, &mut terminal)?,
+        "pretrain" => align_sft::replay_pretrain(&load(&recorded)?, &recorded, &mut terminal)?,
+        "ppo" => align_ppo::replay_ppo(&load(&recorded)?, &recorded)?,
+        _ => align_reward::replay(&load(&recorded)?, &recorded)?,
+    };
+    let same = replay.found.failure.as_ref() == Some(&replay.recorded);
+    if args.json {
+        print_line(&to_json(&args.run, &replay, same).to_string());
+    } else {
+        show(&args.run, &replay, same);
+    }
+    Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn load<C: Config>(recorded: &Recorded) -> Result<C> {
+    Ok(config::load(&recorded.config, &[], None)?)
+}
+
+fn show(run: &Path, replay: &Replay, same: bool) {
+    let Replay { stage, done, recorded, found } = replay;
+    let repeated = match &found.failure {
+        Some(_) if same => "the same".to_owned(),
+        Some(failure) => format!("{failure}: not what was recorded"),
+        None => "all numbers are finite: what was recorded does not come again".to_owned(),
+    };
+    let mut summary = table(&[&run.display().to_string(), &format!("{stage}, step {done}")]);
+    summary.add_row(["recorded", &recorded.to_string()]);
+    summary.add_row(["repeated", &repeated]);
+    summary.add_row(["begins", found.begins().as_deref().unwrap_or("nowhere that was looked at")]);
+    print_line(&summary.to_string());
+    print_line("");
+    let mut parts = table(&["", "rows", "tokens", "loss", "first not finite", "gradients not finite"]);
+    for part in &found.parts {
+        let loss = part.loss.map_or_else(|| "–".to_owned(), |loss| format!("{loss:.4}"));
+        let first = part.first_activation().map_or("–", |first| first.name.as_str());
+        parts.add_row([&part.name, &rows(part), &part.tokens.to_string(), &loss, first, &bad_gradients(part)]);
+    }
+    print_line(&parts.to_string());
+    print_line("");
+    let mut numbers = table(&["", "largest |x|", "not finite", "of"]);
+    for quantity in outlines(found).iter().chain(&found.quantities) {
+        numbers.add_row(cells(&quantity.name, quantity));
+    }
+    for weight in &found.weights {
+        numbers.add_row(cells(&format!("weight {}", weight.name), weight));
+    }
+    print_line(&align_right(numbers, 1).to_string());
+}
+
+fn cells(name: &str, quantity: &Quantity) -> [String; 4] {
+    let Quantity { largest, not_finite, numbers, .. } = quantity;
+    let largest = if not_finite == numbers { "–".to_owned() } else { format!("{largest:.3e}") };
+    [name.to_owned(), largest, not_finite.to_string(), numbers.to_string()]
+}
+
+/// Each model's way in a few lines: what goes in, what comes out of each layer, and what is made of it; over all microbatches.
+fn outlines(found: &Examination) -> Vec<Quantity> {
+    let mut outlines: Vec<Quantity> = Vec::new();
+    for part in &found.parts {
+        let shown = part.activations.iter().filter(|one| !one.name.contains(", ") || one.name.ends_with(", output"));
+        let of_model = part.loss.is_none().then_some(part.name.as_str());
+        let named = shown.map(|one| {
+            let name = of_model.map_or_else(|| one.name.clone(), |model| format!("{model}: {}", one.name));
+            Quantity { name, ..one.clone() }
+        });
+        align_common::stage::merge(&mut outlines, named.collect());
+    }
+    outlines
+}
+
+/// The first rows, their file named once.
+fn rows(part: &Part) -> String {
+    let mut file = "";
+    let named = part.rows.iter().take(NAMED).map(|row| match row.rsplit_once(':') {
+        Some((of, line)) if of == file => format!(":{line}"),
+        Some((of, _)) => {
+            file = of;
+            row.clone()
+        }
+        None => row.clone(),
+    });
+    let named: Vec<String> = named.collect();
+    let others = part.rows.len() - named.len();
+    let said = named.join(", ");
+    if others == 0 { said } else { format!("{said} and {others} more") }
+}
+
+/// How many, and where they begin on the way back.
+fn bad_gradients(part: &Part) -> String {
+    match (part.bad_gradients().next_back(), part.gradients.len()) {
+        (_, 0) => "–".to_owned(),
+        (None, all) => format!("none of {all}"),
+        (Some(first), all) => format!("{} of {all}, from {}", part.bad_gradients().count(), first.name),
+    }
+}
+
+fn to_json(run: &Path, replay: &Replay, same: bool) -> Value {
+    let failure = |failure: &Failure| json!({ "what": failure.what, "number": failure.number });
+    let all = |quantities: &[Quantity]| quantities.iter().map(Quantity::to_json).collect::<Vec<_>>();
+    // JSON has no number for what is none.
+    let number = |number: f64| if number.is_finite() { json!(number) } else { json!(number.to_string()) };
+    let part = |part: &Part| {
+        let bad: Vec<&str> = part.bad_gradients().map(|gradient| gradient.name.as_str()).collect();
+        json!({
+            "name": part.name,
+            "rows": part.rows,
+            "tokens": part.tokens,
+            "loss": part.loss.map(number),
+            "first_not_finite": part.first_activation().map(|first| first.name.as_str()),
+            "gradients_not_finite": bad,
+            "activations": all(&part.activations),
+        })
+    };
+    let found = &replay.found;
+    json!({
+        "run": run,
+        "stage": replay.stage,
+        "step": replay.done,
+        "recorded": failure(&replay.recorded),
+        "repeated": found.failure.as_ref().map(failure),
+        "same": same,
+        "begins": found.begins(),
+        "parts": found.parts.iter().map(part).collect::<Vec<_>>(),
+        "quantities": all(&found.quantities),
+        "weights": all(&found.weights),
+    })
+}
