@@ -1,7 +1,10 @@
 //! `align inspect`: data as tokens, a model's headers, a run's folder.
 
 use std::fs;
+use std::io::Write;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::util::Folder;
@@ -132,4 +135,47 @@ fn a_run_is_shown_with_its_checkpoints() {
     let output = folder.align(&["inspect", "run", run, "--json"]);
     assert_eq!((output.code, damage(&output.json())), (Some(1), vec![false, true]));
     folder.refuse(&["inspect", "run", "base"], &[&["base", "holds no run.json"]]);
+}
+
+/// Documents of letters without order, which are hardly smaller when they are compressed.
+fn large_file(folder: &Folder, name: &str) {
+    let mut state = 1u64;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + (state >> 58) as u8)
+    };
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    for _ in 0..1300 {
+        let text: String = (0..2000).map(|_| letter()).collect();
+        writeln!(gzip, "{}", json!({ "text": text })).unwrap();
+    }
+    let bytes = gzip.finish().unwrap();
+    assert!(bytes.len() as u64 * 20 > 32 << 20, "{} bytes", bytes.len());
+    folder.write(name, bytes);
+}
+
+#[test]
+fn tokens_of_large_files_are_kept_and_a_folder_that_cannot_be_written_stops_nobody() {
+    let folder = Folder::new();
+    let kept = folder.join("cache-home/align");
+    folder.write("small.jsonl", "{\"text\": \"A word.\"}\n");
+    inspect(&folder, &["small.jsonl"]);
+    assert!(!kept.exists());
+
+    large_file(&folder, "large.jsonl.gz");
+    let args = ["inspect", "data", "large.jsonl.gz", "--model", "base", "--rows", "0", "--json"];
+    let first = folder.succeed(&args).json();
+    assert_eq!(first["counts"]["rows"], 1300);
+    let entries: Vec<_> = fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    let written = || fs::metadata(entries[0].join("tokens.u32")).unwrap().modified().unwrap();
+    let when = written();
+    assert_eq!(folder.succeed(&args).json(), first);
+    assert_eq!(written(), when, "the entry was made anew");
+
+    fs::remove_dir_all(&kept).unwrap();
+    fs::write(&kept, "a file where the folder would be").unwrap();
+    let output = folder.succeed(&args);
+    assert_eq!(output.json(), first);
+    assert!(output.stderr.contains("tokens are kept in memory"), "{output}");
 }

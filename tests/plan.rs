@@ -35,9 +35,9 @@ fn within_15_percent(folder: &Folder, stage: &str, sets: &[&str]) {
     let planned = plan["peak_bytes"].as_f64().unwrap();
     eprintln!("{stage}: planned {:.0} MiB, held {:.0} MiB", planned / f64::from(1 << 20), held / f64::from(1 << 20));
     assert!((planned / held - 1.0).abs() < 0.15, "{stage} {sets:?}: planned {planned}, held {held}: {plan}");
-    // What any process takes, which differs from machine to machine, does not decide.
+    // The model's own part is more than what any process takes.
     let beside = plan["phases"][0]["parts"]["program and data"].as_f64().unwrap();
-    assert!(beside < 0.6 * planned, "{plan}");
+    assert!(beside < 0.5 * planned, "{plan}");
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn memory_is_planned_within_15_percent_for_every_stage() {
     let folder = Folder::new();
     let widths = [("hidden_size", 192), ("intermediate_size", 640), ("num_hidden_layers", 5)];
     grow(&folder, "wide", &widths);
-    let large = ["train.batch_size=64", "train.microbatch_tokens=6000", "train.steps=3", "data.eval=[]"];
+    let large = ["train.batch_size=96", "train.microbatch_tokens=9000", "train.steps=3", "data.eval=[]"];
     let first = ["model.path='wide'", "data.max_tokens=256"];
     within_15_percent(&folder, "pretrain", &[&large[..], &first].concat());
     fs::rename(folder.join("runs/planned-pretrain/model"), folder.join("wide-base")).unwrap();
@@ -53,7 +53,7 @@ fn memory_is_planned_within_15_percent_for_every_stage() {
     within_15_percent(&folder, "sft", &[&large[..], &[base, "train.dropout=0.0", "train.steps=2"]].concat());
     fs::remove_dir_all(folder.join("runs/planned-sft")).unwrap();
     within_15_percent(&folder, "sft", &[&large[..], &[base, "model.dtype='bfloat16'", "train.steps=2"]].concat());
-    within_15_percent(&folder, "rm", &[&large[..], &[base, "train.batch_size=48"]].concat());
+    within_15_percent(&folder, "rm", &[&large[..], &[base, "train.batch_size=112"]].concat());
     let ppo = [
         "models.policy='runs/planned-sft/model'",
         "models.reward='runs/planned-rm/model'",

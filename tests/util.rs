@@ -85,7 +85,9 @@ impl Folder {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_align"));
-        command.args(args).current_dir(&self.path).env("OMP_NUM_THREADS", "1").stdin(Stdio::null());
+        // What is kept from run to run must not come from other tests, or stay behind.
+        command.args(args).current_dir(&self.path).env("XDG_CACHE_HOME", self.join("cache-home"));
+        command.env("OMP_NUM_THREADS", "1").stdin(Stdio::null());
         command
     }
 

@@ -2,7 +2,7 @@
 //! the user's own checkpoint and dialogues.
 
 use align_common::chatml::{ChatFormat, LossOn, Message, Role};
-use align_common::data::{Kind, Order, Record, read};
+use align_common::data::{Kind, Order, RawRows, Record};
 use align_common::error::Result;
 use align_common::lm::{self, LmRow};
 use align_common::model::{CausalLm, ModelOptions};
@@ -71,7 +71,8 @@ pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Che
 fn mask(config: &SftConfig, format: &ChatFormat) -> Result<Check> {
     let files = Mixture::new(&config.data.train, &config.data.mix).files;
     let (mut looked, mut right, mut first_wrong) = (0, 0, None);
-    for (_, record) in read(&files[..1], Kind::Chat, config.data.bad_rows)?.records.into_iter().take(DIALOGUES) {
+    let rows = RawRows::open(&files[0], Some(Kind::Chat))?.map_while(Result::ok);
+    for record in rows.filter_map(|row| row.record(Kind::Chat).ok()).take(DIALOGUES) {
         let Record::Chat(messages) = record else { unreachable!("a chat file gives chat records") };
         let answers = messages.iter().filter(|message| message.role == Role::Assistant);
         // Reasoning is rendered by the family's own rules, which the template check is about.

@@ -1,7 +1,5 @@
 //! `align plan` for sft and pretraining: what a step needs of memory and arithmetic, for the rows that the run will take.
 
-use std::rc::Rc;
-
 use align_common::error::Result;
 use align_common::footprint::{self, Held, Outline, STEPS, Work};
 use align_common::lm::{LmRow, flatten};
@@ -40,13 +38,14 @@ fn outline(inputs: Inputs<'_>) -> Outline {
     };
     let held = Held { config: source.header.config, options, has_lm_head: true, dropout: train.dropout > 0.0 };
     let (size, microbatch_tokens) = (train.batch_size as u64, train.microbatch_tokens);
-    let rows = Rc::new(rows);
-    let again = Rc::clone(&rows);
+    // Asked for again and again, of rows that are made when they are.
+    let of_step = |step| rows.batch(step, size).map(|row| (row.len(), row.num_loss_tokens())).collect();
+    let sizes: Vec<Vec<(usize, usize)>> = (0..steps).map(of_step).collect();
     let rows = footprint::Rows {
         steps,
-        sizes: Box::new(move |step| rows.batch(step, size).map(|row| (row.len(), row.num_loss_tokens())).collect()),
+        sizes: Box::new(move |step| sizes[step as usize].clone()),
         layout: Box::new(move |step, range| {
-            let rows: Vec<LmRow> = again.batch(step, size).take(range.end).skip(range.start).collect();
+            let rows: Vec<LmRow> = rows.batch(step, size).take(range.end).skip(range.start).collect();
             let batch = flatten(&rows, Device::Cpu);
             Work::of(&batch.flat, batch.targets.size()[0] as usize)
         }),

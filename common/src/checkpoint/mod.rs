@@ -15,10 +15,8 @@ mod tensors;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -288,7 +286,7 @@ impl Manifest {
 impl Entry {
     /// How a file is not what is said here.
     fn differs(&self, file: &Path) -> Option<String> {
-        match digest_by_all(file) {
+        match digest(file) {
             Err(_) => Some("is missing or cannot be read".to_owned()),
             Ok((bytes, _)) if bytes != self.bytes => {
                 Some(format!("is damaged: {bytes} bytes, expected {}", self.bytes))
@@ -347,26 +345,6 @@ fn digest(path: &Path) -> std::io::Result<(u64, u32)> {
         bytes += read as u64;
         crc.update(&buffer[..read]);
     }
-}
-
-/// As [`digest`], in all threads: for whoever waits for it, and not beside a step that wants them.
-fn digest_by_all(path: &Path) -> std::io::Result<(u64, u32)> {
-    const PART: u64 = 8 << 20;
-    let file = File::open(path)?;
-    let bytes = file.metadata()?.len();
-    let of_part = |part: u64| -> std::io::Result<flate2::Crc> {
-        let start = part * PART;
-        let mut buffer = vec![0; PART.min(bytes - start) as usize];
-        file.read_exact_at(&mut buffer, start)?;
-        let mut crc = flate2::Crc::new();
-        crc.update(&buffer);
-        Ok(crc)
-    };
-    let parts: Vec<flate2::Crc> =
-        (0..bytes.div_ceil(PART)).into_par_iter().map(of_part).collect::<std::io::Result<_>>()?;
-    let mut whole = flate2::Crc::new();
-    parts.iter().for_each(|part| whole.combine(part));
-    Ok((bytes, whole.sum()))
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

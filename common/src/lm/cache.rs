@@ -2,12 +2,10 @@
 //! checksums before it is used, and removed when nobody has used it for a month.
 
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::checkpoint::{self, MANIFEST, TEMPORARY};
@@ -23,8 +21,6 @@ const COMPRESSION: u64 = 20;
 const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Bytes hashed at a time.
 const STRIDE: usize = 16 << 20;
-/// Bytes that a thread reads at a time.
-const PART: usize = 1 << 20;
 
 /// Where token lists are kept: `data.cache`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,18 +81,17 @@ impl Entry {
     pub(super) fn of(folder: PathBuf, file: &Path, recipe: &Value, progress: &mut dyn Progress) -> Result<Self> {
         let mut hash = blake3::Hasher::new();
         hash.update(format!("{VERSION}\n{recipe}\n").as_bytes());
-        let opened = File::open(file).map_err(Error::io(file))?;
+        let mut opened = File::open(file).map_err(Error::io(file))?;
         let bytes = opened.metadata().map_err(Error::io(file))?.len();
         progress.begin_bytes(&format!("looking up {}", file.display()), bytes);
-        let mut stride = vec![0; STRIDE];
-        for start in (0..bytes).step_by(STRIDE) {
-            let stride = &mut stride[..(bytes - start).min(STRIDE as u64) as usize];
-            // Copying what the system holds takes as long as hashing it.
-            let parts = stride.par_chunks_mut(PART).enumerate();
-            let read = parts.map(|(index, part)| opened.read_exact_at(part, start + (index * PART) as u64));
-            read.collect::<io::Result<()>>().map_err(Error::io(file))?;
-            hash.update_rayon(stride);
-            progress.advance(stride.len() as u64, "");
+        let mut part = vec![0; STRIDE];
+        loop {
+            let read = opened.read(&mut part).map_err(Error::io(file))?;
+            if read == 0 {
+                break;
+            }
+            hash.update_rayon(&part[..read]);
+            progress.advance(read as u64, "");
         }
         progress.end();
         Ok(Self { folder, name: hash.finalize().to_hex().to_string() })
