@@ -46,6 +46,7 @@ pub mod run;
 pub mod schedule;
 pub mod stage;
 
+mod arithmetic;
 pub mod footprint;
 pub mod masked;
 pub mod memory;

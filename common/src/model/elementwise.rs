@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::arithmetic::{by_processor, exp, multiply_add};
+use crate::arithmetic::{by_processor, exp, multiply_add};
 use crate::memory::{elements, elements_mut, takes};
 use crate::parallel;
 

@@ -28,8 +28,8 @@ pub(super) fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> 
     })
 }
 
-/// Computes some outputs of all rows: (x, the rows of W, D, V, the first output, y).
-type Kernel = unsafe fn(&[f32], &[f32], usize, usize, usize, Outputs);
+/// Computes some outputs of all rows: (x, the rows of W, D, where the first output goes, how far apart those of two rows are).
+type Kernel = unsafe fn(&[f32], &[f32], usize, *mut f32, usize);
 
 /// Where results go: each thread writes outputs that no other does.
 #[derive(Clone, Copy)]
@@ -57,29 +57,42 @@ fn kernel() -> Option<Kernel> {
 const LANES: usize = 16;
 /// Outputs that a thread takes at once.
 const BLOCK: usize = 256;
+/// Floats of W in a part, which stay in the nearest caches while all rows of x go over them.
+const PART: usize = 1 << 13;
 
 #[expect(unsafe_code, reason = "threads write to disjoint places of one matrix")]
 fn multiply(kernel: Kernel, x: &[f32], w: &[f32], y: &mut [f32], width: usize) {
-    let outputs = w.len() / width;
-    assert_eq!(x.len() / width * outputs, y.len(), "expected a place for every row and output");
+    let (rows, outputs) = (x.len() / width, w.len() / width);
+    assert_eq!(rows * outputs, y.len(), "expected a place for every row and output");
+    let part = (PART / width).next_multiple_of(4).min(BLOCK);
     let to = Outputs(y.as_mut_ptr());
     let blocks = (0..).step_by(BLOCK).zip(w.chunks(BLOCK * width)).map(|(first, w)| (first, w, to)).collect();
-    // SAFETY: the processor has the kernel's instructions. Outputs first..first + the rows of `w` of every row are written by one
-    // thread alone, and `y` is borrowed until all are done.
-    parallel::each(blocks, w.len(), |(first, w, to)| unsafe { kernel(x, w, width, outputs, first, to) });
+    parallel::each(blocks, w.len(), |(first, w, to)| {
+        let Outputs(to) = to;
+        let count = w.len() / width;
+        // Rows of y lie far apart: written one by one, outputs would each need a page of their own.
+        let mut block = vec![0.0; rows * count];
+        for (at, w) in (0..).step_by(part).zip(w.chunks(part * width)) {
+            // SAFETY: the processor has the kernel's instructions, and `block` has a place for every row and output.
+            unsafe { kernel(x, w, width, block.as_mut_ptr().add(at), count) };
+        }
+        for (row, block) in block.chunks_exact(count).enumerate() {
+            // SAFETY: outputs first..first + count of every row are written by one thread alone, and `y` is borrowed until all are done.
+            unsafe { to.add(row * outputs + first).copy_from_nonoverlapping(block.as_ptr(), count) };
+        }
+    });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that the compiler does not choose by itself")]
 mod wide {
     use std::arch::x86_64::{
-        __m256, __m512, _mm_add_ps, _mm_storeu_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_fmadd_ps,
-        _mm256_hadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
-        _mm512_castps512_ps128, _mm512_extractf32x4_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_setzero_ps,
-        _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        __m256, __m512, _MM_HINT_T1, _mm_add_ps, _mm_prefetch, _mm_storeu_ps, _mm256_castps256_ps128,
+        _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_hadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm512_add_ps,
+        _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps512_ps128, _mm512_extractf32x4_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_setzero_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+        _mm512_unpacklo_ps,
     };
-
-    use super::Outputs;
 
     /// Rows of W in a tile.
     const COLUMNS: usize = 4;
@@ -88,28 +101,30 @@ mod wide {
     macro_rules! kernel {
         ($name:ident, $tile:ident, $features:literal, $lanes:literal, $most:literal, [$($rows:literal),+], $zero:ident, $load:ident, $fma:ident, $reduce:ident) => {
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn $name(x: &[f32], w: &[f32], width: usize, stride: usize, first: usize, to: Outputs) {
+            pub(super) unsafe fn $name(x: &[f32], w: &[f32], width: usize, to: *mut f32, stride: usize) {
                 let (rows, outputs) = (x.len() / width, w.len() / width);
                 // As many tiles as must be, of about the same size.
                 let tiles = rows.div_ceil($most);
-                let mut output = 0;
-                while output < outputs {
-                    let columns = (outputs - output).min(COLUMNS);
-                    // At the edge the last row of W is read again, and what is its own is written.
-                    let mut ws = [w.as_ptr(); COLUMNS];
-                    for (at, w) in ws.iter_mut().enumerate() {
-                        *w = unsafe { w.add((output + at.min(columns - 1)) * width) };
-                    }
-                    for tile in 0..tiles {
-                        let (start, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
-                        let xs = unsafe { x.as_ptr().add(start * width) };
-                        let to = unsafe { to.0.add(start * stride + first + output) };
+                let fetched = COLUMNS.div_ceil(tiles);
+                // What comes next of W is fetched meanwhile.
+                let mut ahead = w.as_ptr_range().end;
+                for tile in 0..tiles {
+                    let (start, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+                    let xs = unsafe { x.as_ptr().add(start * width) };
+                    for output in (0..outputs).step_by(COLUMNS) {
+                        let columns = (outputs - output).min(COLUMNS);
+                        // At the edge the last row of W is read again, and what is its own is written.
+                        let mut ws = [w.as_ptr(); COLUMNS];
+                        for (at, w) in ws.iter_mut().enumerate() {
+                            *w = unsafe { w.add((output + at.min(columns - 1)) * width) };
+                        }
+                        let to = unsafe { to.add(start * stride + output) };
                         match end - start {
-                            $($rows => unsafe { $tile::<$rows>(xs, &ws, width, to, stride, columns) },)+
+                            $($rows => unsafe { $tile::<$rows>(xs, &ws, width, to, stride, columns, ahead, fetched) },)+
                             _ => unreachable!("a tile has at most {} rows", $most),
                         }
+                        ahead = ahead.wrapping_add(fetched * width);
                     }
-                    output += COLUMNS;
                 }
             }
 
@@ -123,6 +138,8 @@ mod wide {
                 to: *mut f32,
                 stride: usize,
                 columns: usize,
+                mut ahead: *const f32,
+                fetched: usize,
             ) {
                 let mut sums = [[$zero(); COLUMNS]; ROWS];
                 let mut at = 0;
@@ -138,6 +155,12 @@ mod wide {
                         }
                     }
                     at += $lanes;
+                    if at % 16 == 0 {
+                        for _ in 0..fetched {
+                            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                            ahead = ahead.wrapping_add(16);
+                        }
+                    }
                 }
                 for row in 0..ROWS {
                     let reduced = $reduce(&sums[row]);

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use super::arithmetic::{by_processor, exp, multiply_add};
 use super::config::ModelConfig;
 use super::layer::Heads;
+use crate::arithmetic::{by_processor, exp, multiply_add};
 use crate::memory::{elements, elements_mut, takes};
 use crate::parallel;
 
@@ -202,34 +202,76 @@ by_processor! {
     fn attend_head(query: &[f32], keys: &[f32], values: &[f32], scale: f32, output: &mut [f32]) = attend_head_by;
 }
 
+/// Numbers that one instruction works on, at most.
+const LANES: usize = 16;
+/// Registers that a part of the output takes, where it is that wide.
+const PART: usize = 4;
+
 #[inline(always)]
 fn attend_head_by<const FUSED: bool>(query: &[f32], keys: &[f32], values: &[f32], scale: f32, output: &mut [f32]) {
-    const LANES: usize = 16;
     let width = query.len();
     let mut scores = Vec::with_capacity(keys.len() / width);
     let mut highest = f32::NEG_INFINITY;
+    // A loop: closures have not the instructions.
     for key in keys.chunks_exact(width) {
-        let mut sums = [0.0f32; LANES];
-        let ((queries, query_rest), (keys, key_rest)) = (query.as_chunks::<LANES>(), key.as_chunks::<LANES>());
-        for (query, key) in queries.iter().zip(keys) {
-            for at in 0..LANES {
-                sums[at] = multiply_add::<FUSED>(query[at], key[at], sums[at]);
-            }
-        }
-        for (query, key) in query_rest.iter().zip(key_rest) {
-            sums[0] = multiply_add::<FUSED>(*query, *key, sums[0]);
-        }
-        let score = sums.iter().sum::<f32>() * scale;
+        let score = dot::<FUSED>(query, key) * scale;
         highest = if score > highest { score } else { highest };
         scores.push(score);
     }
-    scores.iter_mut().for_each(|score| *score = exp::<FUSED>(*score - highest));
+    for score in &mut scores {
+        *score = exp::<FUSED>(*score - highest);
+    }
     let sum = scores.iter().sum::<f32>();
-    output.fill(0.0);
-    for (score, value) in scores.iter().zip(values.chunks_exact(width)) {
-        let probability = score / sum;
-        for (output, value) in output.iter_mut().zip(value) {
-            *output = multiply_add::<FUSED>(probability, *value, *output);
+    for score in &mut scores {
+        *score /= sum;
+    }
+    let mut start = 0;
+    for part in output.chunks_mut(PART * LANES) {
+        match part.as_chunks_mut::<LANES>() {
+            (whole, []) if whole.len() == PART => {
+                let mut sums = [[0.0f32; LANES]; PART];
+                for (probability, value) in scores.iter().zip(values.chunks_exact(width)) {
+                    let (value, _) = value[start..start + PART * LANES].as_chunks::<LANES>();
+                    for at in 0..PART {
+                        for lane in 0..LANES {
+                            sums[at][lane] = multiply_add::<FUSED>(*probability, value[at][lane], sums[at][lane]);
+                        }
+                    }
+                }
+                whole.copy_from_slice(&sums);
+            }
+            _ => {
+                part.fill(0.0);
+                for (probability, value) in scores.iter().zip(values.chunks_exact(width)) {
+                    for (output, value) in part.iter_mut().zip(&value[start..]) {
+                        *output = multiply_add::<FUSED>(*probability, *value, *output);
+                    }
+                }
+            }
+        }
+        start += part.len();
+    }
+}
+
+#[inline(always)]
+fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] = multiply_add::<FUSED>(a[lane], b[lane], sums[lane]);
         }
     }
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        sums[0] = multiply_add::<FUSED>(*a, *b, sums[0]);
+    }
+    // Halves onto halves: in order, each addition would wait for the one before.
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+        half /= 2;
+    }
+    sums[0]
 }

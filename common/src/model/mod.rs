@@ -6,11 +6,10 @@
 //! - `transformer`: top-down; `layer`: one layer, forward and back; `rope`: positions; `attention`: segments of a flat batch; `heads`: the
 //!   two heads.
 //! - `product`: products of matrices; on the CPU `few_rows`: those while decoding, `elementwise` and `softmax`: what lies between
-//!   products, `arithmetic`: in the processor's widest instructions.
+//!   products.
 //! - `untrained`: whether the ChatML tokens were ever trained.
 //! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it.
 
-mod arithmetic;
 mod attention;
 mod backbone;
 mod causal;
@@ -41,6 +40,7 @@ pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use kv_cache::Prefilled;
 pub use saved::Saved;
 pub use scalar::ScalarModel;
+pub(crate) use softmax::exponentials;
 pub use untrained::untrained_chatml;
 pub use weights::{Parameter, SideFiles};
 
@@ -66,6 +66,11 @@ impl ModelOptions {
     /// The same place and dtype for a model that is only read.
     fn frozen(&self) -> Self {
         Self { trainable: false, recompute_layers: false, ..self.clone() }
+    }
+
+    /// The dtype in which weights are held.
+    fn kept(&self) -> Kind {
+        if self.trainable { Kind::Float } else { self.compute }
     }
 }
 

@@ -2,7 +2,7 @@
 //! memory, where libtorch's operations take ten. Rows do not depend on each other, so results do not depend on the number of
 //! threads.
 
-use super::arithmetic::{by_processor, exp, multiply_add};
+use crate::arithmetic::{by_processor, exp, multiply_add};
 use crate::parallel;
 
 /// What is known of one row of logits (V).
@@ -33,6 +33,11 @@ pub(super) fn gradient(kept: &mut [f32], targets: &[i64], rows: &[Row], grads: &
         kept.iter_mut().for_each(|entry| *entry *= scale);
         kept[target] += *grad;
     });
+}
+
+/// Leaves exp(logit − highest) in place of each logit and returns their sum, which is not finite when the logits are no numbers.
+pub(crate) fn exponentials(logits: &mut [f32]) -> f64 {
+    sums(logits, true).1
 }
 
 /// Calls `work` with every row, on all threads.

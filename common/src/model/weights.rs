@@ -18,6 +18,9 @@ use crate::random::{self, Purpose};
 /// The size above which a checkpoint is written in shards, in bytes.
 const SHARD_BYTES: usize = 5_000_000_000;
 
+/// Weights are read from their files in parts of about this many bytes.
+const READ_BYTES: usize = 32 << 20;
+
 /// A tensor that is learned, or was.
 #[derive(Debug)]
 pub struct Parameter {
@@ -31,14 +34,24 @@ pub struct Parameter {
 
 impl Parameter {
     pub(crate) fn new(name: &str, tensor: &Tensor, stored: Kind, options: &ModelOptions) -> Self {
-        let kind = if options.trainable { Kind::Float } else { options.compute };
-        let tensor = tensor.to_device(options.device).to_kind(kind).set_requires_grad(options.trainable);
+        let tensor = tensor.to_device(options.device).to_kind(options.kept()).set_requires_grad(options.trainable);
         Self { name: name.to_owned(), tensor, stored }
     }
 
+    /// Read some rows at a time, so that of the mapped file no more than these is held beside the model.
     pub(crate) fn read(files: &Files, spec: &Spec, options: &ModelOptions) -> Self {
-        let tensor = files.tensor(&spec.name).expect("the header was compared with the specs");
-        Self::new(&spec.name, &tensor, tensor.kind(), options)
+        let source = files.view(&spec.name).expect("the header was compared with the specs");
+        let tensor = Tensor::empty(&spec.shape, (options.kept(), options.device));
+        let rows = spec.shape[0];
+        let bytes = source.numel() * source.kind().elt_size_in_bytes();
+        let some = rows / (bytes / READ_BYTES + 1) as i64 + 1;
+        for start in (0..rows).step_by(some as usize) {
+            let part = |tensor: &Tensor| tensor.narrow(0, start, some.min(rows - start));
+            part(&tensor).copy_(&part(&source));
+            files.let_go();
+        }
+        let tensor = tensor.set_requires_grad(options.trainable);
+        Self { name: spec.name.clone(), tensor, stored: source.kind() }
     }
 
     /// As [`Parameter::read`] for a frozen model that is used once, but in the mapped file itself and in its dtype: on the CPU nothing

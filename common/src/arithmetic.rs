@@ -29,13 +29,13 @@ macro_rules! by_processor {
         }
     };
 }
-pub(super) use by_processor;
+pub(crate) use by_processor;
 
 /// exp(x) for x ≤ 0 to about one unit in the last place; 0 below −87, NaN for NaN.
 ///
 /// x = n·ln 2 + r with |r| ≤ ½ ln 2; e^r by its series to the seventh power, which leaves less than 1e-9; 2^n by its bits.
 #[inline(always)]
-pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
     /// Adding it leaves a whole number in the low bits.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts, the first with few bits, so that n times it is exact.
@@ -54,7 +54,7 @@ pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
 
 /// a·b + c, rounded once where the processor can: without such an instruction the call would cost more than the rest.
 #[inline(always)]
-pub(super) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
