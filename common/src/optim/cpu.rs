@@ -28,27 +28,61 @@ pub(super) struct Memory<'a> {
     pub(super) exp_avg: &'a mut [f32],
     pub(super) exp_avg_sq: &'a mut [f32],
     pub(super) grad: Option<&'a [f32]>,
+    /// For each [`BLOCK`], whether its moments may be other than zero.
+    pub(super) moved: &'a mut [bool],
 }
 
 /// Elements a thread takes at once.
 const CHUNK: usize = 1 << 16;
+/// Elements that are left out together while their moments and gradient are zero: rows of an embedding whose tokens have not occurred.
+pub(super) const BLOCK: usize = 1 << 10;
+
+/// Which blocks of a parameter have moments other than zero.
+pub(super) fn moved(exp_avg: &[f32], exp_avg_sq: &[f32]) -> Vec<bool> {
+    let blocks = exp_avg.chunks(BLOCK).zip(exp_avg_sq.chunks(BLOCK));
+    blocks.map(|(exp_avg, exp_avg_sq)| !is_zero(exp_avg) || !is_zero(exp_avg_sq)).collect()
+}
+
+fn is_zero(block: &[f32]) -> bool {
+    block.iter().fold(0, |bits, value| bits | value.to_bits()) << 1 == 0
+}
 
 /// Takes the step on all parameters.
 pub(super) fn step<'a>(parameters: impl IntoIterator<Item = Memory<'a>>, step: Step) {
     let mut chunks = Vec::new();
-    for Memory { parameter, exp_avg, exp_avg_sq, grad } in parameters {
-        let mut grads = grad.map(|grad| grad.chunks(CHUNK));
-        let parts = parameter.chunks_mut(CHUNK).zip(exp_avg.chunks_mut(CHUNK)).zip(exp_avg_sq.chunks_mut(CHUNK));
-        for ((parameter, exp_avg), exp_avg_sq) in parts {
-            let grad = grads.as_mut().and_then(Iterator::next);
-            chunks.push(Memory { parameter, exp_avg, exp_avg_sq, grad });
-        }
+    for memory in parameters {
+        chunks.extend(memory.parts(CHUNK));
     }
     let elements = chunks.iter().map(|chunk: &Memory<'_>| chunk.parameter.len()).sum();
-    parallel::each(chunks, elements, |mut chunk| step_chunk(&mut chunk, step));
+    parallel::each(chunks, elements, |chunk| step_chunk(chunk, step));
 }
 
-fn step_chunk(memory: &mut Memory<'_>, step: Step) {
+impl<'a> Memory<'a> {
+    /// Cut into parts of `size`, a multiple of [`BLOCK`].
+    fn parts(self, size: usize) -> impl Iterator<Item = Self> {
+        let mut grads = self.grad.map(|grad| grad.chunks(size));
+        let moments = self.exp_avg.chunks_mut(size).zip(self.exp_avg_sq.chunks_mut(size));
+        let parts = self.parameter.chunks_mut(size).zip(moments).zip(self.moved.chunks_mut(size / BLOCK));
+        parts.map(move |((parameter, (exp_avg, exp_avg_sq)), moved)| {
+            let grad = grads.as_mut().and_then(Iterator::next);
+            Memory { parameter, exp_avg, exp_avg_sq, grad, moved }
+        })
+    }
+}
+
+fn step_chunk(chunk: Memory<'_>, step: Step) {
+    for block in chunk.parts(BLOCK) {
+        if block.moved[0] || !block.grad.is_none_or(is_zero) {
+            block.moved[0] = true;
+            step_block(block, step);
+        } else if step.keep != 1.0 {
+            // What is left of the step where everything else is zero, to the bit.
+            block.parameter.iter_mut().for_each(|parameter| *parameter *= step.keep);
+        }
+    }
+}
+
+fn step_block(memory: Memory<'_>, step: Step) {
     let Step { keep, news: [new1, new2], beta2, step_size, root_correction2, eps } = step;
     let update = |parameter: &mut f32, exp_avg: &mut f32, exp_avg_sq: &mut f32, grad: f32| {
         *exp_avg += (grad - *exp_avg) * new1;

@@ -47,6 +47,8 @@ struct Slot {
     parameter: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
+    /// Which blocks of the moments may be other than zero, where the step is ours.
+    moved: Vec<bool>,
 }
 
 impl AdamW {
@@ -66,7 +68,8 @@ impl AdamW {
                 assert!(parameter.is_contiguous(), "{name}: the optimiser works on contiguous masters");
                 let parameter = parameter.shallow_clone();
                 let zeros = || parameter.detach().zeros_like();
-                Slot { name: name.to_owned(), exp_avg: zeros(), exp_avg_sq: zeros(), parameter }
+                let moved = vec![false; parameter.numel().div_ceil(cpu::BLOCK)];
+                Slot { name: name.to_owned(), exp_avg: zeros(), exp_avg_sq: zeros(), parameter, moved }
             })
             .collect();
         Self { options: options.into(), slots, steps: 0, gate: Gate::default() }
@@ -128,6 +131,7 @@ impl AdamW {
                 exp_avg: memory::elements_mut(&mut slot.exp_avg),
                 exp_avg_sq: memory::elements_mut(&mut slot.exp_avg_sq),
                 grad: grad.as_ref().map(memory::elements),
+                moved: &mut slot.moved,
             });
             let constants = cpu::Step {
                 keep: (1.0 - lr * weight_decay) as f32,
@@ -192,6 +196,9 @@ impl AdamW {
         problems.into_result()?;
         for (mut own, saved) in copies {
             own.copy_(saved);
+        }
+        for slot in self.slots.iter_mut().filter(|slot| memory::takes(&slot.parameter)) {
+            slot.moved = cpu::moved(memory::elements(&slot.exp_avg), memory::elements(&slot.exp_avg_sq));
         }
         self.steps = steps.unwrap_or(self.steps);
         Ok(())

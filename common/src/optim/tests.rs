@@ -188,6 +188,42 @@ fn chunks_change_nothing() {
     assert!(whole.equal(&halves));
 }
 
+/// Blocks of an embedding whose tokens occur late, or never, and a resume between: the formula, element by element.
+#[test]
+fn rows_without_a_gradient_so_far_are_only_decayed() {
+    let numel = 5 * cpu::BLOCK + 3;
+    let start: Vec<f64> = (0..numel).map(|at| (at as f64).sin()).collect();
+    let has_grad = |at: usize, step: usize| (at / cpu::BLOCK == 1) || (at / cpu::BLOCK == 3 && step >= 2);
+    let (mut parameter, mut exp_avg, mut exp_avg_sq) = (start.clone(), vec![0.0; numel], vec![0.0; numel]);
+
+    let leaves = [leaf(&start, &[numel as i64]), leaf(&vec![0.0; numel], &[numel as i64])];
+    let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
+    let mut optimizers = leaves.each_ref().map(|leaf| AdamW::new([("p", leaf)], options));
+    let (lr, mut now) = (0.01, 0);
+    for step in 0..4 {
+        let grad: Vec<f64> =
+            (0..numel).map(|at| if has_grad(at, step) { (at as f64 + 1.0).cos() } else { 0.0 }).collect();
+        for at in 0..numel {
+            exp_avg[at] = 0.9 * exp_avg[at] + 0.1 * grad[at];
+            exp_avg_sq[at] = 0.95 * exp_avg_sq[at] + 0.05 * grad[at] * grad[at];
+            let t = step as i32 + 1;
+            let (m, v) = (exp_avg[at] / (1.0 - 0.9f64.powi(t)), exp_avg_sq[at] / (1.0 - 0.95f64.powi(t)));
+            parameter[at] = parameter[at] * (1.0 - lr * 0.1) - lr * m / (v.sqrt() + 1e-8);
+        }
+        optimizers[now].zero_grad();
+        give(&leaves[now], &grad);
+        optimizers[now].step(lr);
+        assert_close(&values(&leaves[now]), &parameter, 1e-4, &format!("step {step}"));
+        if step == 2 {
+            let mut state = State::new();
+            optimizers[0].save("policy", &mut state);
+            optimizers[1].load("policy", &state).unwrap();
+            now = 1;
+        }
+    }
+    assert_eq!(optimizers[1].slots[0].moved, [false, true, false, true, false, false], "what is left out");
+}
+
 #[test]
 fn a_norm_over_many_elements_is_exact() {
     // In fp32 such a sum is off by a thousandth.
