@@ -10,7 +10,7 @@ use tch::Kind;
 use crate::batch::FlatBatch;
 use crate::lm::microbatches;
 use crate::memory;
-use crate::model::{Family, ModelConfig, ModelOptions, chunk_rows, extent, num_parameters};
+use crate::model::{Family, ModelConfig, ModelOptions, chunk_rows, extent, num_parameters, num_parameters_without};
 
 /// What is computed at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -89,6 +89,11 @@ impl Held {
     /// Gradients, in fp32; they stay from step to step.
     pub fn gradients(&self) -> u64 {
         if self.options.trainable { self.num_parameters() * FP32 } else { 0 }
+    }
+
+    /// Gradients of parameters that `other` has none of the same name and shape as.
+    pub fn gradients_without(&self, other: &Self) -> u64 {
+        num_parameters_without(&self.config, self.has_lm_head, &other.config, other.has_lm_head) * FP32
     }
 
     /// Both moments of AdamW.

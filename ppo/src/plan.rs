@@ -158,14 +158,9 @@ impl Step<'_> {
         let value_work = Work { targets: work.targets, ..work };
         let [policy_kept, policy_peak] = policy.learning(&work);
         let [value_kept, value_peak] = value.learning(&value_work);
-        let policy_is_larger = policy_kept.1 + policy_peak.1 > value_kept.1 + value_peak.1;
-        let (mut kept, mut peak, other) = if policy_is_larger {
-            (policy_kept, policy_peak, value_kept)
-        } else {
-            (value_kept, value_peak, policy_kept)
-        };
-        // Where the update begins with the passes that judged, both models' wait for it.
-        let mut waiting = if self.may_be_one_microbatch() { other.1 } else { 0 };
+        // Where the update begins with the passes that judged, the value model's waits for it, beside the policy's way back.
+        let waiting = if self.may_be_one_microbatch() { value_kept.1 } else { 0 };
+        let mut ways = vec![(value_kept, value_peak, 0), (policy_kept, policy_peak, waiting)];
         let mut parts = self.resident();
         let updates = (config.ppo.epochs * config.rollout_rows().div_ceil(rows.max(1)) as u64) as f64;
         let tokens = (rows * config.rollout.max_response_tokens) as f64;
@@ -178,15 +173,15 @@ impl Step<'_> {
             let at_once = targets.min(self.microbatch_tokens as f64) as u64;
             let text = Work { tokens: at_once, targets: at_once, calls: 2, ..Work::default() };
             let [text_kept, text_peak] = policy.learning(&text);
-            // The gradient of the PPO loss waits beside.
-            parts.push(("waiting gradients", policy.gradients()));
-            if text_kept.1 + text_peak.1 > kept.1 + peak.1 + waiting {
-                (kept, peak, waiting) = (text_kept, text_peak, 0);
-            }
+            ways.push((text_kept, text_peak, waiting));
+            // That of the PPO loss waits in the value model's place, where that is of the same shape.
+            parts.push(("waiting gradients", policy.gradients_without(value)));
             let whole = Work { tokens: targets as u64, targets: targets as u64, ..Work::default() };
             operations += 3.0 * policy.operations(&whole) * updates;
             traffic += policy.traffic(&whole) * updates;
         }
+        let largest = ways.into_iter().max_by_key(|(kept, peak, waiting)| kept.1 + peak.1 + waiting);
+        let (kept, peak, waiting) = largest.expect("two at least");
         parts.extend([kept, peak]);
         parts.push(("waiting activations", waiting));
         Phase { name: "update", parts, operations, traffic }

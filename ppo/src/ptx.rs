@@ -60,24 +60,31 @@ pub fn ptx_backward(policy: &CausalLm, rows: &[LmRow], coef: f64, microbatch_tok
     microbatches.map(|range| lm::backward(policy, &rows[range], None, coef / num_targets)).sum::<f64>() / num_targets
 }
 
-/// Moves the accumulated gradients out, leaving zeros, so that the next loss's gradient can be measured alone. Costs four bytes
-/// a parameter for as long as they are held.
-pub fn take_grads(parameters: &[Parameter]) -> Vec<Tensor> {
+/// Moves the accumulated gradients out, leaving zeros, so that the next loss's gradient can be measured alone. They go where a parameter
+/// of `room` has a gradient of the same name and shape, which must be zero; where none has, into new memory.
+pub fn take_grads(parameters: &[Parameter], room: &[Parameter]) -> Vec<Tensor> {
     let _no_grad = tch::no_grad_guard();
     let take = |parameter: &Parameter| {
         let mut grad = parameter.tensor.grad();
-        let taken = grad.copy();
+        let fits = |other: &&Parameter| {
+            let (own, other) = (&parameter.tensor, &other.tensor);
+            other.size() == own.size() && other.device() == own.device() && other.grad().defined()
+        };
+        let place = room.iter().filter(|other| other.name == parameter.name).find(fits);
+        let mut taken = place.map_or_else(|| grad.empty_like(), |place| place.tensor.grad());
+        taken.copy_(&grad);
         let _ = grad.zero_();
         taken
     };
     parameters.iter().map(take).collect()
 }
 
-/// Adds gradients that [`take_grads`] moved out.
+/// Adds gradients that [`take_grads`] moved out; where they were is zero again.
 pub fn add_grads(parameters: &[Parameter], grads: Vec<Tensor>) {
     let _no_grad = tch::no_grad_guard();
-    for (parameter, grad) in parameters.iter().zip(grads) {
+    for (parameter, mut grad) in parameters.iter().zip(grads) {
         let _ = parameter.tensor.grad().g_add_(&grad);
+        let _ = grad.zero_();
     }
 }
 
@@ -85,35 +92,60 @@ pub fn add_grads(parameters: &[Parameter], grads: Vec<Tensor>) {
 mod tests {
     use std::path::Path;
 
-    use align_common::model::ModelOptions;
+    use align_common::model::{ModelOptions, ScalarModel};
     use tch::{Device, Kind};
 
     use super::*;
 
+    const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_models/qwen2_tied_gqa");
+
+    fn options() -> ModelOptions {
+        ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: true, recompute_layers: false }
+    }
+
     #[test]
     fn the_gradients_of_both_losses_are_added_with_the_coefficient() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_models/qwen2_tied_gqa");
-        let options =
-            ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: true, recompute_layers: false };
-        let model = CausalLm::load(Path::new(folder), &options).unwrap();
+        let model = CausalLm::load(Path::new(FOLDER), &options()).unwrap();
+        let room = ScalarModel::load(Path::new(FOLDER), &options(), 1).unwrap();
         let row = |tokens: &[i64]| LmRow { pieces: vec![Piece::new(tokens.to_vec(), vec![true; tokens.len()])] };
         let (other, text) = ([row(&[4, 8, 15, 16])], [row(&[23, 42, 5]), row(&[7, 9, 11, 13, 17])]);
         let text_alone = || ptx_backward(&model, &text, 1.0, 4);
+        let take = || take_grads(model.parameters(), &[]);
 
         lm::backward(&model, &other, None, 0.5);
-        let other_grads = take_grads(model.parameters());
+        let other_grads = take();
         let loss = text_alone();
-        let text_grads = take_grads(model.parameters());
+        let text_grads = take();
 
-        lm::backward(&model, &other, None, 0.5);
-        let waiting = take_grads(model.parameters());
-        assert!((ptx_backward(&model, &text, 0.1, 4) - loss).abs() < 1e-9, "the loss is reported without its weight");
-        add_grads(model.parameters(), waiting);
-        for (index, together) in take_grads(model.parameters()).iter().enumerate() {
-            let expected = &other_grads[index] + &text_grads[index] * 0.1;
-            let apart = (together - &expected).norm().double_value(&[]);
-            assert!(apart <= 1e-6 * (1.0 + expected.norm().double_value(&[])), "{apart}");
+        for room in [room.parameters(), &[]] {
+            lm::backward(&model, &other, None, 0.5);
+            let waiting = take_grads(model.parameters(), room);
+            assert!(
+                (ptx_backward(&model, &text, 0.1, 4) - loss).abs() < 1e-9,
+                "the loss is reported without its weight"
+            );
+            add_grads(model.parameters(), waiting);
+            for (index, together) in take().iter().enumerate() {
+                let expected = &other_grads[index] + &text_grads[index] * 0.1;
+                let apart = (together - &expected).norm().double_value(&[]);
+                assert!(apart <= 1e-6 * (1.0 + expected.norm().double_value(&[])), "{apart}");
+            }
+            for Parameter { tensor, name, .. } in room {
+                assert_eq!(tensor.grad().count_nonzero(None).int64_value(&[]), 0, "{name}");
+            }
         }
+    }
+
+    #[test]
+    fn gradients_wait_in_the_room_that_fits() {
+        let model = CausalLm::load(Path::new(FOLDER), &options()).unwrap();
+        let value_model = ScalarModel::load(Path::new(FOLDER), &options(), 1).unwrap();
+        let taken = take_grads(model.parameters(), value_model.parameters());
+        let room: Vec<_> = value_model.parameters().iter().map(|other| other.tensor.grad().data_ptr()).collect();
+        assert!(
+            taken.iter().all(|grad| room.contains(&grad.data_ptr())),
+            "a tied model and a value model of one shape"
+        );
     }
 
     #[test]

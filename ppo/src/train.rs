@@ -5,6 +5,7 @@ use std::time::Instant;
 use align_common::data::Order;
 use align_common::error::{Error, Result, finite};
 use align_common::generate::{Sampling, generate};
+use align_common::lm::LmRow;
 use align_common::masked::{self, mask, table};
 use align_common::metrics::Metrics;
 use align_common::model::CausalLm;
@@ -21,7 +22,7 @@ use crate::record::{Minibatch, Record};
 use crate::rewards::{
     KlController, RunningMoments, ScoreShaping, kl_k1, kl_k3, kl_per_response, token_rewards, value_shift,
 };
-use crate::rollout::Rollout;
+use crate::rollout::{Rollout, Rows};
 
 /// What a step trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,11 +209,12 @@ impl Trainer {
         minibatch: &[usize],
         targets: &Targets,
         phase: Phase,
-        mut ahead: Option<Ahead>,
+        ahead: Option<Ahead>,
         learned: &mut Learned,
     ) -> Result<()> {
         let config = &self.config.ppo;
-        let num_tokens = minibatch.iter().map(|row| rollout.responses[*row].tokens.len()).sum::<usize>();
+        let microbatches = rollout.fill(minibatch, config.microbatch_tokens);
+        let num_tokens = num_tokens(rollout, &microbatches);
         let (ptx_rows, ptx_taken) = match (phase, &self.ptx) {
             (Phase::Ppo, Some(stream)) => {
                 stream.peek(((num_tokens as f64 * self.config.ptx.tokens_per_ppo_token).round() as usize).max(1))
@@ -223,63 +225,23 @@ impl Trainer {
             let ptx = ptx_rows.iter().flat_map(|row| &row.pieces).map(|piece| piece.tokens.clone()).collect();
             record.minibatches.push(Minibatch { rows: minibatch.to_vec(), ptx });
         }
-        let device = self.models.policy.device();
-        let (mut policy, mut value_total, mut clip_frac) = (PolicyStats::default(), 0.0, 0.0);
-        for rows in rollout.fill(minibatch, config.microbatch_tokens) {
-            let layout = rollout.layout(&rows, device);
-            let of = |flat: &[f32], device| Tensor::from_slice(&targets.gather(flat, &rows)).to_device(device); // (N)
-
-            let (ahead_hidden, ahead_values) = ahead.take().map(|ahead| (ahead.hidden, ahead.values)).unzip();
-            let values = ahead_values.unwrap_or_else(|| values(&self.models.value_model, &layout));
-            let loss = value_loss(
-                &values,
-                &of(&targets.old_values, values.device()),
-                &of(&targets.returns, values.device()),
-                config.cliprange_value,
-                num_tokens,
-            );
-            self.models.value_model.backward(&loss.loss);
-            value_total += loss.loss.double_value(&[]);
-            clip_frac += loss.clip_frac;
-
-            if phase == Phase::Ppo {
-                let (old_logprobs, advantages) = (of(&targets.old_logprobs, device), of(&targets.advantages, device));
-                let hidden = ahead_hidden.unwrap_or_else(|| before(&self.models.policy, &layout)); // (N, D)
-                self.convention().over(rollout, &rows, |over| {
-                    self.models.policy.backward(&hidden, &layout.tokens, over, &mut |range, logprobs| {
-                        let rows = |tensor: &Tensor| tensor.narrow(0, range.start as i64, range.len() as i64);
-                        let loss = policy_loss(
-                            logprobs,
-                            &rows(&old_logprobs),
-                            &rows(&advantages),
-                            config.cliprange,
-                            num_tokens,
-                        );
-                        policy.add(&loss.stats);
-                        loss.grad
-                    })
-                });
-            }
-        }
+        let (ahead_hidden, ahead_values) = ahead.map(|ahead| (ahead.hidden, ahead.values)).unzip();
+        // The policy first: its gradient waits where the value model's will be while that of the text is found.
+        let policy = match phase {
+            Phase::Ppo => self.policy_gradient(rollout, &microbatches, targets, ahead_hidden, &ptx_rows, learned)?,
+            Phase::ValueWarmup => PolicyStats::default(),
+        };
+        let (value_total, clip_frac) = self.value_gradient(rollout, &microbatches, targets, ahead_values);
         // All that can be no number, before anything is updated.
-        finite("value/loss", value_total)?;
-        finite("policy/loss", policy.loss)?;
-        let value_grad_norm = finite("value/grad_norm", self.value_optimizer.clip_grad_norm(config.grad_clip))?;
+        learned.value_loss += finite("value/loss", value_total)?;
+        learned.value_grad_norm +=
+            finite("value/grad_norm", self.value_optimizer.clip_grad_norm(self.config.ppo.grad_clip))?;
         if phase == Phase::Ppo {
-            learned.policy_grad_norm += finite("policy/grad_norm", self.policy_optimizer.grad_norm())?;
-            if !ptx_rows.is_empty() {
-                let ppo_grads = take_grads(self.models.policy.parameters());
-                let loss = ptx_backward(&self.models.policy, &ptx_rows, self.config.ptx.coef, config.microbatch_tokens);
-                learned.ptx_loss += finite("ptx/loss", loss)?;
-                learned.ptx_grad_norm += finite("ptx/grad_norm", self.policy_optimizer.grad_norm())?;
-                add_grads(self.models.policy.parameters(), ppo_grads);
-            }
-            self.policy_optimizer.clip_grad_norm(config.grad_clip);
-            self.policy_optimizer.step(config.policy_lr);
+            self.policy_optimizer.clip_grad_norm(self.config.ppo.grad_clip);
+            self.policy_optimizer.step(self.config.ppo.policy_lr);
             self.policy_optimizer.zero_grad();
         }
-        learned.value_grad_norm += value_grad_norm;
-        self.value_optimizer.step(config.value_lr);
+        self.value_optimizer.step(self.config.ppo.value_lr);
         self.value_optimizer.zero_grad();
         if let Some(stream) = &mut self.ptx {
             stream.taken = ptx_taken;
@@ -289,9 +251,73 @@ impl Trainer {
         }
         learned.updates += 1.0;
         learned.policy.add(&policy);
-        learned.value_loss += value_total;
         learned.value_clip_frac += clip_frac;
         Ok(())
+    }
+
+    /// Accumulates the policy's gradient: of the PPO loss over the microbatches of a minibatch, and of the text's. The value model's must
+    /// be zero, and are so after.
+    fn policy_gradient(
+        &self,
+        rollout: &Rollout,
+        microbatches: &[Rows],
+        targets: &Targets,
+        mut ahead: Option<Tensor>,
+        ptx_rows: &[LmRow],
+        learned: &mut Learned,
+    ) -> Result<PolicyStats> {
+        let (config, model) = (&self.config.ppo, &self.models.policy);
+        let num_tokens = num_tokens(rollout, microbatches);
+        let mut stats = PolicyStats::default();
+        for rows in microbatches {
+            let layout = rollout.layout(rows, model.device());
+            let of = |flat: &[f32]| Tensor::from_slice(&targets.gather(flat, rows)).to_device(model.device()); // (N)
+            let (old_logprobs, advantages) = (of(&targets.old_logprobs), of(&targets.advantages));
+            let hidden = ahead.take().unwrap_or_else(|| before(model, &layout)); // (N, D)
+            self.convention().over(rollout, rows, |over| {
+                model.backward(&hidden, &layout.tokens, over, &mut |range, logprobs| {
+                    let rows = |tensor: &Tensor| tensor.narrow(0, range.start as i64, range.len() as i64);
+                    let (old_logprobs, advantages) = (rows(&old_logprobs), rows(&advantages));
+                    let loss = policy_loss(logprobs, &old_logprobs, &advantages, config.cliprange, num_tokens);
+                    stats.add(&loss.stats);
+                    loss.grad
+                })
+            });
+        }
+        finite("policy/loss", stats.loss)?;
+        learned.policy_grad_norm += finite("policy/grad_norm", self.policy_optimizer.grad_norm())?;
+        if !ptx_rows.is_empty() {
+            let ppo_grads = take_grads(model.parameters(), self.models.value_model.parameters());
+            let loss = ptx_backward(model, ptx_rows, self.config.ptx.coef, config.microbatch_tokens);
+            let norm = self.policy_optimizer.grad_norm();
+            add_grads(model.parameters(), ppo_grads);
+            learned.ptx_loss += finite("ptx/loss", loss)?;
+            learned.ptx_grad_norm += finite("ptx/grad_norm", norm)?;
+        }
+        Ok(stats)
+    }
+
+    /// Accumulates the value model's gradient over the microbatches of a minibatch; returns the loss and the clipped part.
+    fn value_gradient(
+        &self,
+        rollout: &Rollout,
+        microbatches: &[Rows],
+        targets: &Targets,
+        mut ahead: Option<Tensor>,
+    ) -> (f64, f64) {
+        let num_tokens = num_tokens(rollout, microbatches);
+        let (mut total, mut clip_frac) = (0.0, 0.0);
+        for rows in microbatches {
+            let layout = rollout.layout(rows, self.models.policy.device());
+            let values = ahead.take().unwrap_or_else(|| values(&self.models.value_model, &layout)); // (N)
+            let of = |flat: &[f32]| Tensor::from_slice(&targets.gather(flat, rows)).to_device(values.device()); // (N)
+            let (old_values, returns) = (of(&targets.old_values), of(&targets.returns));
+            let loss = value_loss(&values, &old_values, &returns, self.config.ppo.cliprange_value, num_tokens);
+            self.models.value_model.backward(&loss.loss);
+            total += loss.loss.double_value(&[]);
+            clip_frac += loss.clip_frac;
+        }
+        (total, clip_frac)
     }
 
     /// Repeats the last optimiser step that a record tells of, with the weights as they stand, on what the record says.
@@ -434,6 +460,11 @@ impl Learned {
             metrics.set("ptx/grad_norm", mean(self.ptx_grad_norm));
         }
     }
+}
+
+/// Response tokens of some microbatches.
+fn num_tokens(rollout: &Rollout, microbatches: &[Rows]) -> usize {
+    microbatches.iter().flatten().map(|row| rollout.responses[*row].tokens.len()).sum()
 }
 
 /// Responses that grow at once. A growing token costs its keys and values alone, so there may be more of them than in an update.

@@ -92,7 +92,23 @@ pub fn inspect(dir: &Path) -> Result<Header> {
 
 /// Parameters of a language model, or of a scalar model, whose head is one row.
 pub(crate) fn num_parameters(config: &ModelConfig, has_lm_head: bool) -> u64 {
-    count(&if has_lm_head { causal_specs(config) } else { scalar_specs(config) })
+    count(&specs(config, has_lm_head))
+}
+
+/// Those that the other model has none of the same name and shape as.
+pub(crate) fn num_parameters_without(
+    config: &ModelConfig,
+    has_lm_head: bool,
+    other: &ModelConfig,
+    other_has_lm_head: bool,
+) -> u64 {
+    let others = specs(other, other_has_lm_head);
+    let has = |spec: &Spec| others.iter().any(|other| other.name == spec.name && other.shape == spec.shape);
+    count(&specs(config, has_lm_head).into_iter().filter(|spec| !has(spec)).collect::<Vec<_>>())
+}
+
+fn specs(config: &ModelConfig, has_lm_head: bool) -> Vec<Spec> {
+    if has_lm_head { causal_specs(config) } else { scalar_specs(config) }
 }
 
 /// What a language model needs.
