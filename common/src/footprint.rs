@@ -10,7 +10,9 @@ use tch::Kind;
 use crate::batch::FlatBatch;
 use crate::lm::microbatches;
 use crate::memory;
-use crate::model::{Family, ModelConfig, ModelOptions, chunk_rows, extent, num_parameters, num_parameters_without};
+use crate::model::{
+    Family, ModelConfig, ModelOptions, bfloat16_is_widened, chunk_rows, extent, num_parameters, num_parameters_without,
+};
 
 /// What is computed at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -153,9 +155,10 @@ impl Held {
         let vocab = self.config.vocab_size as u64;
         let rows = work.targets.min(chunk_rows(self.config.vocab_size) as u64);
         let matrices = if self.is_half() { FP32 + self.compute() } else { FP32 }; // logits, in which all else is done
-        // The cast weight; its gradient in 16 bits, and that again in fp32 while it is added.
+        // The cast weight; its gradient in 16 bits, where products are, and that again in fp32 while it is added.
         let cast = self.casts(vocab * shape.hidden);
-        let weight = if with_gradient && cast > 0 { 2 * cast + vocab * shape.hidden * FP32 } else { cast };
+        let rounds = with_gradient && cast > 0 && !bfloat16_is_widened();
+        let weight = if rounds { 2 * cast + vocab * shape.hidden * FP32 } else { cast };
         let read = if with_gradient { 2 * work.targets * shape.hidden * self.compute() } else { 0 };
         rows * vocab * matrices + weight + read
     }
@@ -167,19 +170,25 @@ impl Held {
         while room < longest {
             room = (room + 1 + room / 2).next_multiple_of(ROOM);
         }
-        let width = self.shape().key * self.compute();
+        let width = self.shape().key * self.decoding();
         (2 * self.config.num_hidden_layers as u64 + 1) * rows * room * width
     }
 
     /// Keys and values of prompts that wait for their place in the cache.
     pub fn prefilled(&self, work: &Work) -> u64 {
-        2 * self.config.num_hidden_layers as u64 * work.tokens * self.shape().key * self.compute()
+        2 * self.config.num_hidden_layers as u64 * work.tokens * self.shape().key * self.decoding()
     }
 
-    /// One decoding step of `rows` responses: logits and probabilities.
+    /// One decoding step of `rows` responses: logits, which become probabilities where they are.
     pub fn draw(&self, rows: u64) -> u64 {
-        rows * self.config.vocab_size as u64 * 2 * FP32
-            + self.casts(self.config.vocab_size as u64 * self.shape().hidden)
+        let vocab = self.config.vocab_size as u64;
+        let cast = if self.options.trainable { 0 } else { self.casts(vocab * self.shape().hidden) };
+        rows * vocab * FP32 + cast
+    }
+
+    /// Bytes of a number while decoding, which is in the dtype of the weights.
+    fn decoding(&self) -> u64 {
+        if self.options.trainable { FP32 } else { self.compute() }
     }
 
     /// Floating-point operations of a forward pass, a multiplication and an addition counted as two; a way back takes twice as many.
@@ -247,7 +256,10 @@ impl Held {
 
     /// Masters cast to the compute dtype.
     fn casts(&self, elements: u64) -> u64 {
-        if self.is_half() && self.options.trainable { elements * self.compute() } else { 0 }
+        // In 16 bits, and in fp32 again where it is multiplied so.
+        let widened = self.is_half() && bfloat16_is_widened();
+        let rounded = if self.is_half() && self.options.trainable { elements * self.compute() } else { 0 };
+        rounded + if widened { elements * FP32 } else { 0 }
     }
 
     fn is_half(&self) -> bool {

@@ -20,6 +20,8 @@ enum Path {
     Mm,
     /// oneDNN on matrices in its own layout.
     Mkldnn,
+    /// libtorch's own choice in fp32, whatever the dtype: a processor without instructions for 16 bits has nothing faster.
+    Widened,
 }
 
 /// The ceilings that a row is held against.
@@ -44,7 +46,8 @@ impl Probe {
     pub(super) fn choose(dtypes: &[Dtype]) -> Self {
         let best = |dtype: Dtype| {
             let rate = |path: &Path| path.rate(dtype.kind()).unwrap_or(0.0);
-            if rate(&Path::Mkldnn) > rate(&Path::Mm) { Path::Mkldnn } else { Path::Mm }
+            let paths = [Path::Mm, Path::Mkldnn, Path::Widened].into_iter().map(|path| (rate(&path), path));
+            paths.max_by(|(one, _), (other, _)| one.total_cmp(other)).expect("three paths").1
         };
         Self(dtypes.iter().map(|dtype| (*dtype, best(*dtype))).collect())
     }
@@ -89,15 +92,17 @@ impl Path {
         match self {
             Path::Mm => "mm, 2048³",
             Path::Mkldnn => "mkldnn_linear, 2048³",
+            Path::Widened => "mm in fp32, 2048³",
         }
     }
 
     /// Operations a second; `None` where a build of libtorch or a processor does not have the path.
     fn rate(self, kind: Kind) -> Option<f64> {
         let _no_grad = tch::no_grad_guard();
+        let kind = if matches!(self, Path::Widened) { Kind::Float } else { kind };
         let factor = Tensor::ones([SIDE, SIDE], (kind, Device::Cpu));
         let seconds = match self {
-            Path::Mm => usual(|| drop(factor.mm(&factor))),
+            Path::Mm | Path::Widened => usual(|| drop(factor.mm(&factor))),
             Path::Mkldnn => {
                 let laid_out = factor.f_to_mkldnn(None).ok()?;
                 let product = || laid_out.f_mkldnn_linear(&laid_out, None::<Tensor>);

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::attention::Plan;
 use super::config::ModelConfig;
@@ -175,7 +175,7 @@ impl Backbone {
     /// Hidden states (T, D) of prompts, and the keys and values that responses will see. No gradient.
     pub(crate) fn prefill(&self, batch: &FlatBatch) -> (Tensor, Prefilled) {
         let _guard = tch::no_grad_guard();
-        let plan = self.plan(batch);
+        let plan = self.plan_in(batch, self.transformer.decoding());
         let mut layers = Vec::with_capacity(self.transformer.layers.len());
         let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, true, &mut |layer, heads| {
             layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
@@ -188,7 +188,7 @@ impl Backbone {
     /// gradient.
     pub(crate) fn decode(&self, cache: &mut KvCache, tokens: &[i64], prompt_lengths: &[usize]) -> Tensor {
         let _guard = tch::no_grad_guard();
-        let (compute, device) = (self.options.compute, self.options.device);
+        let (compute, device) = (self.transformer.decoding(), self.options.device);
         let stretch: Option<Vec<f64>> =
             self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
         let rotation = Rotation::new(&self.config, cache.lengths(), stretch.as_deref(), compute, device);
@@ -200,11 +200,15 @@ impl Backbone {
 
     /// A cache for up to `max_rows` rows of this model.
     pub(crate) fn cache(&self, max_rows: usize) -> KvCache {
-        KvCache::new(&self.config, max_rows, self.options.compute, self.options.device)
+        KvCache::new(&self.config, max_rows, self.transformer.decoding(), self.options.device)
     }
 
     fn plan(&self, batch: &FlatBatch) -> Plan {
-        Plan::new(&self.config, batch, self.extrapolate, self.options.compute, self.options.device)
+        self.plan_in(batch, self.options.compute)
+    }
+
+    fn plan_in(&self, batch: &FlatBatch, compute: Kind) -> Plan {
+        Plan::new(&self.config, batch, self.extrapolate, compute, self.options.device)
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tch::{Kind, Tensor};
 
 use super::header::Files;
-use super::product::{add_product, product, product_into};
+use super::product::{add_product, factor, product, product_into};
 use super::{few_rows, softmax};
 use crate::memory;
 
@@ -64,7 +64,7 @@ impl LmHead {
         if let Some(logits) = few_rows::linear(hidden, &self.weight, None) {
             return logits;
         }
-        hidden.detach().linear::<&Tensor>(&self.weight.detach().to_kind(self.compute), None).to_kind(Kind::Float)
+        product(&hidden.detach(), &factor(&self.weight, hidden.kind()).tr()).to_kind(Kind::Float)
     }
 
     /// As [`LmHead::logits`], for a head in mapped files that is used once: of the files, some rows are held at a time.
@@ -83,7 +83,7 @@ impl LmHead {
 
     /// Log-probabilities of `targets` (N) i64 after `hidden` (N, D), without a gradient.
     pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor, over: &Over<'_>) -> TokenStats {
-        let weight = self.weight.detach().to_kind(self.compute);
+        let weight = factor(&self.weight, self.compute);
         let room = self.room(targets);
         let read = |rows| Chunk::new(&weight, hidden, targets, over, rows, &room).read(false).0;
         collect(self.rows(targets).map(read).collect(), targets)
@@ -102,7 +102,7 @@ impl LmHead {
     ) -> (TokenStats, Tensor) {
         let weight_grad = self.weight.requires_grad().then(|| ensure_grad(&self.weight));
         let _guard = tch::no_grad_guard();
-        let weight = self.weight.detach().to_kind(self.compute);
+        let weight = factor(&self.weight, self.compute);
         let hidden = hidden.detach();
         let (mut stats, mut hidden_grads, room) = (Vec::new(), Vec::new(), self.room(targets));
         for rows in self.rows(targets) {
@@ -111,8 +111,8 @@ impl LmHead {
             let (chunk_stats, softmax) = chunk.read(true);
             let grad =
                 grad_of(rows, &chunk_stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float) / over.temperature;
-            let logits_grad = softmax.gradient(&grad).to_kind(self.compute);
-            hidden_grads.push(product(&logits_grad, &weight));
+            let logits_grad = softmax.gradient(&grad).to_kind(weight.kind());
+            hidden_grads.push(product(&logits_grad, &weight).to_kind(hidden.kind()));
             if let Some(total) = &weight_grad {
                 add_product(&mut total.shallow_clone(), &logits_grad.tr(), &hidden);
             }
@@ -171,10 +171,7 @@ impl Chunk {
         let narrow = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
         let (hidden, targets) = (narrow(&hidden.detach()), narrow(targets));
         let mut logits = room.narrow(0, 0, rows.len() as i64);
-        match hidden.kind() {
-            Kind::Float => product_into(&mut logits, &hidden, &weight.tr()),
-            _ => logits.copy_(&hidden.linear::<&Tensor>(weight, None)),
-        }
+        product_into(&mut logits, &hidden, &weight.tr());
         if over.temperature != 1.0 {
             let _ = logits.g_div_scalar_(over.temperature);
         }

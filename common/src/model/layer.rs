@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::config::{Family, ModelConfig};
 use super::elementwise::{RmsNorm, swiglu, swiglu_backward};
 use super::header::Init;
-use super::product::{add_product, product};
+use super::product::{add_product, factor, product};
 use super::rope::Rotation;
 use super::transformer::Names;
 use super::{Dropout, backward_with, few_rows};
@@ -330,10 +330,9 @@ struct Linear {
 
 impl Linear {
     fn forward(&self, input: &Tensor, shape: &Shape) -> Tensor {
-        let cast = |tensor: &Tensor| tensor.to_kind(shape.compute);
-        let mut output = product(input, &cast(&self.weight).tr());
+        let mut output = product(input, &factor(&self.weight, shape.compute).tr());
         if let Some(bias) = &self.bias {
-            let _ = output.g_add_(&cast(bias));
+            let _ = output.g_add_(&bias.to_kind(shape.compute));
         }
         output
     }
@@ -349,7 +348,7 @@ impl Linear {
         if let Some(bias) = &self.bias {
             let _ = bias.grad().g_add_(&grad.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
         }
-        let weight = self.weight.to_kind(shape.compute);
+        let weight = factor(&self.weight, shape.compute);
         match sum {
             Some(mut sum) => {
                 add_product(&mut sum, grad, &weight);

@@ -38,6 +38,7 @@ pub(crate) use header::{num_parameters, num_parameters_without};
 pub(crate) use heads::chunk_rows;
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use kv_cache::Prefilled;
+pub(crate) use product::bfloat16_is_widened;
 pub use saved::Saved;
 pub use scalar::ScalarModel;
 pub(crate) use softmax::exponentials;

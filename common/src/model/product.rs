@@ -1,15 +1,24 @@
 //! Products of matrices, by the fastest way there is on the processor. libtorch's own fp32 products (MKL) reach half the
 //! rate of oneDNN's on AMD's processors (docs/performance.md); on all that are not Intel's, the `gemm` crate computes them. It takes transposed matrices as they
 //! are, and adds to what is there, which oneDNN's products in libtorch do not.
+//!
+//! bfloat16 on a processor without instructions for it would be computed at a third of the fp32 rate. There, matrices of bfloat16 are
+//! multiplied as fp32, which holds them exactly; a result in bfloat16 is rounded once, as it is elsewhere.
 
 use std::sync::OnceLock;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::memory;
 use crate::parallel;
 
-/// a·b for (m, k) and (k, n), both as they lie in memory.
+/// A weight as products take it: rounded to `compute`, and held in fp32 where that is how it is multiplied.
+pub(super) fn factor(weight: &Tensor, compute: Kind) -> Tensor {
+    let weight = weight.detach().to_kind(compute);
+    if widens(&weight) { weight.to_kind(Kind::Float) } else { weight }
+}
+
+/// a·b for (m, k) and (k, n), both as they lie in memory; in the dtype of `a`.
 pub(super) fn product(a: &Tensor, b: &Tensor) -> Tensor {
     let mut out = Tensor::empty([a.size()[0], b.size()[1]], (a.kind(), a.device()));
     product_into(&mut out, a, b);
@@ -20,20 +29,51 @@ pub(super) fn product(a: &Tensor, b: &Tensor) -> Tensor {
 pub(super) fn product_into(out: &mut Tensor, a: &Tensor, b: &Tensor) {
     if is_ours(out, a, b) {
         multiply(out, a, b, false);
-    } else {
+    } else if let Some((a, b)) = widened(a, b) {
+        match out.kind() {
+            Kind::Float => product_into(out, &a, &b),
+            _ => out.copy_(&product(&a, &b)),
+        }
+    } else if out.kind() == a.kind() {
         let _ = a.mm_out(out, b);
+    } else {
+        out.copy_(&a.mm(b));
     }
 }
 
-/// total += a·b; the product is rounded to its own dtype first, where that differs.
+/// total += a·b; where the product's own dtype differs, it is rounded to that first, unless it is computed in fp32 anyway.
 pub(super) fn add_product(total: &mut Tensor, a: &Tensor, b: &Tensor) {
     if is_ours(total, a, b) {
         multiply(total, a, b, true);
+    } else if let Some((a, b)) = widened(a, b) {
+        match total.kind() {
+            Kind::Float => add_product(total, &a, &b),
+            _ => drop(total.g_add_(&product(&a, &b))),
+        }
     } else if total.kind() == a.kind() {
         let _ = total.addmm_(a, b);
     } else {
         let _ = total.g_add_(&a.mm(b));
     }
+}
+
+/// Both in fp32, where one is in bfloat16 and the processor has no instructions for it.
+fn widened(a: &Tensor, b: &Tensor) -> Option<(Tensor, Tensor)> {
+    (widens(a) || widens(b)).then(|| (a.to_kind(Kind::Float), b.to_kind(Kind::Float)))
+}
+
+fn widens(tensor: &Tensor) -> bool {
+    tensor.kind() == Kind::BFloat16 && tensor.device() == Device::Cpu && bfloat16_is_widened()
+}
+
+/// Whether this processor multiplies bfloat16 as fp32.
+pub(crate) fn bfloat16_is_widened() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        !is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Whether libtorch is slower at it here.
@@ -133,8 +173,6 @@ fn multiply(out: &mut Tensor, a: &Tensor, b: &Tensor, add: bool) {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::*;
 
     fn random(size: [i64; 2]) -> Tensor {
@@ -159,5 +197,22 @@ mod tests {
                 assert!(apart < 1e-4, "{m} {k} {n}: {apart:e}");
             }
         }
+    }
+
+    #[test]
+    fn bfloat16_is_rounded_once() {
+        tch::manual_seed(2);
+        let [a, b] = [random([90, 300]), random([300, 70])].map(|tensor| tensor.to_kind(Kind::BFloat16));
+        let exact = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));
+        let apart = |found: &Tensor| (found.to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);
+        // Half a unit in the last of eight bits, at the largest entry.
+        let rounding = exact.abs().max().double_value(&[]) / 256.0;
+        let found = product(&a, &factor(&b.to_kind(Kind::Float), Kind::BFloat16));
+        assert!(found.kind() == Kind::BFloat16 && apart(&found) <= rounding, "{:e}", apart(&found));
+        let mut total = Tensor::zeros([90, 70], (Kind::Float, Device::Cpu));
+        add_product(&mut total, &a, &b);
+        assert!(apart(&total) <= rounding, "{:e}", apart(&total));
+        product_into(&mut total, &a, &b);
+        assert!(apart(&total) <= rounding, "{:e}", apart(&total));
     }
 }

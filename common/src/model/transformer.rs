@@ -1,6 +1,6 @@
 //! The transformer, top-down. Everything but attention runs on (T, D), one row a token of the flat batch.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::Dropout;
 use super::config::{Family, ModelConfig};
@@ -32,9 +32,13 @@ impl Transformer {
 
     /// Token ids (T) → the residual stream (T, D), which is fp32 whatever the compute dtype.
     pub(crate) fn embed(&self, tokens: &Tensor, dropout: Option<Dropout>) -> Tensor {
+        self.embed_in(self.shape.compute, tokens, dropout)
+    }
+
+    fn embed_in(&self, compute: Kind, tokens: &Tensor, dropout: Option<Dropout>) -> Tensor {
         // A sparse gradient: few rows of a large vocabulary occur in a batch.
         let rows = Tensor::embedding(&self.embed_tokens, tokens, -1, false, true);
-        let hidden = rows.to_kind(self.shape.compute).to_kind(Kind::Float);
+        let hidden = rows.to_kind(compute).to_kind(Kind::Float);
         match dropout {
             Some(dropout) => {
                 dropout.reseed(0);
@@ -56,7 +60,8 @@ impl Transformer {
         input_grad
     }
 
-    /// Token ids (T) → hidden states (T, D) after the final norm, in the compute dtype; without dropout and without a gradient.
+    /// Token ids (T) → hidden states (T, D) after the final norm; without dropout and without a gradient. In the compute dtype, or
+    /// while decoding in that of [`Transformer::decoding`].
     pub(crate) fn forward(
         &self,
         tokens: &Tensor,
@@ -65,11 +70,24 @@ impl Transformer {
         attend: &mut Attend<'_>,
     ) -> Tensor {
         let _guard = tch::no_grad_guard();
-        let mut hidden = self.embed(tokens, None);
-        for (index, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(index, &hidden, &self.shape, rotation, is_decoding, attend);
+        let mut shape = self.shape;
+        if is_decoding {
+            shape.compute = self.decoding();
         }
-        self.final_norm(&hidden)
+        let mut hidden = self.embed_in(shape.compute, tokens, None);
+        for (index, layer) in self.layers.iter().enumerate() {
+            hidden = layer.forward(index, &hidden, &shape, rotation, is_decoding, attend);
+        }
+        shape.norm(&self.norm).forward(&hidden, shape.compute)
+    }
+
+    /// The dtype in which tokens are sampled. On the CPU that of the weights: to read fp32 masters is all that a step costs, and
+    /// to round them first would cost as much again.
+    pub(crate) fn decoding(&self) -> Kind {
+        match self.embed_tokens.device() {
+            Device::Cpu => self.embed_tokens.kind(),
+            _ => self.shape.compute,
+        }
     }
 }
 
