@@ -120,7 +120,7 @@ mod wide {
                         }
                         let to = unsafe { to.add(start * stride + output) };
                         match end - start {
-                            $($rows => unsafe { $tile::<$rows>(xs, &ws, width, to, stride, columns, ahead, fetched) },)+
+                            $($rows => unsafe { $tile::<$rows>(xs, &ws, width, to, stride, columns, (ahead, fetched)) },)+
                             _ => unreachable!("a tile has at most {} rows", $most),
                         }
                         ahead = ahead.wrapping_add(fetched * width);
@@ -138,8 +138,7 @@ mod wide {
                 to: *mut f32,
                 stride: usize,
                 columns: usize,
-                mut ahead: *const f32,
-                fetched: usize,
+                (mut ahead, fetched): (*const f32, usize),
             ) {
                 let mut sums = [[$zero(); COLUMNS]; ROWS];
                 let mut at = 0;
