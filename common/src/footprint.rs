@@ -112,11 +112,12 @@ impl Held {
             // Each layer's input, and one layer in full on the way back.
             layers * work.tokens * shape.hidden * FP32 + self.layer(work)
         } else {
-            layers * self.layer(work)
+            // Behind the last one's attention only what is read.
+            (layers - 1) * self.layer(work)
+                + self.blocks(work, work.targets).iter().map(|(_, bytes)| bytes).sum::<u64>()
         };
-        // Embedded tokens (fp32), the final norm's two factors, its output and the rows that are read of it.
-        let outside =
-            work.tokens * shape.hidden * (2 * FP32 + self.compute()) + work.targets * shape.hidden * self.compute();
+        // Embedded tokens (fp32); of what is read, what goes into the final norm, what comes out, and the gradient of that.
+        let outside = work.tokens * shape.hidden * FP32 + work.targets * shape.hidden * (FP32 + 2 * self.compute());
         let embedding_noise = if self.dropout { work.tokens * shape.hidden * FP32 } else { 0 };
         inside + outside + embedding_noise + self.plan(work) + self.gaps(work)
     }
@@ -194,10 +195,13 @@ impl Held {
     /// Floating-point operations of a forward pass, a multiplication and an addition counted as two; a way back takes twice as many.
     pub fn operations(&self, work: &Work) -> f64 {
         let shape = self.shape();
-        let body = self.config.num_hidden_layers as u64 * shape.matrices();
+        // Behind the last layer's attention only what is read is computed.
+        let read = work.targets.min(work.tokens);
+        let layers = self.config.num_hidden_layers as u64;
+        let body = layers * shape.matrices() * work.tokens - shape.behind_attention() * (work.tokens - read);
         let attention = self.config.num_hidden_layers as u64 * 2 * shape.query * work.pairs;
         let head = if self.has_lm_head { self.config.vocab_size as u64 * shape.hidden * work.targets } else { 0 };
-        2.0 * (work.tokens as f64 * body as f64 + attention as f64 + head as f64)
+        2.0 * (body as f64 + attention as f64 + head as f64)
     }
 
     /// Bytes that a pass reads and writes beside its products, element by element: what it keeps, three times on the way there and back,
@@ -209,16 +213,16 @@ impl Held {
 
     /// What one layer keeps.
     fn layer(&self, work: &Work) -> u64 {
-        self.blocks(work).iter().map(|(_, bytes)| bytes).sum()
+        self.blocks(work, work.tokens).iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// The tensors that one layer keeps: bytes of one, and of all of its kind.
-    fn blocks(&self, work: &Work) -> [(u64, u64); 4] {
+    /// The tensors that one layer keeps whose attention is read at so many places: bytes of one, and of all of its kind.
+    fn blocks(&self, work: &Work, read: u64) -> [(u64, u64); 4] {
         let Shape { hidden, inner, query, key, heads } = self.shape();
         let (small, tokens) = (self.compute(), work.tokens);
         // Residual stream before and after attention; noise.
         let noise = if self.dropout { 2 * small * hidden } else { 0 };
-        let streams = 2 * FP32 * hidden + noise;
+        let streams = tokens * FP32 * hidden + read * (FP32 * hidden + noise);
         // Gate and up.
         let feed_forward = 2 * small * inner;
         // Rotated keys, values, rotated queries, and what attention gives; of several calls a second time, joined. Before their norms,
@@ -233,8 +237,8 @@ impl Held {
             (false, false) => 0,
         };
         [
-            (tokens * FP32 * hidden, tokens * streams),
-            (tokens * small * inner, tokens * feed_forward),
+            (tokens * FP32 * hidden, streams),
+            (read * small * inner, read * feed_forward),
             (tokens * small * query, tokens * attention),
             (scores / work.calls.max(1), scores),
         ]
@@ -244,7 +248,7 @@ impl Held {
     /// to a third, as measured; an eighth is taken); large ones are mapped each for itself.
     fn gaps(&self, work: &Work) -> u64 {
         let layers = if self.options.recompute_layers { 1 } else { self.config.num_hidden_layers as u64 };
-        let from_heap = self.blocks(work).into_iter().filter(|(block, _)| *block < memory::LARGEST_KEPT);
+        let from_heap = self.blocks(work, work.tokens).into_iter().filter(|(block, _)| *block < memory::LARGEST_KEPT);
         from_heap.map(|(_, bytes)| layers * bytes).sum::<u64>() / 8
     }
 
@@ -295,6 +299,11 @@ impl Shape {
     /// Elements of a layer's matrices.
     fn matrices(&self) -> u64 {
         self.hidden * (2 * self.query + 2 * self.key + 3 * self.inner)
+    }
+
+    /// Of these, those behind its attention.
+    fn behind_attention(&self) -> u64 {
+        self.hidden * (self.query + 3 * self.inner)
     }
 }
 

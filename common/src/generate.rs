@@ -106,9 +106,9 @@ pub fn generate(
                             ends.push(batch.len() as i64 - 1);
                         }
                     }
-                    let (hidden, prefilled) = model.backbone.prefill(&batch);
+                    let places = Tensor::from_slice(&ends).to_device(model.device());
+                    let (hidden, prefilled) = model.backbone.prefill(&batch, &places);
                     let prefilled = Rc::new(prefilled);
-                    let hidden = hidden.index_select(0, &Tensor::from_slice(&ends).to_device(hidden.device()));
                     let goes_on = draw(&mut out, &mut rows, &hidden)?;
                     for ((row, end), _) in rows.into_iter().zip(ends).zip(goes_on).filter(|(_, goes_on)| *goes_on) {
                         let end = end as usize + 1;

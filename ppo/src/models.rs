@@ -112,7 +112,7 @@ pub fn score(reward_model: &ScalarModel, rollout: &Rollout, microbatches: &[Vec<
     let mut scores = Vec::new();
     for rows in microbatches {
         let (flat, ends) = rollout.scored(rows, end_id, reward_model.device());
-        let hidden = reward_model.hidden(&flat, None).index_select(0, &ends); // (rows, D)
+        let hidden = reward_model.hidden_at(&flat, &ends, None); // (rows, D)
         scores.extend(host(&reward_model.scalars(&hidden)).into_iter().map(f64::from));
     }
     scores
@@ -120,12 +120,12 @@ pub fn score(reward_model: &ScalarModel, rollout: &Rollout, microbatches: &[Vec<
 
 /// The policy's hidden states before every response token (N, D), differentiable.
 pub fn before(model: &CausalLm, layout: &Layout) -> Tensor {
-    model.hidden(&layout.flat, None).index_select(0, &layout.before.to_device(model.device()))
+    model.hidden_at(&layout.flat, &layout.before.to_device(model.device()), None)
 }
 
 /// The value before every response token (N), differentiable.
 pub fn values(model: &ScalarModel, layout: &Layout) -> Tensor {
-    model.scalars(&model.hidden(&layout.flat, None).index_select(0, &layout.before.to_device(model.device())))
+    model.scalars(&model.hidden_at(&layout.flat, &layout.before.to_device(model.device()), None))
 }
 
 fn host(tensor: &Tensor) -> Vec<f32> {

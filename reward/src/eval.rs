@@ -29,7 +29,7 @@ pub fn score(
 pub fn score_at_once<'a>(model: &ScalarModel, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
     let _no_grad = tch::no_grad_guard();
     let (flat, ends) = lay_out(branches, model.longest_shared(), model.device());
-    let hidden = model.hidden(&flat, None).index_select(0, &ends); // (S, D)
+    let hidden = model.hidden_at(&flat, &ends, None); // (S, D)
     let scalars = model.scalars(&hidden).to_device(tch::Device::Cpu);
     Vec::<f32>::try_from(&scalars).expect("scalars are flat fp32").into_iter().map(f64::from).collect()
 }

@@ -9,7 +9,7 @@ use align_common::data::Order;
 use align_common::error::{Problem, Result, finite};
 use align_common::lm::microbatches;
 use align_common::metrics::Metrics;
-use align_common::model::{Over, ScalarModel, select_rows};
+use align_common::model::{Over, ScalarModel};
 use align_common::optim::AdamW;
 use align_common::run::{Recorded, Run};
 use align_common::schedule::lr;
@@ -79,11 +79,12 @@ impl<'a> Trainer<'a> {
         Self { config, rows, format, optimizer, model, steps, spread: None }
     }
 
-    /// The language-model loss on the best dialogue's last answer, on the same forward pass: its share of the batch's token mean, and a term
-    /// whose gradient is that of lm_coef · loss. `None` without `loss.lm_coef`.
-    fn lm_gradient(&self, hidden: &Tensor, rows: &[&Row], flat: &RmBatch, lm_tokens: usize) -> Option<(f64, Tensor)> {
-        let head = self.model.lm_head()?;
+    /// Where the language-model loss on the best dialogue's last answer reads each of its targets, and these; nothing without `loss.lm_coef`.
+    fn lm_targets(&self, rows: &[&Row], flat: &RmBatch) -> (Vec<i64>, Vec<i64>) {
         let (mut before, mut targets) = (Vec::new(), Vec::new());
+        if self.model.lm_head().is_none() {
+            return (before, targets);
+        }
         let mut segments = flat.flat.segments().iter();
         for row in rows {
             let prefix = (!row.prefix.is_empty()).then(|| segments.next().expect("a prefix").range.clone());
@@ -98,13 +99,19 @@ impl<'a> Trainer<'a> {
                 targets.push(if index < shared { row.prefix[index] } else { tail[index - shared] });
             }
         }
-        let picked = select_rows(hidden, &before); // (N, D)
-        let targets = Tensor::from_slice(&targets).to_device(hidden.device());
+        (before, targets)
+    }
+
+    /// The language-model loss, on the same forward pass: its share of the batch's token mean, and a term whose gradient is that of
+    /// lm_coef · loss. `hidden` (N, D) is read for `targets` (N). `None` without `loss.lm_coef`.
+    fn lm_gradient(&self, hidden: &Tensor, targets: &[i64], lm_tokens: usize) -> Option<(f64, Tensor)> {
+        let head = self.model.lm_head()?;
+        let targets = Tensor::from_slice(targets).to_device(hidden.device());
         let scale = -self.config.loss.lm_coef / lm_tokens as f64;
         let (stats, grad) =
-            head.gradient(&picked, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(scale));
+            head.gradient(hidden, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(scale));
         let share = -stats.logprobs.sum(Kind::Double).double_value(&[]) / lm_tokens as f64;
-        Some((share, (picked.to_kind(Kind::Float) * grad.to_kind(Kind::Float)).sum(Kind::Float)))
+        Some((share, (hidden.to_kind(Kind::Float) * grad.to_kind(Kind::Float)).sum(Kind::Float)))
     }
 
     /// The loss of scored comparisons, averaged over them.
@@ -142,10 +149,14 @@ impl<'a> Trainer<'a> {
     /// Accumulates the gradient of some rows' part of the loss over `num_rows`; its statistics, and the part of the language-model loss.
     pub(crate) fn backward(&self, rows: &[&Row], num_rows: usize, lm_tokens: usize) -> (RewardStats, f64) {
         let flat = self.flatten(rows);
-        let hidden = self.model.hidden(&flat.flat, None); // (T, D)
-        let scalars = self.model.scalars(&hidden.index_select(0, &flat.ends)); // (S)
+        let (before, targets) = self.lm_targets(rows, &flat);
+        let (num_ends, num_targets) = (flat.ends.size()[0], targets.len() as i64);
+        let places = Tensor::cat(&[&flat.ends, &Tensor::from_slice(&before).to_device(flat.ends.device())], 0);
+        let hidden = self.model.hidden_at(&flat.flat, &places, None); // (S + N, D)
+        let scalars = self.model.scalars(&hidden.narrow(0, 0, num_ends)); // (S)
         let loss = reward_loss(&scalars, &flat.pairs, num_rows, &self.loss_params());
-        let (total, share) = match self.lm_gradient(&hidden, rows, &flat, lm_tokens) {
+        let read = hidden.narrow(0, num_ends, num_targets);
+        let (total, share) = match self.lm_gradient(&read, &targets, lm_tokens) {
             Some((share, extra)) => (loss.loss + extra, share),
             None => (loss.loss, 0.0),
         };

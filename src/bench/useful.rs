@@ -1,9 +1,10 @@
 //! Useful floating-point operations and bytes: what the numbers asked for cannot do without, however they are computed.
 //!
-//! With P the elements of a model's matrices (all but embedding and head), T tokens, N tokens whose log-probability or successor is
-//! asked for, C pairs of a token and one that it sees (itself too), L layers, Q the width of all query heads, V·D the head:
+//! With P the elements of a model's matrices (all but embedding and head), T tokens, N tokens at which something is asked (a log-probability,
+//! a successor, a value, a score), C pairs of a token and one that it sees (itself too), L layers, Q the width of all query heads, V·D the head:
 //!
-//! - forward: 2·P·T + 4·L·Q·C + 2·V·D·N; forward and back: three times that. Scores and values have no head.
+//! - forward: 2·(P·T − A·(T − N)) + 4·L·Q·C + 2·V·D·N, A the matrices behind the last layer's attention, of which only N rows are asked for;
+//!   forward and back: three times that. Scores and values have no head.
 //! - A prompt that several responses share counts once. What is computed again, or for padding, does not count.
 //! - decoding: each step reads P and the head once, and the keys and values of every row.
 
@@ -45,10 +46,11 @@ impl Model {
     /// A step of PPO on a response to each prompt: sampling (which gives the old log-probabilities), reference, value and reward forward,
     /// and for each epoch policy and value model forward and back.
     pub(super) fn ppo(&self, prompts: &[usize], response: usize, epochs: u64) -> f64 {
-        let work = |prompt: &usize| sequence(prompt + response, response);
-        let lm: f64 = prompts.iter().map(|prompt| self.lm.operations(&work(prompt))).sum();
-        let scalar: f64 = prompts.iter().map(|prompt| self.scalar.operations(&work(prompt))).sum();
-        2.0 * (lm + scalar) + 3.0 * epochs as f64 * (lm + scalar)
+        let sum = |model: &Held, targets: usize| -> f64 {
+            prompts.iter().map(|prompt| model.operations(&sequence(prompt + response, targets))).sum()
+        };
+        let (lm, value, score) = (sum(&self.lm, response), sum(&self.scalar, response), sum(&self.scalar, 1));
+        2.0 * lm + value + score + 3.0 * epochs as f64 * (lm + value)
     }
 
     /// Sampling a response to each prompt; nothing follows on its last token.
@@ -76,7 +78,8 @@ fn sequence(tokens: usize, targets: usize) -> Work {
 /// Dialogues that begin alike, their beginning once.
 fn comparison(row: &Row) -> Work {
     let tails: u64 = row.tails.iter().map(|tail| triangle(tail.len()) + (tail.len() * row.prefix.len()) as u64).sum();
-    Work { tokens: row.len() as u64, pairs: triangle(row.prefix.len()) + tails, ..Work::default() }
+    let (tokens, targets) = (row.len() as u64, row.tails.len() as u64);
+    Work { tokens, targets, pairs: triangle(row.prefix.len()) + tails, ..Work::default() }
 }
 
 fn triangle(tokens: usize) -> u64 {
@@ -107,8 +110,9 @@ mod tests {
         let model = tiny();
         // Two tokens, two targets: 2·144·2 + 4·4·3 + 2·40·2 = 576 + 48 + 160.
         assert_eq!(model.generate(&[1], 2), 784.0);
-        // Three tokens, two targets: 864 + 96 + 160 = 1120, and without a head 960. (1120 + 960) forward twice, then forward and back in two epochs.
-        assert_eq!(model.ppo(&[1], 2, 2), 2.0 * 2080.0 + 6.0 * 2080.0);
+        // Behind attention are 4·4 + 3·4·8 = 112. Three tokens, two targets: 2·(144·3 − 112) + 96 + 160 = 896, without a head 736, and for one
+        // score 2·(432 − 224) + 96 = 512. The first twice, the others once, then the first two forward and back in two epochs.
+        assert_eq!(model.ppo(&[1], 2, 2), 2.0 * 896.0 + 736.0 + 512.0 + 6.0 * (896.0 + 736.0));
         // One token more is decoded: 184 weights, and keys and values (width 2 each) of two tokens.
         assert_eq!(model.decoding(&[1], 2), 4.0 * (184.0 + 2.0 * 4.0));
     }
@@ -123,7 +127,7 @@ mod tests {
             scores: None,
             place: Place { file: std::path::Path::new("pairs.jsonl").into(), index: 0, line: 1 },
         };
-        // Five tokens; pairs: 3 in the prompt, 1 + 2 and 3 + 4 behind it.
-        assert_eq!(tiny().rm(&[&row]), 3.0 * (2.0 * 144.0 * 5.0 + 4.0 * 4.0 * 13.0));
+        // Five tokens, of which two are scored; pairs: 3 in the prompt, 1 + 2 and 3 + 4 behind it.
+        assert_eq!(tiny().rm(&[&row]), 3.0 * (2.0 * (144.0 * 5.0 - 112.0 * 3.0) + 4.0 * 4.0 * 13.0));
     }
 }

@@ -169,7 +169,7 @@ pub fn backward<'a>(
     scale: f64,
 ) -> f64 {
     let batch = flatten(rows, model.device());
-    let hidden = model.hidden(&batch.flat, dropout).index_select(0, &batch.positions); // (N, D)
+    let hidden = model.hidden_at(&batch.flat, &batch.positions, dropout); // (N, D)
     let stats = model.backward(&hidden, &batch.targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-scale));
     -stats.logprobs.sum(Kind::Double).double_value(&[])
 }
@@ -193,7 +193,7 @@ pub fn evaluate(
             microbatch.push(row);
         }
         let batch = flatten(microbatch.iter().map(Borrow::borrow), model.device());
-        let hidden = model.hidden(&batch.flat, None).index_select(0, &batch.positions);
+        let hidden = model.hidden_at(&batch.flat, &batch.positions, None);
         let stats = model.logprobs(&hidden, &batch.targets, &Over::full());
         total.add(LmStats {
             tokens: batch.targets.size()[0] as u64,

@@ -35,10 +35,12 @@ pub type See<'a> = dyn FnMut(String, &Tensor) + 'a;
 struct Tape {
     plan: Plan,
     dropout: Option<Dropout>,
+    /// Where hidden states were asked for (N); everywhere unless given.
+    places: Option<Tensor>,
     /// The embedded tokens (T, D), with their graph.
     embedded: Tensor,
     layers: Vec<Trace>,
-    /// What came out of the last layer (T, D).
+    /// What came out of the last layer (N, D).
     output: Tensor,
     /// That behind the final norm: a leaf, to which the rest of the graph brings a gradient.
     hidden: Tensor,
@@ -83,20 +85,20 @@ impl Backbone {
         &self.transformer.embed_tokens
     }
 
-    /// Hidden states (T, D) after the final norm, in the compute dtype.
-    pub(crate) fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
+    /// Hidden states (N, D) after the final norm at `places` (N), all T unless given, in the compute dtype.
+    pub(crate) fn hidden(&self, batch: &FlatBatch, places: Option<&Tensor>, dropout: Option<Dropout>) -> Tensor {
         let plan = self.plan(batch);
         // tch does not tell whether gradients are on. What is computed from a parameter does; a view of it would not.
         if self.options.trainable && self.embedding().narrow(0, 0, 0).neg().requires_grad() {
-            return self.taped(plan, dropout);
+            return self.taped(plan, places, dropout);
         }
         if dropout.is_some() {
             let _guard = tch::no_grad_guard();
             let embedded = self.transformer.embed(&plan.tokens, dropout);
-            let through = |hidden, index| self.layer(index, &hidden, &plan, dropout).0;
+            let through = |hidden, index| self.layer(index, &hidden, &plan, places, dropout).0;
             return self.transformer.final_norm(&(0..self.transformer.layers.len()).fold(embedded, through));
         }
-        self.transformer.forward(&plan.tokens, &plan.rotation, false, &mut |layer, heads| {
+        self.transformer.forward(&plan.tokens, &plan.rotation, false, places, &mut |layer, heads| {
             plan.attend(heads, self.config.sliding_windows[layer], 0.0)
         })
     }
@@ -106,7 +108,7 @@ impl Backbone {
     pub(crate) fn hidden_once(&self, batch: &FlatBatch, files: &Files) -> Tensor {
         let _guard = tch::no_grad_guard();
         let plan = self.plan(batch);
-        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, false, &mut |layer, heads| {
+        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, false, None, &mut |layer, heads| {
             files.let_go();
             plan.attend(heads, self.config.sliding_windows[layer], 0.0)
         });
@@ -115,17 +117,18 @@ impl Backbone {
     }
 
     /// The forward pass, with what the way back needs.
-    fn taped(&self, plan: Plan, dropout: Option<Dropout>) -> Tensor {
+    fn taped(&self, plan: Plan, places: Option<&Tensor>, dropout: Option<Dropout>) -> Tensor {
         let embedded = self.transformer.embed(&plan.tokens, dropout);
         let mut output = embedded.detach();
         let mut layers = Vec::with_capacity(self.transformer.layers.len());
         for layer in 0..self.transformer.layers.len() {
-            let (next, kept) = self.layer(layer, &output, &plan, dropout);
+            let (next, kept) = self.layer(layer, &output, &plan, places, dropout);
             layers.push(if self.options.recompute_layers { Trace::Input(output) } else { Trace::Kept(kept) });
             output = next;
         }
         let hidden = tch::no_grad(|| self.transformer.final_norm(&output)).set_requires_grad(true);
-        self.tapes.borrow_mut().push(Tape { plan, dropout, embedded, layers, output, hidden: hidden.shallow_clone() });
+        let (places, kept) = (places.map(Tensor::shallow_clone), hidden.shallow_clone());
+        self.tapes.borrow_mut().push(Tape { plan, dropout, places, embedded, layers, output, hidden: kept });
         hidden
     }
 
@@ -136,7 +139,7 @@ impl Backbone {
         let mut hidden = self.transformer.embed(&plan.tokens, dropout);
         see("embedding".to_owned(), &hidden);
         for index in 0..self.transformer.layers.len() {
-            let (output, kept) = self.layer(index, &hidden, &plan, dropout);
+            let (output, kept) = self.layer(index, &hidden, &plan, None, dropout);
             kept.parts().into_iter().for_each(|(part, tensor)| see(format!("layer {index}, {part}"), tensor));
             see(format!("layer {index}, output"), &output);
             hidden = output;
@@ -146,23 +149,32 @@ impl Backbone {
         hidden
     }
 
-    fn layer(&self, index: usize, input: &Tensor, plan: &Plan, dropout: Option<Dropout>) -> (Tensor, Kept) {
+    /// `places`: what is read behind the last layer.
+    fn layer(
+        &self,
+        index: usize,
+        input: &Tensor,
+        plan: &Plan,
+        places: Option<&Tensor>,
+        dropout: Option<Dropout>,
+    ) -> (Tensor, Kept) {
         let (window, p) = (self.config.sliding_windows[index], dropout.map_or(0.0, |dropout| dropout.p));
         let attend = &mut |_: usize, heads: &Heads| plan.attend(heads, window, p);
         let layer = &self.transformer.layers[index];
-        layer.forward_kept(index, input, &self.transformer.shape, &plan.rotation, dropout, attend)
+        let at = self.transformer.at(index, places);
+        layer.forward_kept(at, input, &self.transformer.shape, &plan.rotation, dropout, attend)
     }
 
     /// Goes back through the passes to whose hidden states the graph above them has brought a gradient.
     pub(crate) fn finish_backward(&self) {
         let arrived = |tape: &mut Tape| tape.hidden.grad().defined();
         let tapes: Vec<Tape> = self.tapes.borrow_mut().extract_if(.., arrived).collect();
-        for Tape { plan, dropout, embedded, mut layers, output, hidden } in tapes {
+        for Tape { plan, dropout, places, embedded, mut layers, output, hidden } in tapes {
             let mut grad = self.transformer.final_norm_backward(&output, &hidden.grad());
             drop((output, hidden));
             for index in (0..layers.len()).rev() {
                 let kept = match layers.pop().expect("a trace for each layer") {
-                    Trace::Input(input) => self.layer(index, &input, &plan, dropout).1,
+                    Trace::Input(input) => self.layer(index, &input, &plan, places.as_ref(), dropout).1,
                     Trace::Kept(kept) => kept,
                 };
                 let layer = &self.transformer.layers[index];
@@ -172,12 +184,12 @@ impl Backbone {
         }
     }
 
-    /// Hidden states (T, D) of prompts, and the keys and values that responses will see. No gradient.
-    pub(crate) fn prefill(&self, batch: &FlatBatch) -> (Tensor, Prefilled) {
+    /// Hidden states (N, D) of prompts at `places` (N), and the keys and values that responses will see. No gradient.
+    pub(crate) fn prefill(&self, batch: &FlatBatch, places: &Tensor) -> (Tensor, Prefilled) {
         let _guard = tch::no_grad_guard();
         let plan = self.plan_in(batch, self.transformer.decoding());
         let mut layers = Vec::with_capacity(self.transformer.layers.len());
-        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, true, &mut |layer, heads| {
+        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, true, Some(places), &mut |layer, heads| {
             layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
             plan.attend(heads, self.config.sliding_windows[layer], 0.0)
         });
@@ -193,7 +205,8 @@ impl Backbone {
             self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
         let rotation = Rotation::new(&self.config, cache.lengths(), stretch.as_deref(), compute, device);
         let step = cache.step(&self.config, device, compute);
-        self.transformer.forward(&Tensor::from_slice(tokens).to_device(device), &rotation, true, &mut |layer, heads| {
+        let tokens = Tensor::from_slice(tokens).to_device(device);
+        self.transformer.forward(&tokens, &rotation, true, None, &mut |layer, heads| {
             cache.attend(layer, heads, self.config.sliding_windows[layer], &step)
         })
     }
@@ -225,9 +238,9 @@ mod tests {
             let backbone = CausalLm::load(&tiny("qwen2_tied_gqa"), &options).unwrap().backbone;
             let mut batch = FlatBatch::new();
             batch.push(&[1, 2, 3], None);
-            tch::no_grad(|| drop(backbone.hidden(&batch, None)));
+            tch::no_grad(|| drop(backbone.hidden(&batch, None, None)));
             assert!(backbone.tapes.borrow().is_empty(), "recompute_layers = {recompute_layers}");
-            drop(backbone.hidden(&batch, None));
+            drop(backbone.hidden(&batch, None, None));
             assert_eq!(backbone.tapes.borrow().len(), 1);
         }
     }

@@ -72,7 +72,12 @@ impl CausalLm {
     /// Hidden states (T, D) after the final norm, in the compute dtype. Where no [`CausalLm::backward`] will follow, call it
     /// without gradients: what is kept for the way back is kept until then.
     pub fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
-        self.backbone.hidden(batch, dropout)
+        self.backbone.hidden(batch, None, dropout)
+    }
+
+    /// Those at `places` (N) alone: (N, D). What lies behind the last layer's attention is computed for them only.
+    pub fn hidden_at(&self, batch: &FlatBatch, places: &Tensor, dropout: Option<Dropout>) -> Tensor {
+        self.backbone.hidden(batch, Some(places), dropout)
     }
 
     /// As [`CausalLm::hidden`] without gradients, showing every tensor on the way.

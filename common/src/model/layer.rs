@@ -25,6 +25,13 @@ pub(crate) struct Heads {
     pub(crate) values: Tensor,
 }
 
+/// Which layer it is, and the places (N) that are read behind its attention; all T unless given.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'a> {
+    pub(crate) index: usize,
+    pub(crate) places: Option<&'a Tensor>,
+}
+
 /// The numbers that every layer needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
@@ -77,7 +84,9 @@ struct HeadNorms {
 
 /// What a layer keeps of its forward pass: everything that the way back does not find faster than it reads.
 pub(crate) struct Kept {
-    /// The residual stream before attention (T, D) and between attention and feed-forward.
+    /// The places (N) for which all behind attention was computed; all T unless given.
+    places: Option<Tensor>,
+    /// The residual stream before attention (T, D) and between attention and feed-forward (N, D).
     input: Tensor,
     middle: Tensor,
     /// Queries and keys before their norms, where they have any.
@@ -85,10 +94,10 @@ pub(crate) struct Kept {
     /// Leaves of attention's graph, and its end (T, H·E).
     heads: Heads,
     attended: Tensor,
-    /// (T, I) both.
+    /// (N, I) both.
     gate: Tensor,
     up: Tensor,
-    /// What dropout multiplied both residual outputs with (T, D).
+    /// What dropout multiplied both residual outputs with (N, D).
     noise: Option<[Tensor; 2]>,
 }
 
@@ -161,11 +170,11 @@ impl Layer {
         }
     }
 
-    /// (T, D) fp32 → (T, D) fp32, without a gradient. While decoding, few rows go their own way; otherwise the numbers are those of
-    /// [`Layer::forward_kept`] to the bit.
+    /// (T, D) fp32 → (N, D) fp32 at `places` (N), all T unless given, without a gradient. While decoding, few rows go their own way;
+    /// otherwise the numbers are those of [`Layer::forward_kept`] to the bit.
     pub(crate) fn forward(
         &self,
-        index: usize,
+        At { index, places }: At<'_>,
         input: &Tensor,
         shape: &Shape,
         rotation: &Rotation,
@@ -178,9 +187,9 @@ impl Layer {
         };
         let (heads, _) =
             self.heads(&shape.norm(&self.input_layernorm).forward(input, shape.compute), shape, rotation, &linear);
-        let mut middle = linear(&self.o_proj, &attend(index, &heads));
+        let mut middle = linear(&self.o_proj, &rows(places, &attend(index, &heads)));
         drop(heads);
-        middle = add(middle, input);
+        middle = add(middle, &rows(places, input));
         let inner = shape.norm(&self.post_attention_layernorm).forward(&middle, shape.compute);
         let gated = swiglu(&linear(&self.gate_proj, &inner), &linear(&self.up_proj, &inner));
         add(linear(&self.down_proj, &gated), &middle)
@@ -189,7 +198,7 @@ impl Layer {
     /// The same, and what [`Layer::backward`] needs.
     pub(crate) fn forward_kept(
         &self,
-        index: usize,
+        At { index, places }: At<'_>,
         input: &Tensor,
         shape: &Shape,
         rotation: &Rotation,
@@ -207,7 +216,7 @@ impl Layer {
         let leaf = |tensor: Tensor| tensor.contiguous().set_requires_grad(true);
         let heads = Heads { queries: leaf(heads.queries), keys: leaf(heads.keys), values: leaf(heads.values) };
         let attended = tch::with_grad(|| attend(index, &heads));
-        let mut outputs = linear(&self.o_proj, &attended.detach());
+        let mut outputs = linear(&self.o_proj, &rows(places, &attended.detach()));
         let noise = |outputs: &mut Tensor| {
             dropout.map(|dropout| {
                 let noise = dropout.noise(outputs);
@@ -216,7 +225,7 @@ impl Layer {
             })
         };
         let first = noise(&mut outputs);
-        let middle = add(outputs, input);
+        let middle = add(outputs, &rows(places, input));
         let inner = shape.norm(&self.post_attention_layernorm).forward(&middle, shape.compute);
         let (gate, up) = (linear(&self.gate_proj, &inner), linear(&self.up_proj, &inner));
         drop(inner);
@@ -224,13 +233,14 @@ impl Layer {
         let second = noise(&mut outputs);
         let output = add(outputs, &middle);
         let noise = first.zip(second).map(|(first, second)| [first, second]);
-        (output, Kept { input: input.shallow_clone(), middle, before_norms, heads, attended, gate, up, noise })
+        let (places, input) = (places.map(Tensor::shallow_clone), input.shallow_clone());
+        (output, Kept { places, input, middle, before_norms, heads, attended, gate, up, noise })
     }
 
-    /// ∂L/∂input (T, D) fp32, given ∂L/∂output; adds to the gradients of the weights.
+    /// ∂L/∂input (T, D) fp32, given ∂L/∂output (N, D); adds to the gradients of the weights.
     pub(crate) fn backward(&self, kept: Kept, grad: Tensor, shape: &Shape, rotation: &Rotation) -> Tensor {
         let _guard = tch::no_grad_guard();
-        let Kept { input, middle, before_norms, heads, attended, gate, up, noise } = kept;
+        let Kept { places, input, middle, before_norms, heads, attended, gate, up, noise } = kept;
         let compute = shape.compute;
         let mut grad = grad;
         let dropped = |grad: &Tensor, which: usize| match &noise {
@@ -250,7 +260,17 @@ impl Layer {
         norm.backward(&middle, &inner_grad, &mut grad, &mut self.post_attention_layernorm.grad());
         drop((inner_grad, middle));
 
-        let attended_grad = self.o_proj.backward(&attended.detach(), &dropped(&grad, 0), None, shape);
+        let read = rows(places.as_ref(), &attended.detach());
+        let mut attended_grad = self.o_proj.backward(&read, &dropped(&grad, 0), None, shape);
+        drop(read);
+        if let Some(places) = &places {
+            // A place may have been read more than once.
+            let all = |part: &Tensor| {
+                let size = [input.size()[0], part.size()[1]];
+                Tensor::zeros(size, (part.kind(), part.device())).index_add_(0, places, part)
+            };
+            (attended_grad, grad) = (all(&attended_grad), all(&grad));
+        }
         tch::with_grad(|| backward_with(&attended, &attended_grad));
         drop((attended, attended_grad));
         let Heads { queries, keys, values } = heads;
@@ -316,6 +336,11 @@ fn norm_backward(shape: &Shape, weight: &Tensor, input: &Tensor, grad: &Tensor) 
     let mut input_grad = Tensor::zeros(input.size(), (Kind::Float, input.device()));
     shape.norm(weight).backward(input, grad, &mut input_grad, &mut weight.grad());
     input_grad.to_kind(grad.kind())
+}
+
+/// The rows (N) of a tensor; all of them unless given.
+fn rows(places: Option<&Tensor>, all: &Tensor) -> Tensor {
+    places.map_or_else(|| all.shallow_clone(), |places| all.index_select(0, places))
 }
 
 /// outputs + stream, in fp32; in place where `outputs` is.

@@ -100,34 +100,3 @@ impl Dropout {
 pub fn backward_with(output: &Tensor, grad: &Tensor) {
     (output * grad.detach()).sum(Kind::Float).backward();
 }
-
-/// Rows of hidden states (T, D), in ascending order: (N, D). Its backward pass is one copy, where that of `index_select` adds
-/// row by row.
-///
-/// # Panics
-/// When the rows are not strictly ascending.
-pub fn select_rows(hidden: &Tensor, rows: &[i64]) -> Tensor {
-    assert!(rows.windows(2).all(|pair| pair[0] < pair[1]), "rows must be strictly ascending");
-    let total = hidden.size()[0];
-    if rows.len() as i64 == total {
-        return hidden.shallow_clone();
-    }
-    let (mut sizes, mut kept, mut at) = (Vec::new(), Vec::new(), 0);
-    for run in rows.chunk_by(|one, next| next - one == 1) {
-        if run[0] > at {
-            sizes.push(run[0] - at);
-        }
-        kept.push(sizes.len());
-        sizes.push(run.len() as i64);
-        at = run[0] + run.len() as i64;
-    }
-    if at < total {
-        sizes.push(total - at);
-    }
-    let parts = hidden.split_with_sizes(sizes, 0);
-    match kept.as_slice() {
-        [] => hidden.narrow(0, 0, 0),
-        [one] => parts[*one].shallow_clone(),
-        many => Tensor::cat(&many.iter().map(|&at| &parts[at]).collect::<Vec<_>>(), 0),
-    }
-}

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::Dropout;
 use super::config::{Family, ModelConfig};
 use super::header::{Init, Spec};
-use super::layer::{Attend, Layer, Shape};
+use super::layer::{At, Attend, Layer, Shape};
 use super::rope::Rotation;
 
 /// Embedding, layers and the final norm.
@@ -60,13 +60,14 @@ impl Transformer {
         input_grad
     }
 
-    /// Token ids (T) → hidden states (T, D) after the final norm; without dropout and without a gradient. In the compute dtype, or
-    /// while decoding in that of [`Transformer::decoding`].
+    /// Token ids (T) → hidden states (N, D) after the final norm at `places` (N), all T unless given; without dropout and without a gradient.
+    /// In the compute dtype, or while decoding in that of [`Transformer::decoding`].
     pub(crate) fn forward(
         &self,
         tokens: &Tensor,
         rotation: &Rotation,
         is_decoding: bool,
+        places: Option<&Tensor>,
         attend: &mut Attend<'_>,
     ) -> Tensor {
         let _guard = tch::no_grad_guard();
@@ -76,9 +77,14 @@ impl Transformer {
         }
         let mut hidden = self.embed_in(shape.compute, tokens, None);
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(index, &hidden, &shape, rotation, is_decoding, attend);
+            hidden = layer.forward(self.at(index, places), &hidden, &shape, rotation, is_decoding, attend);
         }
         shape.norm(&self.norm).forward(&hidden, shape.compute)
+    }
+
+    /// A layer, given what is read behind the last one: before it, all is read.
+    pub(crate) fn at<'a>(&self, index: usize, places: Option<&'a Tensor>) -> At<'a> {
+        At { index, places: places.filter(|_| index + 1 == self.layers.len()) }
     }
 
     /// The dtype in which tokens are sampled. On the CPU that of the weights: to read fp32 masters is all that a step costs, and

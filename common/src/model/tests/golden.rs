@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::*;
 use crate::batch::FlatBatch;
-use crate::model::{CausalLm, Over, ScalarModel, inspect, select_rows};
+use crate::model::{CausalLm, Over, ScalarModel, inspect};
 
 /// fp32 logits of two implementations; the reference differs from itself by 1.5e-6 between batch shapes.
 const LOGITS: f64 = 1e-5;
@@ -87,7 +87,7 @@ fn loss_and_every_gradient_equal_transformers() {
         let (positions, targets) = label_positions(&golden, &rows);
         let count = targets.len() as f64;
         assert_eq!(count, golden.json["n_label_tokens"].as_f64().unwrap());
-        let hidden = select_rows(&model.hidden(&packed(&rows), None), &positions);
+        let hidden = model.hidden_at(&packed(&rows), &Tensor::from_slice(&positions), None);
         let stats = model.backward(&hidden, &Tensor::from_slice(&targets), &Over::full(), &mut |_, logprobs| {
             logprobs.full_like(-1.0 / count)
         });
@@ -218,7 +218,7 @@ fn bf16_gradients_are_near_the_fp32_ones() {
     let rows = golden.rows();
     let (positions, targets) = label_positions(&golden, &rows);
     let count = targets.len() as f64;
-    let hidden = select_rows(&model.hidden(&packed(&rows), None), &positions);
+    let hidden = model.hidden_at(&packed(&rows), &Tensor::from_slice(&positions), None);
     let grad_of = &mut |_: std::ops::Range<usize>, logprobs: &Tensor| logprobs.full_like(-1.0 / count);
     model.backward(&hidden, &Tensor::from_slice(&targets), &Over::full(), grad_of);
     for parameter in model.parameters() {
@@ -263,7 +263,7 @@ fn first_generation_gradients_equal_the_published_code() {
             }
         }
         let count = targets.len() as f64;
-        let hidden = select_rows(&model.hidden(&packed(&rows), None), &positions);
+        let hidden = model.hidden_at(&packed(&rows), &Tensor::from_slice(&positions), None);
         let grad_of = &mut |_: std::ops::Range<usize>, logprobs: &Tensor| logprobs.full_like(-1.0 / count);
         let stats = model.backward(&hidden, &Tensor::from_slice(&targets), &Over::full(), grad_of);
         let loss = -stats.logprobs.mean(Kind::Double).double_value(&[]);

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::*;
 use crate::batch::FlatBatch;
-use crate::model::{CausalLm, Dropout, Over, select_rows};
+use crate::model::{CausalLm, Dropout, Over, ScalarModel};
 
 /// Batches of other shapes round differently.
 const SHAPES: f64 = 1e-5;
@@ -82,7 +82,7 @@ proptest! {
         let targets = Tensor::from_slice(&targets);
         let run = |batch: &FlatBatch, rows: &[i64]| {
             clear(&model);
-            let hidden = select_rows(&model.hidden(batch, None), rows);
+            let hidden = model.hidden_at(batch, &Tensor::from_slice(rows), None);
             let stats = model.backward(&hidden, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-1.0));
             (stats.logprobs, grads(&model))
         };
@@ -145,7 +145,7 @@ fn cached_logits_equal_uncached_ones() {
         for (sequence, &length) in sequences.iter().zip(&lengths) {
             prompts.push(&sequence[..length], None);
         }
-        let (_, prefilled) = model.backbone.prefill(&prompts);
+        let (_, prefilled) = model.backbone.prefill(&prompts, &Tensor::from_slice(&[0i64]));
         for segment in prompts.segments() {
             cache.push(&prefilled, &segment.range);
         }
@@ -178,7 +178,7 @@ fn extrapolated_generation_freezes_the_factor_of_the_prompt() {
     let sequence = documents(1, 30).remove(0);
     let (mut prompt, mut cache) = (FlatBatch::new(), model.backbone.cache(1));
     prompt.push(&sequence[..20], None);
-    let (_, prefilled) = model.backbone.prefill(&prompt);
+    let (_, prefilled) = model.backbone.prefill(&prompt, &Tensor::from_slice(&[0i64]));
     cache.push(&prefilled, &(0..20));
     for at in 20..30 {
         let cached = model.head().logits(&model.backbone.decode(&mut cache, &[sequence[at]], &[20]));
@@ -262,16 +262,34 @@ fn the_analytic_head_gradient_equals_autograd() {
     }
 }
 
+/// Asked for at some places, one of them twice, hidden states and gradients are those of all places.
 #[test]
-fn selected_rows_go_back_where_they_came_from() {
-    let hidden = Tensor::arange(12, (Kind::Float, tch::Device::Cpu)).view([6, 2]).set_requires_grad(true);
-    for rows in [vec![], vec![0, 1, 2, 3, 4, 5], vec![2], vec![0, 2, 3, 5], vec![1, 2, 4]] {
-        let mut hidden = hidden.shallow_clone();
-        let selected = select_rows(&hidden, &rows);
-        assert!(selected.equal(&hidden.index_select(0, &Tensor::from_slice(&rows))));
-        hidden.zero_grad();
-        selected.sum(Kind::Float).backward();
-        let expected: Vec<f32> = (0..6).map(|row| f32::from(rows.contains(&row))).collect();
-        assert!(hidden.grad().get(0).size() == [2] && hidden.grad().select(1, 0).equal(&Tensor::from_slice(&expected)));
+fn some_places_are_computed_as_all_are() {
+    let mut batch = FlatBatch::new();
+    let prompt = batch.push(&[3, 1, 4, 1, 5], None);
+    batch.push(&[9, 2, 6], Some(prompt));
+    batch.push(&[5, 3, 5, 8, 9, 7], Some(prompt));
+    let places = Tensor::from_slice(&[4i64, 6, 4, 13, 9]);
+    let weights = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 3.0, -1.5]);
+    for name in NEWER {
+        for recompute_layers in [false, true] {
+            let options = ModelOptions { recompute_layers, ..trainable() };
+            let model = ScalarModel::load(&tiny(name), &options, 1).unwrap();
+            let learned = |hidden: Tensor| {
+                model.parameters().iter().for_each(|parameter| drop(parameter.tensor.grad().zero_()));
+                model.backward(&(model.scalars(&hidden) * &weights).sum(Kind::Float));
+                let grads = model.parameters().iter().map(|parameter| parameter.tensor.grad().copy());
+                (hidden.detach(), grads.collect::<Vec<_>>())
+            };
+            let (all, all_grads) = learned(model.hidden(&batch, None).index_select(0, &places));
+            let (some, some_grads) = learned(model.hidden_at(&batch, &places, None));
+            assert!(distance(&some, &all) < 1e-5, "{name}");
+            for ((one, other), parameter) in some_grads.iter().zip(&all_grads).zip(model.parameters()) {
+                let largest = other.abs().max().double_value(&[]);
+                assert!(distance(one, other) <= 1e-5 * largest.max(1e-3), "{name} {}", parameter.name);
+            }
+            let frozen = tch::no_grad(|| model.hidden_at(&batch, &places, None));
+            assert!(frozen.equal(&some), "{name}: with and without a gradient, the same bits");
+        }
     }
 }
