@@ -46,8 +46,11 @@ impl Probe {
     pub(super) fn choose(dtypes: &[Dtype]) -> Self {
         let best = |dtype: Dtype| {
             let rate = |path: &Path| path.rate(dtype.kind()).unwrap_or(0.0);
-            let paths = [Path::Mm, Path::Mkldnn, Path::Widened].into_iter().map(|path| (rate(&path), path));
-            paths.max_by(|(one, _), (other, _)| one.total_cmp(other)).expect("three paths").1
+            // Of equal ones the last; in fp32 nothing is to be widened.
+            let paths = [Path::Widened, Path::Mkldnn, Path::Mm]
+                .into_iter()
+                .filter(|path| !matches!(path, Path::Widened) || dtype.kind() != Kind::Float);
+            paths.max_by(|one, other| rate(one).total_cmp(&rate(other))).expect("two paths at least")
         };
         Self(dtypes.iter().map(|dtype| (*dtype, best(*dtype))).collect())
     }
