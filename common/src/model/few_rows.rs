@@ -1,4 +1,4 @@
-//! Products of a few rows with a large matrix, as decoding has them: y = x·Wᵀ for x (n, D) and W (V, D), on the CPU in fp32. General
+//! Products of a few rows with a large matrix, as decoding and scoring have them: y = x·Wᵀ for x (n, D) and W (V, D), on the CPU in fp32. General
 //! kernels read W far below the memory's speed when n is small; here every row of W is read once for all rows of x. Each number is one
 //! sum in one order, whatever n is, so that a row's product does not depend, to the bit, on the rows beside it. (Attention is not
 //! computed here.)

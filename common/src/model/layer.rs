@@ -170,8 +170,8 @@ impl Layer {
         }
     }
 
-    /// (T, D) fp32 → (N, D) fp32 at `places` (N), all T unless given, without a gradient. While decoding, few rows go their own way;
-    /// otherwise the numbers are those of [`Layer::forward_kept`] to the bit.
+    /// (T, D) fp32 → (N, D) fp32 at the places that are read, without a gradient. While decoding, few rows go their own way; otherwise the
+    /// numbers are those of [`Layer::forward_kept`] to the bit.
     pub(crate) fn forward(
         &self,
         At { index, places }: At<'_>,
@@ -182,17 +182,20 @@ impl Layer {
         attend: &mut Attend<'_>,
     ) -> Tensor {
         let _guard = tch::no_grad_guard();
-        let linear = |linear: &Linear, input: &Tensor| {
-            if is_decoding { linear.forward_few(input, shape) } else { linear.forward(input, shape) }
+        let by = |few: bool| {
+            move |linear: &Linear, input: &Tensor| {
+                if few { linear.forward_few(input, shape) } else { linear.forward(input, shape) }
+            }
         };
+        let (linear, behind) = (by(is_decoding), by(is_decoding || places.is_some()));
         let (heads, _) =
             self.heads(&shape.norm(&self.input_layernorm).forward(input, shape.compute), shape, rotation, &linear);
-        let mut middle = linear(&self.o_proj, &rows(places, &attend(index, &heads)));
+        let mut middle = behind(&self.o_proj, &rows(places, &attend(index, &heads)));
         drop(heads);
         middle = add(middle, &rows(places, input));
         let inner = shape.norm(&self.post_attention_layernorm).forward(&middle, shape.compute);
-        let gated = swiglu(&linear(&self.gate_proj, &inner), &linear(&self.up_proj, &inner));
-        add(linear(&self.down_proj, &gated), &middle)
+        let gated = swiglu(&behind(&self.gate_proj, &inner), &behind(&self.up_proj, &inner));
+        add(behind(&self.down_proj, &gated), &middle)
     }
 
     /// The same, and what [`Layer::backward`] needs.
@@ -210,13 +213,18 @@ impl Layer {
             dropout.reseed(index as u64 + 1);
         }
         let linear = |linear: &Linear, input: &Tensor| linear.forward(input, shape);
+        // Where few are read, equal rows give equal numbers wherever they stand.
+        let behind = |linear: &Linear, input: &Tensor| match places {
+            Some(_) => linear.forward_few(input, shape),
+            None => linear.forward(input, shape),
+        };
         let normed = shape.norm(&self.input_layernorm).forward(input, shape.compute);
         let (heads, before_norms) = self.heads(&normed, shape, rotation, &linear);
         drop(normed);
         let leaf = |tensor: Tensor| tensor.contiguous().set_requires_grad(true);
         let heads = Heads { queries: leaf(heads.queries), keys: leaf(heads.keys), values: leaf(heads.values) };
         let attended = tch::with_grad(|| attend(index, &heads));
-        let mut outputs = linear(&self.o_proj, &rows(places, &attended.detach()));
+        let mut outputs = behind(&self.o_proj, &rows(places, &attended.detach()));
         let noise = |outputs: &mut Tensor| {
             dropout.map(|dropout| {
                 let noise = dropout.noise(outputs);
@@ -227,9 +235,9 @@ impl Layer {
         let first = noise(&mut outputs);
         let middle = add(outputs, &rows(places, input));
         let inner = shape.norm(&self.post_attention_layernorm).forward(&middle, shape.compute);
-        let (gate, up) = (linear(&self.gate_proj, &inner), linear(&self.up_proj, &inner));
+        let (gate, up) = (behind(&self.gate_proj, &inner), behind(&self.up_proj, &inner));
         drop(inner);
-        let mut outputs = linear(&self.down_proj, &swiglu(&gate, &up));
+        let mut outputs = behind(&self.down_proj, &swiglu(&gate, &up));
         let second = noise(&mut outputs);
         let output = add(outputs, &middle);
         let noise = first.zip(second).map(|(first, second)| [first, second]);
