@@ -148,7 +148,7 @@ impl Kept {
 
     /// The kept mass of a block of ids: up to the edge's id its weight is kept, behind it only what is larger.
     fn mass(self, start: usize, block: &[f32]) -> f64 {
-        let (before, behind) = block.split_at((self.id.saturating_add(1)).saturating_sub(start).min(block.len()));
+        let (before, behind) = block.split_at(self.id.saturating_add(1).saturating_sub(start).min(block.len()));
         mass_from(before, self.weight) + mass_from(behind, self.weight.next_up())
     }
 }

@@ -5,7 +5,8 @@ use tch::{Kind, Tensor};
 
 use super::sampler::Kept;
 use super::*;
-use crate::model::tests::{Golden, NEWER, frozen, tiny};
+use crate::model::ModelOptions;
+use crate::model::tests::{Golden, NEWER, frozen, tiny, trainable};
 use crate::random::{self, Purpose};
 
 fn load(model: &str) -> CausalLm {
@@ -35,15 +36,17 @@ fn draws(prompt: usize, sample: usize, position: usize) -> f64 {
     random::uniform(3, Purpose::Generate, prompt as u64, sample as u64, position as u64)
 }
 
+/// Also of a model that is trained in 16 bits: it samples with its fp32 weights.
 #[test]
 fn greedy_tokens_equal_transformers() {
-    for name in NEWER {
+    let in_half = ModelOptions { compute: Kind::BFloat16, ..trainable() };
+    for (name, options) in NEWER.into_iter().flat_map(|name| [(name, frozen(Kind::Float)), (name, in_half.clone())]) {
         let (json, rows) = golden(name);
         let expected = ids(&json["greedy_from_first_9_tokens_of_row0"]);
+        let model = CausalLm::load(&tiny(name), &options).unwrap();
         let prompts = [rows[0][..9].to_vec()];
-        let out =
-            generate(&load(name), &prompts, 1, &greedy(expected.len()), 4, &|_, _, _| 0.5, &mut |_, _, _| {}).unwrap();
-        assert_eq!(out[0][0].tokens, expected, "{name}");
+        let out = generate(&model, &prompts, 1, &greedy(expected.len()), 4, &|_, _, _| 0.5, &mut |_, _, _| {}).unwrap();
+        assert_eq!(out[0][0].tokens, expected, "{name} {options:?}");
     }
 }
 

@@ -199,7 +199,7 @@ impl Files {
     }
 
     /// The tensor as it lies in the file.
-    pub(crate) fn tensor(&self, name: &str) -> Option<tch::Tensor> {
+    fn tensor(&self, name: &str) -> Option<tch::Tensor> {
         let entry = self.tensors.get(name)?;
         let bytes = &self.files[entry.file].map[entry.range.clone()];
         Some(tch::Tensor::from_data_size(bytes, &entry.shape, kind(entry.dtype)?))
