@@ -11,7 +11,8 @@ use crate::batch::FlatBatch;
 use crate::lm::microbatches;
 use crate::memory;
 use crate::model::{
-    Family, ModelConfig, ModelOptions, bfloat16_is_widened, chunk_rows, extent, num_parameters, num_parameters_without,
+    Family, ModelConfig, ModelOptions, bfloat16_is_widened, block_ids, chunk_rows, extent, num_parameters,
+    num_parameters_without,
 };
 
 /// What is computed at once.
@@ -155,13 +156,19 @@ impl Held {
         let shape = self.shape();
         let vocab = self.config.vocab_size as u64;
         let rows = work.targets.min(chunk_rows(self.config.vocab_size) as u64);
-        let matrices = if self.is_half() { FP32 + self.compute() } else { FP32 }; // logits, in which all else is done
-        // The cast weight; its gradient in 16 bits, where products are, and that again in fp32 while it is added.
-        let cast = self.casts(vocab * shape.hidden);
-        let rounds = with_gradient && cast > 0 && !bfloat16_is_widened();
-        let weight = if rounds { 2 * cast + vocab * shape.hidden * FP32 } else { cast };
-        let read = if with_gradient { 2 * work.targets * shape.hidden * self.compute() } else { 0 };
-        rows * vocab * matrices + weight + read
+        let block = block_ids(self.options.device, self.config.vocab_size) as u64;
+        let logits = rows * if with_gradient { vocab } else { block } * FP32;
+        // The cast weight. Of a block: its logits in 16 bits, its gradient in 16 bits, where products are, and that again in fp32 while it is
+        // added.
+        let weight = self.casts(vocab * shape.hidden);
+        let rounds = weight > 0 && !bfloat16_is_widened();
+        let casts = match (rounds, with_gradient) {
+            (false, _) => 0,
+            (true, false) => rows * block * self.compute(),
+            (true, true) => block * (rows * self.compute() + shape.hidden * (self.compute() + FP32)),
+        };
+        let read = if with_gradient { work.targets * shape.hidden * (self.compute() + FP32) } else { 0 };
+        logits + casts + weight + read
     }
 
     /// The cache of `rows` responses that grow from `prompt` to `longest` tokens, as its room grows.

@@ -1,18 +1,23 @@
-//! The two heads on top of hidden states: the language model's, in chunks, and the scalar one.
+//! The two heads on top of hidden states: the language model's, in chunks of rows, and the scalar one.
+//!
+//! On the CPU a chunk goes over the vocabulary in blocks, whose logits, and later gradients, are in cache for all that is done with them.
 
 use std::ops::Range;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::few_rows;
 use super::header::Files;
 use super::product::{add_product, factor, product, product_into};
-use super::{few_rows, softmax};
+use super::softmax::{Block, Part, Row};
 use crate::memory;
 
 /// How many logits a chunk of the language-model head may hold.
-const CHUNK_LOGITS: i64 = 1 << 25;
-/// A chunk has at most this many rows.
-const CHUNK_ROWS: i64 = 1024;
+const CHUNK_LOGITS: i64 = 1 << 26;
+/// A chunk has at most this many rows: a block of it is small enough to be kept when it is freed.
+const CHUNK_ROWS: i64 = 512;
+/// A block has at most this many ids.
+const BLOCK_IDS: usize = 8192;
 /// Stands for a token outside the nucleus: its probability is 0, and 0 times it is 0, which it would not be for -∞.
 const OUTSIDE: f64 = -1e30;
 
@@ -21,7 +26,7 @@ const OUTSIDE: f64 = -1e30;
 pub struct Over<'a> {
     /// Logits are divided by it.
     pub temperature: f64,
-    /// The token ids kept in each row; probabilities are renormalised over them. Targets must be among them.
+    /// The token ids kept in each row, ascending; probabilities are renormalised over them. Targets must be among them.
     pub nucleus: Option<&'a [Vec<i64>]>,
 }
 
@@ -83,9 +88,9 @@ impl LmHead {
 
     /// Log-probabilities of `targets` (N) i64 after `hidden` (N, D), without a gradient.
     pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor, over: &Over<'_>) -> TokenStats {
+        let _guard = tch::no_grad_guard();
         let weight = factor(&self.weight, self.compute);
-        let room = self.room(targets);
-        let read = |rows| Chunk::new(&weight, hidden, targets, over, rows, &room).read(false).0;
+        let read = |rows| Chunk::new(&weight, hidden, targets, over, rows).read(false).0;
         collect(self.rows(targets).map(read).collect(), targets)
     }
 
@@ -103,35 +108,28 @@ impl LmHead {
         let weight_grad = self.weight.requires_grad().then(|| ensure_grad(&self.weight));
         let _guard = tch::no_grad_guard();
         let weight = factor(&self.weight, self.compute);
-        let hidden = hidden.detach();
-        let (mut stats, mut hidden_grads, room) = (Vec::new(), Vec::new(), self.room(targets));
+        let (mut stats, hidden_grad) = (Vec::new(), Tensor::zeros(hidden.size(), (Kind::Float, hidden.device())));
         for rows in self.rows(targets) {
-            let chunk = Chunk::new(&weight, &hidden, targets, over, rows.clone(), &room);
-            let hidden = chunk.hidden.shallow_clone();
+            let chunk = Chunk::new(&weight, hidden, targets, over, rows.clone());
             let (chunk_stats, softmax) = chunk.read(true);
-            let grad =
-                grad_of(rows, &chunk_stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float) / over.temperature;
-            let logits_grad = softmax.gradient(&grad).to_kind(weight.kind());
-            hidden_grads.push(product(&logits_grad, &weight).to_kind(hidden.kind()));
-            if let Some(total) = &weight_grad {
-                add_product(&mut total.shallow_clone(), &logits_grad.tr(), &hidden);
-            }
+            let grad = grad_of(rows.clone(), &chunk_stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float);
+            let mut hidden_grad = hidden_grad.narrow(0, rows.start as i64, rows.len() as i64);
+            softmax.gradients(&(grad / over.temperature), &mut |ids, logits_grad| {
+                let logits_grad = logits_grad.to_kind(weight.kind());
+                let part = |tensor: &Tensor| tensor.narrow(0, ids.start as i64, ids.len() as i64);
+                add_product(&mut hidden_grad, &logits_grad, &part(&weight));
+                if let Some(total) = &weight_grad {
+                    add_product(&mut part(total), &logits_grad.tr(), &chunk.hidden);
+                }
+            });
             stats.push(chunk_stats);
         }
-        let hidden_grad = if hidden_grads.is_empty() { hidden.zeros_like() } else { Tensor::cat(&hidden_grads, 0) };
-        (collect(stats, targets), hidden_grad)
+        (collect(stats, targets), hidden_grad.to_kind(hidden.kind()))
     }
 
-    /// What all chunks of a pass use in turn, since fresh memory of this size costs as much as a pass over it: (n, V).
-    fn room(&self, targets: &Tensor) -> Tensor {
-        let rows = self.rows(targets).next().map_or(0, |rows| rows.len() as i64);
-        Tensor::empty([rows, self.weight.size()[0]], (Kind::Float, self.weight.device()))
-    }
-
+    /// Chunks of about the same size.
     fn rows(&self, targets: &Tensor) -> impl Iterator<Item = Range<usize>> + use<> {
-        let size = chunk_rows(self.weight.size()[0]);
-        let count = targets.size()[0] as usize;
-        (0..count).step_by(size).map(move |start| start..count.min(start + size))
+        even_parts(targets.size()[0] as usize, chunk_rows(self.weight.size()[0]))
     }
 }
 
@@ -140,63 +138,97 @@ pub(crate) fn chunk_rows(vocab_size: i64) -> usize {
     (CHUNK_LOGITS / vocab_size).clamp(1, CHUNK_ROWS) as usize
 }
 
+/// The most ids that are computed at once without a gradient: on the CPU, a block's.
+pub(crate) fn block_ids(device: Device, vocab_size: i64) -> usize {
+    if device == Device::Cpu { BLOCK_IDS.min(vocab_size as usize) } else { vocab_size as usize }
+}
+
+/// 0..count in as few parts of at most `most` as it takes, of about the same size.
+fn even_parts(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = count.div_ceil(most);
+    (0..parts).map(move |part| part * count / parts..(part + 1) * count / parts)
+}
+
 /// One chunk of rows.
-struct Chunk {
+struct Chunk<'a> {
+    /// (V, D)
+    weight: &'a Tensor,
     /// (n, D)
     hidden: Tensor,
     /// (n) i64
     targets: Tensor,
-    /// (n, V) fp32, divided by the temperature.
-    logits: Tensor,
+    temperature: f64,
+    /// Of each row.
+    nucleus: Option<&'a [Vec<i64>]>,
 }
 
 /// A chunk's distributions, for the way back.
-enum Softmax {
-    /// On the CPU: exp(logit − highest) (n, V), the targets (n), and what is known of each row.
-    Host(Tensor, Vec<i64>, Vec<softmax::Row>),
+enum Softmax<'a> {
+    /// On the CPU: of each block exp(logit − highest) (n, ids) and what is known of its rows; the targets (n), and what is known of them.
+    Host {
+        blocks: Vec<(Range<usize>, Tensor, Vec<Part>)>,
+        targets: Vec<i64>,
+        nucleus: Option<&'a [Vec<i64>]>,
+        rows: Vec<Row>,
+    },
     /// Elsewhere: probabilities (n, V), and the targets (n, 1).
     Device(Tensor, Tensor),
 }
 
-impl Chunk {
-    fn new(
-        weight: &Tensor,
-        hidden: &Tensor,
-        targets: &Tensor,
-        over: &Over<'_>,
-        rows: Range<usize>,
-        room: &Tensor,
-    ) -> Self {
-        let _guard = tch::no_grad_guard();
+impl<'a> Chunk<'a> {
+    /// `weight` is a [`factor`].
+    fn new(weight: &'a Tensor, hidden: &Tensor, targets: &Tensor, over: &Over<'a>, rows: Range<usize>) -> Self {
         let narrow = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
-        let (hidden, targets) = (narrow(&hidden.detach()), narrow(targets));
-        let mut logits = room.narrow(0, 0, rows.len() as i64);
-        product_into(&mut logits, &hidden, &weight.tr());
-        if over.temperature != 1.0 {
-            let _ = logits.g_div_scalar_(over.temperature);
+        let nucleus = over.nucleus.map(|nucleus| &nucleus[rows.clone()]);
+        let hidden = narrow(&hidden.detach()).to_kind(weight.kind());
+        Self { weight, hidden, targets: narrow(targets), temperature: over.temperature, nucleus }
+    }
+
+    /// Logits (n, ids) in fp32, divided by the temperature.
+    fn logits(&self, ids: Range<usize>) -> Tensor {
+        let (n, count) = (self.hidden.size()[0], ids.len() as i64);
+        let mut logits = Tensor::empty([n, count], (Kind::Float, self.weight.device()));
+        product_into(&mut logits, &self.hidden, &self.weight.narrow(0, ids.start as i64, count).tr());
+        if self.temperature != 1.0 {
+            let _ = logits.g_div_scalar_(self.temperature);
         }
-        if let Some(nucleus) = over.nucleus {
-            logits = keep_nucleus(&logits, &nucleus[rows]);
-        }
-        Self { hidden, targets, logits }
+        logits
     }
 
     /// What is said of each target; with `keep`, also what the way back needs.
-    fn read(self, keep: bool) -> (TokenStats, Softmax) {
-        let _guard = tch::no_grad_guard();
-        let Self { targets, mut logits, .. } = self;
-        if memory::takes(&logits) {
-            let targets = Vec::<i64>::try_from(&targets).expect("one id a row");
-            let rows = softmax::read(memory::elements_mut(&mut logits), &targets, keep);
-            let of = |part: fn(&softmax::Row) -> f32| Tensor::from_slice(&rows.iter().map(part).collect::<Vec<_>>());
-            let stats = TokenStats {
-                logprobs: of(|row| row.logprob),
-                entropy: of(|row| row.entropy),
-                correct: Tensor::from_slice(&rows.iter().map(|row| row.correct).collect::<Vec<_>>()),
-            };
-            return (stats, Softmax::Host(logits, targets, rows));
+    fn read(&self, keep: bool) -> (TokenStats, Softmax<'a>) {
+        match self.weight.device() {
+            Device::Cpu => self.read_blocks(keep),
+            _ => self.read_whole(),
         }
-        let targets = targets.unsqueeze(-1);
+    }
+
+    fn read_blocks(&self, keep: bool) -> (TokenStats, Softmax<'a>) {
+        let targets = Vec::<i64>::try_from(&self.targets).expect("one id a row");
+        let mut blocks = Vec::new();
+        for ids in even_parts(self.weight.size()[0] as usize, BLOCK_IDS) {
+            let mut logits = self.logits(ids.clone());
+            let block = Block { ids: ids.clone(), targets: &targets, nucleus: self.nucleus };
+            let parts = block.read(memory::elements_mut(&mut logits), keep);
+            blocks.push((ids, if keep { logits } else { Tensor::new() }, parts));
+        }
+        let rows: Vec<Row> =
+            (0..targets.len()).map(|row| Row::of(blocks.iter().map(|(_, _, parts)| &parts[row]))).collect();
+        let of = |part: fn(&Row) -> f32| Tensor::from_slice(&rows.iter().map(part).collect::<Vec<_>>());
+        let stats = TokenStats {
+            logprobs: of(|row| row.logprob),
+            entropy: of(|row| row.entropy),
+            correct: Tensor::from_slice(&rows.iter().map(|row| row.correct).collect::<Vec<_>>()),
+        };
+        (stats, Softmax::Host { blocks, targets, nucleus: self.nucleus, rows })
+    }
+
+    fn read_whole(&self) -> (TokenStats, Softmax<'a>) {
+        let mut logits = self.logits(0..self.weight.size()[0] as usize);
+        if let Some(nucleus) = self.nucleus {
+            logits = keep_nucleus(&logits, nucleus);
+        }
+        let targets = self.targets.unsqueeze(-1);
         // logsumexp by way of the highest probability: far cheaper than libtorch's own over a large vocabulary.
         let highest = logits.amax([-1], true);
         let probabilities = logits.softmax(-1, Kind::Float);
@@ -212,18 +244,22 @@ impl Chunk {
     }
 }
 
-impl Softmax {
-    /// ∂L/∂logits (n, V), given g = ∂L/∂logprob (n): (onehot − softmax)·g.
-    fn gradient(self, grad: &Tensor) -> Tensor {
+impl Softmax<'_> {
+    /// Shows ∂L/∂logits (n, ids) of each block, given g = ∂L/∂logprob (n): (onehot − softmax)·g.
+    fn gradients(self, grad: &Tensor, take: &mut dyn FnMut(Range<usize>, Tensor)) {
         match self {
-            Self::Host(mut kept, targets, rows) => {
+            Self::Host { blocks, targets, nucleus, rows } => {
                 let grads = Vec::<f32>::try_from(grad).expect("one number a row");
-                softmax::gradient(memory::elements_mut(&mut kept), &targets, &rows, &grads);
-                kept
+                for (ids, mut kept, parts) in blocks {
+                    let block = Block { ids: ids.clone(), targets: &targets, nucleus };
+                    block.gradient(memory::elements_mut(&mut kept), &parts, &rows, &grads);
+                    take(ids, kept);
+                }
             }
             Self::Device(mut probabilities, targets) => {
                 let _ = probabilities.g_mul_(&grad.neg().unsqueeze(-1));
-                probabilities.scatter_add_(-1, &targets, &grad.unsqueeze(-1))
+                let ids = 0..probabilities.size()[1] as usize;
+                take(ids, probabilities.scatter_add_(-1, &targets, &grad.unsqueeze(-1)));
             }
         }
     }
@@ -271,5 +307,56 @@ impl ScalarHead {
         let weight = self.weight.to_kind(self.compute).to_kind(Kind::Float);
         let scalars = hidden.to_kind(Kind::Float).mv(&weight.view([-1]));
         if self.shift == 0.0 { scalars } else { scalars + self.shift }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three blocks, the last of another size: what they give together is what autograd gives over whole rows.
+    #[test]
+    fn blocks_of_the_vocabulary_are_the_whole() {
+        tch::manual_seed(3);
+        let (rows, vocab, width) = (5, 2 * BLOCK_IDS as i64 + 100, 16);
+        let random = |size: [i64; 2]| Tensor::randn(size, (Kind::Float, Device::Cpu));
+        let weight = random([vocab, width]).set_requires_grad(true);
+        let hidden = random([rows, width]).set_requires_grad(true);
+        let targets = Tensor::from_slice(&[0i64, vocab - 1, 5461, 5462, 11_000]);
+        let grads = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 0.25, 3.0]);
+        let nucleus: Vec<Vec<i64>> =
+            vec![vec![0, 9000], vec![vocab - 1], (5000..6000).collect(), vec![3, 5462, 12_000], (0..vocab).collect()];
+        let head = LmHead::new(weight.shallow_clone(), Kind::Float);
+        for nucleus in [None, Some(nucleus.as_slice())] {
+            let mut logits = hidden.matmul(&weight.tr()) / 0.8;
+            if let Some(nucleus) = nucleus {
+                let mask = Tensor::full([rows, vocab], f64::NEG_INFINITY, (Kind::Float, Device::Cpu));
+                for (row, kept) in nucleus.iter().enumerate() {
+                    let _ = mask.get(row as i64).index_fill_(0, &Tensor::from_slice(kept), 0.0);
+                }
+                logits += mask;
+            }
+            let logprobs = logits.log_softmax(-1, Kind::Float).gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
+            let loss = (&logprobs * &grads).sum(Kind::Float);
+            let expected = Tensor::run_backward(&[loss], &[&hidden, &weight], false, false);
+            drop(ensure_grad(&weight).zero_());
+            let over = Over { temperature: 0.8, nucleus };
+            let (stats, hidden_grad) = head.gradient(&hidden, &targets, &over, &mut |rows, _| {
+                grads.narrow(0, rows.start as i64, rows.len() as i64)
+            });
+            let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
+            let apart = |one: &Tensor, other: &Tensor| largest(&(one - other)) / largest(other);
+            assert!(apart(&stats.logprobs, &logprobs.detach()) < 1e-5);
+            assert!(apart(&hidden_grad, &expected[0]) < 1e-5, "{:e}", apart(&hidden_grad, &expected[0]));
+            assert!(apart(&weight.grad(), &expected[1]) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn parts_are_even_and_leave_nothing_out() {
+        let parts = |count, most| even_parts(count, most).map(|part| (part.start, part.end)).collect::<Vec<_>>();
+        assert_eq!(parts(0, 5), []);
+        assert_eq!(parts(5, 5), [(0, 5)]);
+        assert_eq!(parts(11, 5), [(0, 3), (3, 7), (7, 11)]);
     }
 }

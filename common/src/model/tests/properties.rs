@@ -228,7 +228,7 @@ fn the_analytic_head_gradient_equals_autograd() {
     let hidden = hidden.view([6, 48]).set_requires_grad(true);
     let targets = Tensor::from_slice(&[3i64, 300, 5, 7, 7, 100]);
     let nucleus: Vec<Vec<i64>> =
-        vec![vec![3, 4], vec![300], vec![1, 2, 5], vec![7, 8, 9, 10], (0..313).collect(), vec![100, 99]];
+        vec![vec![3, 4], vec![300], vec![1, 2, 5], vec![7, 8, 9, 10], (0..313).collect(), vec![99, 100]];
     let weights = Tensor::from_slice(&[0.5f32, -1.0, 2.0, 0.25, 1.0, -0.5]);
     for over in
         [Over::full(), Over { temperature: 0.7, nucleus: None }, Over { temperature: 1.3, nucleus: Some(&nucleus) }]
