@@ -182,7 +182,9 @@ class Reference:
             values = self.values(*rows[row])
             clipped = old_values[row] + (values - old_values[row]).clamp(-VALUE_CLIP, VALUE_CLIP)
             plain, held = (values - returns[row]) ** 2, (clipped - returns[row]) ** 2
-            clipped_values.append((held > plain).detach())
+            # Within the range both are the same but for rounding.
+            beyond = (values - old_values[row]).abs() > VALUE_CLIP
+            clipped_values.append((beyond & (held > plain)).detach())
             value_loss += 0.5 * torch.maximum(plain, held).sum()
         chosen = torch.cat([advantages[row] for row in batch["rows"]])
         ratios, tokens = torch.cat(ratios), len(chosen)

@@ -114,10 +114,13 @@ pub fn value_loss(
     num_tokens: usize,
 ) -> ValueLoss {
     flat_alike(&[("values", values), ("old_values", old_values), ("returns", returns)]);
-    let clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value);
+    let moved = values - old_values;
+    let clipped = old_values + moved.clamp(-cliprange_value, cliprange_value);
     let loss = (values - returns).square();
     let clipped_loss = (clipped - returns).square();
-    let clip_frac = token_mean(&clipped_loss.gt_tensor(&loss), num_tokens);
+    // Within the range both are the same but for rounding, which is no clipping.
+    let binds = moved.abs().gt(cliprange_value).logical_and(&clipped_loss.gt_tensor(&loss));
+    let clip_frac = token_mean(&binds, num_tokens);
     ValueLoss { loss: loss.maximum(&clipped_loss).sum(loss.kind()) * (0.5 / num_tokens.max(1) as f64), clip_frac }
 }
 
@@ -217,6 +220,16 @@ mod tests {
         close(&[value.loss.double_value(&[]), value.clip_frac], &[0.01125, 1.0]);
         value.loss.backward();
         assert_eq!(numbers(&values.grad()), [0.0]);
+    }
+
+    #[test]
+    fn rounding_is_no_clipping() {
+        tch::manual_seed(1);
+        let near_zero = || Tensor::randn([1000], (Kind::Float, tch::Device::Cpu)).clamp(-3.0, 3.0) * 0.02;
+        let (old_values, values) = (near_zero(), near_zero());
+        let moved = &old_values + (&values - &old_values);
+        assert!(!moved.equal(&values), "expected some to be rounded");
+        assert_eq!(value_loss(&values, &old_values, &values.zeros_like(), 0.15, 1000).clip_frac, 0.0);
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn pick_from(logits: &mut [f32], sampling: &Sampling, draw: f64) -> Option<Pick>
     if !total.is_finite() {
         return None;
     }
-    let kept = if sampling.top_p >= 1.0 { Kept::all() } else { Kept::nucleus(weights, sampling.top_p * total) };
+    let kept = if sampling.top_p >= 1.0 { Kept::all() } else { Kept::nucleus(weights, total, sampling.top_p * total) };
     let nucleus = sampling.record_nucleus.then(|| kept.ids(weights));
     Some(Pick { token: kept.draw(weights, draw), nucleus })
 }
@@ -74,12 +74,14 @@ impl Kept {
         Self { weight: 0.0, id: usize::MAX }
     }
 
-    /// Of `weights`, which are not negative, token i is kept iff the mass of those before it is below `mass`, largest first and of
-    /// equal ones the lowest id; at least one.
-    pub(super) fn nucleus(weights: &[f32], mass: f64) -> Self {
+    /// Of `weights`, which lie in 0..=1 and sum up to `total`, token i is kept iff the mass of those before it is below `mass`, largest
+    /// first and of equal ones the lowest id; at least one.
+    pub(super) fn nucleus(weights: &[f32], total: f64, mass: f64) -> Self {
         let least = |leading: u32| f32::from_bits(leading << LEADING);
+        // However many are as small as that, they cannot make up what is left out. Half of it, for rounding.
+        let surely_kept = ((total - mass) / weights.len() as f64 / 2.0).clamp(0.0, 1.0) as f32;
         // The leading bits above which there is less than `mass`, and from which on there is that much.
-        let (mut reached, mut beyond) = (0, (f32::INFINITY.to_bits() >> LEADING) + 1);
+        let (mut reached, mut beyond) = (surely_kept.to_bits() >> LEADING, (1.0f32.to_bits() >> LEADING) + 1);
         let mut above = 0.0;
         while beyond - reached > 1 {
             let middle = reached.midpoint(beyond);
@@ -90,8 +92,13 @@ impl Kept {
                 reached = middle;
             }
         }
-        let members = weights.iter().enumerate().filter(|(_, weight)| weight.to_bits() >> LEADING == reached);
-        let mut members: Vec<(f32, usize)> = members.map(|(id, weight)| (*weight, id)).collect();
+        let mut members = Vec::new();
+        for (start, block) in (0..).step_by(MEMBERS).zip(weights.chunks(MEMBERS)) {
+            if any_leads(block, reached) {
+                let those = (start..).zip(block).filter(|(_, weight)| weight.to_bits() >> LEADING == reached);
+                members.extend(those.map(|(id, weight)| (*weight, id)));
+            }
+        }
         members.sort_unstable_by(|one, other| other.0.total_cmp(&one.0).then(one.1.cmp(&other.1)));
         for (weight, id) in members {
             above += f64::from(weight);
@@ -156,6 +163,23 @@ impl Kept {
 by_processor! {
     /// The sum of the weights that are at least `least`.
     fn mass_from(weights: &[f32], least: f32) -> f64 = mass_from_by;
+}
+
+/// So many weights are looked at together for one with certain leading bits, which few have.
+const MEMBERS: usize = 64;
+
+by_processor! {
+    /// Whether one of the weights has these leading bits.
+    fn any_leads(weights: &[f32], leading: u32) -> bool = any_leads_by;
+}
+
+#[inline(always)]
+fn any_leads_by<const FUSED: bool>(weights: &[f32], leading: u32) -> bool {
+    let mut any = false;
+    for weight in weights {
+        any |= weight.to_bits() >> LEADING == leading;
+    }
+    any
 }
 
 /// Many running sums, so that additions need not wait for each other.

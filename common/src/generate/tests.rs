@@ -99,9 +99,14 @@ fn every_token_is_reported_and_lies_in_its_nucleus() {
     }
 }
 
+fn kept(probabilities: &[f32], top_p: f64) -> Kept {
+    let total = probabilities.iter().map(|probability| f64::from(*probability)).sum();
+    Kept::nucleus(probabilities, total, top_p)
+}
+
 /// The kept ids.
 fn nucleus(probabilities: &[f32], top_p: f64) -> Vec<i64> {
-    Kept::nucleus(probabilities, top_p).ids(probabilities)
+    kept(probabilities, top_p).ids(probabilities)
 }
 
 #[test]
@@ -117,9 +122,9 @@ fn top_p_keeps_tokens_with_less_than_p_above_them() {
 #[test]
 fn a_draw_is_the_inverse_of_the_cumulated_kept_mass() {
     let probabilities = [0.45, 0.0, 0.25, 0.1, 0.2];
-    let all = |draw| Kept::nucleus(&probabilities, 2.0).draw(&probabilities, draw);
+    let all = |draw| kept(&probabilities, 2.0).draw(&probabilities, draw);
     assert_eq!([0.0, 0.44, 0.46, 0.69, 0.71, 0.81, 1.0 - 1e-12].map(all), [0, 0, 2, 2, 3, 4, 4]);
-    let most = |draw| Kept::nucleus(&probabilities, 0.8).draw(&probabilities, draw);
+    let most = |draw| kept(&probabilities, 0.8).draw(&probabilities, draw);
     assert_eq!([0.0, 0.49, 0.51, 0.77, 0.79, 1.0].map(most), [0, 0, 2, 2, 4, 4]);
 }
 
@@ -139,22 +144,22 @@ proptest! {
         let mut order: Vec<usize> = (0..probabilities.len()).collect();
         order.sort_by(|&one, &other| probabilities[other].total_cmp(&probabilities[one]));
         let mut above = 0.0;
-        let (mut kept, mut close) = (Vec::new(), false);
+        let (mut expected, mut close) = (Vec::new(), false);
         for id in order {
             close |= (above - top_p).abs() < 1e-12;
             if above < top_p {
-                kept.push(id as i64);
+                expected.push(id as i64);
             }
             above += f64::from(probabilities[id]);
         }
         prop_assume!(!close); // the order of a sum may decide
-        kept.sort_unstable();
-        prop_assert_eq!(&nucleus(&probabilities, top_p), &kept);
+        expected.sort_unstable();
+        prop_assert_eq!(&nucleus(&probabilities, top_p), &expected);
 
-        let mass: f64 = kept.iter().map(|&id| f64::from(probabilities[id as usize])).sum();
-        let token = Kept::nucleus(&probabilities, top_p).draw(&probabilities, draw);
-        prop_assert!(kept.contains(&token));
-        let below: f64 = kept.iter().filter(|&&id| id < token).map(|&id| f64::from(probabilities[id as usize])).sum();
+        let mass: f64 = expected.iter().map(|&id| f64::from(probabilities[id as usize])).sum();
+        let token = kept(&probabilities, top_p).draw(&probabilities, draw);
+        prop_assert!(expected.contains(&token));
+        let below: f64 = expected.iter().filter(|&&id| id < token).map(|&id| f64::from(probabilities[id as usize])).sum();
         let own = f64::from(probabilities[token as usize]);
         prop_assert!(below - 1e-9 <= draw * mass && draw * mass <= below + own + 1e-9);
     }

@@ -1,7 +1,7 @@
 //! Products of a few rows with a large matrix, as decoding and scoring have them: y = x·Wᵀ for x (n, D) and W (V, D), on the CPU in fp32. General
 //! kernels read W far below the memory's speed when n is small; here every row of W is read once for all rows of x. Each number is one
-//! sum in one order, whatever n is, so that a row's product does not depend, to the bit, on the rows beside it. (Attention is not
-//! computed here.)
+//! sum in one order, whatever n is, so that a row's product does not depend, to the bit, on the rows beside it. Attention while decoding is
+//! made of the same: its scores are products of a few queries with the keys, its output is their mixture of the values.
 
 use tch::{Kind, Tensor};
 
@@ -21,15 +21,59 @@ pub(super) fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> 
     }
     let (outputs, _) = weight.size2().ok()?;
     let mut output = Tensor::empty([rows, outputs], (Kind::Float, tch::Device::Cpu));
-    multiply(kernel, elements(input), elements(weight), elements_mut(&mut output), width as usize);
+    multiply(kernel.dots, elements(input), elements(weight), elements_mut(&mut output), width as usize);
     Some(match bias {
         Some(bias) => output.g_add_(bias),
         None => output,
     })
 }
 
+/// y = x·Wᵀ for x (n, D), W (V, D) and y (n, V), on this thread alone.
+pub(super) fn dots(x: &[f32], w: &[f32], width: usize, y: &mut [f32]) {
+    let (rows, outputs) = (x.len() / width, w.len() / width);
+    assert_eq!(rows * outputs, y.len(), "expected a place for every row and output");
+    match kernel() {
+        #[expect(unsafe_code, reason = "instructions that the compiler does not choose by itself")]
+        // SAFETY: the processor has the kernel's instructions, and `y` has a place for every row and output.
+        Some(kernel) if width.is_multiple_of(LANES) => unsafe { (kernel.dots)(x, w, width, y.as_mut_ptr(), outputs) },
+        _ => {
+            for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(outputs)) {
+                for (w, y) in w.chunks_exact(width).zip(y) {
+                    *y = x.iter().zip(w).map(|(x, w)| x * w).sum();
+                }
+            }
+        }
+    }
+}
+
+/// y = p·V for p (n, T), V (T, D) and y (n, D), on this thread alone.
+pub(super) fn mixtures(p: &[f32], v: &[f32], width: usize, y: &mut [f32]) {
+    let count = v.len() / width;
+    assert_eq!(p.len() * width, count * y.len(), "expected a place for every row");
+    match kernel() {
+        #[expect(unsafe_code, reason = "instructions that the compiler does not choose by itself")]
+        // SAFETY: the processor has the kernel's instructions, and the sizes were looked at.
+        Some(kernel) if width.is_multiple_of(LANES) => unsafe { (kernel.mixtures)(p, v, width, y) },
+        _ => {
+            y.fill(0.0);
+            for (p, y) in p.chunks_exact(count).zip(y.chunks_exact_mut(width)) {
+                for (p, v) in p.iter().zip(v.chunks_exact(width)) {
+                    y.iter_mut().zip(v).for_each(|(y, v)| *y += p * v);
+                }
+            }
+        }
+    }
+}
+
+/// What one kind of instructions computes, where D is a multiple of [`LANES`].
+#[derive(Clone, Copy)]
+struct Kernel {
+    dots: Dots,
+    mixtures: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
+}
+
 /// Computes some outputs of all rows: (x, the rows of W, D, where the first output goes, how far apart those of two rows are).
-type Kernel = unsafe fn(&[f32], &[f32], usize, *mut f32, usize);
+type Dots = unsafe fn(&[f32], &[f32], usize, *mut f32, usize);
 
 /// Where results go: each thread writes outputs that no other does.
 #[derive(Clone, Copy)]
@@ -44,10 +88,10 @@ fn kernel() -> Option<Kernel> {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            return Some(wide::by_16);
+            return Some(Kernel { dots: wide::by_16, mixtures: wide::mix_16 });
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Some(wide::by_8);
+            return Some(Kernel { dots: wide::by_8, mixtures: wide::mix_8 });
         }
     }
     None
@@ -61,7 +105,7 @@ const BLOCK: usize = 256;
 const PART: usize = 1 << 13;
 
 #[expect(unsafe_code, reason = "threads write to disjoint places of one matrix")]
-fn multiply(kernel: Kernel, x: &[f32], w: &[f32], y: &mut [f32], width: usize) {
+fn multiply(kernel: Dots, x: &[f32], w: &[f32], y: &mut [f32], width: usize) {
     let (rows, outputs) = (x.len() / width, w.len() / width);
     assert_eq!(rows * outputs, y.len(), "expected a place for every row and output");
     let part = (PART / width).next_multiple_of(4).min(BLOCK);
@@ -88,10 +132,10 @@ fn multiply(kernel: Kernel, x: &[f32], w: &[f32], y: &mut [f32], width: usize) {
 mod wide {
     use std::arch::x86_64::{
         __m256, __m512, _MM_HINT_T1, _mm_add_ps, _mm_prefetch, _mm_storeu_ps, _mm256_castps256_ps128,
-        _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_hadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm512_add_ps,
-        _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps512_ps128, _mm512_extractf32x4_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_setzero_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
-        _mm512_unpacklo_ps,
+        _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_hadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps512_ps128,
+        _mm512_extractf32x4_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     /// Rows of W in a tile.
@@ -185,6 +229,91 @@ mod wide {
     );
     kernel!(by_8, tile_8, "avx2,fma", 8, 3, [1, 2, 3], _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, reduce_8);
 
+    /// Registers of a mixture that are computed at once, where it is that wide.
+    const VECTORS: usize = 4;
+
+    /// Mixtures of rows of V, in tiles of up to `$most` mixtures, whose sums stay in registers.
+    macro_rules! mixer {
+        ($name:ident, $tile:ident, $features:literal, $lanes:literal, $most:literal, [$($rows:literal),+], $zero:ident, $one:ident, $load:ident, $store:ident, $fma:ident) => {
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $name(p: &[f32], v: &[f32], width: usize, y: &mut [f32]) {
+                let (rows, count) = (y.len() / width, v.len() / width);
+                for first in (0..rows).step_by($most) {
+                    let p = unsafe { p.as_ptr().add(first * count) };
+                    let mut at = 0;
+                    while at < width {
+                        let whole = width - at >= VECTORS * $lanes;
+                        let (v, to) = unsafe { (v.as_ptr().add(at), y.as_mut_ptr().add(first * width + at)) };
+                        match ((rows - first).min($most), whole) {
+                            $(
+                                ($rows, true) => unsafe { $tile::<$rows, VECTORS>(p, v, width, count, to) },
+                                ($rows, false) => unsafe { $tile::<$rows, 1>(p, v, width, count, to) },
+                            )+
+                            _ => unreachable!("a tile has at most {} rows", $most),
+                        }
+                        at += if whole { VECTORS * $lanes } else { $lanes };
+                    }
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            #[inline]
+            unsafe fn $tile<const ROWS: usize, const WIDE: usize>(
+                p: *const f32,
+                v: *const f32,
+                width: usize,
+                count: usize,
+                to: *mut f32,
+            ) {
+                let mut sums = [[$zero(); WIDE]; ROWS];
+                for at in 0..count {
+                    let mut values = [$zero(); WIDE];
+                    for part in 0..WIDE {
+                        values[part] = unsafe { $load(v.add(at * width + part * $lanes)) };
+                    }
+                    for row in 0..ROWS {
+                        let weight = $one(unsafe { *p.add(row * count + at) });
+                        for part in 0..WIDE {
+                            sums[row][part] = $fma(weight, values[part], sums[row][part]);
+                        }
+                    }
+                }
+                for row in 0..ROWS {
+                    for part in 0..WIDE {
+                        unsafe { $store(to.add(row * width + part * $lanes), sums[row][part]) };
+                    }
+                }
+            }
+        };
+    }
+
+    mixer!(
+        mix_16,
+        mix_tile_16,
+        "avx512f",
+        16,
+        4,
+        [1, 2, 3, 4],
+        _mm512_setzero_ps,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_fmadd_ps
+    );
+    mixer!(
+        mix_8,
+        mix_tile_8,
+        "avx2,fma",
+        8,
+        2,
+        [1, 2],
+        _mm256_setzero_ps,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_fmadd_ps
+    );
+
     /// The sums of four registers, all four at once.
     #[target_feature(enable = "avx512f")]
     #[inline]
@@ -237,6 +366,22 @@ mod tests {
                 let expected = x.to_kind(Kind::Double).matmul(&w.to_kind(Kind::Double).tr()) + b.to_kind(Kind::Double);
                 let apart = (found.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
                 assert!(apart < 1e-4, "{rows} rows, {outputs} outputs: {apart:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn mixtures_are_products_for_every_number_of_rows_and_width() {
+        for rows in 1..10 {
+            for (count, width) in [(1, 16), (7, 64), (100, 128), (33, 80), (5, 12)] {
+                let (p, v) = (random([rows, count], rows), random([count, width], count));
+                let (mut mixed, mut scores) =
+                    (Tensor::ones([rows, width], (Kind::Float, tch::Device::Cpu)), p.zeros_like());
+                mixtures(elements(&p), elements(&v), width as usize, elements_mut(&mut mixed));
+                dots(elements(&mixed), elements(&v), width as usize, elements_mut(&mut scores));
+                let apart = |found: &Tensor, expected: Tensor| (found - expected).abs().max().double_value(&[]);
+                assert!(apart(&mixed, p.matmul(&v)) < 1e-4, "{rows} rows of {count}, {width} wide");
+                assert!(apart(&scores, mixed.matmul(&v.tr())) < 1e-2, "{rows} rows of {count}, {width} wide");
             }
         }
     }

@@ -5,8 +5,9 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::config::ModelConfig;
+use super::few_rows;
 use super::layer::Heads;
-use crate::arithmetic::{by_processor, exp, multiply_add};
+use super::softmax::{exponentials, multiply};
 use crate::memory::{elements, elements_mut, takes};
 use crate::parallel;
 
@@ -158,9 +159,7 @@ impl KvCache {
             values[(length - 1) * width..][..width].copy_from_slice(value);
             let first = window.map_or(0, |window| length.saturating_sub(window as usize));
             let range = first * width..length * width;
-            for (query, output) in queries.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
-                attend_head(query, &keys[range.clone()], &values[range.clone()], scale, output);
-            }
+            attend_heads(queries, &keys[range.clone()], &values[range], scale, width, output);
         });
         output.flatten(1, -1)
     }
@@ -197,81 +196,15 @@ impl KvCache {
     }
 }
 
-by_processor! {
-    /// softmax(scale · q·kᵀ)·v of one query (E) over keys and values (n, E).
-    fn attend_head(query: &[f32], keys: &[f32], values: &[f32], scale: f32, output: &mut [f32]) = attend_head_by;
-}
-
-/// Numbers that one instruction works on, at most.
-const LANES: usize = 16;
-/// Registers that a part of the output takes, where it is that wide.
-const PART: usize = 4;
-
-#[inline(always)]
-fn attend_head_by<const FUSED: bool>(query: &[f32], keys: &[f32], values: &[f32], scale: f32, output: &mut [f32]) {
-    let width = query.len();
-    let mut scores = Vec::with_capacity(keys.len() / width);
-    let mut highest = f32::NEG_INFINITY;
-    // A loop: closures have not the instructions.
-    for key in keys.chunks_exact(width) {
-        let score = dot::<FUSED>(query, key) * scale;
-        highest = if score > highest { score } else { highest };
-        scores.push(score);
+/// softmax(scale · q·kᵀ)·v of the queries (G, E) of a group over keys and values (n, E).
+fn attend_heads(queries: &[f32], keys: &[f32], values: &[f32], scale: f32, width: usize, output: &mut [f32]) {
+    let seen = keys.len() / width;
+    let mut scores = vec![0.0; queries.len() / width * seen];
+    few_rows::dots(queries, keys, width, &mut scores);
+    for scores in scores.chunks_exact_mut(seen) {
+        multiply(scores, scale);
+        let sum = exponentials(scores);
+        multiply(scores, (1.0 / sum) as f32);
     }
-    for score in &mut scores {
-        *score = exp::<FUSED>(*score - highest);
-    }
-    let sum = scores.iter().sum::<f32>();
-    for score in &mut scores {
-        *score /= sum;
-    }
-    let mut start = 0;
-    for part in output.chunks_mut(PART * LANES) {
-        match part.as_chunks_mut::<LANES>() {
-            (whole, []) if whole.len() == PART => {
-                let mut sums = [[0.0f32; LANES]; PART];
-                for (probability, value) in scores.iter().zip(values.chunks_exact(width)) {
-                    let (value, _) = value[start..start + PART * LANES].as_chunks::<LANES>();
-                    for at in 0..PART {
-                        for lane in 0..LANES {
-                            sums[at][lane] = multiply_add::<FUSED>(*probability, value[at][lane], sums[at][lane]);
-                        }
-                    }
-                }
-                whole.copy_from_slice(&sums);
-            }
-            _ => {
-                part.fill(0.0);
-                for (probability, value) in scores.iter().zip(values.chunks_exact(width)) {
-                    for (output, value) in part.iter_mut().zip(&value[start..]) {
-                        *output = multiply_add::<FUSED>(*probability, *value, *output);
-                    }
-                }
-            }
-        }
-        start += part.len();
-    }
-}
-
-#[inline(always)]
-fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            sums[lane] = multiply_add::<FUSED>(a[lane], b[lane], sums[lane]);
-        }
-    }
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        sums[0] = multiply_add::<FUSED>(*a, *b, sums[0]);
-    }
-    // Halves onto halves: in order, each addition would wait for the one before.
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            sums[lane] += sums[lane + half];
-        }
-        half /= 2;
-    }
-    sums[0]
+    few_rows::mixtures(&scores, values, width, output);
 }

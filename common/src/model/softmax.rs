@@ -129,7 +129,7 @@ pub(crate) fn exponentials(logits: &mut [f32]) -> f64 {
 
 by_processor! {
     /// Each entry times `factor`.
-    fn multiply(entries: &mut [f32], factor: f32) = multiply_by;
+    pub(super) fn multiply(entries: &mut [f32], factor: f32) = multiply_by;
 }
 
 #[inline(always)]
