@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::few_rows;
 use super::header::Files;
 use super::product::{add_product, factor, product, product_into};
-use super::softmax::{Block, Part, Row};
+use super::softmax::{Block, OUTSIDE, Part, Row};
 use crate::memory;
 
 /// How many logits a chunk of the language-model head may hold.
@@ -18,8 +18,6 @@ const CHUNK_LOGITS: i64 = 1 << 26;
 const CHUNK_ROWS: i64 = 512;
 /// A block has at most this many ids.
 const BLOCK_IDS: usize = 8192;
-/// Stands for a token outside the nucleus: its probability is 0, and 0 times it is 0, which it would not be for -∞.
-const OUTSIDE: f64 = -1e30;
 
 /// Which distribution log-probabilities are taken over.
 #[derive(Debug, Clone, Copy)]
@@ -272,7 +270,7 @@ fn keep_nucleus(logits: &Tensor, nucleus: &[Vec<i64>]) -> Tensor {
         nucleus.iter().enumerate().flat_map(|(row, kept)| kept.iter().map(move |id| row as i64 * width + id)).collect();
     let places = Tensor::from_slice(&places).to_device(logits.device());
     let kept = logits.view([-1]).index_select(0, &places);
-    logits.full_like(OUTSIDE).view([-1]).index_copy_(0, &places, &kept).view([-1, width])
+    logits.full_like(f64::from(OUTSIDE)).view([-1]).index_copy_(0, &places, &kept).view([-1, width])
 }
 
 fn collect(stats: Vec<TokenStats>, targets: &Tensor) -> TokenStats {

@@ -7,8 +7,8 @@ use std::ops::Range;
 use crate::arithmetic::{by_processor, exp, multiply_add};
 use crate::parallel;
 
-/// Stands for the logit of a token outside the nucleus: its probability is 0.
-const OUTSIDE: f32 = -1e30;
+/// Stands for the logit of a token outside the nucleus: its probability is 0, and 0 times it is 0, which it would not be for -∞.
+pub(super) const OUTSIDE: f32 = -1e30;
 
 /// What is known of a row (V) within a block of the vocabulary.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +51,7 @@ impl Block<'_> {
         let mut parts =
             vec![Part { chosen: OUTSIDE, highest: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0 }; self.targets.len()];
         self.each(logits, parts.iter_mut(), |row, logits, part| {
-            let target = (self.targets[row] as usize).wrapping_sub(self.ids.start);
-            part.chosen = logits.get(target).copied().unwrap_or(OUTSIDE);
+            part.chosen = logits.get(self.place_of_target(row)).copied().unwrap_or(OUTSIDE);
             (part.highest, part.sum, part.weighted) = match self.nucleus {
                 None => sums(logits, keep),
                 Some(nucleus) => self.sums_of(logits, &nucleus[row], keep),
@@ -81,10 +80,15 @@ impl Block<'_> {
         self.each(kept, given, |row, kept, ((part, whole), grad)| {
             let scale = f64::from(-*grad) / whole.sum * f64::from(part.highest - whole.highest).exp();
             multiply(kept, scale as f32);
-            if let Some(target) = kept.get_mut((self.targets[row] as usize).wrapping_sub(self.ids.start)) {
+            if let Some(target) = kept.get_mut(self.place_of_target(row)) {
                 *target += *grad;
             }
         });
+    }
+
+    /// Where a row's target is among the ids; beyond them where it is in another block.
+    fn place_of_target(&self, row: usize) -> usize {
+        (self.targets[row] as usize).wrapping_sub(self.ids.start)
     }
 
     /// Calls `work` with the place of every row, its entries and what is beside it, on all threads.
@@ -205,7 +209,7 @@ mod tests {
         ((exps[target] / sum).ln(), entropy)
     }
 
-    /// Reads rows of 37 logits in two blocks, and takes their gradient; the blocks' entries follow each other in `matrix`.
+    /// Reads rows of 37 logits in two blocks: what is known of each row, and the gradient of its logits.
     fn both(rows: &[Vec<f32>], targets: &[i64], nucleus: Option<&[Vec<i64>]>, grad: f32) -> (Vec<Row>, Vec<Vec<f32>>) {
         let blocks = [0..20, 20..37].map(|ids| Block { ids, targets, nucleus });
         let mut entries =
