@@ -71,7 +71,7 @@ pub fn generate(
     let mut next_prompt = 0;
     // Draws a token for each row; `true` where the row has not ended.
     let mut draw = |out: &mut Vec<Vec<Response>>, rows: &mut [Growing], hidden: &Tensor| -> Result<Vec<bool>> {
-        let picks = pick(model.head().logits(hidden), sampling, |row| {
+        let picks = pick(model.head().next_logits(hidden), sampling, |row| {
             let Growing { prompt, sample, .. } = rows[row];
             draws(prompt, sample, out[prompt][sample].tokens.len())
         })?;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::attention::Plan;
 use super::config::ModelConfig;
@@ -64,7 +64,8 @@ impl Backbone {
         let mut tensors = parameters.iter().map(|parameter| parameter.tensor.shallow_clone());
         let mut transformer =
             Transformer::build(&config, &mut |_| tensors.next().expect("parameters follow the specs"));
-        transformer.shape.compute = options.compute;
+        transformer.shape.factors = options.compute;
+        transformer.shape.compute = options.between();
         drop(tensors);
         if options.trainable {
             // Now rather than amid the first step's activations, where they would leave gaps for good. The embedding's own gradient is
@@ -187,7 +188,7 @@ impl Backbone {
     /// Hidden states (N, D) of prompts at `places` (N), and the keys and values that responses will see. No gradient.
     pub(crate) fn prefill(&self, batch: &FlatBatch, places: &Tensor) -> (Tensor, Prefilled) {
         let _guard = tch::no_grad_guard();
-        let plan = self.plan_in(batch, self.transformer.decoding());
+        let plan = self.plan(batch);
         let mut layers = Vec::with_capacity(self.transformer.layers.len());
         let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, true, Some(places), &mut |layer, heads| {
             layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
@@ -200,7 +201,7 @@ impl Backbone {
     /// gradient.
     pub(crate) fn decode(&self, cache: &mut KvCache, tokens: &[i64], prompt_lengths: &[usize]) -> Tensor {
         let _guard = tch::no_grad_guard();
-        let (compute, device) = (self.transformer.decoding(), self.options.device);
+        let (compute, device) = (self.options.between(), self.options.device);
         let stretch: Option<Vec<f64>> =
             self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
         let rotation = Rotation::new(&self.config, cache.lengths(), stretch.as_deref(), compute, device);
@@ -213,15 +214,11 @@ impl Backbone {
 
     /// A cache for up to `max_rows` rows of this model.
     pub(crate) fn cache(&self, max_rows: usize) -> KvCache {
-        KvCache::new(&self.config, max_rows, self.transformer.decoding(), self.options.device)
+        KvCache::new(&self.config, max_rows, self.options.between(), self.options.device)
     }
 
     fn plan(&self, batch: &FlatBatch) -> Plan {
-        self.plan_in(batch, self.options.compute)
-    }
-
-    fn plan_in(&self, batch: &FlatBatch, compute: Kind) -> Plan {
-        Plan::new(&self.config, batch, self.extrapolate, compute, self.options.device)
+        Plan::new(&self.config, batch, self.extrapolate, self.options.between(), self.options.device)
     }
 }
 

@@ -11,34 +11,31 @@ use crate::parallel;
 const ROWS: usize = 64;
 
 /// A norm's scale and its ε.
-#[derive(Clone, Copy)]
-pub(super) struct RmsNorm<'a> {
+pub(super) struct RmsNorm {
     /// (D), fp32.
-    pub(super) weight: &'a Tensor,
+    pub(super) weight: Tensor,
     pub(super) eps: f64,
 }
 
-impl RmsNorm<'_> {
-    /// x · weight / √(mean x² + ε) over the last dimension, of (…, D), in fp32, then in the compute dtype. The weight passes through the
-    /// compute dtype, so that a frozen model equals a trainable one.
-    pub(super) fn forward(self, input: &Tensor, compute: Kind) -> Tensor {
+impl RmsNorm {
+    /// x · weight / √(mean x² + ε) over the last dimension, of (…, D), in fp32, then in the compute dtype.
+    pub(super) fn forward(&self, input: &Tensor, compute: Kind) -> Tensor {
         let width = self.weight.numel();
-        if compute == Kind::Float && takes(input) && takes(self.weight) {
+        if compute == Kind::Float && takes(input) && takes(&self.weight) {
             let mut output = input.empty_like();
-            let (weight, eps) = (elements(self.weight), self.eps as f32);
+            let (weight, eps) = (elements(&self.weight), self.eps as f32);
             let rows = elements(input).chunks(ROWS * width).zip(elements_mut(&mut output).chunks_mut(ROWS * width));
             parallel::each(rows.collect(), input.numel(), |(input, output)| norm_rows(input, weight, eps, output));
             return output;
         }
-        let weight = self.weight.to_kind(compute).to_kind(Kind::Float);
-        input.to_kind(Kind::Float).rms_norm([width as i64], Some(weight), self.eps).to_kind(compute)
+        input.to_kind(Kind::Float).rms_norm([width as i64], Some(&self.weight), self.eps).to_kind(compute)
     }
 
     /// Given ∂L/∂output: adds ∂L/∂input to `input_grad`, fp32 of the input's shape, and ∂L/∂weight to `weight_grad` (D).
-    pub(super) fn backward(self, input: &Tensor, grad: &Tensor, input_grad: &mut Tensor, weight_grad: &mut Tensor) {
+    pub(super) fn backward(&self, input: &Tensor, grad: &Tensor, input_grad: &mut Tensor, weight_grad: &mut Tensor) {
         let width = self.weight.numel();
-        if [input, grad, input_grad, self.weight].into_iter().all(takes) {
-            let (weight, eps) = (elements(self.weight), self.eps as f32);
+        if [input, grad, input_grad, &self.weight].into_iter().all(takes) {
+            let (weight, eps) = (elements(&self.weight), self.eps as f32);
             let count = input.numel();
             let mut sums = vec![0.0; count.div_ceil(ROWS * width) * width];
             let rows = elements(input).chunks(ROWS * width).zip(elements(grad).chunks(ROWS * width));
@@ -52,14 +49,12 @@ impl RmsNorm<'_> {
             }
             return;
         }
-        // As in the forward pass, whose dtype the gradient has.
-        let weight = self.weight.to_kind(grad.kind()).to_kind(Kind::Float);
         let (input, grad) = (input.to_kind(Kind::Float), grad.to_kind(Kind::Float));
         let scale = (input.square().mean_dim([-1i64].as_slice(), true, Kind::Float) + self.eps).rsqrt();
         let scaled = input * &scale;
         let rows: Vec<i64> = (0..grad.dim() as i64 - 1).collect();
         let _ = weight_grad.g_add_(&(&grad * &scaled).sum_dim_intlist(rows, false, Kind::Float));
-        let grad = grad * weight;
+        let grad = grad * &self.weight;
         let along = (&grad * &scaled).mean_dim([-1i64].as_slice(), true, Kind::Float);
         let _ = input_grad.g_add_(&((grad - scaled * along) * scale));
     }
@@ -263,7 +258,7 @@ mod tests {
             let y = x.rms_norm([40], Some(&w), 1e-6);
             (&y * grad.to_kind(Kind::Double)).sum(Kind::Double).backward();
 
-            let norm = RmsNorm { weight: &weight, eps: 1e-6 };
+            let norm = RmsNorm { weight: weight.shallow_clone(), eps: 1e-6 };
             assert_close(&norm.forward(&input, Kind::Float), &y, "output");
             let (mut input_grad, mut weight_grad) =
                 (Tensor::ones([150, 40], (Kind::Float, Device::Cpu)), weight.ones_like());

@@ -63,11 +63,19 @@ impl LmHead {
 
     /// Logits (N, V) in fp32, all at once and without a gradient: for few rows.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        self.logits_by(self.compute, hidden)
+    }
+
+    /// The same while decoding: on the CPU, of weights as they are.
+    pub(crate) fn next_logits(&self, hidden: &Tensor) -> Tensor {
+        let on_cpu = self.weight.device() == Device::Cpu;
+        self.logits_by(if on_cpu { self.weight.kind() } else { self.compute }, hidden)
+    }
+
+    fn logits_by(&self, factors: Kind, hidden: &Tensor) -> Tensor {
         let _guard = tch::no_grad_guard();
-        if let Some(logits) = few_rows::linear(hidden, &self.weight, None) {
-            return logits;
-        }
-        product(&hidden.detach(), &factor(&self.weight, hidden.kind()).tr()).to_kind(Kind::Float)
+        let few = (factors == Kind::Float).then(|| few_rows::linear(hidden, &self.weight, None)).flatten();
+        few.unwrap_or_else(|| product(factors, &hidden.detach(), &self.weight.detach().tr()).to_kind(Kind::Float))
     }
 
     /// As [`LmHead::logits`], for a head in mapped files that is used once: of the files, some rows are held at a time.
@@ -88,7 +96,7 @@ impl LmHead {
     pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor, over: &Over<'_>) -> TokenStats {
         let _guard = tch::no_grad_guard();
         let weight = factor(&self.weight, self.compute);
-        let read = |rows| Chunk::new(&weight, hidden, targets, over, rows).read(false).0;
+        let read = |rows| Chunk::new(self.compute, &weight, hidden, targets, over, rows).read(false).0;
         collect(self.rows(targets).map(read).collect(), targets)
     }
 
@@ -108,16 +116,16 @@ impl LmHead {
         let weight = factor(&self.weight, self.compute);
         let (mut stats, hidden_grad) = (Vec::new(), Tensor::zeros(hidden.size(), (Kind::Float, hidden.device())));
         for rows in self.rows(targets) {
-            let chunk = Chunk::new(&weight, hidden, targets, over, rows.clone());
+            let chunk = Chunk::new(self.compute, &weight, hidden, targets, over, rows.clone());
             let (chunk_stats, softmax) = chunk.read(true);
             let grad = grad_of(rows.clone(), &chunk_stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float);
             let mut hidden_grad = hidden_grad.narrow(0, rows.start as i64, rows.len() as i64);
             softmax.gradients(&(grad / over.temperature), &mut |ids, logits_grad| {
-                let logits_grad = logits_grad.to_kind(weight.kind());
+                let logits_grad = factor(&logits_grad, self.compute);
                 let part = |tensor: &Tensor| tensor.narrow(0, ids.start as i64, ids.len() as i64);
-                add_product(&mut hidden_grad, &logits_grad, &part(&weight));
+                add_product(self.compute, &mut hidden_grad, &logits_grad, &part(&weight));
                 if let Some(total) = &weight_grad {
-                    add_product(&mut part(total), &logits_grad.tr(), &chunk.hidden);
+                    add_product(self.compute, &mut part(total), &logits_grad.tr(), &chunk.hidden);
                 }
             });
             stats.push(chunk_stats);
@@ -149,6 +157,8 @@ fn even_parts(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// One chunk of rows.
 struct Chunk<'a> {
+    /// The dtype of factors.
+    compute: Kind,
     /// (V, D)
     weight: &'a Tensor,
     /// (n, D)
@@ -175,18 +185,25 @@ enum Softmax<'a> {
 
 impl<'a> Chunk<'a> {
     /// `weight` is a [`factor`].
-    fn new(weight: &'a Tensor, hidden: &Tensor, targets: &Tensor, over: &Over<'a>, rows: Range<usize>) -> Self {
+    fn new(
+        compute: Kind,
+        weight: &'a Tensor,
+        hidden: &Tensor,
+        targets: &Tensor,
+        over: &Over<'a>,
+        rows: Range<usize>,
+    ) -> Self {
         let narrow = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
         let nucleus = over.nucleus.map(|nucleus| &nucleus[rows.clone()]);
-        let hidden = narrow(&hidden.detach()).to_kind(weight.kind());
-        Self { weight, hidden, targets: narrow(targets), temperature: over.temperature, nucleus }
+        let hidden = factor(&narrow(&hidden.detach()), compute);
+        Self { compute, weight, hidden, targets: narrow(targets), temperature: over.temperature, nucleus }
     }
 
     /// Logits (n, ids) in fp32, divided by the temperature.
     fn logits(&self, ids: Range<usize>) -> Tensor {
         let (n, count) = (self.hidden.size()[0], ids.len() as i64);
         let mut logits = Tensor::empty([n, count], (Kind::Float, self.weight.device()));
-        product_into(&mut logits, &self.hidden, &self.weight.narrow(0, ids.start as i64, count).tr());
+        product_into(self.compute, &mut logits, &self.hidden, &self.weight.narrow(0, ids.start as i64, count).tr());
         if self.temperature != 1.0 {
             let _ = logits.g_div_scalar_(self.temperature);
         }

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::config::{Family, ModelConfig};
 use super::elementwise::{RmsNorm, swiglu, swiglu_backward};
 use super::header::Init;
-use super::product::{add_product, factor, product};
+use super::product::{add_product, product};
 use super::rope::Rotation;
 use super::transformer::Names;
 use super::{Dropout, backward_with, few_rows};
@@ -39,22 +39,27 @@ pub(crate) struct Shape {
     kv_heads: i64,
     head_dim: i64,
     pub(crate) eps: f64,
+    /// The dtype of what products are made of; on the CPU they are rounded to it as they are read.
+    pub(crate) factors: Kind,
+    /// The dtype of everything else: on the CPU fp32.
     pub(crate) compute: Kind,
 }
 
 impl Shape {
-    pub(crate) fn of(config: &ModelConfig, compute: Kind) -> Self {
+    pub(crate) fn of(config: &ModelConfig) -> Self {
         Self {
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             eps: config.rms_norm_eps,
-            compute,
+            factors: Kind::Float,
+            compute: Kind::Float,
         }
     }
 
-    pub(crate) fn norm<'a>(&self, weight: &'a Tensor) -> RmsNorm<'a> {
-        RmsNorm { weight, eps: self.eps }
+    /// Its weight passes through the dtype of factors, so that a frozen model equals a trainable one.
+    pub(crate) fn norm(&self, weight: &Tensor) -> RmsNorm {
+        RmsNorm { weight: weight.detach().to_kind(self.factors).to_kind(Kind::Float), eps: self.eps }
     }
 }
 
@@ -363,31 +368,32 @@ struct Linear {
 
 impl Linear {
     fn forward(&self, input: &Tensor, shape: &Shape) -> Tensor {
-        let mut output = product(input, &factor(&self.weight, shape.compute).tr());
+        let mut output = product(shape.factors, input, &self.weight.tr());
         if let Some(bias) = &self.bias {
-            let _ = output.g_add_(&bias.to_kind(shape.compute));
+            let _ = output.g_add_(&bias.to_kind(shape.factors).to_kind(shape.compute));
         }
         output
     }
 
     fn forward_few(&self, input: &Tensor, shape: &Shape) -> Tensor {
-        few_rows::linear(input, &self.weight, self.bias.as_ref()).unwrap_or_else(|| self.forward(input, shape))
+        let exact = shape.factors == Kind::Float;
+        let few = exact.then(|| few_rows::linear(input, &self.weight, self.bias.as_ref())).flatten();
+        few.unwrap_or_else(|| self.forward(input, shape))
     }
 
     /// ∂L/∂input, given ∂L/∂output, both in the compute dtype, added to `sum` where there is one; adds to the gradients of
     /// weight and bias.
     fn backward(&self, input: &Tensor, grad: &Tensor, sum: Option<Tensor>, shape: &Shape) -> Tensor {
-        add_product(&mut self.weight.grad(), &grad.tr(), input);
+        add_product(shape.factors, &mut self.weight.grad(), &grad.tr(), input);
         if let Some(bias) = &self.bias {
             let _ = bias.grad().g_add_(&grad.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
         }
-        let weight = factor(&self.weight, shape.compute);
         match sum {
             Some(mut sum) => {
-                add_product(&mut sum, grad, &weight);
+                add_product(shape.factors, &mut sum, grad, &self.weight);
                 sum
             }
-            None => product(grad, &weight),
+            None => product(shape.factors, grad, &self.weight),
         }
     }
 }

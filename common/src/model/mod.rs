@@ -25,6 +25,7 @@ mod rope;
 mod saved;
 mod scalar;
 mod softmax;
+mod tiles;
 mod transformer;
 mod untrained;
 mod weights;
@@ -55,7 +56,7 @@ use tch::{Device, Kind, Tensor};
 pub struct ModelOptions {
     /// Where it lives.
     pub device: Device,
-    /// The dtype of products: `Float` or `BFloat16`.
+    /// The dtype of the factors of products: `Float` or `BFloat16`. Their sums, and on the CPU all between them, are fp32.
     pub compute: Kind,
     /// Whether it is trained: fp32 master weights that require gradients. Otherwise weights are held in the compute dtype.
     pub trainable: bool,
@@ -67,6 +68,11 @@ impl ModelOptions {
     /// The same place and dtype for a model that is only read.
     fn frozen(&self) -> Self {
         Self { trainable: false, recompute_layers: false, ..self.clone() }
+    }
+
+    /// The dtype of what lies between products: on the CPU fp32, since factors are rounded there as they are read.
+    pub(crate) fn between(&self) -> Kind {
+        if self.device == Device::Cpu { Kind::Float } else { self.compute }
     }
 
     /// The dtype in which weights are held.

@@ -26,19 +26,19 @@ impl Transformer {
         let embed_tokens = new(names.embed.to_owned(), vec![config.vocab_size, width], normal);
         let layers = (0..config.num_hidden_layers).map(|index| Layer::build(config, &names, index, &mut new)).collect();
         let norm = new(names.norm.to_owned(), vec![width], Init::Constant(1.0));
-        let shape = Shape::of(config, Kind::Float);
+        let shape = Shape::of(config);
         Self { embed_tokens, layers, norm, shape }
     }
 
     /// Token ids (T) → the residual stream (T, D), which is fp32 whatever the compute dtype.
     pub(crate) fn embed(&self, tokens: &Tensor, dropout: Option<Dropout>) -> Tensor {
-        self.embed_in(self.shape.compute, tokens, dropout)
+        self.embed_in(self.shape.factors, tokens, dropout)
     }
 
-    fn embed_in(&self, compute: Kind, tokens: &Tensor, dropout: Option<Dropout>) -> Tensor {
+    fn embed_in(&self, rounded: Kind, tokens: &Tensor, dropout: Option<Dropout>) -> Tensor {
         // A sparse gradient: few rows of a large vocabulary occur in a batch.
         let rows = Tensor::embedding(&self.embed_tokens, tokens, -1, false, true);
-        let hidden = rows.to_kind(compute).to_kind(Kind::Float);
+        let hidden = rows.to_kind(rounded).to_kind(Kind::Float);
         match dropout {
             Some(dropout) => {
                 dropout.reseed(0);
@@ -61,7 +61,7 @@ impl Transformer {
     }
 
     /// Token ids (T) → hidden states (N, D) after the final norm at `places` (N), all T unless given; without dropout and without a gradient.
-    /// In the compute dtype, or while decoding in that of [`Transformer::decoding`].
+    /// In the compute dtype.
     pub(crate) fn forward(
         &self,
         tokens: &Tensor,
@@ -73,9 +73,9 @@ impl Transformer {
         let _guard = tch::no_grad_guard();
         let mut shape = self.shape;
         if is_decoding {
-            shape.compute = self.decoding();
+            shape.factors = self.decoding();
         }
-        let mut hidden = self.embed_in(shape.compute, tokens, None);
+        let mut hidden = self.embed_in(shape.factors, tokens, None);
         for (index, layer) in self.layers.iter().enumerate() {
             hidden = layer.forward(self.at(index, places), &hidden, &shape, rotation, is_decoding, attend);
         }
@@ -87,12 +87,12 @@ impl Transformer {
         At { index, places: places.filter(|_| index + 1 == self.layers.len()) }
     }
 
-    /// The dtype in which tokens are sampled. On the CPU that of the weights: to read fp32 masters is all that a step costs, and
+    /// The dtype of the factors from which tokens are sampled. On the CPU that of the weights: to read fp32 masters is all that a step costs, and
     /// to round them first would cost as much again.
     pub(crate) fn decoding(&self) -> Kind {
         match self.embed_tokens.device() {
             Device::Cpu => self.embed_tokens.kind(),
-            _ => self.shape.compute,
+            _ => self.shape.factors,
         }
     }
 }
