@@ -5,14 +5,14 @@
 
 use std::ops::Range;
 
-use tch::Kind;
+use tch::{Device, Kind};
 
 use crate::batch::FlatBatch;
 use crate::lm::microbatches;
 use crate::memory;
 use crate::model::{
-    Family, ModelConfig, ModelOptions, bfloat16_is_widened, block_ids, chunk_rows, extent, num_parameters,
-    num_parameters_without,
+    Family, ModelConfig, ModelOptions, attention_is_ours, bfloat16_is_ours, bfloat16_is_widened, block_ids, chunk_rows,
+    extent, num_parameters, num_parameters_without,
 };
 
 /// What is computed at once.
@@ -22,8 +22,6 @@ pub struct Work {
     pub tokens: u64,
     /// Pairs of a query and a key over all calls of attention, in one layer and for one head.
     pub pairs: u64,
-    /// Those of calls whose scores are held in memory in 16 bits.
-    pub short_pairs: u64,
     /// Those of calls with a mask.
     pub masked_pairs: u64,
     /// Calls of attention in a layer.
@@ -40,7 +38,6 @@ impl Work {
             let pairs = (call.queries * call.keys) as u64;
             work.calls += 1;
             work.pairs += pairs;
-            work.short_pairs += if call.is_short { pairs } else { 0 };
             work.masked_pairs += if call.is_masked { pairs } else { 0 };
         }
         work
@@ -118,17 +115,24 @@ impl Held {
                 + self.blocks(work, work.targets).iter().map(|(_, bytes)| bytes).sum::<u64>()
         };
         // Embedded tokens (fp32); of what is read, what goes into the final norm, what comes out, and the gradient of that.
-        let outside = work.tokens * shape.hidden * FP32 + work.targets * shape.hidden * (FP32 + 2 * self.compute());
+        let outside = work.tokens * shape.hidden * FP32 + work.targets * shape.hidden * (FP32 + 2 * self.between());
         let embedding_noise = if self.dropout { work.tokens * shape.hidden * FP32 } else { 0 };
         inside + outside + embedding_noise + self.plan(work) + self.gaps(work)
     }
 
     /// What the way back needs above [`Held::kept`] at its worst place, the feed-forward layer: its gated result and the gradient of that,
-    /// and the gradient of the residual stream; in 16 bits also its largest weight, cast, and that weight's gradient before it is added.
+    /// and the gradient of the residual stream; in 16 bits also both factors of a product, rounded, or elsewhere than on the CPU its
+    /// largest weight, rounded, and that weight's gradient before it is added.
     pub fn backward(&self, work: &Work) -> u64 {
         let shape = self.shape();
-        work.tokens * (2 * shape.inner * self.compute() + shape.hidden * FP32)
-            + 2 * self.casts(shape.inner * shape.hidden)
+        let weight = shape.inner * shape.hidden;
+        let rounded = match self.options.device {
+            Device::Cpu => {
+                self.rounded(work.tokens * shape.inner) + self.rounded(weight.max(work.tokens * shape.hidden))
+            }
+            _ => 2 * self.rounded(weight),
+        };
+        work.tokens * (2 * shape.inner * self.between() + shape.hidden * FP32) + rounded
     }
 
     /// A pass forward and back: what is kept, and the larger of what the head and the way back need.
@@ -146,8 +150,13 @@ impl Held {
     /// stream.
     pub fn forward(&self, work: &Work) -> u64 {
         let shape = self.shape();
-        work.tokens * (3 * shape.inner * self.compute() + shape.hidden * (2 * FP32 + self.compute()))
-            + self.casts(shape.hidden * shape.inner)
+        let factors = match self.options.device {
+            Device::Cpu => self.rounded(work.tokens * shape.hidden),
+            _ => 0,
+        };
+        work.tokens * (3 * shape.inner * self.between() + shape.hidden * (2 * FP32 + self.between()))
+            + self.rounded(shape.hidden * shape.inner)
+            + factors
             + self.plan(work)
     }
 
@@ -158,17 +167,20 @@ impl Held {
         let rows = work.targets.min(chunk_rows(self.config.vocab_size) as u64);
         let block = block_ids(self.options.device, self.config.vocab_size) as u64;
         let logits = rows * if with_gradient { vocab } else { block } * FP32;
-        // The cast weight. Of a block: its logits in 16 bits, its gradient in 16 bits, where products are, and that again in fp32 while it is
-        // added.
-        let weight = self.casts(vocab * shape.hidden);
-        let rounds = weight > 0 && !bfloat16_is_widened();
-        let casts = match (rounds, with_gradient) {
-            (false, _) => 0,
-            (true, false) => rows * block * self.compute(),
-            (true, true) => block * (rows * self.compute() + shape.hidden * (self.compute() + FP32)),
+        // On the CPU a block's part of the weight is rounded, and its gradient; elsewhere the weight, and a block's gradient, which is added in
+        // fp32.
+        let rounded = match (self.options.device, with_gradient) {
+            (Device::Cpu, _) => {
+                self.rounded(block * shape.hidden.max(rows)) + self.rounded(block * shape.hidden.min(rows))
+            }
+            (_, false) => self.rounded(vocab * shape.hidden) + rows * block * self.between(),
+            (_, true) => {
+                self.rounded(vocab * shape.hidden)
+                    + block * (rows * self.between() + shape.hidden * (self.between() + FP32))
+            }
         };
-        let read = if with_gradient { work.targets * shape.hidden * (self.compute() + FP32) } else { 0 };
-        logits + casts + weight + read
+        let read = if with_gradient { work.targets * shape.hidden * (self.between() + FP32) } else { 0 };
+        logits + rounded + read
     }
 
     /// The cache of `rows` responses that grow from `prompt` to `longest` tokens, as its room grows.
@@ -178,25 +190,20 @@ impl Held {
         while room < longest {
             room = (room + 1 + room / 2).next_multiple_of(ROOM);
         }
-        let width = self.shape().key * self.decoding();
+        let width = self.shape().key * self.between();
         (2 * self.config.num_hidden_layers as u64 + 1) * rows * room * width
     }
 
     /// Keys and values of prompts that wait for their place in the cache.
     pub fn prefilled(&self, work: &Work) -> u64 {
-        2 * self.config.num_hidden_layers as u64 * work.tokens * self.shape().key * self.decoding()
+        2 * self.config.num_hidden_layers as u64 * work.tokens * self.shape().key * self.between()
     }
 
     /// One decoding step of `rows` responses: logits, which become probabilities where they are.
     pub fn draw(&self, rows: u64) -> u64 {
         let vocab = self.config.vocab_size as u64;
-        let cast = if self.options.trainable { 0 } else { self.casts(vocab * self.shape().hidden) };
+        let cast = if self.options.trainable { 0 } else { self.rounded(vocab * self.shape().hidden) };
         rows * vocab * FP32 + cast
-    }
-
-    /// Bytes of a number while decoding, which is in the dtype of the weights.
-    fn decoding(&self) -> u64 {
-        if self.options.trainable { FP32 } else { self.compute() }
     }
 
     /// Floating-point operations of a forward pass, a multiplication and an addition counted as two; a way back takes twice as many.
@@ -226,7 +233,7 @@ impl Held {
     /// The tensors that one layer keeps whose attention is read at so many places: bytes of one, and of all of its kind.
     fn blocks(&self, work: &Work, read: u64) -> [(u64, u64); 4] {
         let Shape { hidden, inner, query, key, heads } = self.shape();
-        let (small, tokens) = (self.compute(), work.tokens);
+        let (small, tokens) = (self.between(), work.tokens);
         // Residual stream before and after attention; noise.
         let noise = if self.dropout { 2 * small * hidden } else { 0 };
         let streams = tokens * FP32 * hidden + read * (FP32 * hidden + noise);
@@ -234,15 +241,12 @@ impl Held {
         let feed_forward = 2 * small * inner;
         // Rotated keys, values, rotated queries, and what attention gives; of several calls a second time, joined. Before their norms,
         // queries and keys are kept too.
-        let parts = if work.calls > 1 && work.short_pairs == 0 && !self.dropout { 3 } else { 2 };
+        let joins = work.calls > 1 && !self.dropout && !attention_is_ours(&self.options);
+        let parts = if joins { 3 } else { 2 };
         let head_norms = if self.config.family == Family::Qwen3 { query + key } else { 0 };
         let attention = small * (2 * key + parts * query + head_norms);
-        // Scores, where they are held: probabilities; with dropout also its noise and their product.
-        let scores = match (self.dropout, self.is_half()) {
-            (true, _) => 3 * small * heads * work.pairs,
-            (false, true) => small * heads * work.short_pairs,
-            (false, false) => 0,
-        };
+        // With dropout, probabilities, its noise and their product are held.
+        let scores = if self.dropout { 3 * small * heads * work.pairs } else { 0 };
         [
             (tokens * FP32 * hidden, streams),
             (read * small * inner, read * feed_forward),
@@ -262,19 +266,23 @@ impl Held {
     /// Cosines, sines and masks, which all layers share.
     fn plan(&self, work: &Work) -> u64 {
         let windows = 1 + u64::from(self.config.sliding_windows.iter().any(Option::is_some));
-        2 * work.tokens * self.config.head_dim as u64 * self.compute() + windows * work.masked_pairs * self.compute()
+        (2 * work.tokens * self.config.head_dim as u64 + windows * work.masked_pairs) * self.between()
     }
 
-    /// Masters cast to the compute dtype.
-    fn casts(&self, elements: u64) -> u64 {
-        // In 16 bits, and in fp32 again where it is multiplied so.
-        let widened = self.is_half() && bfloat16_is_widened();
-        let rounded = if self.is_half() && self.options.trainable { elements * self.compute() } else { 0 };
-        rounded + if widened { elements * FP32 } else { 0 }
+    /// A factor of so many elements, rounded for a product.
+    fn rounded(&self, elements: u64) -> u64 {
+        let on_cpu = self.options.device == Device::Cpu;
+        if self.options.compute == Kind::Float || (on_cpu && bfloat16_is_ours()) {
+            return 0;
+        }
+        // In 16 bits, unless it is held so, and in fp32 again where it is multiplied so.
+        let half = if self.options.trainable { elements * self.compute() } else { 0 };
+        half + if on_cpu && bfloat16_is_widened() { elements * FP32 } else { 0 }
     }
 
-    fn is_half(&self) -> bool {
-        self.options.compute != Kind::Float
+    /// Bytes of a number between products.
+    fn between(&self) -> u64 {
+        self.options.between().elt_size_in_bytes() as u64
     }
 
     fn compute(&self) -> u64 {

@@ -1,6 +1,8 @@
 //! Segments → attention. A plan is made once per batch and shared by its layers: which runs of tokens are computed together,
 //! which keys they see, and the masks. Many short trees share a call, a long segment has its own.
 
+mod host;
+
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
@@ -8,13 +10,12 @@ use tch::{Device, Kind, Tensor};
 use super::config::ModelConfig;
 use super::layer::Heads;
 use super::rope::{Rotation, ntk_factor};
+use super::{ModelOptions, backward_with, product};
 use crate::batch::FlatBatch;
+use crate::memory::elements;
 
 /// Short segments are merged into calls of up to this many tokens.
 const BLOCK_TOKENS: usize = 256;
-
-/// Up to this many keys, scores are materialised by plain batched products.
-const PLAIN_KEYS: usize = 512;
 
 /// How the attention of one batch is computed.
 pub(crate) struct Plan {
@@ -31,6 +32,8 @@ pub(crate) struct Plan {
     windows: Vec<Option<i64>>,
     groups: i64,
     scale: f64,
+    /// The dtype of factors.
+    factors: Kind,
 }
 
 /// One run of queries and what it sees.
@@ -43,13 +46,8 @@ struct Call {
 
 impl Plan {
     /// `extrapolate`: the first generation's NTK and LogN act on sequences beyond `seq_length`.
-    pub(crate) fn new(
-        config: &ModelConfig,
-        batch: &FlatBatch,
-        extrapolate: bool,
-        compute: Kind,
-        device: Device,
-    ) -> Self {
+    pub(crate) fn new(config: &ModelConfig, batch: &FlatBatch, extrapolate: bool, options: &ModelOptions) -> Self {
+        let (compute, device) = (options.between(), options.device);
         let stretch = extrapolate.then(|| tree_stretch(config, batch));
         let rotation = Rotation::new(config, batch.positions(), stretch.as_deref(), compute, device);
         let longest = batch.positions().iter().max().map_or(0, |last| last + 1);
@@ -89,23 +87,20 @@ impl Plan {
             windows,
             groups: config.num_attention_heads / config.num_key_value_heads,
             scale: 1.0 / (config.head_dim as f64).sqrt(),
+            factors: options.compute,
         }
     }
 
-    /// Attention of one layer over the whole batch → (T, H·E).
+    /// Attention of one layer over the whole batch → (T, H·E), without a gradient where it is ours, otherwise with its graph.
     pub(crate) fn attend(&self, heads: &Heads, window: Option<i64>, dropout: f64) -> Tensor {
+        if let Some(ours) = self.ours(heads, window).filter(|_| dropout == 0.0) {
+            return ours.forward(heads).flatten(1, -1);
+        }
         let Heads { queries, keys, values } = heads;
-        // A window that no sequence reaches was left out of the plan.
-        let which =
-            self.windows.iter().position(|&known| known == window).or(self.windows.iter().position(Option::is_none));
-        let which = which.expect("the plan was made for this model's windows");
+        let which = self.which(window);
         let one = |call: &Call, q: &Tensor, k: &Tensor, v: &Tensor| {
             let mask = call.masks[which].as_ref();
-            if dropout > 0.0 || (q.kind() != Kind::Float && k.size()[0] <= PLAIN_KEYS as i64) {
-                self.plain(q, k, v, mask, dropout)
-            } else {
-                self.fused(q, k, v, mask)
-            }
+            if dropout > 0.0 { self.plain(q, k, v, mask, dropout) } else { self.fused(q, k, v, mask) }
         };
         if let [call] = self.calls.as_slice() {
             return one(call, queries, keys, values).flatten(1, -1);
@@ -120,6 +115,47 @@ impl Plan {
             .map(|(call, q)| one(call, q, &joined(&keys, &call.keys), &joined(&values, &call.keys)))
             .collect();
         Tensor::cat(&outputs, 0).flatten(1, -1)
+    }
+
+    /// The gradients of the leaves that [`Plan::attend`] began with, given what it gave (T, H·E) and the gradient of that.
+    pub(crate) fn attend_back(&self, heads: &Heads, window: Option<i64>, attended: &Tensor, grad: &Tensor) -> Heads {
+        if attended.requires_grad() {
+            tch::with_grad(|| backward_with(attended, grad));
+            let [queries, keys, values] = [&heads.queries, &heads.keys, &heads.values].map(Tensor::grad);
+            return Heads { queries, keys, values };
+        }
+        self.ours(heads, window).expect("what has no graph is ours").backward(heads, attended, grad)
+    }
+
+    /// The mask of a window: one that no sequence reaches was left out of the plan.
+    fn which(&self, window: Option<i64>) -> usize {
+        let which =
+            self.windows.iter().position(|&known| known == window).or(self.windows.iter().position(Option::is_none));
+        which.expect("the plan was made for this model's windows")
+    }
+
+    /// The same on the CPU, where products are ours.
+    fn ours(&self, heads: &Heads, window: Option<i64>) -> Option<host::Attention<'_>> {
+        let by = product::tiles_for(self.factors).filter(|_| heads.queries.device() == Device::Cpu)?;
+        let (queries, keys) = (ranges(&self.query_sizes), ranges(&self.key_sizes));
+        let which = self.which(window);
+        let mut trees: Vec<Vec<host::Run<'_>>> = Vec::new();
+        for (call, queries) in self.calls.iter().zip(queries) {
+            let mut seen: Vec<Range<usize>> = Vec::new();
+            for run in call.keys.iter().map(|&run| keys[run].clone()) {
+                match seen.last_mut() {
+                    Some(last) if last.end == run.start => last.end = run.end,
+                    _ => seen.push(run),
+                }
+            }
+            let sees_others = seen != [queries.clone()];
+            let run = host::Run { queries, keys: seen, mask: call.masks[which].as_ref().map(elements) };
+            match trees.last_mut() {
+                Some(tree) if sees_others => tree.push(run),
+                _ => trees.push(vec![run]),
+            }
+        }
+        Some(host::Attention { trees, scale: self.scale, by })
     }
 
     /// libtorch's fused attention: never a matrix of scores in memory. (n, H, E) × (m, K, E) → (n, H, E).
@@ -138,7 +174,7 @@ impl Plan {
         output.squeeze_dim(0).transpose(0, 1)
     }
 
-    /// Plain batched products, the heads that share keys stacked: for dropout, and faster in bf16 on short runs.
+    /// Plain batched products, the heads that share keys stacked: for dropout.
     fn plain(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, dropout: f64) -> Tensor {
         let (n, heads, width) = q.size3().expect("queries are (n, H, E)");
         let (m, kv_heads, _) = k.size3().expect("keys are (m, K, E)");
@@ -164,8 +200,6 @@ impl Plan {
 pub(crate) struct Extent {
     pub(crate) queries: usize,
     pub(crate) keys: usize,
-    /// Whether scores in 16 bits are held in memory.
-    pub(crate) is_short: bool,
     pub(crate) is_masked: bool,
 }
 
@@ -175,7 +209,7 @@ pub(crate) fn extent(batch: &FlatBatch) -> Vec<Extent> {
         let outside: usize = block.outside.iter().map(|&at| batch.segments()[at].range.len()).sum();
         let keys = outside + block.tokens.len();
         let is_masked = !(block.is_chain && block.outside.is_empty());
-        Extent { queries: block.tokens.len(), keys, is_short: keys <= PLAIN_KEYS, is_masked }
+        Extent { queries: block.tokens.len(), keys, is_masked }
     };
     blocks(batch).into_iter().map(of).collect()
 }
@@ -304,6 +338,17 @@ fn mask(batch: &FlatBatch, block: &Block, seen: &[Range<usize>], window: Option<
         }
     }
     Tensor::from_slice(&values).view([n as i64, m as i64])
+}
+
+/// Runs of these sizes, one behind the other.
+fn ranges(sizes: &[i64]) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let next = |size: &i64| {
+        let start = end;
+        end += *size as usize;
+        start..end
+    };
+    sizes.iter().map(next).collect()
 }
 
 fn joined(parts: &[Tensor], which: &[usize]) -> Tensor {

@@ -179,7 +179,11 @@ impl Backbone {
                     Trace::Kept(kept) => kept,
                 };
                 let layer = &self.transformer.layers[index];
-                grad = layer.backward(kept, grad, &self.transformer.shape, &plan.rotation);
+                let window = self.config.sliding_windows[index];
+                let attend_back = &mut |heads: &Heads, attended: &Tensor, grad: &Tensor| {
+                    plan.attend_back(heads, window, attended, grad)
+                };
+                grad = layer.backward(kept, grad, &self.transformer.shape, &plan.rotation, attend_back);
             }
             backward_with(&embedded, &grad);
         }
@@ -218,7 +222,7 @@ impl Backbone {
     }
 
     fn plan(&self, batch: &FlatBatch) -> Plan {
-        Plan::new(&self.config, batch, self.extrapolate, self.options.between(), self.options.device)
+        Plan::new(&self.config, batch, self.extrapolate, &self.options)
     }
 }
 

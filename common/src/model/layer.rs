@@ -9,11 +9,14 @@ use super::header::Init;
 use super::product::{add_product, product};
 use super::rope::Rotation;
 use super::transformer::Names;
-use super::{Dropout, backward_with, few_rows};
+use super::{Dropout, few_rows};
 
 /// How a layer's attention is computed, given its index: by the flat batch's plan in training and scoring, by the cache in
 /// generation. Returns (T, H·E).
 pub(crate) type Attend<'a> = dyn FnMut(usize, &Heads) -> Tensor + 'a;
+
+/// The gradients of what attention began with, given that, what it gave (T, H·E) and the gradient of that.
+pub(crate) type AttendBack<'a> = dyn FnMut(&Heads, &Tensor, &Tensor) -> Heads + 'a;
 
 /// What attention works on, rotated.
 pub(crate) struct Heads {
@@ -96,7 +99,7 @@ pub(crate) struct Kept {
     middle: Tensor,
     /// Queries and keys before their norms, where they have any.
     before_norms: Option<(Tensor, Tensor)>,
-    /// Leaves of attention's graph, and its end (T, H·E).
+    /// What attention began with, and what it gave (T, H·E); leaves and end of its graph where it has one.
     heads: Heads,
     attended: Tensor,
     /// (N, I) both.
@@ -251,7 +254,14 @@ impl Layer {
     }
 
     /// ∂L/∂input (T, D) fp32, given ∂L/∂output (N, D); adds to the gradients of the weights.
-    pub(crate) fn backward(&self, kept: Kept, grad: Tensor, shape: &Shape, rotation: &Rotation) -> Tensor {
+    pub(crate) fn backward(
+        &self,
+        kept: Kept,
+        grad: Tensor,
+        shape: &Shape,
+        rotation: &Rotation,
+        attend_back: &mut AttendBack<'_>,
+    ) -> Tensor {
         let _guard = tch::no_grad_guard();
         let Kept { places, input, middle, before_norms, heads, attended, gate, up, noise } = kept;
         let compute = shape.compute;
@@ -284,12 +294,11 @@ impl Layer {
             };
             (attended_grad, grad) = (all(&attended_grad), all(&grad));
         }
-        tch::with_grad(|| backward_with(&attended, &attended_grad));
-        drop((attended, attended_grad));
-        let Heads { queries, keys, values } = heads;
-        let mut queries_grad = rotation.rotate_back(rotation.scale_queries(queries.grad()));
-        let mut keys_grad = rotation.rotate_back(keys.grad());
-        let values_grad = values.grad();
+        let grads = attend_back(&heads, &attended, &attended_grad);
+        drop((heads, attended, attended_grad));
+        let mut queries_grad = rotation.rotate_back(rotation.scale_queries(grads.queries));
+        let mut keys_grad = rotation.rotate_back(grads.keys);
+        let values_grad = grads.values;
         if let (Some(norms), Some((queries, keys))) = (&self.head_norms, before_norms) {
             queries_grad = norm_backward(shape, &norms.queries, &queries, &queries_grad);
             keys_grad = norm_backward(shape, &norms.keys, &keys, &keys_grad);

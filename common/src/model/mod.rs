@@ -39,7 +39,7 @@ pub(crate) use header::{num_parameters, num_parameters_without};
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use heads::{block_ids, chunk_rows};
 pub(crate) use kv_cache::Prefilled;
-pub(crate) use product::bfloat16_is_widened;
+pub(crate) use product::{attention_is_ours, bfloat16_is_ours, bfloat16_is_widened};
 pub use saved::Saved;
 pub use scalar::ScalarModel;
 pub(crate) use softmax::exponentials;

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
-use super::tiles;
+use super::{ModelOptions, tiles};
 use crate::memory;
 use crate::parallel;
 
@@ -75,6 +75,17 @@ pub(crate) fn bfloat16_is_widened() -> bool {
 /// Whether this processor's products of bfloat16 are ours: factors are rounded as they are read, and need no copy.
 pub(crate) fn bfloat16_is_ours() -> bool {
     is_foreign() && tiles::has(tiles::Element::Bfloat16)
+}
+
+/// The kernels that multiply factors of this dtype on the CPU, where they are ours.
+pub(super) fn tiles_for(factors: Kind) -> Option<tiles::Element> {
+    let element = if factors == Kind::Float { tiles::Element::Single } else { tiles::Element::Bfloat16 };
+    (is_foreign() && tiles::has(element)).then_some(element)
+}
+
+/// Whether attention is made of those kernels.
+pub(crate) fn attention_is_ours(options: &ModelOptions) -> bool {
+    options.device == Device::Cpu && tiles_for(options.compute).is_some()
 }
 
 /// How a product is computed that is not left to libtorch.
