@@ -110,7 +110,7 @@ impl Run<'_> {
             let part = first..(first + rows).min(self.queries.end);
             let keys = match self.mask {
                 Some(_) => self.keys.clone(),
-                None => vec![self.queries.start..part.end],
+                None => std::iter::once(self.queries.start..part.end).collect(),
             };
             (part, keys)
         })
@@ -357,11 +357,13 @@ mod tests {
         }
         let seen = Tensor::cat(&[whole.narrow(1, long as i64, 25), whole.narrow(1, branch.start as i64, 20)], 1);
         let mask = seen.narrow(0, branch.start as i64, 20).to_kind(Kind::Float).contiguous();
+        let own =
+            |range: Range<usize>| Run { queries: range.clone(), keys: std::iter::once(range).collect(), mask: None };
         let attention = Attention {
             trees: vec![
-                vec![Run { queries: 0..long, keys: vec![0..long], mask: None }],
+                vec![own(0..long)],
                 vec![
-                    Run { queries: long..long + root, keys: vec![long..long + root], mask: None },
+                    own(long..long + root),
                     Run {
                         queries: branch.clone(),
                         keys: vec![long..long + 25, branch],
