@@ -59,6 +59,11 @@ ROWS = [
 ]
 
 
+def shown(number):
+    """Three digits, or all before the point."""
+    return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"
+
+
 def rate(row, seconds, tokens):
     """Median over steps."""
     done = [8] * len(seconds) if row.job == "ppo" else tokens
@@ -141,7 +146,7 @@ def rounds(args, row):
         order = SIDES[first:] + SIDES[:first]
         results = {side: measured(args, row, side) for side in order}
         others = max(result["other_cores"] for result in results.values())
-        said = ", ".join(f"{side} {results[side]['rate']:.3g}" for side in SIDES)
+        said = ", ".join(f"{side} {shown(results[side]['rate'])}" for side in SIDES)
         if others > BUSY and thrown < args.patience:
             thrown += 1
             print(f"{row.name}: thrown away, others used {others:.2f} cores ({said} {row.unit})", file=sys.stderr)
@@ -174,7 +179,7 @@ def table(results):
     lines = [header]
     for result in results:
         ratio = lambda side: "{median:.2f}× ({min:.2f}–{max:.2f})".format(**result[f"against_{side}"])
-        lines.append([result["row"], result["unit"], *(f"{result[side]['median']:.3g}" for side in SIDES), ratio("stock"),
+        lines.append([result["row"], result["unit"], *(shown(result[side]['median']) for side in SIDES), ratio("stock"),
                       ratio("tuned"), f"{result['memory_of_stock']:.2f}", f"{result['memory_of_tuned']:.2f}"])
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:

@@ -17,14 +17,14 @@ use super::{Element, Factor, Place, Size};
 
 /// Rows of a panel of a.
 const HIGH: usize = 6;
-/// Columns of a panel of b: two registers.
+/// Columns of a panel of b.
 const WIDE: usize = 4 * LANES;
 const LANES: usize = 16;
-/// So many numbers of a sum, or pairs, are computed before the next panels are copied: a panel of b takes 32 KB.
+/// So many numbers of a sum, or pairs, are computed before the next panels are copied: a panel of b takes 96 KB.
 const DEEP: usize = 384;
-/// Rows of a that stay in the second cache together: 192 KB.
+/// Rows of a that stay in the second cache together: 216 KB.
 const ROWS: usize = 24 * HIGH;
-/// Columns of b that are copied together: 2 MB.
+/// Columns of b that are copied together: 3 MB.
 const COLUMNS: usize = 32 * WIDE;
 
 #[repr(C, align(64))]
@@ -32,7 +32,7 @@ const COLUMNS: usize = 32 * WIDE;
 struct Line([f32; LANES]);
 
 thread_local! {
-    /// Panels of a, then of b: 3.4 MB.
+    /// Room for panels of a, then of b.
     static PANELS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
