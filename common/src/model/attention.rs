@@ -46,7 +46,13 @@ struct Call {
 
 impl Plan {
     /// `extrapolate`: the first generation's NTK and LogN act on sequences beyond `seq_length`.
-    pub(crate) fn new(config: &ModelConfig, batch: &FlatBatch, extrapolate: bool, options: &ModelOptions) -> Self {
+    pub(crate) fn new(
+        config: &ModelConfig,
+        batch: &FlatBatch,
+        extrapolate: bool,
+        factors: Kind,
+        options: &ModelOptions,
+    ) -> Self {
         let (compute, device) = (options.between(), options.device);
         let stretch = extrapolate.then(|| tree_stretch(config, batch));
         let rotation = Rotation::new(config, batch.positions(), stretch.as_deref(), compute, device);
@@ -87,7 +93,7 @@ impl Plan {
             windows,
             groups: config.num_attention_heads / config.num_key_value_heads,
             scale: 1.0 / (config.head_dim as f64).sqrt(),
-            factors: options.compute,
+            factors,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::attention::Plan;
 use super::config::ModelConfig;
@@ -192,7 +192,7 @@ impl Backbone {
     /// Hidden states (N, D) of prompts at `places` (N), and the keys and values that responses will see. No gradient.
     pub(crate) fn prefill(&self, batch: &FlatBatch, places: &Tensor) -> (Tensor, Prefilled) {
         let _guard = tch::no_grad_guard();
-        let plan = self.plan(batch);
+        let plan = self.plan_by(batch, self.transformer.decoding());
         let mut layers = Vec::with_capacity(self.transformer.layers.len());
         let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, true, Some(places), &mut |layer, heads| {
             layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
@@ -222,7 +222,11 @@ impl Backbone {
     }
 
     fn plan(&self, batch: &FlatBatch) -> Plan {
-        Plan::new(&self.config, batch, self.extrapolate, &self.options)
+        self.plan_by(batch, self.options.compute)
+    }
+
+    fn plan_by(&self, batch: &FlatBatch, factors: Kind) -> Plan {
+        Plan::new(&self.config, batch, self.extrapolate, factors, &self.options)
     }
 }
 
@@ -244,5 +248,18 @@ mod tests {
             drop(backbone.hidden(&batch, None, None));
             assert_eq!(backbone.tapes.borrow().len(), 1);
         }
+    }
+
+    /// To the bit, attention included: tokens are sampled with the fp32 weights as they are.
+    #[test]
+    fn prompts_are_read_in_fp32_by_a_model_that_is_trained_in_bfloat16() {
+        let mut batch = FlatBatch::new();
+        batch.push(&[1, 2, 3, 7, 5], None);
+        let hidden = |compute| {
+            let options = ModelOptions { compute, ..trainable() };
+            let backbone = CausalLm::load(&tiny("qwen2_tied_gqa"), &options).unwrap().backbone;
+            backbone.prefill(&batch, &Tensor::from_slice(&[2i64, 4])).0
+        };
+        assert!(hidden(Kind::BFloat16).equal(&hidden(Kind::Float)));
     }
 }

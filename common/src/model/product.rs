@@ -72,15 +72,15 @@ pub(crate) fn bfloat16_is_widened() -> bool {
     false
 }
 
-/// Whether this processor's products of bfloat16 are ours: factors are rounded as they are read, and need no copy.
-pub(crate) fn bfloat16_is_ours() -> bool {
-    is_foreign() && tiles::has(tiles::Element::Bfloat16)
-}
-
 /// The kernels that multiply factors of this dtype on the CPU, where they are ours.
 pub(super) fn tiles_for(factors: Kind) -> Option<tiles::Element> {
     let element = if factors == Kind::Float { tiles::Element::Single } else { tiles::Element::Bfloat16 };
     (is_foreign() && tiles::has(element)).then_some(element)
+}
+
+/// Whether this processor's products of bfloat16 are ours: factors are rounded as they are read, and need no copy.
+pub(crate) fn bfloat16_is_ours() -> bool {
+    tiles_for(Kind::BFloat16).is_some()
 }
 
 /// Whether attention is made of those kernels.
@@ -96,28 +96,26 @@ enum Way {
 }
 
 fn way(by: Kind, out: &Tensor, a: &Tensor, b: &Tensor) -> Option<Way> {
-    static SINGLE: OnceLock<Option<Way>> = OnceLock::new();
-    static HALF: OnceLock<Option<Way>> = OnceLock::new();
-    if !memory::takes(out) || [a, b].iter().any(|tensor| tensor.device() != Device::Cpu) {
+    let fits = |factor: &Tensor| {
+        factor.device() == Device::Cpu && (factor.kind() == Kind::Float || factor.kind() == by && by == Kind::BFloat16)
+    };
+    if !memory::takes(out) || !fits(a) || !fits(b) {
         return None;
     }
-    let are = |kinds: &[Kind]| [a, b].iter().all(|tensor| kinds.contains(&tensor.kind()));
-    match by {
-        Kind::Float if are(&[Kind::Float]) => *SINGLE.get_or_init(|| is_foreign().then(Way::single)),
-        Kind::BFloat16 if are(&[Kind::Float, Kind::BFloat16]) => {
-            *HALF.get_or_init(|| bfloat16_is_ours().then_some(Way::Tiles(tiles::Element::Bfloat16)))
-        }
-        _ => None,
-    }
+    tiles_for(by).map(Way::Tiles).or_else(|| (by == Kind::Float && is_foreign()).then_some(Way::Gemm))
 }
 
 /// Whether the processor has wide instructions, but not MKL's maker. The maker decides, so that a run repeats.
 fn is_foreign() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        let id = std::arch::x86_64::__cpuid(0);
-        let vendor = [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat();
-        vendor != b"GenuineIntel" && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+        // Under a hypervisor the question takes microseconds.
+        static FOREIGN: OnceLock<bool> = OnceLock::new();
+        *FOREIGN.get_or_init(|| {
+            let id = std::arch::x86_64::__cpuid(0);
+            let vendor = [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat();
+            vendor != b"GenuineIntel" && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+        })
     }
     #[cfg(not(target_arch = "x86_64"))]
     false
@@ -152,10 +150,6 @@ impl Matrix {
 const STEP: usize = 64;
 
 impl Way {
-    fn single() -> Self {
-        if tiles::has(tiles::Element::Single) { Self::Tiles(tiles::Element::Single) } else { Self::Gemm }
-    }
-
     /// out = a·b, or out += a·b. `out` is contiguous and fp32; all three are on the CPU.
     fn multiply(self, out: &mut Tensor, a: &Tensor, b: &Tensor, add: bool) {
         let ((m, k), (inner, n)) = (a.size2().expect("(m, k)"), b.size2().expect("(k, n)"));

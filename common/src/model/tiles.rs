@@ -88,7 +88,10 @@ impl Factor {
     fn is_read_as(self, depth: usize, numbers: usize) -> bool {
         match self.element {
             Element::Single => depth == 1,
-            Element::Bfloat16 => depth == 2 && numbers.is_multiple_of(2) && self.strides[0].is_multiple_of(2),
+            Element::Bfloat16 => {
+                let in_pairs = numbers.is_multiple_of(2) && self.strides[0].is_multiple_of(2);
+                depth == 2 && in_pairs && self.start.cast::<f32>().is_aligned()
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The usual way (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"): factors are copied in panels, those of b as
 //! wide as four registers, those of a as high as leaves room for all products in the others. A panel of b stays in the second cache
-//! while it meets some panels of a. What is needed next is asked for ahead: without that, a third of the time is spent waiting.
+//! while it meets some panels of a. What is needed next is asked for ahead: without that, a quarter of the time is spent waiting.
 #![expect(unsafe_code, reason = "instructions that the compiler does not choose by itself")]
 
 use std::arch::x86_64::{
@@ -185,6 +185,7 @@ macro_rules! kernel {
                 } else {
                     let masks: [__mmask16; WIDE / LANES] =
                         std::array::from_fn(|part| mask(room[1].saturating_sub(part * LANES)));
+                    // Kept from being merged with the way above, whose sums would go through memory too.
                     let sums = std::hint::black_box(sums);
                     for (row, sums) in sums.iter().enumerate().take(room[0]) {
                         for half in 0..WIDE / LANES {
@@ -258,13 +259,9 @@ macro_rules! pack {
                                 let number = $depth * at;
                                 let mut block = [_mm512_setzero_ps(); LANES];
                                 for (row, block) in block.iter_mut().enumerate().take(lanes) {
-                                    *block = $along(from.from(first + lane + row, number), numbers - number);
-                                    _mm_prefetch::<_MM_HINT_T0>(
-                                        from.from(first + lane + row, number)
-                                            .start
-                                            .wrapping_add(4 * LANES * from.strides[0])
-                                            .cast(),
-                                    );
+                                    let place = |row| from.from(first + lane + row, number);
+                                    *block = $along(place(row), numbers - number);
+                                    _mm_prefetch::<_MM_HINT_T0>(place(row + LANES).start.cast());
                                 }
                                 for (row, block) in transposed(block).into_iter().enumerate().take(deep - at) {
                                     _mm512_mask_storeu_ps(to.add((at + row) * W), written, block);
@@ -273,13 +270,10 @@ macro_rules! pack {
                         } else {
                             for at in 0..deep {
                                 let number = $depth * at;
-                                let place = from.from(first + lane, number);
-                                let block = $across(place, lanes, numbers - number);
-                                let ahead = if W > LANES { W } else { LANES };
-                                for number in 0..$depth {
-                                    _mm_prefetch::<_MM_HINT_T0>(
-                                        place.start.wrapping_add(4 * (ahead + number * from.strides[1])).cast(),
-                                    );
+                                let block = $across(from.from(first + lane, number), lanes, numbers - number);
+                                let ahead = first + lane + W.max(LANES);
+                                for number in number..number + $depth {
+                                    _mm_prefetch::<_MM_HINT_T0>(from.from(ahead, number).start.cast());
                                 }
                                 _mm512_mask_storeu_ps(to.add(at * W), written, block);
                             }
