@@ -161,7 +161,8 @@ impl Plan {
                 _ => trees.push(vec![run]),
             }
         }
-        Some(host::Attention { trees, scale: self.scale, by })
+        let width = heads.queries.size()[2] as usize;
+        Some(host::Attention { trees, scale: self.scale, width, by })
     }
 
     /// libtorch's fused attention: never a matrix of scores in memory. (n, H, E) × (m, K, E) → (n, H, E).

@@ -32,6 +32,8 @@ pub(super) struct Attention<'a> {
     /// Runs that see each other's keys stand together.
     pub(super) trees: Vec<Vec<Run<'a>>>,
     pub(super) scale: f64,
+    /// E: how many numbers a head has.
+    pub(super) width: usize,
     /// What factors are rounded to.
     pub(super) by: Element,
 }
@@ -120,7 +122,7 @@ impl Run<'_> {
 impl Attention<'_> {
     /// → (T, H, E).
     pub(super) fn forward(&self, heads: &Heads) -> Tensor {
-        let output = heads.queries.empty_like().contiguous();
+        let output = Tensor::empty(heads.queries.size(), (Kind::Float, Device::Cpu));
         let (inputs, out) = (Inputs::of(heads), Matrices::of(&output));
         self.each(heads, |runs, head| {
             let mut scores = Vec::new();
@@ -141,7 +143,7 @@ impl Attention<'_> {
         let kv_heads = heads.keys.size()[1];
         let queries = Tensor::empty([tokens, count, width], (Kind::Float, Device::Cpu));
         // Of each head of queries, then summed over those that share keys.
-        let [keys, values] = [(); 2].map(|()| queries.zeros_like());
+        let (keys, values) = (queries.zeros_like(), queries.zeros_like());
         let grad = grad.view([tokens, count, width]);
         let (inputs, output, grad) = (Inputs::of(heads), Matrices::of(&output.view_as(&queries)), Matrices::of(&grad));
         let [to_queries, to_keys, to_values] = [&queries, &keys, &values].map(Matrices::of);
@@ -152,10 +154,8 @@ impl Attention<'_> {
                 for (rows, keys) in run.parts() {
                     let width = self.probabilities(&inputs, head, run, &rows, &keys, &mut scores);
                     slopes.resize(scores.len(), 0.0);
-                    let grads = |turned: &Factor| (grad.rows(rows.start, head), *turned);
-                    self.by_keys(&mut slopes, &rows, &keys, inputs.values.width, |token| {
-                        grads(&inputs.values.turned(token, shared))
-                    });
+                    let values = |token| inputs.values.turned(token, shared);
+                    self.by_keys(&mut slopes, &rows, &keys, grad.rows(rows.start, head), values);
                     self.spread(&scores, &keys, &rows, grad.rows(rows.start, head), to_values, head);
                     for (row, (scores, slopes)) in
                         scores.chunks_exact(width).zip(slopes.chunks_exact_mut(width)).enumerate()
@@ -182,7 +182,9 @@ impl Attention<'_> {
     fn each(&self, heads: &Heads, work: impl Fn(&[Run<'_>], usize) + Sync) {
         let count = heads.queries.size()[1] as usize;
         let items = self.trees.iter().flat_map(|tree| (0..count).map(move |head| (tree, head)));
-        parallel::each(items.collect(), usize::MAX, |(tree, head): (&Vec<Run<'_>>, usize)| work(tree, head));
+        let pairs = |run: &Run<'_>| run.queries.len() * run.keys.iter().map(Range::len).sum::<usize>();
+        let scores = count * self.trees.iter().flatten().map(pairs).sum::<usize>();
+        parallel::each(items.collect(), scores, |(tree, head): (&Vec<Run<'_>>, usize)| work(tree, head));
     }
 
     /// P (rows, keys) of one head; returns how many keys there are.
@@ -197,10 +199,8 @@ impl Attention<'_> {
     ) -> usize {
         let width = keys.iter().map(Range::len).sum();
         scores.resize(rows.len() * width, 0.0);
-        let queries = inputs.queries.rows(rows.start, head);
-        self.by_keys(scores, rows, keys, inputs.queries.width, |token| {
-            (queries, inputs.keys.turned(token, head / inputs.groups))
-        });
+        let turned = |token| inputs.keys.turned(token, head / inputs.groups);
+        self.by_keys(scores, rows, keys, inputs.queries.rows(rows.start, head), turned);
         for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
             let at = rows.start + row - run.queries.start;
             match run.mask {
@@ -219,22 +219,19 @@ impl Attention<'_> {
         width
     }
 
-    /// out (rows, keys) = a·b, whose factors `of` gives for the first token of a range of keys.
+    /// out (rows, keys) = a (rows, E) · what `of` gives for the first token of a range of keys (E, keys).
     fn by_keys(
         &self,
         out: &mut [f32],
         rows: &Range<usize>,
         keys: &[Range<usize>],
-        inner: usize,
-        of: impl Fn(usize) -> (Factor, Factor),
+        a: Factor,
+        of: impl Fn(usize) -> Factor,
     ) {
         let stride = out.len() / rows.len();
-        let mut column = 0;
-        for range in keys {
+        for (column, range) in columns(keys) {
             let place = Place { start: out[column..].as_mut_ptr(), stride, add: false };
-            let (a, b) = of(range.start);
-            self.product(Size { m: rows.len(), k: inner, n: range.len() }, place, a, b);
-            column += range.len();
+            self.product(Size { m: rows.len(), k: self.width, n: range.len() }, place, a, of(range.start));
         }
     }
 
@@ -248,14 +245,10 @@ impl Attention<'_> {
         out: Matrices,
         head: usize,
     ) {
-        let stride = weights.len() / rows.len();
-        let mut column = 0;
-        for range in keys {
-            let start = weights[column..].as_ptr().cast();
-            let a = Factor { start, element: Element::Single, strides: [stride, 1] };
-            let size = Size { m: rows.len(), k: range.len(), n: out.width };
+        for (column, range) in columns(keys) {
+            let a = factor(&weights[column..], [weights.len() / rows.len(), 1]);
+            let size = Size { m: rows.len(), k: range.len(), n: self.width };
             self.product(size, out.place(rows.start, head, column > 0), a, of(range.start));
-            column += range.len();
         }
     }
 
@@ -269,14 +262,10 @@ impl Attention<'_> {
         out: Matrices,
         head: usize,
     ) {
-        let stride = weights.len() / rows.len();
-        let mut column = 0;
-        for range in keys {
-            let start = weights[column..].as_ptr().cast();
-            let a = Factor { start, element: Element::Single, strides: [1, stride] };
-            let size = Size { m: range.len(), k: rows.len(), n: out.width };
+        for (column, range) in columns(keys) {
+            let a = factor(&weights[column..], [1, weights.len() / rows.len()]);
+            let size = Size { m: range.len(), k: rows.len(), n: self.width };
             self.product(size, out.place(range.start, head, true), a, b);
-            column += range.len();
         }
     }
 
@@ -285,6 +274,19 @@ impl Attention<'_> {
         // SAFETY: places and factors are within tensors and buffers that outlive this; what is written is this thread's.
         unsafe { tiles::multiply(self.by, size, out, a, b) }
     }
+}
+
+/// Ranges of keys, each with the column at which its scores begin.
+fn columns(keys: &[Range<usize>]) -> impl Iterator<Item = (usize, &Range<usize>)> {
+    keys.iter().scan(0, |next, range| {
+        let column = *next;
+        *next += range.len();
+        Some((column, range))
+    })
+}
+
+fn factor(matrix: &[f32], strides: [usize; 2]) -> Factor {
+    Factor { start: matrix.as_ptr().cast(), element: Element::Single, strides }
 }
 
 /// Scores → probabilities.
@@ -372,6 +374,7 @@ mod tests {
                 ],
             ],
             scale: 0.3,
+            width: 16,
             by: Element::Single,
         };
         let leaf = |tensor: &Tensor| tensor.to_kind(Kind::Double).set_requires_grad(true);
