@@ -128,9 +128,10 @@ impl Held {
         let weight = shape.inner * shape.hidden;
         let rounded = match self.options.device {
             Device::Cpu => {
-                self.rounded(work.tokens * shape.inner) + self.rounded(weight.max(work.tokens * shape.hidden))
+                self.rounded_activations(work.tokens * shape.inner)
+                    + self.rounded_weight(weight).max(self.rounded_activations(work.tokens * shape.hidden))
             }
-            _ => 2 * self.rounded(weight),
+            _ => 2 * self.rounded_weight(weight),
         };
         work.tokens * (2 * shape.inner * self.between() + shape.hidden * FP32) + rounded
     }
@@ -150,13 +151,9 @@ impl Held {
     /// stream.
     pub fn forward(&self, work: &Work) -> u64 {
         let shape = self.shape();
-        let factors = match self.options.device {
-            Device::Cpu => self.rounded(work.tokens * shape.hidden),
-            _ => 0,
-        };
         work.tokens * (3 * shape.inner * self.between() + shape.hidden * (2 * FP32 + self.between()))
-            + self.rounded(shape.hidden * shape.inner)
-            + factors
+            + self.rounded_weight(shape.hidden * shape.inner)
+            + self.rounded_activations(work.tokens * shape.hidden)
             + self.plan(work)
     }
 
@@ -171,11 +168,11 @@ impl Held {
         // fp32.
         let rounded = match (self.options.device, with_gradient) {
             (Device::Cpu, _) => {
-                self.rounded(block * shape.hidden.max(rows)) + self.rounded(block * shape.hidden.min(rows))
+                self.rounded_weight(block * shape.hidden) + self.rounded_activations(block.max(shape.hidden) * rows)
             }
-            (_, false) => self.rounded(vocab * shape.hidden) + rows * block * self.between(),
+            (_, false) => self.rounded_weight(vocab * shape.hidden) + rows * block * self.between(),
             (_, true) => {
-                self.rounded(vocab * shape.hidden)
+                self.rounded_weight(vocab * shape.hidden)
                     + block * (rows * self.between() + shape.hidden * (self.between() + FP32))
             }
         };
@@ -202,7 +199,7 @@ impl Held {
     /// One decoding step of `rows` responses: logits, which become probabilities where they are.
     pub fn draw(&self, rows: u64) -> u64 {
         let vocab = self.config.vocab_size as u64;
-        let cast = if self.options.trainable { 0 } else { self.rounded(vocab * self.shape().hidden) };
+        let cast = if self.options.trainable { 0 } else { self.rounded_weight(vocab * self.shape().hidden) };
         rows * vocab * FP32 + cast
     }
 
@@ -269,14 +266,24 @@ impl Held {
         (2 * work.tokens * self.config.head_dim as u64 + windows * work.masked_pairs) * self.between()
     }
 
-    /// A factor of so many elements, rounded for a product.
-    fn rounded(&self, elements: u64) -> u64 {
+    /// A part of the weights of so many elements, rounded for a product.
+    fn rounded_weight(&self, elements: u64) -> u64 {
+        self.rounded(elements, if self.options.trainable { Kind::Float } else { self.options.compute })
+    }
+
+    /// What lies between products, so many elements of it, rounded for one.
+    fn rounded_activations(&self, elements: u64) -> u64 {
+        self.rounded(elements, self.options.between())
+    }
+
+    /// A factor of so many elements in the dtype `held`, rounded for a product.
+    fn rounded(&self, elements: u64, held: Kind) -> u64 {
         let on_cpu = self.options.device == Device::Cpu;
         if self.options.compute == Kind::Float || (on_cpu && bfloat16_is_ours()) {
             return 0;
         }
         // In 16 bits, unless it is held so, and in fp32 again where it is multiplied so.
-        let half = if self.options.trainable { elements * self.compute() } else { 0 };
+        let half = if held == self.options.compute { 0 } else { elements * self.compute() };
         half + if on_cpu && bfloat16_is_widened() { elements * FP32 } else { 0 }
     }
 
