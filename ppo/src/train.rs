@@ -9,7 +9,7 @@ use align_common::lm::LmRow;
 use align_common::masked::{self, mask, table};
 use align_common::metrics::Metrics;
 use align_common::model::CausalLm;
-use align_common::optim::AdamW;
+use align_common::optim::{AdamW, clip_scale};
 use align_common::random::{self, Permutation, Purpose};
 use tch::Tensor;
 
@@ -227,22 +227,20 @@ impl Trainer {
         }
         let (ahead_hidden, ahead_values) = ahead.map(|ahead| (ahead.hidden, ahead.values)).unzip();
         // The policy first: its gradient waits where the value model's will be while that of the text is found.
-        let policy = match phase {
+        let (policy, policy_grad_norm) = match phase {
             Phase::Ppo => self.policy_gradient(rollout, &microbatches, targets, ahead_hidden, &ptx_rows, learned)?,
-            Phase::ValueWarmup => PolicyStats::default(),
+            Phase::ValueWarmup => (PolicyStats::default(), 0.0),
         };
         let (value_total, clip_frac) = self.value_gradient(rollout, &microbatches, targets, ahead_values);
         // All that can be no number, before anything is updated.
         learned.value_loss += finite("value/loss", value_total)?;
-        learned.value_grad_norm +=
-            finite("value/grad_norm", self.value_optimizer.clip_grad_norm(self.config.ppo.grad_clip))?;
+        let value_grad_norm = finite("value/grad_norm", self.value_optimizer.grad_norm())?;
+        learned.value_grad_norm += value_grad_norm;
+        let config = &self.config.ppo;
         if phase == Phase::Ppo {
-            self.policy_optimizer.clip_grad_norm(self.config.ppo.grad_clip);
-            self.policy_optimizer.step(self.config.ppo.policy_lr);
-            self.policy_optimizer.zero_grad();
+            self.policy_optimizer.step(config.policy_lr, clip_scale(policy_grad_norm, config.grad_clip));
         }
-        self.value_optimizer.step(self.config.ppo.value_lr);
-        self.value_optimizer.zero_grad();
+        self.value_optimizer.step(config.value_lr, clip_scale(value_grad_norm, config.grad_clip));
         if let Some(stream) = &mut self.ptx {
             stream.taken = ptx_taken;
         }
@@ -256,7 +254,7 @@ impl Trainer {
     }
 
     /// Accumulates the policy's gradient: of the PPO loss over the microbatches of a minibatch, and of the text's. The value model's must
-    /// be zero, and are so after.
+    /// be zero, and are so after. Returns the norm of both together too.
     fn policy_gradient(
         &self,
         rollout: &Rollout,
@@ -265,7 +263,7 @@ impl Trainer {
         mut ahead: Option<Tensor>,
         ptx_rows: &[LmRow],
         learned: &mut Learned,
-    ) -> Result<PolicyStats> {
+    ) -> Result<(PolicyStats, f64)> {
         let (config, model) = (&self.config.ppo, &self.models.policy);
         let num_tokens = num_tokens(rollout, microbatches);
         let mut stats = PolicyStats::default();
@@ -285,7 +283,8 @@ impl Trainer {
             });
         }
         finite("policy/loss", stats.loss)?;
-        learned.policy_grad_norm += finite("policy/grad_norm", self.policy_optimizer.grad_norm())?;
+        let mut grad_norm = finite("policy/grad_norm", self.policy_optimizer.grad_norm())?;
+        learned.policy_grad_norm += grad_norm;
         if !ptx_rows.is_empty() {
             let ppo_grads = take_grads(model.parameters(), self.models.value_model.parameters());
             let loss = ptx_backward(model, ptx_rows, self.config.ptx.coef, config.microbatch_tokens);
@@ -293,8 +292,9 @@ impl Trainer {
             add_grads(model.parameters(), ppo_grads);
             learned.ptx_loss += finite("ptx/loss", loss)?;
             learned.ptx_grad_norm += finite("ptx/grad_norm", norm)?;
+            grad_norm = self.policy_optimizer.grad_norm();
         }
-        Ok(stats)
+        Ok((stats, grad_norm))
     }
 
     /// Accumulates the value model's gradient over the microbatches of a minibatch; returns the loss and the clipped part.

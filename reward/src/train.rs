@@ -10,7 +10,7 @@ use align_common::error::{Problem, Result, finite};
 use align_common::lm::microbatches;
 use align_common::metrics::Metrics;
 use align_common::model::{Over, ScalarModel};
-use align_common::optim::AdamW;
+use align_common::optim::{AdamW, clip_scale};
 use align_common::run::{Recorded, Run};
 use align_common::schedule::lr;
 use align_common::stage::{self, Examination};
@@ -185,12 +185,11 @@ impl stage::Trainer for Trainer<'_> {
             stats.add(&of_part);
             lm_loss += share;
         }
-        let grad_norm = self.optimizer.clip_grad_norm(train.grad_clip);
+        let grad_norm = self.optimizer.grad_norm();
         finite("train/loss", stats.loss)?;
         finite("train/grad_norm", grad_norm)?;
         let lr = lr(self.config.optimizer.lr, &self.config.schedule, step, self.steps);
-        self.optimizer.step(lr);
-        self.optimizer.zero_grad();
+        self.optimizer.step(lr, clip_scale(grad_norm, train.grad_clip));
 
         let mut metrics = Metrics::new();
         metrics.set("train/loss", stats.loss + self.config.loss.lm_coef * lm_loss);

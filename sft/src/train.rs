@@ -11,7 +11,7 @@ use align_common::lm::{self, LmRow};
 use align_common::metrics::Metrics;
 use align_common::metrics::markdown::prompt_and_response;
 use align_common::model::{CausalLm, Dropout};
-use align_common::optim::AdamW;
+use align_common::optim::{AdamW, clip_scale};
 use align_common::random::{self, Purpose};
 use align_common::run::{Recorded, Run};
 use align_common::schedule::lr;
@@ -126,12 +126,11 @@ impl stage::Trainer for Trainer<'_> {
         for (range, dropout) in self.microbatches(step, &batch) {
             loss += lm::backward(&self.model, &batch[range], dropout, 1.0 / loss_tokens as f64) / loss_tokens as f64;
         }
-        let grad_norm = self.optimizer.clip_grad_norm(train.grad_clip);
+        let grad_norm = self.optimizer.grad_norm();
         finite("train/loss", loss)?;
         finite("train/grad_norm", grad_norm)?;
         let lr = lr(self.sections.optimizer.lr, self.sections.schedule, step, self.steps);
-        self.optimizer.step(lr);
-        self.optimizer.zero_grad();
+        self.optimizer.step(lr, clip_scale(grad_norm, train.grad_clip));
 
         let tokens = batch.iter().map(LmRow::len).sum::<usize>() as f64;
         let mut metrics = Metrics::new();

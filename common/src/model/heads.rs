@@ -13,9 +13,9 @@ use super::softmax::{Block, OUTSIDE, Part, Row};
 use crate::memory;
 
 /// How many logits a chunk of the language-model head may hold.
-const CHUNK_LOGITS: i64 = 1 << 26;
+const CHUNK_LOGITS: i64 = 1 << 27;
 /// A chunk has at most this many rows: a block of it is small enough to be kept when it is freed.
-const CHUNK_ROWS: i64 = 512;
+const CHUNK_ROWS: i64 = 960;
 /// A block has at most this many ids.
 const BLOCK_IDS: usize = 8192;
 

@@ -146,8 +146,8 @@ impl Matrix {
     }
 }
 
-/// Rows or columns of a block begin at multiples of this.
-const STEP: usize = 64;
+/// Blocks are cut between so many rows, or columns: what a kernel of [`tiles`] takes at once.
+const STEPS: [usize; 2] = [6, 64];
 
 impl Way {
     /// out = a·b, or out += a·b. `out` is contiguous and fp32; all three are on the CPU.
@@ -159,13 +159,14 @@ impl Way {
         let [a, b] = [a, b]
             .map(|factor| if factor.stride().contains(&1) { factor.shallow_clone() } else { factor.contiguous() });
         let (place, first, second) = (Matrix::of(out), Matrix::of(&a), Matrix::of(&b));
-        // Blocks of the longer side, two a thread.
+        // Blocks of the longer side, two a thread and as even as steps allow, the larger first.
         let along_rows = m >= n;
-        let (long, short) = if along_rows { (m, n) } else { (n, m) };
-        let threads = tch::get_num_threads().max(1) as usize;
-        let size = long.div_ceil(2 * threads).next_multiple_of(STEP);
-        let blocks =
-            (0..long).step_by(size).map(|start| (start, size.min(long - start), [place, first, second])).collect();
+        let (long, short, step) = if along_rows { (m, n, STEPS[0]) } else { (n, m, STEPS[1]) };
+        let (count, steps) = (2 * tch::get_num_threads().max(1) as usize, long.div_ceil(step));
+        let start = |block: usize| (block * (steps / count) + block.min(steps % count)) * step;
+        let blocks = (0..count.min(steps))
+            .map(|block| (start(block), long.min(start(block + 1)) - start(block), [place, first, second]))
+            .collect();
         parallel::each(blocks, long * short.max(k), |(start, size, [out, a, b])| {
             let (m, n, out, a, b) = match along_rows {
                 true => (size, n, out.from(start, 0), a.from(start, 0), b),

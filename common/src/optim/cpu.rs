@@ -10,6 +10,8 @@ use crate::parallel;
 /// The constants of one step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
+    /// Gradients are multiplied by it.
+    pub(super) grad_scale: f32,
     /// 1 − lr · weight_decay.
     pub(super) keep: f32,
     /// 1 − β₁ and 1 − β₂.
@@ -22,12 +24,12 @@ pub(super) struct Step {
     pub(super) eps: f32,
 }
 
-/// The memory of one parameter; all of the same length. No gradient stands for zeros.
+/// The memory of one parameter; all of the same length. No gradient stands for zeros; the gradient is zero after a step.
 pub(super) struct Memory<'a> {
     pub(super) parameter: &'a mut [f32],
     pub(super) exp_avg: &'a mut [f32],
     pub(super) exp_avg_sq: &'a mut [f32],
-    pub(super) grad: Option<&'a [f32]>,
+    pub(super) grad: Option<&'a mut [f32]>,
     /// For each [`BLOCK`], whether its moments may be other than zero.
     pub(super) moved: &'a mut [bool],
 }
@@ -60,7 +62,7 @@ pub(super) fn step<'a>(parameters: impl IntoIterator<Item = Memory<'a>>, step: S
 impl<'a> Memory<'a> {
     /// Cut into parts of `size`, a multiple of [`BLOCK`].
     fn parts(self, size: usize) -> impl Iterator<Item = Self> {
-        let mut grads = self.grad.map(|grad| grad.chunks(size));
+        let mut grads = self.grad.map(|grad| grad.chunks_mut(size));
         let moments = self.exp_avg.chunks_mut(size).zip(self.exp_avg_sq.chunks_mut(size));
         let parts = self.parameter.chunks_mut(size).zip(moments).zip(self.moved.chunks_mut(size / BLOCK));
         parts.map(move |((parameter, (exp_avg, exp_avg_sq)), moved)| {
@@ -72,7 +74,7 @@ impl<'a> Memory<'a> {
 
 fn step_chunk(chunk: Memory<'_>, step: Step) {
     for block in chunk.parts(BLOCK) {
-        if block.moved[0] || !block.grad.is_none_or(is_zero) {
+        if block.moved[0] || !block.grad.as_deref().is_none_or(is_zero) {
             block.moved[0] = true;
             step_block(block, step);
         } else if step.keep != 1.0 {
@@ -83,7 +85,7 @@ fn step_chunk(chunk: Memory<'_>, step: Step) {
 }
 
 fn step_block(memory: Memory<'_>, step: Step) {
-    let Step { keep, news: [new1, new2], beta2, step_size, root_correction2, eps } = step;
+    let Step { grad_scale, keep, news: [new1, new2], beta2, step_size, root_correction2, eps } = step;
     let update = |parameter: &mut f32, exp_avg: &mut f32, exp_avg_sq: &mut f32, grad: f32| {
         *exp_avg += (grad - *exp_avg) * new1;
         *exp_avg_sq = *exp_avg_sq * beta2 + new2 * grad * grad;
@@ -94,7 +96,8 @@ fn step_block(memory: Memory<'_>, step: Step) {
     match memory.grad {
         Some(grad) => {
             for ((parameter, (exp_avg, exp_avg_sq)), grad) in all.zip(grad) {
-                update(parameter, exp_avg, exp_avg_sq, *grad);
+                update(parameter, exp_avg, exp_avg_sq, *grad * grad_scale);
+                *grad = 0.0;
             }
         }
         None => {

@@ -1,4 +1,4 @@
-//! AdamW whose state can be saved, and gradient clipping that returns the norm.
+//! AdamW whose state can be saved, and the clipping of gradients by their norm.
 
 mod cpu;
 
@@ -39,6 +39,12 @@ pub struct AdamW {
     steps: u64,
     /// Shut while a [`State`] holds masters and moments.
     gate: Gate,
+}
+
+/// What gradients of this 2-norm are multiplied by so that it is at most `max_norm`; 1 where it is no number. The 1e-6 is that of
+/// `torch.nn.utils.clip_grad_norm_`.
+pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
+    if norm.is_finite() { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
 #[derive(Debug)]
@@ -87,21 +93,6 @@ impl AdamW {
         }
     }
 
-    /// The 2-norm of all gradients together, before clipping; scales them to `max_norm` when it is larger. A norm that is
-    /// not finite is returned and nothing is scaled.
-    pub fn clip_grad_norm(&mut self, max_norm: f64) -> f64 {
-        let _guard = no_grad_guard();
-        let norm = self.grad_norm();
-        // The 1e-6 is that of torch.nn.utils.clip_grad_norm_.
-        let scale = max_norm / (norm + 1e-6);
-        if norm.is_finite() && scale < 1.0 {
-            for mut grad in self.slots.iter().filter_map(Slot::grad) {
-                let _ = grad.g_mul_scalar_(scale);
-            }
-        }
-        norm
-    }
-
     /// The 2-norm of all gradients together, summed in f64.
     pub fn grad_norm(&self) -> f64 {
         let _guard = no_grad_guard();
@@ -113,9 +104,9 @@ impl AdamW {
         norms.map(|norm| norm * norm).sum::<f64>().sqrt()
     }
 
-    /// One step with learning rate `lr`. Gradients are left as they are. Waits until no [`State`] holds masters and moments: another
-    /// thread may be writing them.
-    pub fn step(&mut self, lr: f64) {
+    /// One step with learning rate `lr` on the gradients times `grad_scale`, which are zero after it. Waits until no [`State`] holds
+    /// masters and moments: another thread may be writing them.
+    pub fn step(&mut self, lr: f64, grad_scale: f64) {
         self.gate.wait();
         let _guard = no_grad_guard();
         self.steps += 1;
@@ -123,17 +114,17 @@ impl AdamW {
         let t = self.steps as f64;
         let step_size = lr / (1.0 - beta1.powf(t));
         let root_correction2 = (1.0 - beta2.powf(t)).sqrt();
-        let grads: Vec<Option<Tensor>> =
-            self.slots.iter().map(|slot| slot.grad().map(|grad| grad.contiguous())).collect();
-        if self.slots.iter().all(|slot| memory::takes(&slot.parameter)) {
-            let memory = self.slots.iter_mut().zip(&grads).map(|(slot, grad)| cpu::Memory {
+        let mut grads: Vec<Option<Tensor>> = self.slots.iter().map(Slot::grad).collect();
+        if self.slots.iter().map(|slot| &slot.parameter).chain(grads.iter().flatten()).all(memory::takes) {
+            let memory = self.slots.iter_mut().zip(&mut grads).map(|(slot, grad)| cpu::Memory {
                 parameter: memory::elements_mut(&mut slot.parameter),
                 exp_avg: memory::elements_mut(&mut slot.exp_avg),
                 exp_avg_sq: memory::elements_mut(&mut slot.exp_avg_sq),
-                grad: grad.as_ref().map(memory::elements),
+                grad: grad.as_mut().map(memory::elements_mut),
                 moved: &mut slot.moved,
             });
             let constants = cpu::Step {
+                grad_scale: grad_scale as f32,
                 keep: (1.0 - lr * weight_decay) as f32,
                 news: [(1.0 - beta1) as f32, (1.0 - beta2) as f32],
                 beta2: beta2 as f32,
@@ -143,14 +134,16 @@ impl AdamW {
             };
             return cpu::step(memory, constants);
         }
-        for (slot, grad) in self.slots.iter_mut().zip(&grads) {
+        for (slot, grad) in self.slots.iter_mut().zip(&mut grads) {
             let mut parameter = slot.parameter.detach();
             let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
             let _ = slot.exp_avg.g_mul_scalar_(beta1);
             let _ = slot.exp_avg_sq.g_mul_scalar_(beta2);
             if let Some(grad) = grad {
-                let _ = slot.exp_avg.g_add_(&(grad * (1.0 - beta1)));
-                let _ = slot.exp_avg_sq.addcmul_(&(grad * (1.0 - beta2)), grad);
+                let _ = grad.g_mul_scalar_(grad_scale);
+                let _ = slot.exp_avg.g_add_(&(&*grad * (1.0 - beta1)));
+                let _ = slot.exp_avg_sq.addcmul_(&(&*grad * (1.0 - beta2)), grad);
+                let _ = grad.zero_();
             }
             let denominator = slot.exp_avg_sq.sqrt() / root_correction2 + eps;
             let _ = parameter.addcdiv_(&(&slot.exp_avg * -step_size), &denominator);

@@ -49,7 +49,7 @@ fn the_first_step_by_hand() {
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
     let mut optimizer = AdamW::new([("p", &parameter)], options);
     give(&parameter, &[0.5, -0.25]);
-    optimizer.step(0.1);
+    optimizer.step(0.1, 1.0);
     // 1 · (1 − 0.1 · 0.1) = 0.99; m̂ = g and √v̂ = |g|, so the step is lr in the gradient's direction, whatever its size.
     assert_close(&values(&parameter), &[0.89, 1.09], 1e-6, "after one step");
     assert_eq!(optimizer.steps(), 1);
@@ -61,7 +61,7 @@ fn eps_is_added_behind_the_bias_correction() {
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1.0, weight_decay: 0.0 };
     let mut optimizer = AdamW::new([("p", &parameter)], options);
     give(&parameter, &[1.0]);
-    optimizer.step(0.1);
+    optimizer.step(0.1, 1.0);
     // −0.1 · 1 / (1 + 1); with eps inside, before the correction, it would be −0.1 · 1 / (1 + 1/√0.05).
     assert_close(&values(&parameter), &[-0.05], 1e-6, "after one step");
 }
@@ -87,13 +87,13 @@ fn steps_and_norms_equal_pytorch() {
         };
         let mut optimizer = AdamW::new(parameters.iter().map(|(name, tensor)| (*name, tensor)), options);
         for (number, step) in case["steps"].as_array().unwrap().iter().enumerate() {
-            optimizer.zero_grad();
             for (key, parameter) in &parameters {
                 give(parameter, &floats(&step["grads"][key]));
             }
-            let norm = optimizer.clip_grad_norm(settings["max_norm"].as_f64().unwrap());
+            let norm = optimizer.grad_norm();
             assert_close(&[norm], &[step["norm"].as_f64().unwrap()], 1e-6, "norm");
-            optimizer.step(step["lr"].as_f64().unwrap());
+            let scale = clip_scale(norm, settings["max_norm"].as_f64().unwrap());
+            optimizer.step(step["lr"].as_f64().unwrap(), scale);
             for (key, parameter) in &parameters {
                 let what = format!("{name}, step {number}, {key}");
                 assert_close(&values(parameter), &floats(&step["parameters"][key]), 1e-5, &what);
@@ -138,25 +138,24 @@ fn six_steps_of_tiny_models_equal_transformers() {
             AdamW::new(own.map(|parameter| (parameter.name.as_str(), &parameter.tensor)), options)
         };
         let (mut decayed, mut plain) = (with_decay(0.1, true), with_decay(0.0, false));
-        let mut all = AdamW::new(
+        let all = AdamW::new(
             model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor)),
             AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 },
         );
         for step in recorded["steps"].as_array().unwrap() {
-            all.zero_grad();
             let hidden = model.hidden(&batch, None).index_select(0, &positions);
             let count = targets.size1().unwrap() as f64;
             let stats =
                 model.backward(&hidden, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-1.0 / count));
             let loss = -stats.logprobs.mean(Kind::Double).double_value(&[]);
-            let norm = all.clip_grad_norm(recorded["clip"].as_f64().unwrap());
+            let norm = all.grad_norm();
             let (expected_loss, expected_norm) =
                 (step["loss"].as_f64().unwrap(), step["grad_norm_before_clip"].as_f64().unwrap());
             assert!((loss - expected_loss).abs() < 1e-4, "{name} {step}: loss {loss}");
             assert!((norm - expected_norm).abs() < 1e-3 * expected_norm, "{name} {step}: norm {norm}");
-            let lr = step["lr"].as_f64().unwrap();
-            decayed.step(lr);
-            plain.step(lr);
+            let (lr, scale) = (step["lr"].as_f64().unwrap(), clip_scale(norm, recorded["clip"].as_f64().unwrap()));
+            decayed.step(lr, scale);
+            plain.step(lr, scale);
         }
         for parameter in model.parameters() {
             let expected = recorded["final_param_norms"][&parameter.name].as_f64().unwrap();
@@ -177,9 +176,8 @@ fn chunks_change_nothing() {
         let leaves: Vec<Tensor> = parts.iter().map(|part| part.copy().set_requires_grad(true)).collect();
         let mut optimizer = AdamW::new(leaves.iter().map(|leaf| ("p", leaf)), options);
         for _ in 0..3 {
-            optimizer.zero_grad();
             leaves.iter().for_each(|leaf| (leaf * leaf).sum(Kind::Float).backward());
-            optimizer.step(0.01);
+            optimizer.step(0.01, 1.0);
         }
         Tensor::cat(&leaves, 0).detach()
     };
@@ -210,9 +208,8 @@ fn rows_without_a_gradient_so_far_are_only_decayed() {
             let (m, v) = (exp_avg[at] / (1.0 - 0.9f64.powi(t)), exp_avg_sq[at] / (1.0 - 0.95f64.powi(t)));
             parameter[at] = parameter[at] * (1.0 - lr * 0.1) - lr * m / (v.sqrt() + 1e-8);
         }
-        optimizers[now].zero_grad();
         give(&leaves[now], &grad);
-        optimizers[now].step(lr);
+        optimizers[now].step(lr, 1.0);
         assert_close(&values(&leaves[now]), &parameter, 1e-4, &format!("step {step}"));
         if step == 2 {
             let mut state = State::new();
@@ -235,18 +232,28 @@ fn a_norm_over_many_elements_is_exact() {
 
 #[test]
 fn clipping_leaves_small_and_broken_gradients() {
-    let (small, none) = (leaf(&[0.0, 0.0], &[2]), leaf(&[0.0], &[1]));
-    let mut optimizer =
-        AdamW::new([("a", &small), ("b", &none)], AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 });
-    give(&small, &[0.3, 0.4]);
-    assert_close(&[optimizer.clip_grad_norm(1.0)], &[0.5], 1e-6, "norm");
-    assert_close(&values(&small.grad()), &[0.3, 0.4], 1e-6, "left as it is");
-    assert_close(&[optimizer.clip_grad_norm(0.25)], &[0.5], 1e-6, "norm");
-    assert_close(&values(&small.grad()), &[0.15, 0.2], 1e-5, "halved");
-    optimizer.zero_grad();
-    give(&small, &[f64::NAN, 1.0]);
-    assert!(optimizer.clip_grad_norm(0.25).is_nan());
-    assert_eq!(values(&small.grad())[1], 1.0);
+    assert_eq!(clip_scale(0.5, 1.0), 1.0);
+    assert_close(&[clip_scale(0.5, 0.25)], &[0.5], 1e-5, "halved");
+    assert_eq!(clip_scale(f64::NAN, 0.25), 1.0);
+    assert_eq!(clip_scale(f64::INFINITY, 0.25), 1.0);
+}
+
+/// A step on gradients times a scale is one on gradients that were multiplied before, to the bit, and leaves zeros.
+#[test]
+fn a_step_scales_gradients_and_sets_them_to_zero() {
+    let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
+    let start: Vec<f64> = (0..cpu::BLOCK + 9).map(|at| (at as f64).sin()).collect();
+    let [scaled, before] = [(); 2].map(|()| leaf(&start, &[start.len() as i64]));
+    let mut optimizers = [&scaled, &before].map(|leaf| AdamW::new([("p", leaf)], options));
+    for step in 0..3 {
+        let grad: Vec<f64> = (0..start.len()).map(|at| ((at + step) as f64).cos()).collect();
+        [&scaled, &before].into_iter().for_each(|leaf| give(leaf, &grad));
+        optimizers[0].step(0.01, 0.3);
+        let _ = tch::no_grad(|| before.grad().g_mul_scalar_(0.3));
+        optimizers[1].step(0.01, 1.0);
+        assert!(scaled.detach().equal(&before.detach()), "step {step}");
+        assert_eq!(values(&scaled.grad()), vec![0.0; start.len()]);
+    }
 }
 
 /// Whether libtorch has allocated a gradient must not matter: a resumed process starts without.
@@ -256,7 +263,7 @@ fn no_gradient_is_a_zero_gradient() {
     let (zero, none) = (leaf(&[1.0, -2.0], &[2]), leaf(&[1.0, -2.0], &[2]));
     give(&zero, &[0.0, 0.0]);
     for parameter in [&zero, &none] {
-        AdamW::new([("p", parameter)], options).step(0.1);
+        AdamW::new([("p", parameter)], options).step(0.1, 1.0);
     }
     assert!(zero.detach().equal(&none.detach()));
 }
@@ -266,10 +273,9 @@ fn a_saved_optimiser_goes_on_bit_for_bit() {
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
     let grads = |step: usize| -> Vec<f64> { (0..7).map(|i| ((step * 7 + i) as f64).sin()).collect() };
     let step = |optimizer: &mut AdamW, parameter: &Tensor, number: usize| {
-        optimizer.zero_grad();
         give(parameter, &grads(number));
-        optimizer.clip_grad_norm(1.0);
-        optimizer.step(0.01);
+        let scale = clip_scale(optimizer.grad_norm(), 1.0);
+        optimizer.step(0.01, scale);
     };
     let start: Vec<f64> = (0..7).map(|i| (i as f64).cos()).collect();
     let whole = leaf(&start, &[7]);

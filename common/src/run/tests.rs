@@ -16,7 +16,7 @@ use super::*;
 use crate::checkpoint::Models;
 use crate::error::Problem;
 use crate::metrics::is_wall_clock;
-use crate::optim::{AdamW, AdamWOptions};
+use crate::optim::{AdamW, AdamWOptions, clip_scale};
 
 /// A stage small enough to kill many times: three numbers run after a target that moves with the step.
 struct Stage<'a> {
@@ -103,14 +103,14 @@ impl<'a> Stage<'a> {
         }
         for step in run.next_step()..run.steps() {
             let target = Tensor::from_slice(&[0.1f32, -0.2, 0.3]) * (step as f64).sin();
-            optimizer.zero_grad();
             let loss = (&weights - target).square().sum(Kind::Float);
             loss.backward();
             let done = step + 1;
             let mut metrics = Metrics::new();
             metrics.set("train/loss", loss.double_value(&[]));
-            metrics.set("train/grad_norm", optimizer.clip_grad_norm(1.0));
-            optimizer.step(0.05);
+            let grad_norm = optimizer.grad_norm();
+            metrics.set("train/grad_norm", grad_norm);
+            optimizer.step(0.05, clip_scale(grad_norm, 1.0));
             run.look_after()?;
             if run.eval_due(done) {
                 metrics.set("eval/a/loss", (self.eval_loss)(done));

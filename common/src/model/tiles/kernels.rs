@@ -249,16 +249,19 @@ macro_rules! pack {
             let deep = numbers.div_ceil($depth);
             // SAFETY: the caller's: panels have room, and what is read lies within the factor.
             unsafe {
-                for (panel, first) in (0..count).step_by(W).enumerate() {
+                // Numbers that are loaded for several panels at once are stored in each.
+                let lies = from.strides[1] == 1;
+                let together = if lies || W >= LANES { 1 } else { LANES / W };
+                for first in (0..count).step_by(together * W) {
                     for lane in (0..W).step_by(LANES) {
-                        let to = to.add(panel * W * deep + lane);
+                        let to = to.add(first * deep + lane);
                         let written = mask(W - lane);
-                        let lanes = LANES.min((count - first).saturating_sub(lane));
-                        if from.strides[1] == 1 {
+                        let left = (count - first).saturating_sub(lane);
+                        if lies {
                             for at in (0..deep).step_by(LANES) {
                                 let number = $depth * at;
                                 let mut block = [_mm512_setzero_ps(); LANES];
-                                for (row, block) in block.iter_mut().enumerate().take(lanes) {
+                                for (row, block) in block.iter_mut().enumerate().take(LANES.min(left)) {
                                     let place = |row| from.from(first + lane + row, number);
                                     *block = $along(place(row), numbers - number);
                                     _mm_prefetch::<_MM_HINT_T0>(place(row + LANES).start.cast());
@@ -268,14 +271,19 @@ macro_rules! pack {
                                 }
                             }
                         } else {
+                            let panels = together.min(left.div_ceil(W).max(1));
                             for at in 0..deep {
                                 let number = $depth * at;
+                                let lanes = LANES.min(left);
                                 let block = $across(from.from(first + lane, number), lanes, numbers - number);
                                 let ahead = first + lane + W.max(LANES);
                                 for number in number..number + $depth {
                                     _mm_prefetch::<_MM_HINT_T0>(from.from(ahead, number).start.cast());
                                 }
-                                _mm512_mask_storeu_ps(to.add(at * W), written, block);
+                                for panel in 0..panels {
+                                    let row = to.add((panel * deep + at) * W).wrapping_sub(panel * W);
+                                    _mm512_mask_storeu_ps(row, written << (panel * W), block);
+                                }
                             }
                         }
                     }
