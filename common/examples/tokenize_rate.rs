@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .records
         .into_iter()
         .flat_map(|(_, record)| match record {
-            Record::Chat(messages) => messages,
+            Record::Chat(dialogue) => dialogue.messages,
             _ => Vec::new(),
         })
         .map(|message| message.content)

@@ -1,12 +1,20 @@
 //! Conversations as ChatML: `<|im_start|>ROLE\nCONTENT<|im_end|>\n`, as token ids with the loss mask.
 //!
 //! Role, newline and content are tokenized as separate spans in every family, so a token never straddles structure and
-//! content, and the mask is exact. Control tokens are inserted by id. Families whose template puts an empty think block
-//! before the last answer (Qwen3) get it as one structure span, without loss; its rules for earlier reasoning are mirrored.
+//! content, and the mask is exact. Control tokens are inserted by id.
+//!
+//! The checkpoint's chat template is the judge of what a dialogue looks like. Plain turns are written here, after the template has been
+//! compared on dialogues of every kind; where a dialogue holds reasoning, tools or their calls, or where the template writes plain turns
+//! in its own way, it is rendered for every row, and its text taken apart into turns ([`rendered`]). An empty think block that the family
+//! puts before an answer (Qwen3) is structure, without loss.
 
+mod dialogue;
+mod probes;
+mod rendered;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,48 +25,13 @@ use crate::error::{Error, Result};
 use crate::template::Template;
 use crate::tokenizer::Tokenizer;
 
+pub use dialogue::{Dialogue, Message, Role};
+use probes::{Knows, extended, plain, system_of};
+use rendered::{Turn, render, shown};
+
 /// The system text that is inserted where a dialogue brings none, unless a config or flag says otherwise: that of Qwen's own
 /// chat template.
 pub const SYSTEM: &str = "You are a helpful assistant.";
-
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The instructions that a dialogue stands under.
-    System,
-    /// The person.
-    User,
-    /// The model.
-    Assistant,
-}
-
-impl Role {
-    /// As ChatML writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::System => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
-        }
-    }
-}
-
-/// One turn of a dialogue.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// Who says it.
-    pub role: Role,
-    /// What is said, verbatim.
-    pub content: String,
-}
-
-impl Message {
-    /// A turn.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
-    }
-}
 
 /// Which tokens of a dialogue are trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -71,6 +44,20 @@ pub enum LossOn {
     QwenFinetune,
 }
 
+/// Stands for the template's own system text where a config or a flag names one.
+pub const TEMPLATES_SYSTEM: &str = "template";
+
+/// At which token a dialogue is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScoreAt {
+    /// The last answer's `<|im_end|>`: where `align rm` trains.
+    #[default]
+    End,
+    /// The last token that the chat template writes: where programs train that tokenize its whole text (TRL among them).
+    Last,
+}
+
 /// A dialogue as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
@@ -80,11 +67,19 @@ pub struct Encoded {
     pub loss_mask: Vec<bool>,
     /// Index of the last assistant turn's `<|im_end|>`; of the last `<|im_end|>` where no assistant speaks.
     pub end: usize,
+    /// Index of the last answer's first token, behind an empty think block; of what stands at the end where no assistant speaks.
+    pub answer: usize,
+    /// Whether a turn's text begins with a line break: programs that tokenize the template's whole text join it with the line break
+    /// behind the role, and get other ids.
+    pub begins_with_newline: bool,
 }
 
 /// The rendering of one checkpoint's dialogues. Cheap to clone, shared between threads.
 #[derive(Debug, Clone)]
-pub struct ChatFormat(Arc<Inner>);
+pub struct ChatFormat {
+    inner: Arc<Inner>,
+    score_at: ScoreAt,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -92,168 +87,323 @@ struct Inner {
     system: String,
     newline: Vec<i64>,
     /// The roles' names, in the order of [`Role`].
-    roles: [Vec<i64>; 3],
+    roles: [Vec<i64>; 4],
     /// Tokens of the empty think block, where the family has one.
     think: Option<Vec<i64>>,
+    judge: Option<Judge>,
+}
+
+/// The checkpoint's template, and what is known of it.
+#[derive(Debug)]
+struct Judge {
+    template: Template,
+    /// The system text that it writes where a dialogue has none; "" for none.
+    system: String,
+    knows: Knows,
+    /// Whether it writes plain turns in a way of its own, so that it is asked for every dialogue.
+    writes_its_own_way: bool,
+    /// Whether a newline follows the last `<|im_end|>`.
+    ends_with_newline: bool,
 }
 
 /// What Qwen3 writes before an answer without reasoning.
 const EMPTY_THINK: &str = "<think>\n\n</think>\n\n";
 
+/// What may make a template write a turn in another way than its text alone.
+const MARKS: [&str; 3] = ["<think>", "</think>", "<tool_response>"];
+
 impl ChatFormat {
     /// The chat format of the checkpoint in `dir`. Its chat template, where there is one, is rendered on plain dialogues and
-    /// compared. `system` is inserted where a dialogue does not begin with a system message; "" inserts none.
+    /// compared. `system` is inserted where a dialogue does not begin with a system message; "" inserts none, and
+    /// [`TEMPLATES_SYSTEM`] the one that the template would write.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the template cannot be rendered or says something else than ChatML, with both renderings.
     pub fn open(dir: &Path, tokenizer: &Tokenizer, system: &str) -> Result<Self> {
-        let Some(template) = Template::open(dir)? else { return Ok(Self::new(tokenizer, system, false)) };
-        let plain = Self::new(tokenizer, system, false);
-        let Err(difference) = plain.compare(&template)? else { return Ok(plain) };
-        let thinking = Self::new(tokenizer, system, true);
-        if thinking.compare(&template)?.is_ok() { Ok(thinking) } else { Err(difference) }
+        let Some(template) = Template::open(dir)? else {
+            let system = if system == TEMPLATES_SYSTEM { "" } else { system };
+            return Ok(Self::new(tokenizer, system, false, None));
+        };
+        let refused = |what: String| Error::invalid(template.file().display(), what);
+        let own_system = system_of(&template, tokenizer);
+        let system = match (&own_system, system) {
+            (Ok(own), TEMPLATES_SYSTEM) => own.as_str(),
+            (Err(what), TEMPLATES_SYSTEM) => return Err(refused(what.clone())),
+            (_, system) => system,
+        };
+        let written = Self::new(tokenizer, system, false, None);
+        let thinking = Self::new(tokenizer, system, true, None);
+        let format = match written.compare(&template, plain()).map_err(refused)? {
+            None => written,
+            Some(_) if thinking.compare(&template, plain()).map_err(refused)?.is_none() => thinking,
+            Some((theirs, ours)) => {
+                let advice = if system.is_empty() {
+                    format!("; a `data.system` text, or \"{TEMPLATES_SYSTEM}\" for the template's own, may help")
+                } else {
+                    String::new()
+                };
+                return Err(refused(format!("the chat template writes {theirs:?}, expected ChatML {ours:?}{advice}")));
+            }
+        };
+        let judge = Judge {
+            system: own_system.clone().unwrap_or_default(),
+            knows: Knows::of(&template, tokenizer),
+            writes_its_own_way: !matches!(format.compare(&template, extended()), Ok(None)),
+            ends_with_newline: render(&template, tokenizer, &plain().swap_remove(0).0, false)
+                .is_ok_and(|rendered| rendered.ends_with_newline),
+            template,
+        };
+        Ok(Self::new(tokenizer, system, format.inner.think.is_some(), Some(judge)))
     }
 
-    fn new(tokenizer: &Tokenizer, system: &str, think: bool) -> Self {
+    fn new(tokenizer: &Tokenizer, system: &str, think: bool, judge: Option<Judge>) -> Self {
         let think = think.then(|| tokenizer.encode(EMPTY_THINK));
         let newline = tokenizer.encode("\n");
-        let roles = [Role::System, Role::User, Role::Assistant].map(|role| tokenizer.encode(role.name()));
-        Self(Arc::new(Inner { tokenizer: tokenizer.clone(), system: system.to_owned(), newline, roles, think }))
+        let roles = Role::ALL.map(|role| tokenizer.encode(role.name()));
+        let inner = Inner { tokenizer: tokenizer.clone(), system: system.to_owned(), newline, roles, think, judge };
+        Self { inner: Arc::new(inner), score_at: ScoreAt::End }
     }
 
-    /// `Ok(Err(…))` says how the template differs; `Err` that it cannot be rendered.
-    fn compare(&self, template: &Template) -> Result<std::result::Result<(), Error>> {
-        for (messages, generation_prompt) in probes() {
-            let messages = self.with_system(&messages);
-            let theirs = template.render(&messages, generation_prompt)?;
-            let ours = if generation_prompt {
-                self.prompt(&messages)
+    /// The same format, in which dialogues are scored at another token.
+    #[must_use]
+    pub fn scored_at(self, score_at: ScoreAt) -> Self {
+        Self { score_at, ..self }
+    }
+
+    /// `Some` has what the template writes, and what is written here, where they differ; `Err` says that it cannot be rendered.
+    fn compare(
+        &self,
+        template: &Template,
+        probes: Vec<(Dialogue, bool)>,
+    ) -> std::result::Result<Option<(String, String)>, String> {
+        for (dialogue, generation_prompt) in probes {
+            let dialogue = self.with_system(&dialogue);
+            let theirs = template.render(&dialogue, generation_prompt)?;
+            let tokens = if generation_prompt {
+                self.prompt(&dialogue)?
             } else {
-                self.dialogue(&messages, LossOn::Assistant).tokens
+                self.dialogue(&dialogue, LossOn::Assistant)?.tokens
             };
-            let ours = self.0.tokenizer.decode(&ours);
+            let mut ours = self.inner.tokenizer.decode(&tokens);
+            // Templates of reward models may end where they are scored.
+            if !theirs.ends_with('\n') && !generation_prompt {
+                ours.pop();
+            }
             if ours != theirs {
-                let advice = if self.0.system.is_empty() { "; a `data.system` text may help" } else { "" };
-                let what = format!("the chat template writes {theirs:?}, expected ChatML {ours:?}{advice}");
-                return Ok(Err(Error::invalid(template.file().display(), what)));
+                return Ok(Some((theirs, ours)));
             }
         }
-        Ok(Ok(()))
+        Ok(None)
     }
 
     /// A whole dialogue, to the newline after the last `<|im_end|>`.
-    pub fn dialogue(&self, messages: &[Message], loss_on: LossOn) -> Encoded {
-        let messages = self.with_system(messages);
+    ///
+    /// # Errors
+    /// Why this checkpoint has no way to write it, as one line: it has no template for what the dialogue holds, or the template fails.
+    pub fn dialogue(&self, dialogue: &Dialogue, loss_on: LossOn) -> std::result::Result<Encoded, String> {
+        let dialogue = self.with_system(dialogue);
+        let turns = self.turns(&dialogue, false)?;
+        let mut answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
         let mut out = Writer::default();
         let mut end: Option<(usize, bool)> = None;
-        for (index, message) in messages.iter().enumerate() {
-            let answer = message.role == Role::Assistant;
-            let structure = loss_on == LossOn::QwenFinetune;
-            self.open_turn(&mut out, message.role, structure);
-            let (think, content) = self.answer_parts(&messages, index);
-            out.push(think, false);
-            out.push(&self.0.tokenizer.encode(content), answer);
-            out.push(&[self.0.tokenizer.special().im_end], answer || structure);
-            if answer || end.is_none_or(|(_, of_answer)| !of_answer) {
-                end = Some((out.tokens.len() - 1, answer));
+        let mut answer_start = None;
+        for turn in &turns {
+            let answer = (turn.role == Role::Assistant).then(|| answers.next()).flatten();
+            let is_trained = answer.is_some_and(|answer| answer.is_trained);
+            let is_whole = answer.is_none_or(|answer| answer.is_whole);
+            let structure = loss_on == LossOn::QwenFinetune && (answer.is_none() || is_trained);
+            self.open_turn(&mut out, turn.role, structure);
+            let text_start = self.write_text(&mut out, &turn.text, is_trained);
+            answer_start = answer.map(|_| text_start).or(answer_start);
+            out.push(&[self.inner.tokenizer.special().im_end], (is_trained || structure) && is_whole);
+            if answer.is_some() || end.is_none_or(|(_, of_answer)| !of_answer) {
+                end = Some((out.tokens.len() - 1, answer.is_some()));
             }
-            out.push(&self.0.newline, structure);
+            out.push(&self.inner.newline, structure);
         }
         if let Some(first) = out.loss_mask.first_mut() {
             *first = false;
         }
-        Encoded { tokens: out.tokens, loss_mask: out.loss_mask, end: end.map_or(0, |(at, _)| at) }
+        Ok(Encoded {
+            tokens: out.tokens,
+            loss_mask: out.loss_mask,
+            end: end.map_or(0, |(at, _)| at),
+            answer: answer_start.unwrap_or(end.map_or(0, |(at, _)| at)),
+            begins_with_newline: turns.iter().any(|turn| begins_with_newline(&turn.text)),
+        })
     }
 
-    /// A dialogue for the reward model: ends exactly at the last assistant turn's `<|im_end|>`, so that the scored token is
-    /// the last one. What follows that turn is left out.
-    pub fn scored(&self, messages: &[Message]) -> Encoded {
-        let last = messages.iter().rposition(|message| message.role == Role::Assistant);
-        let messages = last.map_or(messages, |last| &messages[..=last]);
-        let mut encoded = self.dialogue(messages, LossOn::Assistant);
-        encoded.tokens.truncate(encoded.end + 1);
-        encoded.loss_mask.truncate(encoded.end + 1);
-        encoded
+    /// A dialogue for the reward model. It ends with the token at which it is scored: the last assistant turn's `<|im_end|>`, or the
+    /// last token that the template writes. What follows that turn is left out.
+    ///
+    /// # Errors
+    /// As [`ChatFormat::dialogue`].
+    pub fn scored(&self, dialogue: &Dialogue) -> std::result::Result<Encoded, String> {
+        let last = dialogue.messages.iter().rposition(|message| message.role == Role::Assistant);
+        let whole = last.map_or_else(|| dialogue.clone(), |last| dialogue.up_to(last + 1));
+        let mut encoded = self.dialogue(&whole, LossOn::Assistant)?;
+        let length = encoded.end + 1 + self.behind_the_end().len();
+        encoded.tokens.truncate(length);
+        encoded.loss_mask.truncate(length);
+        Ok(encoded)
+    }
+
+    /// The tokens between a dialogue's last `<|im_end|>` and the token at which it is scored, that one included.
+    pub fn behind_the_end(&self) -> &[i64] {
+        let writes_newline = self.inner.judge.as_ref().is_none_or(|judge| judge.ends_with_newline);
+        if self.score_at == ScoreAt::Last && writes_newline { &self.inner.newline } else { &[] }
     }
 
     /// A dialogue to be answered: ends with `<|im_start|>assistant\n`, and the empty think block where the family has it.
-    pub fn prompt(&self, messages: &[Message]) -> Vec<i64> {
+    ///
+    /// # Errors
+    /// As [`ChatFormat::dialogue`].
+    pub fn prompt(&self, dialogue: &Dialogue) -> std::result::Result<Vec<i64>, String> {
         let mut out = Writer::default();
-        let messages = self.with_system(messages);
-        for (index, message) in messages.iter().enumerate() {
-            self.open_turn(&mut out, message.role, false);
-            // The answer to come is the last one, so every answer here is an earlier one.
-            let content = if self.0.think.is_some() { earlier_content(&messages, index) } else { &message.content };
-            out.push(&self.0.tokenizer.encode(content), false);
-            out.push(&[self.0.tokenizer.special().im_end], false);
-            out.push(&self.0.newline, false);
+        for turn in self.turns(&self.with_system(dialogue), true)? {
+            self.open_turn(&mut out, turn.role, false);
+            self.write_text(&mut out, &turn.text, false);
+            if turn.is_closed {
+                out.push(&[self.inner.tokenizer.special().im_end], false);
+                out.push(&self.inner.newline, false);
+            }
         }
-        self.open_turn(&mut out, Role::Assistant, false);
-        out.push(self.0.think.as_deref().unwrap_or_default(), false);
-        out.tokens
+        Ok(out.tokens)
+    }
+
+    /// The turns of a dialogue that begins with its system message, as the checkpoint writes them.
+    fn turns<'a>(&self, dialogue: &'a Dialogue, to_be_answered: bool) -> std::result::Result<Vec<Turn<'a>>, String> {
+        let Some(judge) = &self.inner.judge else {
+            Knows::default().check(dialogue)?;
+            return Ok(self.plain_turns(dialogue, to_be_answered));
+        };
+        if !judge.writes_its_own_way && is_plain(dialogue) {
+            return Ok(self.plain_turns(dialogue, to_be_answered));
+        }
+        judge.knows.check(dialogue)?;
+        let turns = render(&judge.template, &self.inner.tokenizer, dialogue, to_be_answered)?.turns;
+        let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant).count();
+        let written = turns.iter().filter(|turn| turn.is_closed && turn.role == Role::Assistant).count();
+        if written != answers {
+            let text: String = turns.iter().map(|turn| turn.text.as_ref()).collect();
+            let what = format!("the chat template writes {written} assistant turns ({})", shown(&text));
+            return Err(format!("{what}, expected one for each of {answers} answers"));
+        }
+        Ok(turns)
+    }
+
+    /// The turns of a dialogue that holds text alone.
+    fn plain_turns<'a>(&self, dialogue: &'a Dialogue, to_be_answered: bool) -> Vec<Turn<'a>> {
+        let last = dialogue.messages.len().wrapping_sub(1);
+        let turn = |(index, message): (usize, &'a Message)| {
+            let is_last_answer = index == last && message.role == Role::Assistant && !to_be_answered;
+            let text = match is_last_answer && self.inner.think.is_some() {
+                true => Cow::Owned(format!("{EMPTY_THINK}{}", message.content.trim_start_matches('\n'))),
+                false => Cow::Borrowed(message.content.as_str()),
+            };
+            Turn { role: message.role, text, is_closed: true }
+        };
+        let asked = to_be_answered.then(|| {
+            let text = if self.inner.think.is_some() { EMPTY_THINK } else { "" };
+            Turn { role: Role::Assistant, text: text.into(), is_closed: false }
+        });
+        dialogue.messages.iter().enumerate().map(turn).chain(asked).collect()
     }
 
     fn open_turn(&self, out: &mut Writer, role: Role, loss_on_start: bool) {
-        out.push(&[self.0.tokenizer.special().im_start], loss_on_start);
-        out.push(&self.0.roles[role as usize], false);
-        out.push(&self.0.newline, false);
+        out.push(&[self.inner.tokenizer.special().im_start], loss_on_start);
+        out.push(&self.inner.roles[role as usize], false);
+        out.push(&self.inner.newline, false);
     }
 
-    /// The structure span before a turn's content, and the content as the family renders it.
-    fn answer_parts<'a>(&'a self, messages: &'a [Message], index: usize) -> (&'a [i64], &'a str) {
-        let message = &messages[index];
-        let Some(think) = &self.0.think else { return (&[], &message.content) };
-        let last_user = messages.iter().rposition(|message| message.role == Role::User);
-        let is_last_answer =
-            message.role == Role::Assistant && index + 1 == messages.len() && last_user.is_none_or(|user| user < index);
-        match is_last_answer {
-            // Reasoning that the row brings along stays, in place of the empty block.
-            true if message.content.contains("</think>") => (&[], &message.content),
-            true => (think, message.content.trim_start_matches('\n')),
-            false => (&[], earlier_content(messages, index)),
+    /// A turn's text. Of an answer, all is a target but the empty think block, which stands in the prompt where answers are sampled.
+    /// Where the text begins behind that block.
+    fn write_text(&self, out: &mut Writer, text: &str, is_target: bool) -> usize {
+        let tokens = self.inner.tokenizer.encode(text);
+        let block = self.inner.think.as_deref().filter(|_| text.starts_with(EMPTY_THINK)).unwrap_or_default();
+        let shared = tokens.iter().zip(block).take_while(|(token, block)| token == block).count();
+        out.push(&tokens[..shared], false);
+        let start = out.tokens.len();
+        out.push(&tokens[shared..], is_target);
+        start
+    }
+
+    fn with_system(&self, dialogue: &Dialogue) -> Dialogue {
+        let has_system = dialogue.messages.first().is_some_and(|message| message.role == Role::System);
+        let inserted =
+            (!has_system && !self.inner.system.is_empty()).then(|| Message::new(Role::System, &self.inner.system));
+        Dialogue {
+            messages: inserted.into_iter().chain(dialogue.messages.iter().cloned()).collect(),
+            tools: dialogue.tools.clone(),
         }
-    }
-
-    /// Who speaks in a dialogue's turns as they are rendered: an inserted system message included.
-    pub fn speakers(&self, messages: &[Message]) -> Vec<Role> {
-        self.with_system(messages).iter().map(|message| message.role).collect()
-    }
-
-    fn with_system(&self, messages: &[Message]) -> Vec<Message> {
-        let has_system = messages.first().is_some_and(|message| message.role == Role::System);
-        let inserted = (!has_system && !self.0.system.is_empty()).then(|| Message::new(Role::System, &self.0.system));
-        inserted.into_iter().chain(messages.iter().cloned()).collect()
     }
 
     /// The ids at which generation stops: `<|im_end|>` and `<|endoftext|>`.
     pub fn stop_ids(&self) -> Vec<i64> {
-        let special = self.0.tokenizer.special();
+        let special = self.inner.tokenizer.special();
         vec![special.im_end, special.endoftext]
     }
 
     /// The system text that is inserted; "" for none.
     pub fn system(&self) -> &str {
-        &self.0.system
+        &self.inner.system
+    }
+
+    /// The system text that the checkpoint's template writes where a dialogue has none ("" for none), if that is another one than what
+    /// is inserted here: whoever serves the checkpoint without a system message gets that one.
+    pub fn other_system(&self) -> Option<&str> {
+        let judge = self.inner.judge.as_ref()?;
+        (judge.system != self.inner.system).then_some(judge.system.as_str())
+    }
+
+    /// What [`ChatFormat::other_system`] means for whoever trains, as one line; nothing where there is nothing to say.
+    pub fn system_note(&self) -> Option<String> {
+        let theirs = self.other_system()?;
+        let quoted = |text: &str| if text.is_empty() { "none".to_owned() } else { shown(text) };
+        let (own, theirs) = (quoted(self.system()), quoted(theirs));
+        Some(format!(
+            "where a dialogue has no system text, {own} is inserted; the checkpoint's chat template writes {theirs} there, and so do programs that serve the result (data.system = \"{TEMPLATES_SYSTEM}\" trains under the template's)"
+        ))
+    }
+
+    /// At which token dialogues are scored.
+    pub fn score_at(&self) -> ScoreAt {
+        self.score_at
     }
 
     /// The tokenizer that the format writes with.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.0.tokenizer
+        &self.inner.tokenizer
     }
 
     /// What the score contract records: with equal tokenizers and system texts, equal descriptions render dialogues alike.
     pub fn describe(&self) -> serde_json::Value {
-        json!({ "format": "chatml", "empty_think_block": self.0.think.is_some() })
+        json!({ "format": "chatml", "empty_think_block": self.inner.think.is_some() })
+    }
+
+    /// All that decides what becomes of a dialogue, for whoever keeps token lists.
+    pub fn recipe(&self) -> serde_json::Value {
+        let template = self.inner.judge.as_ref().map(|judge| judge.template.fingerprint());
+        json!([self.tokenizer().fingerprint(), self.describe(), self.system(), template, self.score_at])
     }
 }
 
-/// Qwen3 drops the reasoning of answers that are not the last.
-fn earlier_content(messages: &[Message], index: usize) -> &str {
-    let message = &messages[index];
-    match message.content.rsplit_once("</think>") {
-        Some((_, answer)) if message.role == Role::Assistant => answer.trim_start_matches('\n'),
-        _ => &message.content,
-    }
+/// Whether a dialogue holds nothing but text that no template treats in a special way.
+fn is_plain(dialogue: &Dialogue) -> bool {
+    let is_plain = |message: &Message| {
+        message.role != Role::Tool
+            && message.reasoning.is_none()
+            && message.tool_calls.is_empty()
+            && !MARKS.iter().any(|mark| message.content.contains(mark))
+    };
+    dialogue.tools.is_empty()
+        && dialogue.messages.iter().all(is_plain)
+        && dialogue.messages.iter().any(|message| message.role == Role::User)
+}
+
+/// Whether the white space at a text's beginning holds a line break.
+fn begins_with_newline(text: &str) -> bool {
+    text[..text.len() - text.trim_start().len()].contains(['\n', '\r'])
 }
 
 #[derive(Default)]
@@ -267,22 +417,4 @@ impl Writer {
         self.tokens.extend_from_slice(tokens);
         self.loss_mask.resize(self.tokens.len(), loss);
     }
-}
-
-/// Plain dialogues on which a template must agree, and whether they ask for the generation prompt.
-fn probes() -> Vec<(Vec<Message>, bool)> {
-    let user = |content: &str| Message::new(Role::User, content);
-    let assistant = |content: &str| Message::new(Role::Assistant, content);
-    let system = Message::new(Role::System, "Answer in one word.");
-    let short = vec![user("What is the capital of France?"), assistant("Paris.")];
-    let long = [&short[..], &[user("And of Japan,\nplease?"), assistant("东京 (Tokyo)")]].concat();
-    let with_system = [&[system], &long[..]].concat();
-    vec![
-        (short.clone(), false),
-        (long.clone(), false),
-        (with_system.clone(), false),
-        (short[..1].to_vec(), true),
-        (long[..3].to_vec(), true),
-        (with_system[..4].to_vec(), true),
-    ]
 }

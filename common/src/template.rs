@@ -1,25 +1,33 @@
-//! A checkpoint's chat template (Jinja), rendered only to compare it with our ChatML. Templates come from strangers: they run
-//! without a loader, with a fuel limit, and their output is bounded.
+//! A checkpoint's chat template (Jinja): compared with our ChatML, and asked where a dialogue holds more than plain turns. Templates come
+//! from strangers: they run without a loader, with a fuel limit, and their output is bounded.
 
+mod python_json;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use serde_json::Value as Json;
 
-use crate::chatml::Message;
+use crate::chatml::{Dialogue, Message};
 use crate::error::{Error, Result};
 
 /// Templates are a few kilobytes; the largest published ones about 20.
 const MAX_SOURCE_BYTES: usize = 256 * 1024;
-/// The probes render to less than a kilobyte.
-const MAX_OUTPUT_BYTES: usize = 64 * 1024;
-/// Instructions per rendering; the Qwen3 template needs a few hundred on a probe.
-const FUEL: u64 = 200_000;
+/// A rendering may have this many bytes …
+const MIN_OUTPUT_BYTES: usize = 64 * 1024;
+/// … or this many times what its dialogue has, whichever is more.
+const MAX_GROWTH: usize = 8;
+/// Instructions per rendering; the Qwen3 template needs some hundred a turn.
+const FUEL: u64 = 5_000_000;
+/// The template for dialogues without tools, and the one for those with, where a checkpoint has two.
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
+/// Where other templates than the default lie.
+const MORE: &str = "additional_chat_templates";
 
 /// A chat template.
 #[derive(Debug)]
@@ -28,13 +36,14 @@ pub struct Template {
     environment: Environment<'static>,
     /// `bos_token` and its like, by name.
     tokens: Vec<(String, String)>,
+    fingerprint: String,
 }
 
 impl Template {
-    /// The template of a checkpoint: `chat_template.jinja`, or the one in `tokenizer_config.json`; `None` where neither is.
+    /// The templates of a checkpoint: `chat_template.jinja`, or those in `tokenizer_config.json`; `None` where neither is.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a file is damaged or the template does not parse.
+    /// [`Error::Invalid`] when a file is damaged or a template does not parse.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
         let config_file = dir.join("tokenizer_config.json");
         let config = match std::fs::read(&config_file) {
@@ -44,27 +53,37 @@ impl Template {
             Err(error) => return Err(Error::io(&config_file)(error)),
         };
         let jinja_file = dir.join("chat_template.jinja");
-        let (file, source) = match std::fs::read_to_string(&jinja_file) {
-            Ok(source) => (jinja_file, source),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let Some(source) = in_config(&config, &config_file)? else { return Ok(None) };
-                (config_file, source)
+        let (file, mut sources) = match read_if_there(&jinja_file)? {
+            Some(source) => (jinja_file, vec![(DEFAULT.to_owned(), source)]),
+            None => {
+                let sources = in_config(&config, &config_file)?;
+                if sources.is_empty() {
+                    return Ok(None);
+                }
+                (config_file, sources)
             }
-            Err(error) => return Err(Error::invalid(jinja_file.display(), error)),
         };
-        Self::new(file, source, tokens(&config)).map(Some)
+        if let Some(source) = read_if_there(&dir.join(MORE).join(format!("{TOOL_USE}.jinja")))? {
+            sources.retain(|(name, _)| name != TOOL_USE);
+            sources.push((TOOL_USE.to_owned(), source));
+        }
+        Self::new(file, sources, tokens(&config)).map(Some)
     }
 
-    fn new(file: PathBuf, source: String, tokens: Vec<(String, String)>) -> Result<Self> {
-        if source.len() > MAX_SOURCE_BYTES {
-            let what = format!("the chat template has {} bytes, expected at most {MAX_SOURCE_BYTES}", source.len());
-            return Err(Error::invalid(file.display(), what));
-        }
+    fn new(file: PathBuf, sources: Vec<(String, String)>, tokens: Vec<(String, String)>) -> Result<Self> {
         let mut environment = environment();
-        environment.add_template_owned("chat_template", without_generation_tags(&source)).map_err(|error| {
-            Error::invalid(file.display(), format!("the chat template does not parse: {}", describe(&error)))
-        })?;
-        Ok(Self { file, environment, tokens })
+        let mut hash = blake3::Hasher::new();
+        for (name, source) in sources.into_iter().filter(|(name, _)| [DEFAULT, TOOL_USE].contains(&name.as_str())) {
+            if source.len() > MAX_SOURCE_BYTES {
+                let what = format!("the chat template has {} bytes, expected at most {MAX_SOURCE_BYTES}", source.len());
+                return Err(Error::invalid(file.display(), what));
+            }
+            hash.update(name.as_bytes()).update(source.as_bytes());
+            environment.add_template_owned(name, without_generation_tags(&source)).map_err(|error| {
+                Error::invalid(file.display(), format!("the chat template does not parse: {}", describe(&error)))
+            })?;
+        }
+        Ok(Self { file, environment, tokens, fingerprint: hash.finalize().to_hex().to_string() })
     }
 
     /// Where it stands.
@@ -72,26 +91,51 @@ impl Template {
         &self.file
     }
 
+    /// Equal for equal templates, and for no others.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
     /// What the template writes, with thinking turned off where it can be.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the template fails, runs too long or writes too much.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let fail = |error: minijinja::Error| {
-            Error::invalid(self.file.display(), format!("the chat template cannot be rendered: {}", describe(&error)))
-        };
+    /// Why it writes nothing, as one line: it fails, runs too long or writes too much.
+    pub fn render(&self, dialogue: &Dialogue, add_generation_prompt: bool) -> std::result::Result<String, String> {
+        let fail = |error: minijinja::Error| format!("the chat template cannot be rendered: {}", describe(&error));
+        let messages: Vec<Json> = dialogue.messages.iter().map(Message::to_json).collect();
+        let tools = (!dialogue.tools.is_empty()).then_some(&dialogue.tools);
         let tokens: Value = self.tokens.iter().map(|(name, token)| (name.as_str(), token.as_str())).collect();
-        let arguments = context! { messages, add_generation_prompt, enable_thinking => false, tools => (), documents => (), ..tokens };
-        let mut out = Bounded::default();
-        let template = self.environment.get_template("chat_template").map_err(fail)?;
+        let arguments = context! { messages, add_generation_prompt, enable_thinking => false, tools, documents => (), ..tokens };
+        let input: usize = dialogue.texts().map(str::len).sum::<usize>() + size(&dialogue.tools);
+        let mut out = Bounded { limit: MIN_OUTPUT_BYTES.max(MAX_GROWTH * input), ..Bounded::default() };
+        let tool_use = tools.and_then(|_| self.environment.get_template(TOOL_USE).ok());
+        let template = tool_use.map_or_else(|| self.environment.get_template(DEFAULT), Ok).map_err(fail)?;
         match template.render_captured_to(arguments, &mut out) {
             Ok(_) => Ok(String::from_utf8(out.bytes).expect("templates write whole strings")),
             Err(_) if out.full => {
-                let what = format!("the chat template writes more than {MAX_OUTPUT_BYTES} bytes for a short dialogue");
-                Err(Error::invalid(self.file.display(), what))
+                Err(format!("the chat template writes more than {} bytes for a dialogue of {input}", out.limit))
             }
             Err(error) => Err(fail(error)),
         }
+    }
+}
+
+/// About the bytes of the strings in some values.
+fn size(values: &[Json]) -> usize {
+    let of = |value: &Json| match value {
+        Json::String(text) => text.len(),
+        Json::Array(values) => size(values),
+        Json::Object(values) => values.iter().map(|(key, value)| key.len() + size(std::slice::from_ref(value))).sum(),
+        _ => 8,
+    };
+    values.iter().map(of).sum()
+}
+
+fn read_if_there(file: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(file) {
+        Ok(source) => Ok(Some(source)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::invalid(file.display(), error)),
     }
 }
 
@@ -110,10 +154,7 @@ fn environment() -> Environment<'static> {
     });
     // A date in a prompt would differ from day to day, so a template that writes one cannot agree with ours anyway.
     environment.add_function("strftime_now", |format: String| format);
-    environment.add_filter("tojson", |value: Value, _: Kwargs| {
-        serde_json::to_string(&value)
-            .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
-    });
+    environment.add_filter("tojson", python_json::filter);
     environment
 }
 
@@ -128,15 +169,20 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 /// `chat_template` is a text, or a list of named texts.
-fn in_config(config: &Json, file: &Path) -> Result<Option<String>> {
+fn in_config(config: &Json, file: &Path) -> Result<Vec<(String, String)>> {
     match &config["chat_template"] {
-        Json::Null => Ok(None),
-        Json::String(source) => Ok(Some(source.clone())),
-        Json::Array(named) => {
-            let default = named.iter().find(|template| template["name"] == "default");
-            let source = default.and_then(|template| template["template"].as_str());
-            let what = "`chat_template` is a list without a template named `default`, expected one";
-            source.map(|source| Some(source.to_owned())).ok_or_else(|| Error::invalid(file.display(), what))
+        Json::Null => Ok(Vec::new()),
+        Json::String(source) => Ok(vec![(DEFAULT.to_owned(), source.clone())]),
+        Json::Array(_) => {
+            let named = |template: &Json| {
+                Some((template["name"].as_str()?.to_owned(), template["template"].as_str()?.to_owned()))
+            };
+            let sources: Vec<_> = config["chat_template"].as_array().into_iter().flatten().filter_map(named).collect();
+            if !sources.iter().any(|(name, _)| name == DEFAULT) {
+                let what = "`chat_template` is a list without a template named `default`, expected one";
+                return Err(Error::invalid(file.display(), what));
+            }
+            Ok(sources)
         }
         _ => Err(Error::invalid(
             file.display(),
@@ -165,12 +211,13 @@ fn describe(error: &minijinja::Error) -> String {
 #[derive(Default)]
 struct Bounded {
     bytes: Vec<u8>,
+    limit: usize,
     full: bool,
 }
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > MAX_OUTPUT_BYTES {
+        if self.bytes.len() + bytes.len() > self.limit {
             self.full = true;
             return Err(io::Error::other("too much output"));
         }

@@ -10,6 +10,7 @@ pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -132,6 +133,11 @@ impl Tokenizer {
     /// Whether a text spells a control token. (It does not become one.)
     pub fn spells_special(&self, text: &str) -> bool {
         self.0.control.is_match(text)
+    }
+
+    /// Where a text spells control tokens.
+    pub fn specials_in(&self, text: &str) -> impl Iterator<Item = Range<usize>> {
+        self.0.control.find_iter(text).map(|found| found.range())
     }
 
     /// The text of ids, control tokens shown; bytes that are not UTF-8 become U+FFFD, ids without a token nothing.

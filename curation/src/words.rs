@@ -1,23 +1,9 @@
 //! What texts are compared by: their normalised form, and its words.
 
+use align_common::data::holds_text;
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
-
-/// The keys of rows that hold text, in every shape that a stage reads.
-const TEXT_KEYS: [&str; 11] = [
-    "text",
-    "messages",
-    "conversations",
-    "instruction",
-    "input",
-    "output",
-    "prompt",
-    "chosen",
-    "rejected",
-    "response",
-    "responses",
-];
 
 /// Unicode's NFKC, then lower case, then every run of white space one space, with none at the ends.
 pub fn normalized(text: &str) -> String {
@@ -46,7 +32,7 @@ pub fn words(text: &str) -> impl Iterator<Item = &str> {
 pub fn content(row: &Value) -> Result<Vec<&str>, String> {
     let mut found = Vec::new();
     for (key, value) in row.as_object().into_iter().flatten() {
-        if TEXT_KEYS.contains(&key.as_str()) {
+        if holds_text(key) {
             collect(value, &mut found);
         }
     }

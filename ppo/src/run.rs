@@ -6,7 +6,7 @@ use align_common::chatml::ChatFormat;
 use align_common::checkpoint::{Snapshot, State};
 use align_common::config::to_toml;
 use align_common::contract::{self, ScoreContract};
-use align_common::data::{self, Kind, Order, Record};
+use align_common::data::{self, Kind, Order, Place, Record, Unread};
 use align_common::error::{Problem, Problems, Result};
 use align_common::generate::Sampling;
 use align_common::lm;
@@ -51,6 +51,7 @@ pub(crate) struct Inputs {
     pub(crate) prompts: Vec<Vec<i64>>,
     dropped: usize,
     skipped: Vec<Problem>,
+    unread: Unread,
     eval: Vec<EvalSet>,
     pub(crate) documents: Vec<Vec<i64>>,
     /// The shift of a value model that brings its own.
@@ -64,21 +65,26 @@ pub(crate) struct Inputs {
 /// [`align_common::error::Error::NonFinite`] when a loss or gradient is no longer a number.
 pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let inputs = check(config)?;
+    let mut facts = vec![
+        ("policy parameters", json!(inputs.policy.header.num_parameters)),
+        ("reward parameters", json!(inputs.reward.header.num_parameters)),
+        ("prompts", json!(inputs.prompts.len())),
+        ("prompts dropped", json!(inputs.dropped)),
+        ("bad rows skipped", json!(inputs.skipped.len())),
+        ("pretraining documents", json!(inputs.documents.len())),
+        ("responses per step", json!(config.rollout_rows())),
+    ];
+    if !inputs.unread.is_empty() {
+        facts.push(("keys that are not read", json!(inputs.unread)));
+    }
+    facts.extend(inputs.format.system_note().map(|note| ("system text", json!(note))));
     let plan = Plan {
         stage: "ppo",
         section: &config.run,
         config: &to_toml(config),
         seed: config.ppo.seed,
         steps: config.ppo.steps,
-        facts: vec![
-            ("policy parameters", json!(inputs.policy.header.num_parameters)),
-            ("reward parameters", json!(inputs.reward.header.num_parameters)),
-            ("prompts", json!(inputs.prompts.len())),
-            ("prompts dropped", json!(inputs.dropped)),
-            ("bad rows skipped", json!(inputs.skipped.len())),
-            ("pretraining documents", json!(inputs.documents.len())),
-            ("responses per step", json!(config.rollout_rows())),
-        ],
+        facts,
         skipped: &inputs.skipped,
         inputs: input_files(config),
     };
@@ -121,18 +127,20 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         None => None,
     };
     let (mut prompts, mut dropped, mut skipped, mut eval) = (Vec::new(), 0, Vec::new(), Vec::new());
-    let mut documents = Vec::new();
+    let (mut documents, mut unread) = (Vec::new(), Unread::default());
     if let Some(format) = &format {
         let mut read = |files: &[PathBuf], problems: &mut Problems| -> Result<Vec<Vec<i64>>> {
-            let Some(rows) = problems.absorb(data::read(files, Kind::Prompt, data.bad_rows))? else {
+            let prompt = |_: &Place, record| match record {
+                Record::Prompt(dialogue) => format.prompt(&dialogue),
+                _ => unreachable!("a prompt file gives prompts"),
+            };
+            let Some(rows) = problems.absorb(data::read_as(files, Kind::Prompt, data.bad_rows, &prompt))? else {
                 return Ok(Vec::new());
             };
             skipped.extend(rows.skipped);
+            unread.add(&rows.unread);
             let all = rows.records.len();
-            let encoded = rows.records.into_iter().map(|(_, record)| match record {
-                Record::Prompt(messages) => format.prompt(&messages),
-                _ => unreachable!("a prompt file gives prompts"),
-            });
+            let encoded = rows.records.into_iter().map(|(_, prompt)| prompt);
             let kept: Vec<Vec<i64>> = encoded.filter(|prompt| prompt.len() <= data.max_prompt_tokens).collect();
             dropped += all - kept.len();
             if kept.is_empty() {
@@ -171,6 +179,7 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         prompts,
         dropped,
         skipped,
+        unread,
         eval,
         documents,
         value_shift,

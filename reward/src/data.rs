@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use align_common::batch::FlatBatch;
 use align_common::chatml::{ChatFormat, Encoded};
-use align_common::data::{self, BadRows, Comparison, Kind, Place, Record};
+use align_common::data::{self, BadRows, Comparison, Kind, Place, Record, Unread};
 use align_common::error::{Problem, Problems, Result};
 use tch::{Device, Tensor};
 
@@ -30,13 +30,16 @@ pub struct Row {
 
 impl Row {
     /// Renders a comparison and finds its shared prefix.
-    pub fn new(comparison: &Comparison, format: &ChatFormat, place: Place) -> Self {
-        let encoded: Vec<_> = comparison.dialogues.iter().map(|dialogue| format.scored(dialogue)).collect();
+    ///
+    /// # Errors
+    /// As [`ChatFormat::dialogue`].
+    pub fn new(comparison: &Comparison, format: &ChatFormat, place: Place) -> std::result::Result<Self, String> {
+        let encoded = comparison.dialogues.iter().map(|dialogue| format.scored(dialogue));
+        let encoded: Vec<_> = encoded.collect::<std::result::Result<_, String>>()?;
         let (prefix, tails) = share_prefix(&encoded);
         let best = comparison.scores.as_deref().map_or(0, best);
-        let answer_start = |mask: &Vec<bool>| mask.iter().rposition(|counts| !*counts).map_or(0, |before| before + 1);
-        let answer_starts = encoded.iter().map(|encoded| answer_start(&encoded.loss_mask)).collect();
-        Self { prefix, tails, best, answer_starts, scores: comparison.scores.clone(), place }
+        let answer_starts = encoded.iter().map(|encoded| encoded.answer).collect();
+        Ok(Self { prefix, tails, best, answer_starts, scores: comparison.scores.clone(), place })
     }
 
     /// All its dialogues.
@@ -169,6 +172,8 @@ pub struct Comparisons {
     pub tied: usize,
     /// Bad rows that were skipped, by name.
     pub skipped: Vec<Problem>,
+    /// Keys that nothing read.
+    pub unread: Unread,
 }
 
 /// Reads comparison files. Longer ones than `max_tokens` are left out and counted, as are those in which nothing is better
@@ -183,15 +188,17 @@ pub fn read(
     bad_rows: BadRows,
 ) -> Result<Comparisons> {
     let (mut result, mut problems) = (Comparisons::default(), Problems::new());
+    let row = |place: &Place, record| match record {
+        Record::Comparison(comparison) => Row::new(&comparison, format, place.clone()),
+        _ => unreachable!("a comparison file gives comparisons"),
+    };
     for file in files {
-        let Some(read) = problems.absorb(data::read(std::slice::from_ref(file), Kind::Comparison, bad_rows))? else {
-            continue;
-        };
+        let read = data::read_as(std::slice::from_ref(file), Kind::Comparison, bad_rows, &row);
+        let Some(read) = problems.absorb(read)? else { continue };
         result.skipped.extend(read.skipped);
+        result.unread.add(&read.unread);
         let (mut dropped, mut tied, before) = (0, 0, result.rows.len());
-        for (place, record) in read.records {
-            let Record::Comparison(comparison) = record else { unreachable!("a comparison file gives comparisons") };
-            let row = Row::new(&comparison, format, place);
+        for (_, row) in read.records {
             if max_tokens.is_some_and(|max_tokens| row.longest() > max_tokens) {
                 dropped += 1;
             } else if row.pairs().is_empty() {

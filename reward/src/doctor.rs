@@ -1,7 +1,7 @@
 //! `align doctor` for reward models: whether a score is read where it should be and depends on nothing but its text, on the user's
 //! own checkpoint and comparisons.
 
-use align_common::chatml::Message;
+use align_common::chatml::Dialogue;
 use align_common::error::Result;
 use align_common::progress::Progress;
 use align_common::stage::doctor::{Check, LEARNING_RATE, alone, host, tolerance};
@@ -25,7 +25,7 @@ pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Vec<Chec
     let model = load(config, &source, None)?;
     let end = format.tokenizer().special().im_end;
     let mut checks =
-        vec![Check::template(&config.model.path, &format, &|messages: &[Message]| format.prompt(messages))?];
+        vec![Check::template(&config.model.path, &format, &|dialogue: &Dialogue| format.prompt(dialogue).expect("a dialogue of texts"))?];
 
     progress.begin("examining", 2);
     let few: Vec<Row> = rows.train.rows.iter().take(COMPARISONS).cloned().collect();

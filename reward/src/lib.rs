@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 use align_common::chatml::ChatFormat;
 use align_common::config::{to_toml, total_steps};
+use align_common::data::Unread;
 use align_common::error::{Problems, Result};
 use align_common::model::{Face, ModelOptions, ScalarModel};
 use align_common::run::{Outcome, Recorded};
@@ -63,23 +64,28 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         Face::Scalar => "a reward model: its head is kept",
     };
     let train = &rows.train;
+    let mut facts = vec![
+        ("starts from", json!(starts_from)),
+        ("parameters", json!(source.header.num_parameters)),
+        ("comparisons", json!(train.rows.len())),
+        ("tokens", json!(train.rows.iter().map(data::Row::len_unshared).sum::<usize>())),
+        ("tokens computed", json!(train.rows.iter().map(data::Row::len).sum::<usize>())),
+        ("dropped for length", json!(train.dropped)),
+        ("without a better answer", json!(train.tied)),
+        ("held-out dropped", json!(rows.eval_dropped)),
+        ("bad rows skipped", json!(rows.skipped.len())),
+    ];
+    if !rows.unread.is_empty() {
+        facts.push(("keys that are not read", json!(rows.unread)));
+    }
+    facts.extend(format.system_note().map(|note| ("system text", json!(note))));
     let plan = Plan {
         stage: config.stage.map_or("", Stage::name),
         section: &config.run,
         config: &to_toml(config),
         seed: config.train.seed,
         steps,
-        facts: vec![
-            ("starts from", json!(starts_from)),
-            ("parameters", json!(source.header.num_parameters)),
-            ("comparisons", json!(train.rows.len())),
-            ("tokens", json!(train.rows.iter().map(data::Row::len_unshared).sum::<usize>())),
-            ("tokens computed", json!(train.rows.iter().map(data::Row::len).sum::<usize>())),
-            ("dropped for length", json!(train.dropped)),
-            ("without a better answer", json!(train.tied)),
-            ("held-out dropped", json!(rows.eval_dropped)),
-            ("bad rows skipped", json!(rows.skipped.len())),
-        ],
+        facts,
         skipped: &rows.skipped,
         inputs: Mixture::new(&config.data.train, &config.data.mix).files,
     };
@@ -172,10 +178,11 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
     let read = |files: &[PathBuf]| data::read(files, format, Some(data.max_tokens), data.bad_rows);
     let sources = Mixture::new(&data.train, &data.mix);
     let train = problems.absorb(read(&sources.files))?;
-    let (mut eval, mut eval_dropped, mut skipped) = (Vec::new(), 0, Vec::new());
+    let (mut eval, mut eval_dropped, mut skipped, mut unread) = (Vec::new(), 0, Vec::new(), Unread::default());
     for (name, file) in set_names(&data.eval).into_iter().zip(data.eval.iter()) {
         if let Some(set) = problems.absorb(read(std::slice::from_ref(file)))? {
             eval_dropped += set.dropped + set.tied;
+            unread.add(&set.unread);
             skipped.extend(set.skipped);
             eval.push(EvalSet { name, rows: set.rows });
         }
@@ -186,6 +193,7 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
         let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
         let mut seen = before.unwrap_or_default();
         seen.extend(&train.rows);
-        Rows { train, order, eval, eval_dropped, skipped, seen }
+        unread.add(&train.unread);
+        Rows { train, order, eval, eval_dropped, skipped, unread, seen }
     }))
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use align_common::chatml::{ChatFormat, Message};
+use align_common::chatml::{ChatFormat, Dialogue};
 use align_common::data::Record;
 use align_common::lm::microbatches;
 use align_common::model::ScalarModel;
@@ -26,17 +26,20 @@ pub struct Responses {
 impl Responses {
     /// Renders what was read as [`align_common::data::Kind::Response`].
     ///
+    /// # Errors
+    /// As [`ChatFormat::dialogue`].
+    ///
     /// # Panics
     /// When the record is of another kind.
-    pub fn new(record: &Record, format: &ChatFormat) -> Self {
-        let (dialogues, is_list): (&[Vec<Message>], bool) = match record {
+    pub fn new(record: &Record, format: &ChatFormat) -> Result<Self, String> {
+        let (dialogues, is_list): (&[Dialogue], bool) = match record {
             Record::Response(dialogue) => (std::slice::from_ref(dialogue), false),
             Record::Responses(dialogues) => (dialogues, true),
             _ => panic!("responses are read as such"),
         };
-        let encoded: Vec<_> = dialogues.iter().map(|dialogue| format.scored(dialogue)).collect();
+        let encoded = dialogues.iter().map(|dialogue| format.scored(dialogue)).collect::<Result<Vec<_>, String>>()?;
         let (prefix, tails) = share_prefix(&encoded);
-        Self { prefix, tails, is_list }
+        Ok(Self { prefix, tails, is_list })
     }
 
     /// The longest dialogue, in tokens.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use align_common::chatml::ChatFormat;
 use align_common::checkpoint::{Snapshot, State};
 use align_common::contract::{self, Reference, ScoreContract};
-use align_common::data::Order;
+use align_common::data::{Order, Unread};
 use align_common::error::{Problem, Result, finite};
 use align_common::lm::microbatches;
 use align_common::metrics::Metrics;
@@ -45,6 +45,8 @@ pub struct Rows {
     pub eval_dropped: usize,
     /// Bad rows of all files that were left out, by name.
     pub skipped: Vec<Problem>,
+    /// Keys of rows that nothing reads.
+    pub unread: Unread,
     /// The pairs of this training and of those that the model comes from.
     pub seen: SeenPairs,
 }

@@ -94,6 +94,12 @@ impl Rows {
             ("held-out rows trained on", json!(known)),
             ("bad rows skipped", json!(self.skipped.len())),
         ];
+        if bad.begins_with_newline > 0 {
+            facts.push(("rows with a turn that begins with a line break", json!(bad.begins_with_newline)));
+        }
+        if !bad.unread.is_empty() {
+            facts.push(("keys that are not read", json!(bad.unread)));
+        }
         if !bad.bad.is_empty() {
             facts.push(("bad rows by reason", json!(bad.bad)));
         }

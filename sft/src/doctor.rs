@@ -1,7 +1,7 @@
 //! `align doctor` for supervised finetuning: whether the loss stands on the answers and on nothing else, and depends on no batch, on
 //! the user's own checkpoint and dialogues.
 
-use align_common::chatml::{ChatFormat, LossOn, Message, Role};
+use align_common::chatml::{ChatFormat, Dialogue, LossOn, Message, Role};
 use align_common::data::{Kind, Order, RawRows, Record};
 use align_common::error::Result;
 use align_common::lm::{self, LmRow};
@@ -25,7 +25,7 @@ pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Che
     let path = &config.model.path;
     let (_, format, mut rows) = check(config, progress)?;
     tch::set_num_threads(config.run.num_threads() as i32);
-    let mut checks = vec![Check::template(path, &format, &|messages: &[Message]| format.prompt(messages))?];
+    let mut checks = vec![Check::template(path, &format, &|dialogue: &Dialogue| format.prompt(dialogue).expect("a dialogue of texts"))?];
 
     progress.begin("examining", 2);
     let few: Vec<LmRow> = rows.train.iter().take(DIALOGUES).collect();
@@ -72,16 +72,22 @@ fn mask(config: &SftConfig, format: &ChatFormat) -> Result<Check> {
     let files = Mixture::new(&config.data.train, &config.data.mix).files;
     let (mut looked, mut right, mut first_wrong) = (0, 0, None);
     let rows = RawRows::open(&files[0], Some(Kind::Chat))?.map_while(Result::ok);
-    for record in rows.filter_map(|row| row.record(Kind::Chat).ok()).take(DIALOGUES) {
-        let Record::Chat(messages) = record else { unreachable!("a chat file gives chat records") };
-        let answers = messages.iter().filter(|message| message.role == Role::Assistant);
-        // Reasoning is rendered by the family's own rules, which the template check is about.
-        if answers.clone().any(|answer| answer.content.contains("</think>")) {
+    for read in rows.filter_map(|row| row.record(Kind::Chat).ok()).take(DIALOGUES) {
+        let Record::Chat(dialogue) = read.record else { unreachable!("a chat file gives chat records") };
+        let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
+        // Reasoning and calls are rendered by the family's own rules, which the template check is about.
+        let is_text = |answer: &&Message| {
+            answer.reasoning.is_none() && answer.tool_calls.is_empty() && !answer.content.contains("</think>")
+        };
+        if !answers.clone().all(|answer| is_text(&answer)) {
             continue;
         }
-        let expected: String =
-            answers.map(|answer| format!("{}<|im_end|>", answer.content.trim_start_matches('\n'))).collect();
-        let encoded = format.dialogue(&messages, LossOn::Assistant);
+        let end = |answer: &Message| if answer.is_whole { "<|im_end|>" } else { "" };
+        let expected: String = answers
+            .filter(|answer| answer.is_trained)
+            .map(|answer| format!("{}{}", answer.content.trim_start_matches('\n'), end(answer)))
+            .collect();
+        let Ok(encoded) = format.dialogue(&dialogue, LossOn::Assistant) else { continue };
         let masked = encoded.tokens.iter().zip(&encoded.loss_mask).filter(|(_, counts)| **counts);
         let trained = format.tokenizer().decode(&masked.map(|(token, _)| *token).collect::<Vec<i64>>());
         looked += 1;

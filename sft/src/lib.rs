@@ -56,10 +56,11 @@ pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 }
 
 fn sft_inputs<'a>(config: &'a SftConfig, progress: &mut dyn Progress) -> Result<Inputs<'a>> {
-    let (source, _, rows) = check(config, progress)?;
+    let (source, format, rows) = check(config, progress)?;
     let untrained = untrained_chatml(&config.model.path, &source.header.config, &source.tokenizer)?;
     Ok(Inputs {
         stage: "sft",
+        system_note: format.system_note(),
         untrained,
         sections: sections(config),
         source,
@@ -117,6 +118,7 @@ fn pretrain_inputs<'a>(config: &'a PretrainConfig, progress: &mut dyn Progress) 
     let (source, rows) = sound(source, rows, problems)?;
     Ok(Inputs {
         stage: "pretrain",
+        system_note: None,
         untrained: Vec::new(),
         sections: Sections {
             model: &config.model,
@@ -137,6 +139,8 @@ struct Inputs<'a> {
     stage: &'static str,
     /// ChatML tokens that dialogues need and the checkpoint does not know.
     untrained: Vec<String>,
+    /// That the system text is not the template's.
+    system_note: Option<String>,
     sections: Sections<'a>,
     source: Source,
     rows: Rows,
@@ -214,6 +218,7 @@ fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Opti
     let (sections, rows, untrained) = (inputs.sections, &inputs.rows, &inputs.untrained);
     let mut facts = vec![("parameters", json!(inputs.source.header.num_parameters))];
     facts.extend(rows.facts());
+    facts.extend(inputs.system_note.iter().map(|note| ("system text", json!(note))));
     if !untrained.is_empty() {
         let what = "their rows look as if they were never trained (a base checkpoint): the model has to learn here where answers end";
         facts.push(("untrained tokens", json!(format!("{}: {what}", untrained.join(", ")))));

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_common::chatml::{ChatFormat, LossOn, Message, SYSTEM};
+use align_common::chatml::{ChatFormat, Dialogue, LossOn, Message, SYSTEM};
 use align_common::config::{Dtype, Overlong};
 use align_common::contract::ScoreContract;
 use align_common::data::{self, BadRows, Kind, Order, Record};
@@ -108,7 +108,7 @@ struct Subject {
     longest: usize,
     dialogues: Vec<LmRow>,
     comparisons: Vec<Row>,
-    prompts: Vec<(Vec<Message>, usize)>,
+    prompts: Vec<(Dialogue, usize)>,
 }
 
 /// Reads models' headers and data; all problems at once.
@@ -180,16 +180,16 @@ fn read(args: &BenchArgs, dir: &Path, source: Source, format: ChatFormat, proble
 }
 
 /// The prompts of the length that is measured, in order, with their tokens.
-fn prompts(records: Vec<(data::Place, Record)>, format: &ChatFormat) -> Vec<(Vec<Message>, usize)> {
+fn prompts(records: Vec<(data::Place, Record)>, format: &ChatFormat) -> Vec<(Dialogue, usize)> {
     let with_length = |(_, record)| match record {
-        Record::Prompt(messages) => {
-            let tokens = format.prompt(&messages).len();
-            (messages, tokens)
+        Record::Prompt(dialogue) => {
+            let tokens = format.prompt(&dialogue).ok()?.len();
+            Some((dialogue, tokens))
         }
         _ => unreachable!("a prompt file gives prompts"),
     };
     let mut prompts: Vec<_> =
-        records.into_iter().map(with_length).filter(|(_, tokens)| tokens <= PROMPT_TOKENS.end()).collect();
+        records.into_iter().filter_map(with_length).filter(|(_, tokens)| tokens <= PROMPT_TOKENS.end()).collect();
     if prompts.iter().filter(|(_, tokens)| PROMPT_TOKENS.contains(tokens)).count() >= BATCH {
         prompts.retain(|(_, tokens)| PROMPT_TOKENS.contains(tokens));
     }
@@ -335,9 +335,9 @@ impl Bench<'_> {
     /// A file of the first prompts, for a job.
     fn prompts(&self, subject: &Subject, job: &str, count: usize) -> Result<PathBuf> {
         let path = self.out.join(format!("{}-{job}-prompts.jsonl", subject.name));
-        let message = |message: &Message| json!({ "role": message.role.name(), "content": message.content });
-        let line = |(messages, _): &(Vec<Message>, usize)| {
-            json!({ "prompt": messages.iter().map(message).collect::<Vec<_>>() }).to_string() + "\n"
+        let line = |(dialogue, _): &(Dialogue, usize)| {
+            let messages: Vec<_> = dialogue.messages.iter().map(Message::to_json).collect();
+            json!({ "prompt": messages, "tools": dialogue.tools }).to_string() + "\n"
         };
         let text: String = subject.prompts[..count].iter().map(line).collect();
         fs::write(&path, text).map_err(Error::io(&path))?;

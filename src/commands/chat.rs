@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
-use align_common::chatml::{Message, Role};
+use align_common::chatml::{Dialogue, Message, Role};
 use align_common::error::Problems;
 use align_common::generate::generate;
 use align_common::model::CausalLm;
@@ -31,7 +31,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
     if interactive {
         eprintln!("{} · /new starts over, Ctrl-D ends", args.model.display());
     }
-    let mut dialogue: Vec<Message> = Vec::new();
+    let mut dialogue = Dialogue::default();
     let mut turn = 0;
     let mut lines = std::io::stdin().lock().lines();
     loop {
@@ -44,20 +44,28 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
             continue;
         }
         if line.trim() == "/new" {
-            dialogue.clear();
+            dialogue.messages.clear();
             continue;
         }
-        dialogue.push(Message::new(Role::User, line));
+        dialogue.messages.push(Message::new(Role::User, line));
+        let prompt = match format.prompt(&dialogue) {
+            Ok(prompt) => prompt,
+            Err(what) => {
+                eprintln!("align: {what}");
+                dialogue.messages.pop();
+                continue;
+            }
+        };
         let mut shown = Shown::default();
         let draws =
             |_, _, position: usize| random::uniform(args.sampling.seed, Purpose::Generate, turn, 0, position as u64);
-        let responses = generate(&model, &[format.prompt(&dialogue)], 1, &sampling, 1, &draws, &mut |_, _, token| {
+        let responses = generate(&model, &[prompt], 1, &sampling, 1, &draws, &mut |_, _, token| {
             print!("{}", shown.next(token, |ids| source.tokenizer.decode_text(ids)));
             let _ = std::io::stdout().flush();
         })?;
         println!();
         let answer = source.tokenizer.decode_text(&responses[0][0].tokens);
-        dialogue.push(Message::new(Role::Assistant, answer));
+        dialogue.messages.push(Message::new(Role::Assistant, answer));
         turn += 1;
     }
     Ok(ExitCode::SUCCESS)

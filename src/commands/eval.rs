@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use align_common::chatml::{LossOn, SYSTEM};
-use align_common::data::BadRows;
+use align_common::data::{BadRows, Unread};
 use align_common::error::Problems;
 use align_common::lm::{self, Cache, LmData, LmRow, Reading, chat_rows};
 use align_common::model::CausalLm;
@@ -22,6 +22,13 @@ use crate::terminal::Terminal;
 pub(crate) const MICROBATCH_TOKENS: usize = 8192;
 /// Documents are measured in pieces of this many tokens, the report's context length, or of the model's own where that is shorter.
 const TEXT_TOKENS: usize = 2048;
+
+/// Says which keys of rows nothing reads, where there are any.
+pub(crate) fn tell_unread(unread: &Unread) {
+    if !unread.is_empty() {
+        Terminal::new().note(&format!("keys that are not read: {}", unread.line()));
+    }
+}
 
 /// Loss, perplexity and token accuracy on chat or text files.
 pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
@@ -55,6 +62,9 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     args.data.check(&mut problems);
     problems.into_result()?;
 
+    let mut unread = Unread::default();
+    sets.iter().for_each(|(_, data)| unread.add(&data.counts.unread));
+    tell_unread(&unread);
     let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
     let mut model = CausalLm::load(&args.model, &evaluation_options())?;
     model.set_extrapolate(true);

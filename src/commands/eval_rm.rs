@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use align_common::chatml::ChatFormat;
-use align_common::data::BadRows;
+use align_common::data::{BadRows, Unread};
 use align_common::error::Problems;
 use align_common::model::ScalarModel;
 use align_common::progress::Progress;
@@ -17,7 +17,7 @@ use anyhow::Result;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
-use super::eval::{MICROBATCH_TOKENS, align_right, print_line, table};
+use super::eval::{MICROBATCH_TOKENS, align_right, print_line, table, tell_unread};
 use super::lines::{Lines, refuse_same_file};
 use super::page;
 use crate::cli::EvalRmArgs;
@@ -101,6 +101,9 @@ fn check(args: &EvalRmArgs) -> Result<Vec<Checked>> {
         args.data.data.iter().for_each(|file| refuse_same_file(html, file, "--data", &mut problems));
     }
     problems.into_result()?;
+    let mut unread = Unread::default();
+    checked.iter().take(1).flat_map(|model| &model.sets).for_each(|set| unread.add(&set.unread));
+    tell_unread(&unread);
     Ok(checked)
 }
 

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use align_common::data::{self, BadRows, Kind, Record};
+use align_common::chatml::Message;
+use align_common::data::{self, BadRows, Kind, Place, Record};
 use align_common::error::Problems;
 use align_common::generate::{Sampling, generate};
 use align_common::memory;
@@ -14,7 +15,7 @@ use align_common::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::print_line;
+use super::eval::{print_line, tell_unread};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::terminal::Terminal;
@@ -57,18 +58,25 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     }
     let source = check_causal_lm(&args.model, &mut problems)?;
     let format = check_format(&args.model, source.as_ref(), &args.sampling.system, &mut problems)?;
-    let rows = problems.absorb(data::read(std::slice::from_ref(&args.prompts), Kind::Prompt, BadRows::Error))?;
+    let prepare = |_: &Place, record: Record| {
+        let Record::Prompt(dialogue) = record else { unreachable!("a prompt file gives prompts") };
+        // Without a format there is a problem already: then rows are only looked at.
+        let prompt = format.as_ref().map(|format| format.prompt(&dialogue)).transpose()?;
+        Ok((dialogue, prompt.unwrap_or_default()))
+    };
+    let files = std::slice::from_ref(&args.prompts);
+    let rows = problems.absorb(data::read_as(files, Kind::Prompt, BadRows::Error, &prepare))?;
     refuse_same_file(&args.out, &args.prompts, "--prompts", &mut problems);
     problems.into_result()?;
     let known = "no problem was found";
     let (source, format, rows) = (source.expect(known), format.expect(known), rows.expect(known));
 
-    let prompt = |(place, record)| match record {
-        Record::Prompt(messages) => (place, messages),
-        _ => unreachable!("a prompt file gives prompts"),
-    };
-    let dialogues: Vec<_> = rows.records.into_iter().map(prompt).collect();
-    let prompts: Vec<Vec<i64>> = dialogues.iter().map(|(_, messages)| format.prompt(messages)).collect();
+    tell_unread(&rows.unread);
+    let (mut dialogues, mut prompts): (Vec<_>, Vec<_>) = Default::default();
+    for (place, (dialogue, prompt)) in rows.records {
+        dialogues.push((place, dialogue));
+        prompts.push(prompt);
+    }
     let mut out = Lines::create(&args.out)?;
     let mut model = CausalLm::load(&args.model, &evaluation_options())?;
     model.set_extrapolate(true);
@@ -88,15 +96,18 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     })?;
     let seconds = started.elapsed().as_secs_f64();
     terminal.end();
-    for ((place, messages), responses) in dialogues.iter().zip(&responses) {
-        let prompt: Vec<Value> =
-            messages.iter().map(|message| json!({ "role": message.role.name(), "content": message.content })).collect();
+    for ((place, dialogue), responses) in dialogues.iter().zip(&responses) {
+        let prompt: Vec<Value> = dialogue.messages.iter().map(Message::to_json).collect();
         for (sample, response) in responses.iter().enumerate() {
-            out.write(&json!({
+            let mut line = json!({
                 "index": place.index, "sample": sample, "prompt": prompt,
                 "response": source.tokenizer.decode_text(&response.tokens),
                 "tokens": response.tokens, "ended": response.ended,
-            }))?;
+            });
+            if !dialogue.tools.is_empty() {
+                line["tools"] = json!(dialogue.tools);
+            }
+            out.write(&line)?;
         }
     }
     out.finish()?;

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use align_common::data::{self, BadRows, Kind, Record, STDIN};
+use align_common::chatml::Dialogue;
+use align_common::data::{self, BadRows, Kind, Place, Record, STDIN};
 use align_common::error::{Error, Problems};
 use align_common::model::ScalarModel;
 use align_common::progress::Progress;
@@ -13,7 +14,7 @@ use align_reward::stats::best;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::eval::MICROBATCH_TOKENS;
+use super::eval::{MICROBATCH_TOKENS, tell_unread};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::ScoreArgs;
 use crate::terminal::Terminal;
@@ -24,15 +25,29 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let source = if args.data == standard { Path::new(STDIN) } else { &args.data };
     let mut problems = Problems::new();
     let format = check_reward_model(&args.model, args.system.as_deref(), &mut problems)?;
-    let read = problems.absorb(data::read(&[source.to_owned()], Kind::Response, BadRows::Error))?;
+    let prepare = |_: &Place, record: Record| {
+        // Without a format there is a problem already: then rows are only looked at.
+        let responses = format.as_ref().map(|format| Responses::new(&record, format)).transpose()?;
+        let answers = match record {
+            Record::Responses(dialogues) => dialogues.into_iter().filter_map(last_text).collect(),
+            _ => Vec::new(),
+        };
+        Ok((responses, answers))
+    };
+    let read = problems.absorb(data::read_as(&[source.to_owned()], Kind::Response, BadRows::Error, &prepare))?;
     if args.out != standard {
         refuse_same_file(&args.out, source, "--data", &mut problems);
     }
     problems.into_result()?;
     let known = "no problem was found";
-    let (format, records) = (format.expect(known), read.expect(known).records);
-
-    let rows: Vec<Responses> = records.iter().map(|(_, record)| Responses::new(record, &format)).collect();
+    let read = read.expect(known);
+    tell_unread(&read.unread);
+    let (mut places, mut rows, mut answers): (Vec<Place>, Vec<Responses>, Vec<Vec<String>>) = Default::default();
+    for (place, (responses, texts)) in read.records {
+        places.push(place);
+        rows.push(responses.expect(known));
+        answers.push(texts);
+    }
     let mut out = if args.out == standard { Lines::stdout() } else { Lines::create(&args.out)? };
     let mut model = ScalarModel::load(&args.model, &evaluation_options(), 0)?;
     model.set_extrapolate(true);
@@ -40,7 +55,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     terminal.begin("responses", rows.iter().map(|row| row.tails.len() as u64).sum());
     let scores = score(&model, &rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
     terminal.end();
-    for (((place, record), row), scores) in records.iter().zip(&rows).zip(&scores) {
+    for (((place, row), answers), scores) in places.iter().zip(&rows).zip(&answers).zip(&scores) {
         if scores.iter().any(|score| !score.is_finite()) {
             let folder = args.model.display();
             return Err(Error::Failed(format!(
@@ -50,12 +65,15 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
         }
         let mut line = Map::from_iter([("index".to_owned(), json!(place.index))]);
         line.extend(row.verdict(scores));
-        if let Record::Responses(dialogues) = record {
-            let answer = dialogues[best(scores)].last().expect("a dialogue ends with an answer");
-            line.insert("best_response".to_owned(), json!(answer.content));
+        if row.is_list {
+            line.insert("best_response".to_owned(), json!(answers[best(scores)]));
         }
         out.write(&Value::Object(line))?;
     }
     out.finish()?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn last_text(dialogue: Dialogue) -> Option<String> {
+    dialogue.messages.into_iter().next_back().map(|message| message.content)
 }

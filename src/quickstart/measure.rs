@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use align_common::chatml::{ChatFormat, Message};
+use align_common::chatml::ChatFormat;
 use align_common::data::{self, BadRows, Kind, Record};
 use align_common::generate::{Response, Sampling, generate};
 use align_common::lm::{self, Cache, LmRow, Piece, Reading};
@@ -94,9 +94,9 @@ pub(super) fn measure(
 fn read_prompts(files: &[PathBuf], format: &ChatFormat) -> Result<Prompts> {
     let mut prompts = Prompts { texts: Vec::new(), tokens: Vec::new() };
     for (_, record) in data::read(files, Kind::Prompt, BadRows::Error)?.records {
-        let Record::Prompt(messages) = record else { unreachable!("a prompt file gives prompts") };
-        prompts.tokens.push(format.prompt(&messages));
-        prompts.texts.push(messages.last().map(|message: &Message| message.content.clone()).unwrap_or_default());
+        let Record::Prompt(dialogue) = record else { unreachable!("a prompt file gives prompts") };
+        prompts.tokens.push(format.prompt(&dialogue).expect("the world's prompts are text"));
+        prompts.texts.push(dialogue.messages.last().map(|message| message.content.clone()).unwrap_or_default());
     }
     Ok(prompts)
 }

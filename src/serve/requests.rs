@@ -1,5 +1,6 @@
 //! What a request asks for, and what it is answered.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -127,6 +128,8 @@ struct Asked {
     rows: Arc<Vec<Responses>>,
     /// Whether `inputs` were given, which get `results`.
     is_batch: bool,
+    /// Keys that nothing read: the answer names them.
+    unread: BTreeSet<String>,
 }
 
 impl Asked {
@@ -141,12 +144,13 @@ impl Asked {
             },
             single => (vec![single], false),
         };
-        let mut rows = Vec::with_capacity(inputs.len());
+        let (mut rows, mut unread) = (Vec::with_capacity(inputs.len()), BTreeSet::new());
         for (index, input) in inputs.into_iter().enumerate() {
             let place = if is_batch { format!("`inputs[{index}]`: ") } else { String::new() };
-            let record =
-                data::parse(Kind::Response, input).map_err(|what| Refusal::malformed(format!("{place}{what}")))?;
-            let row = Responses::new(&record, format);
+            let malformed = |what: String| Refusal::malformed(format!("{place}{what}"));
+            let read = data::parse(Kind::Response, &input).map_err(malformed)?;
+            let row = Responses::new(&read.record, format).map_err(malformed)?;
+            unread.extend(read.unread);
             let longest = row.longest();
             if longest > max_tokens {
                 let what =
@@ -155,7 +159,7 @@ impl Asked {
             }
             rows.push(row);
         }
-        Ok(Self { rows: Arc::new(rows), is_batch })
+        Ok(Self { rows: Arc::new(rows), is_batch, unread })
     }
 
     /// The answer, of the scores of all rows in order.
@@ -167,7 +171,11 @@ impl Asked {
             Value::Object(row.verdict(own))
         };
         let mut results: Vec<Value> = self.rows.iter().map(of_row).collect();
-        if self.is_batch { json!({ "results": results }) } else { results.swap_remove(0) }
+        let mut told = if self.is_batch { json!({ "results": results }) } else { results.swap_remove(0) };
+        if !self.unread.is_empty() {
+            told["unread_keys"] = json!(self.unread);
+        }
+        told
     }
 }
 

@@ -13,8 +13,8 @@ mod tests;
 
 pub use order::Order;
 pub use raw::{Parsed, Place, RawRow, RawRows};
-pub use reader::{BadRows, Rows, read};
-pub use records::{Comparison, Kind, Record, parse};
+pub use reader::{BadRows, Rows, Unread, read, read_as};
+pub use records::{Comparison, Kind, ReadRow, Record, holds_text, parse};
 pub use source::STDIN;
 pub use stream::Stream;
 pub use table::panic_is_expected;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::reader;
-use super::records::{self, Kind, Record};
+use super::records::{self, Kind, ReadRow};
 use super::source::{Opened, Source, Step, Stop, name, open};
 use super::table::Table;
 use crate::error::Result;
@@ -78,8 +78,8 @@ impl RawRow {
     ///
     /// # Errors
     /// As [`Self::value`], and what is wrong with its shape.
-    pub fn record(&self, kind: Kind) -> Parsed<Record> {
-        records::parse(kind, self.value()?).map_err(|what| self.named(what))
+    pub fn record(&self, kind: Kind) -> Parsed<ReadRow> {
+        records::parse(kind, &self.value()?).map_err(|what| self.named(what))
     }
 
     /// The row as one line of JSON Lines, without its end: of such a file as it stands, byte for byte.

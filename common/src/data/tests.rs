@@ -65,7 +65,7 @@ fn assistant(content: &str) -> Message {
 }
 
 fn pair(chosen: Vec<Message>, rejected: Vec<Message>) -> Record {
-    Record::Comparison(Comparison { dialogues: vec![chosen, rejected], scores: None })
+    Record::Comparison(Comparison { dialogues: vec![chosen.into(), rejected.into()], scores: None })
 }
 
 /// One row that must give one record.
@@ -82,16 +82,16 @@ fn refusal(json: &str, kind: Kind) -> String {
 
 #[test]
 fn every_chat_shape_becomes_a_dialogue() {
-    let dialogue = Record::Chat(vec![user("q"), assistant("a")]);
+    let dialogue = Record::Chat(vec![user("q"), assistant("a")].into());
     let roles = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "id": 7}"#;
     assert_eq!(row(roles, Kind::Chat), dialogue);
     let sharegpt = r#"{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}"#;
     assert_eq!(row(sharegpt, Kind::Chat), dialogue);
     assert_eq!(row(r#"{"instruction": "q", "input": "", "output": "a"}"#, Kind::Chat), dialogue);
     assert_eq!(row(r#"{"instruction": "q", "output": "a"}"#, Kind::Chat), dialogue);
-    let with_input = Record::Chat(vec![user("q\nx"), assistant("a")]);
+    let with_input = Record::Chat(vec![user("q\nx"), assistant("a")].into());
     assert_eq!(row(r#"{"instruction": "q", "input": "x", "output": "a"}"#, Kind::Chat), with_input);
-    let verbatim = Record::Chat(vec![Message::new(Role::System, ""), user(" q\n"), assistant("<|im_end|> a\n")]);
+    let verbatim = Record::Chat(vec![Message::new(Role::System, ""), user(" q\n"), assistant("<|im_end|> a\n")].into());
     let json = r#"{"messages": [{"role": "system", "content": ""}, {"role": "user", "content": " q\n"},
         {"role": "assistant", "content": "<|im_end|> a\n"}]}"#;
     assert_eq!(row(&json.replace('\n', ""), Kind::Chat), verbatim);
@@ -121,7 +121,7 @@ fn every_comparison_shape_becomes_whole_dialogues() {
     let ranked = row(r#"{"prompt": "q", "responses": ["a", "b", "c"], "scores": [1, 2.5, 1]}"#, Kind::Comparison);
     let Record::Comparison(ranked) = ranked else { panic!("not a comparison") };
     assert_eq!(ranked.scores, Some(vec![1.0, 2.5, 1.0]));
-    assert_eq!(ranked.dialogues[2], [user("q"), assistant("c")]);
+    assert_eq!(ranked.dialogues[2].messages, [user("q"), assistant("c")]);
 }
 
 #[test]
@@ -155,23 +155,23 @@ fn transcripts_split_into_turns() {
 
 #[test]
 fn responses_alone_in_a_list_and_in_a_dialogue() {
-    let one = Record::Response(vec![user("q"), assistant("a")]);
+    let one = Record::Response(vec![user("q"), assistant("a")].into());
     assert_eq!(row(r#"{"prompt": "q", "response": "a", "index": 3}"#, Kind::Response), one);
     let messages = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#;
     assert_eq!(row(messages, Kind::Response), one);
     let prompt = r#"{"prompt": [{"from": "human", "value": "q"}], "response": {"role": "assistant", "content": "a"}}"#;
     assert_eq!(row(prompt, Kind::Response), one);
-    let several = Record::Responses(vec![vec![user("q"), assistant("a")], vec![user("q"), assistant("b")]]);
+    let several = Record::Responses(vec![vec![user("q"), assistant("a")].into(), vec![user("q"), assistant("b")].into()]);
     assert_eq!(row(r#"{"prompt": "q", "responses": ["a", "b"]}"#, Kind::Response), several);
-    let single = Record::Responses(vec![vec![user("q"), assistant("a")]]);
+    let single = Record::Responses(vec![vec![user("q"), assistant("a")].into()]);
     assert_eq!(row(r#"{"prompt": "q", "responses": ["a"], "scores": [1]}"#, Kind::Response), single);
 }
 
 #[test]
 fn prompts_and_texts() {
-    assert_eq!(row(r#"{"prompt": "q"}"#, Kind::Prompt), Record::Prompt(vec![user("q")]));
+    assert_eq!(row(r#"{"prompt": "q"}"#, Kind::Prompt), Record::Prompt(vec![user("q")].into()));
     let list = r#"{"prompt": [{"from": "system", "value": "s"}, {"role": "user", "content": "q"}]}"#;
-    assert_eq!(row(list, Kind::Prompt), Record::Prompt(vec![Message::new(Role::System, "s"), user("q")]));
+    assert_eq!(row(list, Kind::Prompt), Record::Prompt(vec![Message::new(Role::System, "s"), user("q")].into()));
     assert_eq!(row(r#"{"text": "t\u0001"}"#, Kind::Text), Record::Text("t\u{1}".to_owned()));
 }
 
@@ -197,8 +197,8 @@ fn bad_rows_are_told_what_was_expected() {
         (Kind::Chat, r#"{"messages": [{"content": "q"}]}"#, "`messages[0]` has no role, expected"),
         (
             Kind::Chat,
-            r#"{"messages": [{"role": "tool", "content": "q"}]}"#,
-            "`messages[0]` has the role `tool`, expected system, user or assistant",
+            r#"{"messages": [{"role": "narrator", "content": "q"}]}"#,
+            "`messages[0]` has the role `narrator`, expected system, user, assistant or tool",
         ),
         (Kind::Chat, r#"{"messages": [{"role": 1, "content": "q"}]}"#, "`messages[0]` has the role a number, expected"),
         (Kind::Chat, r#"{"messages": [{"role": "user"}]}"#, "`messages[0]` has no `content`, expected a text"),

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 
 /// Raised when the same text becomes other tokens than before, or an entry's files change.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Less text is tokenized sooner than anybody would notice …
 const WORTH_KEEPING: u64 = 32 << 20;
 /// … of which a compressed file may hold this many times its size.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::cache::{Cache, Entry};
 use super::store::{Store, Words, Writer};
 use crate::checkpoint::write_whole;
-use crate::data::{BadRows, Kind, Place, Record, Stream};
+use crate::data::{BadRows, Kind, Parsed, Place, Record, Stream, Unread};
 use crate::error::{Error, Problem, Result};
 use crate::progress::Progress;
 
@@ -45,6 +45,12 @@ pub struct Counts {
     pub truncated: u64,
     /// Rows whose text spells a special token, which it does not become.
     pub special_text: u64,
+    /// Rows with a turn whose text begins with a line break: programs that tokenize a template's whole text get other ids there.
+    #[serde(default)]
+    pub begins_with_newline: u64,
+    /// Keys that nothing reads.
+    #[serde(default)]
+    pub unread: Unread,
     /// Bad rows left out, by what is wrong with them.
     pub bad: BTreeMap<String, u64>,
 }
@@ -59,6 +65,8 @@ impl Counts {
         self.dropped += other.dropped;
         self.truncated += other.truncated;
         self.special_text += other.special_text;
+        self.begins_with_newline += other.begins_with_newline;
+        self.unread.add(&other.unread);
         for (what, count) in &other.bad {
             *self.bad.entry(what.clone()).or_default() += count;
         }
@@ -72,6 +80,7 @@ pub(super) struct Listed {
     pub(super) tokens: u64,
     pub(super) loss_tokens: u64,
     pub(super) has_special_text: bool,
+    pub(super) begins_with_newline: bool,
     pub(super) fate: Fate,
 }
 
@@ -90,8 +99,8 @@ pub(super) trait Recipe: Sync {
     /// All that decides what becomes of a row, beside the row.
     fn describe(&self) -> Value;
 
-    /// What becomes of a row.
-    fn list(&self, record: Record) -> Listed;
+    /// What becomes of a row; `Err` says why it cannot be rendered.
+    fn list(&self, record: Record) -> Parsed<Listed>;
 }
 
 /// A file's token lists.
@@ -179,7 +188,10 @@ fn read<R: Recipe>(
     let files = [file.to_owned()];
     let stream = Stream { files: &files, kind: Some(R::KIND), bad_rows: reading.bad_rows };
     let what = format!("tokenizing {}", file.display());
-    let list = |row: &crate::data::RawRow| Ok(recipe.list(row.record(R::KIND)?));
+    let list = |row: &crate::data::RawRow| {
+        let read = row.record(R::KIND)?;
+        Ok((recipe.list(read.record)?, read.unread))
+    };
     stream.each(&what, reading.progress, list, |row, listed| {
         let counts = &mut about.counts;
         match listed {
@@ -189,7 +201,9 @@ fn read<R: Recipe>(
                 *counts.bad.entry(kind.unwrap_or_else(|| "other reasons".to_owned())).or_default() += 1;
                 about.skipped.push((row.place.index, row.place.line, what));
             }
-            Ok(listed) => {
+            Ok((listed, unread)) => {
+                counts.unread.count(&unread);
+                counts.begins_with_newline += u64::from(listed.begins_with_newline);
                 counts.special_text += u64::from(listed.has_special_text);
                 counts.truncated += u64::from(listed.fate == Fate::Truncated);
                 if listed.fate == Fate::Dropped {

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::prepare::{Counts, Fate, Listed, Prepared, Reading, Recipe, prepare};
 use super::store::Words;
 use super::view::{LmRows, Merged};
-use crate::chatml::{ChatFormat, LossOn};
+use crate::chatml::{ChatFormat, Dialogue, LossOn};
 use crate::config::Overlong;
-use crate::data::{self, BadRows, Kind, RawRows, Record};
+use crate::data::{self, BadRows, Kind, Parsed, RawRows, Record};
 use crate::error::{Error, Problem, Problems, Result};
 use crate::random::{Permutation, Purpose};
 use crate::tokenizer::Tokenizer;
@@ -45,15 +45,14 @@ impl Recipe for Chat<'_> {
     const KIND: Kind = Kind::Chat;
 
     fn describe(&self) -> Value {
-        let tokenizer = self.format.tokenizer().fingerprint();
-        json!(["chat", tokenizer, self.format.describe(), self.format.system(), self.loss_on, self.limit])
+        json!(["chat", self.format.recipe(), self.loss_on, self.limit])
     }
 
-    fn list(&self, record: Record) -> Listed {
-        let Record::Chat(messages) = record else { unreachable!("a chat file gives chat records") };
+    fn list(&self, record: Record) -> Parsed<Listed> {
+        let Record::Chat(dialogue) = record else { unreachable!("a chat file gives chat records") };
         let tokenizer = self.format.tokenizer();
-        let has_special_text = messages.iter().any(|message| tokenizer.spells_special(&message.content));
-        let encoded = self.format.dialogue(&messages, self.loss_on);
+        let has_special_text = dialogue.texts().any(|text| tokenizer.spells_special(text));
+        let encoded = self.format.dialogue(&dialogue, self.loss_on)?;
         let (mut tokens, mut mask) = (encoded.tokens, encoded.loss_mask);
         let mut fate = Fate::Kept;
         if let Some((max_tokens, overlong)) = self.limit.filter(|(max_tokens, _)| tokens.len() > *max_tokens) {
@@ -62,14 +61,15 @@ impl Recipe for Chat<'_> {
             let is_left = overlong == Overlong::Truncate && mask[1..].contains(&true);
             fate = if is_left { Fate::Truncated } else { Fate::Dropped };
         }
-        Listed {
-            turns: messages.len() as u64,
+        Ok(Listed {
+            turns: dialogue.messages.len() as u64,
             tokens: tokens.len() as u64,
             loss_tokens: mask.iter().skip(1).filter(|counts| **counts).count() as u64,
             words: Words::new(&tokens, mask),
             has_special_text,
+            begins_with_newline: encoded.begins_with_newline,
             fate,
-        }
+        })
     }
 }
 
@@ -85,17 +85,18 @@ impl Recipe for Text<'_> {
         json!(["text", self.tokenizer.fingerprint()])
     }
 
-    fn list(&self, record: Record) -> Listed {
+    fn list(&self, record: Record) -> Parsed<Listed> {
         let Record::Text(text) = record else { unreachable!("a text file gives text records") };
         let tokens = self.tokenizer.encode(&text);
-        Listed {
+        Ok(Listed {
             turns: 1,
             tokens: tokens.len() as u64,
             loss_tokens: tokens.len() as u64,
             has_special_text: self.tokenizer.spells_special(&text),
+            begins_with_newline: false,
             words: Words::new(&tokens, std::iter::repeat(true)),
             fate: Fate::Kept,
-        }
+        })
     }
 }
 
@@ -108,30 +109,36 @@ impl<const COMPARISONS: bool> Recipe for Seen<'_, COMPARISONS> {
     const KIND: Kind = if COMPARISONS { Kind::Comparison } else { Kind::Prompt };
 
     fn describe(&self) -> Value {
-        let format = self.format;
-        json!([Self::KIND.name(), format.tokenizer().fingerprint(), format.describe(), format.system()])
+        json!([Self::KIND.name(), self.format.recipe()])
     }
 
-    fn list(&self, record: Record) -> Listed {
+    fn list(&self, record: Record) -> Parsed<Listed> {
         let dialogues = match record {
             Record::Comparison(comparison) => comparison.dialogues,
-            Record::Prompt(messages) => vec![messages],
+            Record::Prompt(dialogue) => vec![dialogue],
             _ => unreachable!("a file gives the records that were asked for"),
         };
-        let tokens: Vec<i64> = if COMPARISONS {
-            dialogues.iter().flat_map(|dialogue| self.format.scored(dialogue).tokens).collect()
-        } else {
-            dialogues.iter().flat_map(|dialogue| self.format.prompt(dialogue)).collect()
-        };
-        let contents = || dialogues.iter().flatten().map(|message| &message.content);
-        Listed {
-            turns: contents().count() as u64,
+        let mut tokens = Vec::new();
+        let mut begins_with_newline = false;
+        for dialogue in &dialogues {
+            if COMPARISONS {
+                let encoded = self.format.scored(dialogue)?;
+                begins_with_newline |= encoded.begins_with_newline;
+                tokens.extend(encoded.tokens);
+            } else {
+                tokens.extend(self.format.prompt(dialogue)?);
+            }
+        }
+        let mut texts = dialogues.iter().flat_map(Dialogue::texts);
+        Ok(Listed {
+            turns: dialogues.iter().map(|dialogue| dialogue.messages.len() as u64).sum(),
             tokens: tokens.len() as u64,
             loss_tokens: 0,
             words: Words::new(&tokens, std::iter::repeat(false)),
-            has_special_text: contents().any(|content| self.format.tokenizer().spells_special(content)),
+            has_special_text: texts.any(|text| self.format.tokenizer().spells_special(text)),
+            begins_with_newline,
             fate: Fate::Kept,
-        }
+        })
     }
 }
 
@@ -242,15 +249,13 @@ pub fn is_text(file: &Path) -> bool {
     matches!(kind_of_rows(file), Ok(Some(Kind::Text)))
 }
 
-/// What the first row is that is anything: a document, a dialogue, a comparison or a prompt; `None` where no row is.
+/// What the first row is whose keys say it: a document, a dialogue, a comparison or a prompt; `None` where no row's do.
 ///
 /// # Errors
 /// [`Error::Invalid`] when the file cannot be read.
 pub fn kind_of_rows(file: &Path) -> Result<Option<Kind>> {
-    const KINDS: [Kind; 4] = [Kind::Text, Kind::Comparison, Kind::Chat, Kind::Prompt];
     for row in RawRows::open(file, None)? {
-        let row = row?;
-        if let Some(kind) = KINDS.into_iter().find(|kind| row.record(*kind).is_ok()) {
+        if let Some(kind) = row?.value().ok().as_ref().and_then(Kind::of) {
             return Ok(Some(kind));
         }
     }

@@ -6,8 +6,8 @@ use tch::{Kind, Tensor};
 
 use super::Trainer;
 use crate::batch::FlatBatch;
-use crate::chatml::{ChatFormat, Message, Role};
-use crate::error::Result;
+use crate::chatml::{ChatFormat, Dialogue, Message, Role};
+use crate::error::{Error, Result};
 use crate::template::Template;
 
 /// One line of `align doctor`: what was looked at, what was found and what a sound stage gives.
@@ -58,23 +58,25 @@ impl Check {
     ///
     /// # Errors
     /// When the template cannot be rendered.
-    pub fn template(dir: &Path, format: &ChatFormat, prompt: &dyn Fn(&[Message]) -> Vec<i64>) -> Result<Self> {
+    pub fn template(dir: &Path, format: &ChatFormat, prompt: &dyn Fn(&Dialogue) -> Vec<i64>) -> Result<Self> {
         let turns = [
             Message::new(Role::User, "Name a city."),
             Message::new(Role::Assistant, "Paris."),
             Message::new(Role::User, "And\nanother?"),
         ];
         let system = (!format.system().is_empty()).then(|| Message::new(Role::System, format.system()));
-        let whole: Vec<Message> = system.into_iter().chain(turns.iter().cloned()).collect();
+        let whole: Dialogue = system.into_iter().chain(turns.iter().cloned()).collect::<Vec<_>>().into();
         let expected = match Template::open(dir)? {
-            Some(template) => template.render(&whole, true)?,
+            Some(template) => {
+                template.render(&whole, true).map_err(|what| Error::invalid(template.file().display(), what))?
+            }
             None => {
                 let turn =
                     |message: &Message| format!("<|im_start|>{}\n{}<|im_end|>\n", message.role.name(), message.content);
-                whole.iter().map(turn).collect::<String>() + "<|im_start|>assistant\n"
+                whole.messages.iter().map(turn).collect::<String>() + "<|im_start|>assistant\n"
             }
         };
-        let written = format.tokenizer().decode(&prompt(&turns));
+        let written = format.tokenizer().decode(&prompt(&turns.into()));
         let at = written.bytes().zip(expected.bytes()).take_while(|(one, other)| one == other).count();
         let measured = match written == expected {
             true => "the same text".to_owned(),

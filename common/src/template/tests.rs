@@ -4,18 +4,19 @@ use crate::chatml::Role;
 fn template(source: &str) -> Result<Template> {
     Template::new(
         PathBuf::from("chat_template.jinja"),
-        source.to_owned(),
+        vec![("default".to_owned(), source.to_owned())],
         vec![("eos_token".to_owned(), "<|im_end|>".to_owned())],
     )
 }
 
 fn rendered(source: &str) -> std::result::Result<String, String> {
     let messages = [Message::new(Role::User, "hi <b>&"), Message::new(Role::Assistant, "x</think>\n\ny ")];
-    template(source).and_then(|template| template.render(&messages, true)).map_err(|error| {
+    let template = template(source).map_err(|error| {
         assert_eq!(error.exit_code(), 2);
-        let message = error.to_string();
+        error.to_string()
+    });
+    template.and_then(|template| template.render(&messages.into(), true)).inspect_err(|message| {
         assert!(!message.contains('\n'), "{message}");
-        message
     })
 }
 
@@ -30,7 +31,7 @@ fn templates_see_what_they_are_written_for() {
             "off",
         ),
         ("{{ eos_token }}{{ add_generation_prompt }}{{ no_such_thing }}", "<|im_end|>True"),
-        ("{{ {'a': '<'} | tojson }}", "{\"a\":\"<\"}"),
+        ("{{ {'a': '<'} | tojson }}", "{\"a\": \"<\"}"),
         ("a\n{% if true %}\n  b\n{% endif %}\nc\n", "a\n  b\nc"),
         ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "2"),
         ("{% for m in messages %}{% if loop.last %}{% continue %}{% endif %}{{ m.role }}{% endfor %}", "user"),
@@ -64,7 +65,7 @@ fn hostile_templates_are_stopped() {
 fn the_template_is_found_where_checkpoints_keep_it() {
     let dir = tempfile::TempDir::new().unwrap();
     let open =
-        || Template::open(dir.path()).map(|template| template.map(|template| template.render(&[], false).unwrap()));
+        || Template::open(dir.path()).map(|template| template.map(|template| template.render(&Dialogue::default(), false).unwrap()));
     assert_eq!(open().unwrap(), None);
     let config = |text: &str| std::fs::write(dir.path().join("tokenizer_config.json"), text).unwrap();
     config("{}");

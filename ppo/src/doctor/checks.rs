@@ -42,7 +42,7 @@ const EDGE: f64 = 2e-3;
 /// All checks.
 pub(super) fn examine(subject: &mut dyn Subject, bed: &Bed, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     progress.begin("examining", 6);
-    let template = Check::template(&bed.folder, &bed.format, &|messages: &[Message]| subject.prompt(messages))?;
+    let template = Check::template(&bed.folder, &bed.format, &|dialogue: &Dialogue| subject.prompt(dialogue))?;
     let mut checks = vec![template, tokenizers(subject)];
     let rollout = sample(subject, bed)?;
     progress.advance(1, "sampled tokens");

@@ -9,7 +9,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-use align_common::chatml::{ChatFormat, Message};
+use align_common::chatml::{ChatFormat, Dialogue};
 use align_common::error::Result;
 use align_common::generate::Response;
 use align_common::progress::Progress;

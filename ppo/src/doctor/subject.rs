@@ -1,6 +1,6 @@
 //! What the doctor examines: the pieces that a PPO step is made of, and the models to compare them with.
 
-use align_common::chatml::{ChatFormat, Message};
+use align_common::chatml::{ChatFormat, Dialogue};
 use align_common::error::Result;
 use align_common::generate::{Response, Sampling};
 use align_common::metrics::Metrics;
@@ -13,7 +13,7 @@ use crate::train::Trainer;
 /// The pieces of a step, as a run uses them.
 pub trait Subject {
     /// Token ids of a dialogue to be answered.
-    fn prompt(&self, messages: &[Message]) -> Vec<i64>;
+    fn prompt(&self, dialogue: &Dialogue) -> Vec<i64>;
 
     /// Hashes of the policy's and of the reward model's tokenizer.
     fn tokenizers(&self) -> [String; 2];
@@ -64,8 +64,8 @@ pub struct Pieces {
 }
 
 impl Subject for Pieces {
-    fn prompt(&self, messages: &[Message]) -> Vec<i64> {
-        self.format.prompt(messages)
+    fn prompt(&self, dialogue: &Dialogue) -> Vec<i64> {
+        self.format.prompt(dialogue).expect("a dialogue of texts")
     }
 
     fn tokenizers(&self) -> [String; 2] {

@@ -39,16 +39,16 @@ struct Faulty {
 }
 
 impl Subject for Faulty {
-    fn prompt(&self, messages: &[Message]) -> Vec<i64> {
+    fn prompt(&self, dialogue: &Dialogue) -> Vec<i64> {
         match self.fault {
             // The newline behind `<|im_end|>` is forgotten.
             Fault::WrongTemplate => {
-                let ids = self.pieces.prompt(messages);
+                let ids = self.pieces.prompt(dialogue);
                 let ends: Vec<bool> =
                     ids.iter().map(|id| *id == self.pieces.format.tokenizer().special().im_end).collect();
                 (0..ids.len()).filter(|&at| at == 0 || !ends[at - 1]).map(|at| ids[at]).collect()
             }
-            _ => self.pieces.prompt(messages),
+            _ => self.pieces.prompt(dialogue),
         }
     }
 

@@ -4,13 +4,12 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::process::ExitCode;
 
-use align_common::chatml::{ChatFormat, Encoded, LossOn, Message, Role};
+use align_common::chatml::{ChatFormat, Dialogue, Encoded, LossOn, Role};
 use align_common::config::Overlong;
-use align_common::data::{BadRows, Kind, Place, RawRow, RawRows, Record};
+use align_common::data::{BadRows, Kind, Parsed, Place, RawRows, Record};
 use align_common::error::{Error, Problems};
 use align_common::lm::{Cache, LmData, Reading, chat_rows, document_rows, kind_of_rows, seen_rows};
 use align_common::stage::{check_format, check_source};
-use align_common::tokenizer::Tokenizer;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -95,7 +94,11 @@ fn counts(kind: Kind, data: &LmData) -> Map<String, Value> {
         all.push(("rows dropped for length", json!(counts.dropped)));
     }
     all.push(("rows with special-token text", json!(counts.special_text)));
+    all.push(("rows that begin with a line break", json!(counts.begins_with_newline)));
     all.push(("duplicate rows", json!(duplicates)));
+    if !counts.unread.is_empty() {
+        all.push(("keys that are not read", json!(counts.unread)));
+    }
     all.push(("bad rows", json!(data.skipped.len())));
     if !counts.bad.is_empty() {
         all.push(("bad rows by reason", json!(counts.bad)));
@@ -114,30 +117,29 @@ fn rows(args: &InspectDataArgs, kind: Kind, format: &ChatFormat, loss_on: LossOn
         if row.place.index < args.from {
             continue;
         }
-        if let Ok(record) = row.record(kind) {
-            shown.push(show(row, record, format, loss_on));
+        // What cannot be read or rendered is counted and named below.
+        if let Ok(lists) = row.record(kind).and_then(|read| lists(read.record, format, loss_on)) {
+            shown.push(Shown { place: row.place, lists });
         }
     }
     Ok(shown)
 }
 
-fn show(row: RawRow, record: Record, format: &ChatFormat, loss_on: LossOn) -> Shown {
+/// What is computed for a row, by name.
+fn lists(record: Record, format: &ChatFormat, loss_on: LossOn) -> Parsed<Vec<(String, Vec<Token>)>> {
     let tokenizer = format.tokenizer();
-    let scored = |(index, messages): (usize, &Vec<Message>)| {
-        let encoded = format.scored(messages);
-        let end = encoded.end;
-        let mut tokens = tokens(tokenizer, &encoded, &format.speakers(messages));
+    let scored = |(index, dialogue): (usize, &Dialogue)| {
+        let encoded = format.scored(dialogue)?;
+        let mut tokens = tokens(format, &encoded);
         tokens.iter_mut().for_each(|token| token.has_loss = false);
-        tokens[end].is_scored = true;
-        (format!("dialogue {index}"), tokens)
+        tokens.last_mut().expect("a dialogue has an end").is_scored = true;
+        Ok((format!("dialogue {index}"), tokens))
     };
-    let lists = match &record {
-        Record::Chat(messages) => {
-            let encoded = format.dialogue(messages, loss_on);
-            vec![(String::new(), tokens(tokenizer, &encoded, &format.speakers(messages)))]
-        }
+    Ok(match &record {
+        Record::Chat(dialogue) => vec![(String::new(), tokens(format, &format.dialogue(dialogue, loss_on)?))],
         Record::Comparison(comparison) => {
-            let mut lists: Vec<_> = comparison.dialogues.iter().enumerate().map(scored).collect();
+            let lists = comparison.dialogues.iter().enumerate().map(scored);
+            let mut lists: Vec<_> = lists.collect::<Parsed<_>>()?;
             match &comparison.scores {
                 None => (lists[0].0, lists[1].0) = ("chosen".to_owned(), "rejected".to_owned()),
                 Some(scores) => lists
@@ -147,33 +149,38 @@ fn show(row: RawRow, record: Record, format: &ChatFormat, loss_on: LossOn) -> Sh
             }
             lists
         }
-        Record::Prompt(messages) => {
-            let ids = format.prompt(messages);
-            let encoded = Encoded { loss_mask: vec![false; ids.len()], tokens: ids, end: 0 };
-            let speakers = [format.speakers(messages), vec![Role::Assistant]].concat();
-            vec![(String::new(), tokens(tokenizer, &encoded, &speakers))]
+        Record::Prompt(dialogue) => {
+            let ids = format.prompt(dialogue)?;
+            vec![(String::new(), tokens(format, &without_loss(ids)))]
         }
         Record::Text(text) => {
             let mut ids = tokenizer.encode(text);
             ids.push(tokenizer.special().endoftext);
-            let loss_mask = (0..ids.len()).map(|index| index > 0).collect();
-            vec![(String::new(), tokens(tokenizer, &Encoded { tokens: ids, loss_mask, end: 0 }, &[]))]
+            let mut encoded = without_loss(ids);
+            encoded.loss_mask.iter_mut().skip(1).for_each(|counts| *counts = true);
+            vec![(String::new(), tokens(format, &encoded))]
         }
         Record::Response(_) | Record::Responses(_) => Vec::new(), // not asked for
-    };
-    Shown { place: row.place, lists }
+    })
 }
 
-/// The tokens of a dialogue; each `<|im_start|>` gives the floor to the next speaker.
-fn tokens(tokenizer: &Tokenizer, encoded: &Encoded, speakers: &[Role]) -> Vec<Token> {
-    let start = tokenizer.special().im_start;
-    let mut turn = 0;
-    let token = |(id, has_loss): (&i64, &bool)| {
-        turn += usize::from(*id == start);
-        let role = speakers.get(turn.wrapping_sub(1)).copied();
-        Token { id: *id, text: tokenizer.token(*id), role, has_loss: *has_loss, is_scored: false }
+fn without_loss(tokens: Vec<i64>) -> Encoded {
+    Encoded { loss_mask: vec![false; tokens.len()], tokens, end: 0, answer: 0, begins_with_newline: false }
+}
+
+/// The tokens of a dialogue; what stands on the line of each `<|im_start|>` says who speaks.
+fn tokens(format: &ChatFormat, encoded: &Encoded) -> Vec<Token> {
+    let (tokenizer, start) = (format.tokenizer(), format.tokenizer().special().im_start);
+    let mut speaker = None;
+    let token = |(at, (id, has_loss)): (usize, (&i64, &bool))| {
+        if *id == start {
+            // Role names are a token or a few.
+            let line = tokenizer.decode(&encoded.tokens[at + 1..encoded.tokens.len().min(at + 8)]);
+            speaker = line.split('\n').next().and_then(Role::of);
+        }
+        Token { id: *id, text: tokenizer.token(*id), role: speaker, has_loss: *has_loss, is_scored: false }
     };
-    encoded.tokens.iter().zip(&encoded.loss_mask).map(token).collect()
+    encoded.tokens.iter().zip(&encoded.loss_mask).enumerate().map(token).collect()
 }
 
 fn as_json(row: &Shown) -> Value {
@@ -227,6 +234,7 @@ fn colour(role: Option<Role>) -> AnsiColor {
     match role {
         Some(Role::System) => AnsiColor::Magenta,
         Some(Role::User) => AnsiColor::Cyan,
+        Some(Role::Tool) => AnsiColor::Yellow,
         Some(Role::Assistant) | None => AnsiColor::Green,
     }
 }

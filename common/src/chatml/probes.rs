@@ -1,0 +1,116 @@
+//! Dialogues that show what a chat template does.
+
+use serde_json::json;
+
+use super::rendered::render;
+use super::{Dialogue, Message, Role};
+use crate::template::Template;
+use crate::tokenizer::Tokenizer;
+
+fn user(content: &str) -> Message {
+    Message::new(Role::User, content)
+}
+
+fn assistant(content: &str) -> Message {
+    Message::new(Role::Assistant, content)
+}
+
+/// Plain dialogues on which a template must agree, and whether they ask for the generation prompt.
+pub(super) fn plain() -> Vec<(Dialogue, bool)> {
+    let system = Message::new(Role::System, "Answer in one word.");
+    let short = vec![user("What is the capital of France?"), assistant("Paris.")];
+    let long = [&short[..], &[user("And of Japan,\nplease?"), assistant("东京 (Tokyo)")]].concat();
+    let with_system = [&[system], &long[..]].concat();
+    let probes = [
+        (short.clone(), false),
+        (long.clone(), false),
+        (with_system.clone(), false),
+        (short[..1].to_vec(), true),
+        (long[..3].to_vec(), true),
+        (with_system[..4].to_vec(), true),
+    ];
+    probes.map(|(messages, asks)| (messages.into(), asks)).into()
+}
+
+/// Text-only dialogues that templates treat differently: white space at the ends, several turns of one speaker in a row, a dialogue that
+/// begins with an answer, a system message in between, a last turn that is not an answer, empty texts, markup.
+pub(super) fn extended() -> Vec<(Dialogue, bool)> {
+    let probes = [
+        (vec![user("  spaces \t"), assistant(" around them \n\n")], false),
+        (vec![user("\n\nline breaks\r\n"), assistant("\n\n around them \n"), user("\nmore"), assistant("\n\nof them")], false),
+        (vec![user("one"), assistant("first"), assistant("second"), assistant("third")], false),
+        (vec![user("one"), user("two"), assistant("both")], false),
+        (vec![assistant("Hello!"), user("Hi."), assistant("What can I do?")], false),
+        (vec![user("one"), assistant("two"), Message::new(Role::System, "Be brief."), user("three"), assistant("4")], false),
+        (vec![user("one"), assistant("two"), user("three")], false),
+        (vec![user(""), assistant("An empty question.")], false),
+        (vec![user("<b> & {{ x }} {% y %} 'quoted' \"twice\" \\n"), assistant("<answer>\u{a0}é</answer>")], false),
+        (vec![Message::new(Role::System, ""), user("one"), assistant("two")], false),
+        (vec![user("  spaces \n"), assistant("\n x \n"), user(" y \n")], true),
+        (vec![assistant("Hello!"), user("one"), user("two")], true),
+    ];
+    probes.map(|(messages, asks)| (messages.into(), asks)).into()
+}
+
+/// The system text that a template writes where a dialogue has none; "" where it writes none.
+pub(super) fn system_of(template: &Template, tokenizer: &Tokenizer) -> Result<String, String> {
+    let rendered = render(template, tokenizer, &[user("Hi.")].into(), true)?;
+    let first = rendered.turns.into_iter().next().filter(|turn| turn.role == Role::System);
+    Ok(first.map_or_else(String::new, |turn| turn.text.into_owned()))
+}
+
+/// What a template writes beside text. What it does not know it would leave out without a word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Knows {
+    pub(super) reasoning: bool,
+    pub(super) tools: bool,
+    pub(super) tool_calls: bool,
+    pub(super) tool_answers: bool,
+}
+
+impl Knows {
+    /// Renders marked dialogues, and looks for the marks.
+    pub(super) fn of(template: &Template, tokenizer: &Tokenizer) -> Self {
+        const MARK: &str = "zyxwv";
+        const ANSWER: &str = "utsrq";
+        let writes = |dialogue: Dialogue, marks: &[&str]| {
+            let text = render(template, tokenizer, &dialogue, false)
+                .map(|rendered| rendered.turns.iter().map(|turn| turn.text.as_ref()).collect::<String>());
+            text.is_ok_and(|text| marks.iter().all(|mark| text.contains(mark)))
+        };
+        let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+        let tool =
+            json!({"type": "function", "function": {"name": MARK, "description": "weather", "parameters": parameters}});
+        let call = json!({"type": "function", "function": {"name": MARK, "arguments": {"city": "Oslo"}}});
+        let calls = Message { tool_calls: vec![call], ..assistant("") };
+        let reasons = Message { reasoning: Some(MARK.to_owned()), ..assistant("4") };
+        let asked = || user("How is it?");
+        let tools = Dialogue { messages: vec![asked(), assistant("Fine.")], tools: vec![tool] };
+        Self {
+            reasoning: writes([asked(), reasons].into(), &[MARK]),
+            tools: writes(tools, &[MARK, "weather", "city"]),
+            tool_calls: writes([asked(), calls.clone()].into(), &[MARK, "Oslo"]),
+            tool_answers: writes([asked(), calls, Message::new(Role::Tool, ANSWER)].into(), &[ANSWER]),
+        }
+    }
+
+    /// Whether all that a dialogue holds is written.
+    ///
+    /// # Errors
+    /// What is not, as one line.
+    pub(super) fn check(&self, dialogue: &Dialogue) -> Result<(), String> {
+        let any = |has: fn(&Message) -> bool| dialogue.messages.iter().any(has);
+        let needs = [
+            (self.tools, !dialogue.tools.is_empty(), "`tools`", "descriptions of tools"),
+            (self.tool_calls, any(|message| !message.tool_calls.is_empty()), "`tool_calls`", "calls of tools"),
+            (self.tool_answers, any(|message| message.role == Role::Tool), "a turn of role `tool`", "what tools answer"),
+            (self.reasoning, any(|message| message.reasoning.is_some()), "`reasoning_content`", "reasoning of its own"),
+        ];
+        match needs.into_iter().find(|(knows, has, ..)| *has && !knows) {
+            None => Ok(()),
+            Some((_, _, key, what)) => Err(format!(
+                "{key}: the checkpoint has no chat template that writes {what}, expected a dialogue of texts alone (or a checkpoint whose template does)"
+            )),
+        }
+    }
+}
