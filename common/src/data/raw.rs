@@ -79,7 +79,12 @@ impl RawRow {
     /// # Errors
     /// As [`Self::value`], and what is wrong with its shape.
     pub fn record(&self, kind: Kind) -> Parsed<ReadRow> {
-        records::parse(kind, &self.value()?).map_err(|what| self.named(what))
+        let value = self.value()?;
+        let text = match &self.content {
+            Content::Json(bytes) => bytes,
+            Content::Document(_) | Content::TooLong => &Vec::new(),
+        };
+        records::parse_text(kind, &value, text).map_err(|what| self.named(what))
     }
 
     /// The row as one line of JSON Lines, without its end: of such a file as it stands, byte for byte.

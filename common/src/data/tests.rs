@@ -277,8 +277,8 @@ fn bad_rows_are_told_what_was_expected() {
         ),
         (
             Kind::Prompt,
-            r#"{"messages": [{"role": "user", "content": "q"}]}"#,
-            "a row with `messages`, expected a prompt row: `prompt`",
+            r#"{"messages": [{"role": "assistant", "content": "q"}]}"#,
+            "`messages` ends with a turn of role `assistant`, expected a user turn to answer",
         ),
         (Kind::Prompt, r#"{"prompt": " "}"#, "`prompt` is empty, expected a text or messages"),
         (

@@ -136,7 +136,7 @@ impl<'a> Keys<'a> {
                 return Err(format!("{place}: {why}"));
             }
             let is_weight = of_turn.is_none() && ROW_WEIGHTS.contains(&key);
-            if is_weight && value.as_f64().is_some_and(|weight| weight != 1.0) && is_trained_on(kind) {
+            if is_weight && value.as_f64().is_some_and(|weight| weight != 1.0) && matches!(kind, Kind::Chat | Kind::Comparison) {
                 return Err(format!("{place}: rows have no weights, expected 1 or none ([[data.mix]] weighs files)"));
             }
             if key == "enable_thinking" && value == &Value::Bool(true) {
@@ -150,9 +150,6 @@ impl<'a> Keys<'a> {
     }
 }
 
-fn is_trained_on(kind: Kind) -> bool {
-    matches!(kind, Kind::Chat | Kind::Comparison | Kind::Text)
-}
 
 /// Whether a value says nothing: formats with columns spell a missing one so.
 pub(super) fn is_empty(value: &Value) -> bool {

@@ -3,6 +3,8 @@
 
 mod keys;
 mod shapes;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::collections::BTreeSet;
@@ -109,6 +111,21 @@ pub struct Comparison {
     pub scores: Option<Vec<f64>>,
 }
 
+impl Record {
+    /// Whether it holds tools or calls of them: JSON that comes out again.
+    fn holds_json(&self) -> bool {
+        let holds = |dialogue: &Dialogue| {
+            !dialogue.tools.is_empty() || dialogue.messages.iter().any(|message| !message.tool_calls.is_empty())
+        };
+        match self {
+            Record::Chat(dialogue) | Record::Prompt(dialogue) | Record::Response(dialogue) => holds(dialogue),
+            Record::Comparison(comparison) => comparison.dialogues.iter().any(holds),
+            Record::Responses(dialogues) => dialogues.iter().any(holds),
+            Record::Text(_) => false,
+        }
+    }
+}
+
 /// A row that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadRow {
@@ -144,6 +161,44 @@ pub fn parse(kind: Kind, row: &Value) -> Result<ReadRow, String> {
     let of_row = keys.rest(kind, None)?.into_iter().map(clipped);
     let unread: BTreeSet<String> = turns.unread().into_iter().chain(of_row).collect();
     Ok(ReadRow { record, unread: unread.into_iter().collect() })
+}
+
+/// As [`parse`], of a row as it is written: whole numbers that JSON's reader cannot hold would come out of a tool's description changed.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_text(kind: Kind, row: &Value, text: &[u8]) -> Result<ReadRow, String> {
+    let read = parse(kind, row)?;
+    if read.record.holds_json() && has_wide_integer(text) {
+        return Err("a whole number of more than 64 bits beside tools or their calls, expected it as a text".to_owned());
+    }
+    Ok(read)
+}
+
+/// Whether a whole number in some JSON, outside its strings, does not fit into 64 bits.
+fn has_wide_integer(json: &[u8]) -> bool {
+    let (mut at, mut in_string) = (0, false);
+    while at < json.len() {
+        match json[at] {
+            b'\\' if in_string => at += 1,
+            b'"' => in_string = !in_string,
+            b'-' | b'0'..=b'9' if !in_string => {
+                let is_part = |byte: &u8| byte.is_ascii_digit() || b"-+.eE".contains(byte);
+                let length = json[at..].iter().take_while(|byte| is_part(byte)).count();
+                let number = &json[at..at + length];
+                let digits = number.strip_prefix(b"-").unwrap_or(number);
+                let number = std::str::from_utf8(number).unwrap_or_default();
+                let fits = number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
+                if digits.iter().all(u8::is_ascii_digit) && !fits {
+                    return true;
+                }
+                at += length - 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    false
 }
 
 fn wrong_shape(row: &Map<String, Value>, kind: Kind) -> String {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::keys::{ANSWER, CONTEXT, HISTORY, Keys, QUESTION, REASONING, SYSTEM, TOOLS, TURNS, is_empty};
-use super::turns::{Turns, exact_numbers, is_transcript, no_empty_answers, text_of, transcript};
+use super::turns::{Turns, is_transcript, no_empty_answers, text_of, transcript};
 use super::{Comparison, Kind, MAX_RANKED, Parsed, Record, a_value, last_role, wrong_shape};
 use crate::chatml::{Dialogue, Message, Role};
 
@@ -30,12 +30,13 @@ impl<'a> Row<'a> {
 
     /// A dialogue with answers.
     pub(super) fn chat(&self) -> Parsed<Dialogue> {
-        let messages = if let Some((key, list)) = self.keys.one_of(TURNS)? {
-            if key == "conversations" && self.keys.has("chosen") && self.keys.has("rejected") {
-                return Err(self.wrong_shape());
-            }
+        let compares = self.keys.has("chosen") && self.keys.has("rejected");
+        if compares && self.keys.has("conversations") && !self.keys.has("messages") {
+            return Err(self.wrong_shape());
+        }
+        let messages = if let Some((_, turns)) = self.turns()? {
             self.no_reasoning_of_its_own()?;
-            self.turns.list(list, key)?
+            turns
         } else {
             let Some((key, answer)) = self.keys.one_of(ANSWER)? else { return Err(self.wrong_shape()) };
             let start = self.question()?.ok_or_else(|| self.wrong_shape())?;
@@ -75,7 +76,7 @@ impl<'a> Row<'a> {
         }
         if let (Some(chosen), Some(rejected)) = (self.keys.get("chosen"), self.keys.get("rejected")) {
             let start = match self.question()? {
-                None => self.keys.full_one_of(TURNS)?.map(|(key, list)| self.turns.list(list, key)).transpose()?,
+                None => self.turns()?.map(|(_, turns)| turns),
                 start => start,
             };
             let side = |value: &Value, key: &str| match &start {
@@ -93,8 +94,8 @@ impl<'a> Row<'a> {
 
     /// ms-swift's: whole dialogues whose last answer is the chosen one, or a question with its answer, and the rejected answer.
     fn rejected_beside(&self, rejected: &Value) -> Parsed<Comparison> {
-        let chosen = match self.keys.full_one_of(TURNS)? {
-            Some((key, list)) => answered(self.turns.list(list, key)?, key)?,
+        let chosen = match self.turns()? {
+            Some((key, turns)) => answered(turns, key)?,
             None => {
                 let start = self.question()?.ok_or_else(|| self.wrong_shape())?;
                 let (key, answer) = self.keys.one_of(ANSWER)?.ok_or_else(|| self.wrong_shape())?;
@@ -139,10 +140,7 @@ impl<'a> Row<'a> {
     pub(super) fn prompt(&self) -> Parsed<Dialogue> {
         let (key, messages) = match self.question()? {
             Some(messages) => (QUESTION.iter().find(|key| self.keys.has(key)).copied().unwrap_or("input"), messages),
-            None => match self.keys.full_one_of(TURNS)? {
-                Some((key, list)) => (key, self.turns.list(list, key)?),
-                None => return Err(self.wrong_shape()),
-            },
+            None => self.turns()?.ok_or_else(|| self.wrong_shape())?,
         };
         let dialogue = self.framed(messages)?;
         match last_role(&dialogue) {
@@ -158,7 +156,7 @@ impl<'a> Row<'a> {
     pub(super) fn response(&self) -> Parsed<Record> {
         let (answer, answers) = (self.keys.one_of(ANSWER)?, self.keys.get("responses"));
         let question = self.question()?;
-        let turns = if question.is_none() { self.keys.full_one_of(TURNS)? } else { None };
+        let turns = if question.is_none() { self.turns()? } else { None };
         match (question, answer, answers, turns) {
             (Some(start), Some((key, answer)), None, None) => {
                 let mut whole = self.continued(&start, answer, key)?;
@@ -175,7 +173,7 @@ impl<'a> Row<'a> {
             }
             (None, None, None, Some((key, whole))) => {
                 self.no_reasoning_of_its_own()?;
-                self.framed(answered(self.turns.list(whole, key)?, key)?).map(Record::Response)
+                self.framed(answered(whole, key)?).map(Record::Response)
             }
             _ => Err(self.wrong_shape()),
         }
@@ -217,7 +215,7 @@ impl<'a> Row<'a> {
             }
         };
         // The answers in a prompt were given already.
-        messages.iter_mut().for_each(|message| message.is_trained = false);
+        messages.iter_mut().for_each(|message| message.is_trained = message.role != Role::Assistant);
         self.behind_history(messages).map(Some)
     }
 
@@ -259,6 +257,15 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// The row's turns, and their key.
+    fn turns(&self) -> Parsed<Option<(&'static str, Vec<Message>)>> {
+        let Some((key, list)) = self.keys.one_of(TURNS)? else { return Ok(None) };
+        if self.keys.get(HISTORY).is_some_and(|history| !is_empty(history)) {
+            return Err(format!("`{HISTORY}` beside turns, expected all turns in one list"));
+        }
+        Ok(Some((key, self.turns.list(list, key)?)))
+    }
+
     /// Turns with the row's system text and tools.
     fn framed(&self, mut messages: Vec<Message>) -> Parsed<Dialogue> {
         if let Some((key, system)) = self.keys.full_one_of(SYSTEM)? {
@@ -292,7 +299,6 @@ impl<'a> Row<'a> {
         if let Some(index) = tools.iter().position(|tool| !tool.is_object()) {
             return Err(format!("`{TOOLS}[{index}]` is {}, expected a tool's description", a_value(&tools[index])));
         }
-        tools.iter().try_for_each(|tool| exact_numbers(tool, TOOLS))?;
         Ok(tools)
     }
 

@@ -177,7 +177,6 @@ fn called(calls: &Value, role: Role, place: &str) -> Parsed<Vec<Value>> {
         if !function.get("name").is_some_and(Value::is_string) {
             return Err(format!("`{place}[{index}]` has no `name`, expected a function's name and its `arguments`"));
         }
-        exact_numbers(call, &format!("{place}[{index}]"))?;
     }
     Ok(list.clone())
 }
@@ -193,22 +192,6 @@ fn bare_calls(text: &str, place: &str) -> Parsed<Vec<Value>> {
     };
     let list = list.into_iter().map(|call| json!({"type": "function", "function": call})).collect();
     called(&Value::Array(list), Role::Assistant, place).map_err(|_| expected())?.into_iter().map(Ok).collect()
-}
-
-/// Whole numbers beyond what a double holds exactly come out changed: they are refused.
-pub(super) fn exact_numbers(value: &Value, place: &str) -> Parsed<()> {
-    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
-    match value {
-        Value::Number(number) => match number.as_f64() {
-            Some(float) if number.is_f64() && float.abs() >= EXACT && float.fract() == 0.0 => {
-                Err(format!("`{place}` holds a number of more than 64 bits, expected it as a text"))
-            }
-            _ => Ok(()),
-        },
-        Value::Array(values) => values.iter().try_for_each(|value| exact_numbers(value, place)),
-        Value::Object(values) => values.values().try_for_each(|value| exact_numbers(value, place)),
-        _ => Ok(()),
-    }
 }
 
 /// An answer must say something.

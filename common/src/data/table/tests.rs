@@ -52,7 +52,7 @@ fn rows_of_tables_are_named_by_their_number() {
     let error = read(&[golden("text.parquet")], Kind::Prompt, BadRows::Error).unwrap_err().to_string();
     let first = error.lines().next().unwrap();
     let expected = "text.parquet: row 0: a row with `id`, `text`, `weight`, `kept`, `tags`, `source`, expected a prompt row: `prompt`";
-    assert!(first.ends_with(expected), "{first}");
+    assert!(first.contains(expected), "{first}");
 }
 
 /// Whether a file is read to its end; otherwise it is refused in one line that names it.
