@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use align_common::chatml::SYSTEM;
+use align_common::stage::{ScorePlace, ScoreWish};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The alignment recipe of the Qwen technical report: SFT, reward model, PPO.
@@ -174,10 +175,6 @@ pub(crate) struct EvalData {
     /// Files to measure on
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub(crate) data: Vec<PathBuf>,
-    /// System text where a dialogue brings none ("" inserts none); a reward model's own unless given, else "You are a helpful
-    /// assistant."
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) system: Option<String>,
     /// Write one JSON object a row here
     #[arg(long, value_name = "FILE")]
     pub(crate) per_row: Option<PathBuf>,
@@ -186,11 +183,36 @@ pub(crate) struct EvalData {
     pub(crate) json: bool,
 }
 
+/// How a reward model reads dialogues.
+#[derive(Debug, Args)]
+pub(crate) struct ReadingArgs {
+    /// System text where a dialogue brings none ("" inserts none, "template" the chat template's); the reward model's own unless given
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// At which token scores are read: `auto` (as align.json says; without one as the chat template writes, at its last token), `end`
+    /// (`<|im_end|>`) or `last`
+    #[arg(long, value_name = "PLACE", default_value = "auto", value_parser = ["auto", "end", "last"])]
+    pub(crate) score_at: String,
+}
+
+impl ReadingArgs {
+    pub(crate) fn wish(&self) -> ScoreWish {
+        let place = match self.score_at.as_str() {
+            "end" => ScorePlace::End,
+            "last" => ScorePlace::Last,
+            _ => ScorePlace::Auto,
+        };
+        ScoreWish { place, system: self.system.clone() }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct EvalRmArgs {
     /// Reward model folder; give it twice to compare (PMP, then RM)
     #[arg(long, value_name = "DIR", required = true)]
     pub(crate) model: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     #[command(flatten)]
     pub(crate) data: EvalData,
     /// Write a page with plots here, one HTML file that needs no network
@@ -205,6 +227,10 @@ pub(crate) struct EvalLmArgs {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: EvalData,
+    /// System text where a dialogue brings none ("" inserts none, "template" the chat template's); "You are a helpful assistant." unless
+    /// given
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -299,9 +325,8 @@ pub(crate) struct ScoreArgs {
     /// Scores, one JSON object a row; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// System text where a dialogue brings none ("" inserts none); the reward model's own unless given
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -321,9 +346,8 @@ pub(crate) struct ServeRmArgs {
     /// File with the token that requests have to bring as `Authorization: Bearer TOKEN`
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// System text where a dialogue brings none ("" inserts none); the reward model's own unless given
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// Longest request body
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     pub(crate) max_body_bytes: usize,

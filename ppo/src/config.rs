@@ -7,7 +7,7 @@ use align_common::config::{Config, Dtype, Files, KeyDocs, RunSection, checks, pa
 use align_common::data::BadRows;
 use align_common::documented;
 use align_common::error::Problems;
-use align_common::stage::Action;
+use align_common::stage::{Action, ScorePlace};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
@@ -137,9 +137,21 @@ documented! {
         /// The normalised score is held within ± this; unbounded when absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub clip: Option<f64>,
+        /// At which token the reward model's score is read: "auto" (as its align.json says; without one at the last token that its chat
+        /// template writes, where other programs train), "end" (`<|im_end|>`) or "last". Our choice.
+        pub score_at: ScorePlace,
+        /// The system text that the reward model reads where a prompt has none; absent: its own, and where align.json has one, it must
+        /// be data.system. Our choice.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub system: Option<String>,
         /// A second reward model, which scores held-out responses and never trains: it may see what fools the first. Our choice.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub second: Option<PathBuf>,
+        /// As `score_at`, of the second reward model. Our choice.
+        pub second_score_at: ScorePlace,
+        /// As `system`, of the second reward model. Our choice.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub second_system: Option<String>,
     }
 }
 
@@ -266,7 +278,11 @@ impl Default for PpoConfig {
                 kl_horizon: 10000.0,
                 normalize: Normalize::RunningMean,
                 clip: None,
+                score_at: ScorePlace::Auto,
+                system: None,
                 second: None,
+                second_score_at: ScorePlace::Auto,
+                second_system: None,
             },
             ppo: PpoSection {
                 steps: 1000,

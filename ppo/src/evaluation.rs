@@ -15,7 +15,7 @@ use crate::charts::{JUDGES, by_length, frontier};
 use crate::findings::Log;
 use crate::held_out::{self, measured_deciles};
 use crate::models::score;
-use crate::rollout::Rollout;
+use crate::rollout::{Reading, Rollout};
 use crate::train::{StepReport, Trainer, mean_std};
 
 /// How many prompts of a rollout, and of each held-out set, are written to samples.jsonl.
@@ -41,8 +41,8 @@ pub(crate) struct Reference {
 pub(crate) struct Evaluation {
     pub(crate) sets: Vec<EvalSet>,
     pub(crate) format: ChatFormat,
-    /// Scores held-out responses and nothing else.
-    pub(crate) second_reward_model: Option<ScalarModel>,
+    /// Scores held-out responses and nothing else; and how it reads them.
+    pub(crate) second_reward_model: Option<(ScalarModel, Reading)>,
 }
 
 impl Evaluation {
@@ -86,17 +86,17 @@ impl Evaluation {
 }
 
 /// One sampled response to every prompt of a set: what is found of it, and the responses themselves.
-fn measure(trainer: &Trainer, set: &mut EvalSet, second: Option<&ScalarModel>) -> Result<(Metrics, StepReport)> {
+fn measure(trainer: &Trainer, set: &mut EvalSet, second: Option<&(ScalarModel, Reading)>) -> Result<(Metrics, StepReport)> {
     let report = trainer.judge_only(respond(trainer, &trainer.models.policy, &set.prompts)?);
     if set.reference.is_none() {
         let rollout = respond(trainer, &trainer.models.ref_policy, &set.prompts)?;
-        let scores = score_all(trainer, &trainer.models.reward_model, &rollout);
-        let second_scores = second.map(|model| score_all(trainer, model, &rollout));
+        let scores = score_all(trainer, &trainer.models.reward_model, &trainer.reading, &rollout);
+        let second_scores = second.map(|(model, reading)| score_all(trainer, model, reading, &rollout));
         set.reference = Some(Reference { rollout, scores, second_scores });
     }
     let mut metrics = report.metrics.clone();
-    if let Some(model) = second {
-        let (mean, std) = mean_std(&score_all(trainer, model, &report.rollout));
+    if let Some((model, reading)) = second {
+        let (mean, std) = mean_std(&score_all(trainer, model, reading, &report.rollout));
         metrics.set("second_score_mean", mean);
         metrics.set("second_score_std", std);
     }
@@ -124,9 +124,9 @@ fn respond(trainer: &Trainer, model: &CausalLm, prompts: &[Vec<i64>]) -> Result<
 }
 
 /// Raw scores of a whole rollout (B).
-fn score_all(trainer: &Trainer, model: &ScalarModel, rollout: &Rollout) -> Vec<f64> {
+fn score_all(trainer: &Trainer, model: &ScalarModel, reading: &Reading, rollout: &Rollout) -> Vec<f64> {
     let rows: Vec<usize> = (0..rollout.responses.len()).collect();
-    score(model, rollout, &rollout.fill(&rows, trainer.config.ppo.microbatch_tokens), trainer.end_id)
+    score(model, rollout, &rollout.fill(&rows, trainer.config.ppo.microbatch_tokens), trainer.end_id, reading)
 }
 
 /// Writes the first prompts' responses to samples.jsonl and TensorBoard, and how scores, KL and lengths of all are spread.

@@ -4,7 +4,7 @@ use align_common::model::Over;
 use align_common::model::{CausalLm, ScalarModel};
 use tch::{Kind, Tensor};
 
-use crate::rollout::{Layout, Rollout};
+use crate::rollout::{Layout, Reading, Rollout};
 use crate::train::Phase;
 
 /// Policy and value model are trained; the reference and the reward model never change.
@@ -103,15 +103,21 @@ pub struct Ahead {
     pub values: Tensor,
 }
 
-/// Raw scores of the rows of `microbatches`: a reward model at the end token.
+/// Raw scores of the rows of `microbatches`: a reward model at the end token, or where `reading` says.
 ///
 /// # Shapes
 /// (rows) in order.
-pub fn score(reward_model: &ScalarModel, rollout: &Rollout, microbatches: &[Vec<usize>], end_id: i64) -> Vec<f64> {
+pub fn score(
+    reward_model: &ScalarModel,
+    rollout: &Rollout,
+    microbatches: &[Vec<usize>],
+    end_id: i64,
+    reading: &Reading,
+) -> Vec<f64> {
     let _no_grad = tch::no_grad_guard();
     let mut scores = Vec::new();
     for rows in microbatches {
-        let (flat, ends) = rollout.scored(rows, end_id, reward_model.device());
+        let (flat, ends) = rollout.scored(rows, end_id, reading, reward_model.device());
         let hidden = reward_model.hidden_at(&flat, &ends, None); // (rows, D)
         scores.extend(host(&reward_model.scalars(&hidden)).into_iter().map(f64::from));
     }

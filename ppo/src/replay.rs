@@ -75,7 +75,7 @@ fn parts(trainer: &Trainer, step: u64) -> Vec<Part> {
         for (part, model) in [(&mut policy, &models.policy), (&mut reference, &models.ref_policy)] {
             show_logits(part, model, &layout.flat, &layout.before);
         }
-        let (scored, ends) = rollout.scored(&rows, trainer.end_id, models.reward_model.device());
+        let (scored, ends) = rollout.scored(&rows, trainer.end_id, &trainer.reading, models.reward_model.device());
         show_scalars(&mut reward, &models.reward_model, &scored, &ends);
         show_scalars(&mut value, &models.value_model, &layout.flat, &layout.before);
     }

@@ -1,5 +1,6 @@
 //! Responses, as sampled, and the flat layout in which all four models read them.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use align_common::batch::FlatBatch;
@@ -57,6 +58,22 @@ pub fn layout<'a>(groups: impl IntoIterator<Item = (&'a [i64], Vec<&'a [i64]>)>,
     Layout { flat, before: tensor(&before), tokens: tensor(&tokens), ranges }
 }
 
+/// How a reward model reads what the policy writes, where that is not to the token the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Prompts in the reward model's rendering, by the policy's; those that both render alike are left out.
+    pub prompts: HashMap<Vec<i64>, Vec<i64>>,
+    /// The tokens behind a response's end token, up to the one at which the score is read.
+    pub behind_the_end: Vec<i64>,
+}
+
+impl Reading {
+    /// Whether the reward model reads what the policy writes, and scores it at the end token.
+    pub fn is_the_policys(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Some responses of a rollout, by row, ordered: what goes through the models at once.
 pub type Rows = Vec<usize>;
 
@@ -85,16 +102,18 @@ impl Rollout {
     }
 
     /// What the reward model reads: whole responses, each ending with the chat format's end token, which is appended where the
-    /// policy did not write it. Returns the batch and the place of every response's end token.
-    pub fn scored(&self, rows: &[usize], end_id: i64, device: Device) -> (FlatBatch, Tensor) {
+    /// policy did not write it, and with what `reading` has behind it. Returns the batch and the place of every response's last token.
+    pub fn scored(&self, rows: &[usize], end_id: i64, reading: &Reading, device: Device) -> (FlatBatch, Tensor) {
         let (mut flat, mut ends) = (FlatBatch::new(), Vec::new());
         for rows in self.by_prompt(rows) {
-            let prefix = flat.push(&self.prompts[rows[0] / self.samples], None);
+            let prompt = &self.prompts[rows[0] / self.samples];
+            let prefix = flat.push(reading.prompts.get(prompt).unwrap_or(prompt), None);
             for row in rows {
                 let mut tokens = self.responses[*row].tokens.clone();
                 if tokens.last() != Some(&end_id) {
                     tokens.push(end_id);
                 }
+                tokens.extend(&reading.behind_the_end);
                 flat.push(&tokens, Some(prefix));
                 ends.push(flat.len() as i64 - 1);
             }
@@ -131,7 +150,7 @@ mod tests {
             samples: 2,
             responses: vec![response(&[1, 5], true), response(&[2, 0], true)],
         };
-        let (flat, ends) = rollout.scored(&[0, 1], 5, Device::Cpu);
+        let (flat, ends) = rollout.scored(&[0, 1], 5, &Reading::default(), Device::Cpu);
         assert_eq!(flat.tokens(), &[7, 8, 1, 5, 2, 0, 5]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![3, 6]);
     }

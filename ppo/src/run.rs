@@ -2,21 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use align_common::chatml::ChatFormat;
+use align_common::chatml::{ChatFormat, Dialogue};
 use align_common::checkpoint::{Snapshot, State};
 use align_common::config::to_toml;
 use align_common::contract::{self, ScoreContract};
-use align_common::data::{self, Kind, Order, Place, Record, Unread};
+use align_common::data::{self, Kind, Order, Parsed, Place, Record, Unread};
 use align_common::error::{Problem, Problems, Result};
 use align_common::generate::Sampling;
 use align_common::lm;
 use align_common::metrics::Metrics;
-use align_common::model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
+use align_common::model::{CausalLm, Family, ModelOptions, ScalarModel};
 use align_common::optim::{AdamW, AdamWOptions};
 use align_common::run::{Outcome, Recorded, Run};
 use align_common::stage::{
-    self, Action, Examination, Job, Launched, Plan, Replay, Source, Watch, check_causal_lm, check_format, check_source,
-    check_trained_length, launch, set_names, train,
+    self, Action, Examination, Job, Launched, Plan, Replay, ScoreWish, Scorer, Source, Watch, check_causal_lm,
+    check_format, check_reward_model, check_scalar_model, check_trained_length, launch, set_names, train,
 };
 use serde_json::{Value, json};
 
@@ -28,6 +28,7 @@ use crate::ptx::PtxStream;
 use crate::record;
 use crate::replay;
 use crate::rewards::{KlController, RunningMoments};
+use crate::rollout::Reading;
 use crate::train::{StepReport, Trainer};
 
 /// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length; of fewer where a
@@ -47,6 +48,10 @@ pub(crate) struct Session {
 pub(crate) struct Inputs {
     pub(crate) policy: Source,
     pub(crate) reward: Source,
+    reading: Reading,
+    second_reading: Reading,
+    /// What is taken for granted of reward models that say nothing of themselves, by their keys.
+    pub(crate) assumed: Vec<(&'static str, String)>,
     format: ChatFormat,
     pub(crate) prompts: Vec<Vec<i64>>,
     dropped: usize,
@@ -77,6 +82,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     if !inputs.unread.is_empty() {
         facts.push(("keys that are not read", json!(inputs.unread)));
     }
+    facts.extend(inputs.assumed.iter().map(|(key, assumed)| (*key, json!(assumed))));
     facts.extend(inputs.format.system_note().map(|note| ("system text", json!(note))));
     let plan = Plan {
         stage: "ppo",
@@ -116,23 +122,33 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
     let (models, data) = (&config.models, &config.data);
     let policy = check_causal_lm(&models.policy, &mut problems)?;
     let format = check_format(&models.policy, policy.as_ref(), &data.system, &mut problems)?;
-    let reward = check_scalar(&models.reward, format.as_ref(), &mut problems)?;
+    let wish = ScoreWish { place: config.reward.score_at, system: config.reward.system.clone() };
+    let reward = check_reader(&models.reward, format.as_ref(), &wish, &mut problems)?;
     let mut value_shift = None;
     if let Some(path) = &models.value {
-        let value = check_scalar(path, format.as_ref(), &mut problems)?;
-        value_shift = value.and_then(|value| value.contract).and_then(|contract| contract.value_shift);
+        let value = check_scalar_model(path, &ScoreWish::default(), &mut problems)?;
+        if let (Some(value), Some(format)) = (&value, &format) {
+            compare(path, value, format, false, &mut problems);
+        }
+        value_shift = value.and_then(|value| value.source.contract).and_then(|contract| contract.value_shift);
     }
     let second = match &config.reward.second {
-        Some(path) => check_scalar(path, format.as_ref(), &mut problems)?,
+        Some(path) => {
+            let wish = ScoreWish { place: config.reward.second_score_at, system: config.reward.second_system.clone() };
+            check_reader(path, format.as_ref(), &wish, &mut problems)?
+        }
         None => None,
     };
+    let mut readers = [Reader::new(reward.as_ref(), format.as_ref()), Reader::new(second.as_ref(), format.as_ref())];
     let (mut prompts, mut dropped, mut skipped, mut eval) = (Vec::new(), 0, Vec::new(), Vec::new());
     let (mut documents, mut unread) = (Vec::new(), Unread::default());
     if let Some(format) = &format {
         let mut read = |files: &[PathBuf], problems: &mut Problems| -> Result<Vec<Vec<i64>>> {
-            let prompt = |_: &Place, record| match record {
-                Record::Prompt(dialogue) => format.prompt(&dialogue),
-                _ => unreachable!("a prompt file gives prompts"),
+            let prompt = |_: &Place, record| {
+                let Record::Prompt(dialogue) = record else { unreachable!("a prompt file gives prompts") };
+                let prompt = format.prompt(&dialogue)?;
+                let others = readers.iter().map(|reader| reader.other(&dialogue)).collect::<Parsed<Vec<_>>>()?;
+                Ok((prompt, others))
             };
             let Some(rows) = problems.absorb(data::read_as(files, Kind::Prompt, data.bad_rows, &prompt))? else {
                 return Ok(Vec::new());
@@ -140,8 +156,13 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
             skipped.extend(rows.skipped);
             unread.add(&rows.unread);
             let all = rows.records.len();
-            let encoded = rows.records.into_iter().map(|(_, prompt)| prompt);
-            let kept: Vec<Vec<i64>> = encoded.filter(|prompt| prompt.len() <= data.max_prompt_tokens).collect();
+            let mut kept = Vec::new();
+            for (_, (prompt, others)) in rows.records {
+                if prompt.len() <= data.max_prompt_tokens {
+                    readers.iter_mut().zip(others).for_each(|(reader, other)| reader.take(&prompt, other));
+                    kept.push(prompt);
+                }
+            }
             dropped += all - kept.len();
             if kept.is_empty() {
                 let what = "no prompt is left, expected at least one within data.max_prompt_tokens";
@@ -165,16 +186,25 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         }
     }
     // The value model has the reward model's length.
-    for source in [&policy, &reward, &second].into_iter().flatten() {
+    let scorers = [&reward, &second].map(|scorer| scorer.as_ref().map(|scorer| &scorer.source));
+    for source in std::iter::once(policy.as_ref()).chain(scorers).flatten() {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + config.rollout.max_response_tokens;
         let what = "behind the longest prompt makes a dialogue";
         check_trained_length(&source.header, longest, "rollout.max_response_tokens", what, &mut problems);
     }
     problems.into_result()?;
     let known = "no problem was found";
+    let mut assumed = Vec::new();
+    for (key, scorer) in [("models.reward", &reward), ("reward.second", &second)] {
+        assumed.extend(scorer.as_ref().and_then(|scorer| Some((key, scorer.assumed.clone()?))));
+    }
+    let [reading, second_reading] = readers.map(|reader| reader.reading);
     Ok(Inputs {
         policy: policy.expect(known),
-        reward: reward.expect(known),
+        reward: reward.expect(known).source,
+        reading,
+        second_reading,
+        assumed,
         format: format.expect(known),
         prompts,
         dropped,
@@ -186,23 +216,61 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
     })
 }
 
-/// Checks a reward or value model: it must end in a scalar, and its contract and tokenizer must fit the policy's.
-fn check_scalar(path: &Path, format: Option<&ChatFormat>, problems: &mut Problems) -> Result<Option<Source>> {
-    let source = check_source(path, problems)?;
-    let Some(source) = source else { return Ok(None) };
-    if source.header.face != Face::Scalar {
-        problems.push(path.display(), "holds a language model, expected a reward model: train one with `align rm`");
+/// Checks a reward model, and whether it fits what the policy writes.
+fn check_reader(
+    path: &Path,
+    format: Option<&ChatFormat>,
+    wish: &ScoreWish,
+    problems: &mut Problems,
+) -> Result<Option<Scorer>> {
+    let scorer = check_reward_model(path, wish, problems)?;
+    if let (Some(scorer), Some(format)) = (&scorer, format) {
+        compare(path, scorer, format, wish.system.is_some(), problems);
     }
-    if let Some(format) = format {
-        match &source.contract {
-            Some(contract) => contract.compare(path, format, problems),
-            None if source.tokenizer.fingerprint() != format.tokenizer().fingerprint() => {
-                problems.push(path.display(), "has another tokenizer than the policy, expected the same; train it from a checkpoint of the policy's family");
-            }
-            None => {}
+    Ok(scorer)
+}
+
+/// Adds every way in which a reward or value model would misread what the policy writes. With a system text of its own it is shown that one.
+fn compare(path: &Path, scorer: &Scorer, format: &ChatFormat, own_system: bool, problems: &mut Problems) {
+    match &scorer.source.contract {
+        Some(contract) if own_system => {
+            ScoreContract { system: format.system().to_owned(), ..contract.clone() }.compare(path, format, problems);
+        }
+        Some(contract) => contract.compare(path, format, problems),
+        None if scorer.source.tokenizer.fingerprint() != format.tokenizer().fingerprint() => {
+            problems.push(path.display(), "has another tokenizer than the policy, expected the same; train it from a checkpoint of the policy's family");
+        }
+        None => {}
+    }
+}
+
+/// A reward model's own rendering of prompts, while they are read.
+struct Reader {
+    /// Where it may render another text than the policy.
+    format: Option<ChatFormat>,
+    reading: Reading,
+}
+
+impl Reader {
+    fn new(scorer: Option<&Scorer>, policy: Option<&ChatFormat>) -> Self {
+        let format = scorer.map(|scorer| scorer.format.clone());
+        let behind_the_end = format.as_ref().map_or_else(Vec::new, |format| format.behind_the_end().to_vec());
+        let differs = |format: &ChatFormat| {
+            policy.is_some_and(|policy| policy.clone().scored_at(format.score_at()).recipe() != format.recipe())
+        };
+        Self { format: format.filter(differs), reading: Reading { behind_the_end, ..Reading::default() } }
+    }
+
+    /// The prompt as this model reads it, where it has a rendering of its own.
+    fn other(&self, dialogue: &Dialogue) -> Parsed<Option<Vec<i64>>> {
+        self.format.as_ref().map(|format| format.prompt(dialogue)).transpose()
+    }
+
+    fn take(&mut self, prompt: &[i64], other: Option<Vec<i64>>) {
+        if let Some(other) = other.filter(|other| other != prompt) {
+            self.reading.prompts.entry(prompt.to_vec()).or_insert(other);
         }
     }
-    Ok(Some(source))
 }
 
 /// Loads the models, as they were given or as a checkpoint has them, and the trainer's state.
@@ -230,6 +298,7 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
     let second = config.reward.second.as_ref();
     let second_reward_model =
         second.map(|path| ScalarModel::load(path, &frozen(&sources.reward_device), seed)).transpose()?;
+    let second_reward_model = second_reward_model.map(|model| (model, inputs.second_reading));
     let tokenizer = inputs.format.tokenizer();
     models.policy.add_ends(&inputs.format.stop_ids());
     models.value_model.set_pad_token_id(tokenizer.special().endoftext);
@@ -269,6 +338,7 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
             record_nucleus: config.rollout.logprobs == Logprobs::Nucleus && config.rollout.top_p < 1.0,
         },
         end_id: tokenizer.special().im_end,
+        reading: inputs.reading,
         value_shift: inputs.value_shift,
         record: None,
         config: config.clone(),

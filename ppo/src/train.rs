@@ -22,7 +22,7 @@ use crate::record::{Minibatch, Record};
 use crate::rewards::{
     KlController, RunningMoments, ScoreShaping, kl_k1, kl_k3, kl_per_response, token_rewards, value_shift,
 };
-use crate::rollout::{Rollout, Rows};
+use crate::rollout::{Reading, Rollout, Rows};
 
 /// What a step trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Trainer {
     pub(crate) sampling: Sampling,
     /// The token that ends a response and at which it is scored.
     pub(crate) end_id: i64,
+    /// How the reward model reads responses.
+    pub(crate) reading: Reading,
     /// The constant added to the value model, once known.
     pub(crate) value_shift: Option<f64>,
     /// What the latest step worked on.
@@ -105,7 +107,7 @@ impl Trainer {
         let sampled = Instant::now();
 
         // 2. Judge whole responses; the score's scale drifts, so normalise by its running statistics.
-        let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id); // (B)
+        let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id, &self.reading); // (B)
         let ended: Vec<bool> = rollout.responses.iter().map(|r| r.tokens.last() == Some(&self.end_id)).collect();
         let scores_shaped = self.shape(&scores, &ended); // (B)
         let moved = step > self.config.ppo.value_warmup_steps;
@@ -185,7 +187,7 @@ impl Trainer {
     pub(crate) fn judge_only(&self, rollout: Rollout) -> StepReport {
         let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
         let microbatches = rollout.fill(&rows, self.config.ppo.microbatch_tokens);
-        let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id);
+        let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id, &self.reading);
         let opinions = self.models.opine(&rollout, &microbatches, self.convention(), true, None).0;
         let difference = opinions.old_logprobs.iter().zip(&opinions.ref_logprobs).map(|(p, r)| f64::from(p - r));
         let kl = table(&difference.collect::<Vec<_>>(), &lengths); // (B, R)

@@ -61,6 +61,7 @@ pub(crate) fn trainer(edit: impl FnOnce(&mut PpoConfig)) -> Trainer {
             record_nucleus: config.rollout.logprobs == crate::config::Logprobs::Nucleus,
         },
         end_id: END,
+        reading: Reading::default(),
         value_shift: None,
         record: None,
         config,
@@ -153,7 +154,7 @@ fn the_value_model_starts_as_the_reward_model_less_the_first_mean_score() {
         let report = trainer.step(0).unwrap();
         let mean = report.scores.iter().sum::<f64>() / report.scores.len() as f64;
         let rows: Vec<usize> = (0..report.scores.len()).collect();
-        let (flat, ends) = report.rollout.scored(&rows, END, Device::Cpu);
+        let (flat, ends) = report.rollout.scored(&rows, END, &Reading::default(), Device::Cpu);
         let values =
             trainer.models.value_model.scalars(&trainer.models.value_model.hidden(&flat, None).index_select(0, &ends));
         for (value, score) in Vec::<f32>::try_from(values.detach()).unwrap().into_iter().zip(&report.scores) {

@@ -30,6 +30,13 @@ pub(crate) fn tell_unread(unread: &Unread) {
     }
 }
 
+/// Says how a reward model of another program is read.
+pub(crate) fn tell_assumed(dir: &Path, assumed: Option<&str>) {
+    if let Some(assumed) = assumed {
+        Terminal::new().note(&format!("{}: {assumed}", dir.display()));
+    }
+}
+
 /// Loss, perplexity and token accuracy on chat or text files.
 pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
@@ -48,7 +55,7 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
                     format = check_format(
                         &args.model,
                         Some(source),
-                        args.data.system.as_deref().unwrap_or(SYSTEM),
+                        args.system.as_deref().unwrap_or(SYSTEM),
                         &mut problems,
                     )?;
                 }

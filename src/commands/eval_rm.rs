@@ -8,7 +8,7 @@ use align_common::data::{BadRows, Unread};
 use align_common::error::Problems;
 use align_common::model::ScalarModel;
 use align_common::progress::Progress;
-use align_common::stage::{check_scalar_model, evaluation_options, set_names};
+use align_common::stage::{Scorer, check_scalar_model, evaluation_options, set_names};
 use align_reward::data::{Comparisons, Row};
 use align_reward::eval::{behind_other_prompts, judged_pairs, score};
 use align_reward::seen::SeenPairs;
@@ -17,7 +17,7 @@ use anyhow::Result;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
-use super::eval::{MICROBATCH_TOKENS, align_right, print_line, table, tell_unread};
+use super::eval::{MICROBATCH_TOKENS, align_right, print_line, table, tell_assumed, tell_unread};
 use super::lines::{Lines, refuse_same_file};
 use super::page;
 use crate::cli::EvalRmArgs;
@@ -27,6 +27,8 @@ use crate::terminal::Terminal;
 struct Checked {
     dir: PathBuf,
     format: ChatFormat,
+    /// What is taken for granted of a model that another program made.
+    assumed: Option<String>,
     sets: Vec<Comparisons>,
     seen: Option<SeenPairs>,
 }
@@ -86,15 +88,15 @@ fn check(args: &EvalRmArgs) -> Result<Vec<Checked>> {
     }
     let mut checked = Vec::new();
     for dir in &args.model {
-        let format = check_scalar_model(dir, args.data.system.as_deref(), &mut problems)?;
+        let scorer = check_scalar_model(dir, &args.reading.wish(), &mut problems)?;
         let seen = problems.absorb(SeenPairs::read(dir))?.flatten();
-        let Some(format) = format else { continue };
+        let Some(Scorer { format, assumed, .. }) = scorer else { continue };
         let mut sets = Vec::new();
         for file in &args.data.data {
             let read = align_reward::data::read(std::slice::from_ref(file), &format, None, BadRows::Error);
             sets.extend(problems.absorb(read)?);
         }
-        checked.push(Checked { dir: dir.clone(), format, sets, seen });
+        checked.push(Checked { dir: dir.clone(), format, assumed, sets, seen });
     }
     args.data.check(&mut problems);
     if let Some(html) = &args.html {
@@ -104,6 +106,7 @@ fn check(args: &EvalRmArgs) -> Result<Vec<Checked>> {
     let mut unread = Unread::default();
     checked.iter().take(1).flat_map(|model| &model.sets).for_each(|set| unread.add(&set.unread));
     tell_unread(&unread);
+    checked.iter().for_each(|model| tell_assumed(&model.dir, model.assumed.as_deref()));
     Ok(checked)
 }
 

@@ -14,7 +14,7 @@ use align_reward::stats::best;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::eval::{MICROBATCH_TOKENS, tell_unread};
+use super::eval::{MICROBATCH_TOKENS, tell_assumed, tell_unread};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::ScoreArgs;
 use crate::terminal::Terminal;
@@ -24,10 +24,11 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let standard = Path::new("-");
     let source = if args.data == standard { Path::new(STDIN) } else { &args.data };
     let mut problems = Problems::new();
-    let format = check_reward_model(&args.model, args.system.as_deref(), &mut problems)?;
+    let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
+    let format = scorer.as_ref().map(|scorer| &scorer.format);
     let prepare = |_: &Place, record: Record| {
         // Without a format there is a problem already: then rows are only looked at.
-        let responses = format.as_ref().map(|format| Responses::new(&record, format)).transpose()?;
+        let responses = format.map(|format| Responses::new(&record, format)).transpose()?;
         let answers = match record {
             Record::Responses(dialogues) => dialogues.into_iter().filter_map(last_text).collect(),
             _ => Vec::new(),
@@ -42,6 +43,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let known = "no problem was found";
     let read = read.expect(known);
     tell_unread(&read.unread);
+    tell_assumed(&args.model, scorer.expect(known).assumed.as_deref());
     let (mut places, mut rows, mut answers): (Vec<Place>, Vec<Responses>, Vec<Vec<String>>) = Default::default();
     for (place, (responses, texts)) in read.records {
         places.push(place);

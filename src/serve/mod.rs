@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use align_common::error::{Error, Problems, Result};
 use align_common::model::ScalarModel;
-use align_common::stage::{check_reward_model, evaluation_options};
+use align_common::stage::{Scorer, check_reward_model, evaluation_options};
 use anyhow::Context;
 use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
@@ -27,6 +27,7 @@ use self::connections::Limits;
 use self::requests::{Counts, Service};
 use self::token::Token;
 use crate::cli::ServeRmArgs;
+use crate::commands::eval::tell_assumed;
 
 /// Connections that the system accepts before we do.
 const BACKLOG: u32 = 1024;
@@ -36,12 +37,13 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     let mut problems = Problems::new();
     args.check(&mut problems);
     let token = problems.absorb(args.token_file.as_deref().map(Token::read).transpose())?.flatten();
-    let format = check_reward_model(&args.model, args.system.as_deref(), &mut problems)?;
+    let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
     // The address is taken before the model loads, but answers only afterwards.
     let socket = problems.absorb(bind(args.listen))?;
     problems.into_result()?;
     let known = "no problem was found";
-    let (format, socket) = (format.expect(known), socket.expect(known));
+    let (Scorer { format, assumed, .. }, socket) = (scorer.expect(known), socket.expect(known));
+    tell_assumed(&args.model, assumed.as_deref());
 
     let mut model = ScalarModel::load(&args.model, &evaluation_options(), 0)?;
     model.set_extrapolate(true);

@@ -4,6 +4,7 @@
 pub mod doctor;
 mod launch;
 mod replay;
+mod scoring;
 mod warnings;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 
-use crate::chatml::{ChatFormat, SYSTEM};
+use crate::chatml::ChatFormat;
 use crate::config::{Files, Mix};
 use crate::contract::ScoreContract;
 use crate::data::Order;
@@ -24,6 +25,7 @@ use crate::tokenizer::Tokenizer;
 
 pub use launch::{Action, Launched, Plan, Trainer, Watch, launch, train};
 pub use replay::{Examination, Part, Quantity, Replay, gradients, merge, replay};
+pub use scoring::{ScorePlace, ScoreWish, Scorer, check_reward_model, check_scalar_model, refuse_value_model};
 pub use warnings::{Alarm, Lasting, News};
 
 /// How the binary asks a stage to run.
@@ -106,42 +108,6 @@ pub fn check_format(
 ) -> Result<Option<ChatFormat>> {
     let Some(source) = source else { return Ok(None) };
     problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))
-}
-
-/// The chat format in which a folder with a scalar head reads: under `system`, else under the system text that its scores mean
-/// something under, the one it was trained with. A value model is taken: its raw scores are what its head gives.
-///
-/// # Errors
-/// As [`check_source`].
-pub fn check_scalar_model(dir: &Path, system: Option<&str>, problems: &mut Problems) -> Result<Option<ChatFormat>> {
-    Ok(open_scalar_model(dir, system, problems)?.1)
-}
-
-/// As [`check_scalar_model`], but a value model is refused.
-///
-/// # Errors
-/// As [`check_source`].
-pub fn check_reward_model(dir: &Path, system: Option<&str>, problems: &mut Problems) -> Result<Option<ChatFormat>> {
-    let (source, format) = open_scalar_model(dir, system, problems)?;
-    if source.and_then(|source| source.contract).is_some_and(|contract| contract.value_shift.is_some()) {
-        problems.push(dir.display(), "holds a value model, expected a reward model that `align rm` wrote");
-    }
-    Ok(format)
-}
-
-fn open_scalar_model(
-    dir: &Path,
-    system: Option<&str>,
-    problems: &mut Problems,
-) -> Result<(Option<Source>, Option<ChatFormat>)> {
-    let source = check_source(dir, problems)?;
-    if source.as_ref().is_some_and(|source| source.header.face != Face::Scalar) {
-        problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
-    }
-    let contract = source.as_ref().and_then(|source| source.contract.as_ref());
-    let system = system.or(contract.map(|contract| contract.system.as_str())).unwrap_or(SYSTEM);
-    let format = check_format(dir, source.as_ref(), system, problems)?;
-    Ok((source, format))
 }
 
 /// Refuses training rows that are longer than a first-generation model was trained for: its NTK and LogN, which act there, are

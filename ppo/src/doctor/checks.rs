@@ -25,6 +25,10 @@ pub(super) struct Bed {
     /// How far logits of different batch shapes may be apart.
     pub(super) tolerance: f64,
     pub(super) end_id: i64,
+    /// How the reward model reads responses.
+    pub(super) reading: Reading,
+    /// What is taken for granted of reward models that say nothing of themselves.
+    pub(super) assumed: Vec<(&'static str, String)>,
     pub(super) pad_id: i64,
     pub(super) format: ChatFormat,
     /// The policy's folder, where its template is.
@@ -44,6 +48,7 @@ pub(super) fn examine(subject: &mut dyn Subject, bed: &Bed, progress: &mut dyn P
     progress.begin("examining", 6);
     let template = Check::template(&bed.folder, &bed.format, &|dialogue: &Dialogue| subject.prompt(dialogue))?;
     let mut checks = vec![template, tokenizers(subject)];
+    checks.extend(bed.assumed.iter().map(|(key, assumed)| Check::new(key, assumed.as_str(), "that it is so", true)));
     let rollout = sample(subject, bed)?;
     progress.advance(1, "sampled tokens");
     checks.push(sampled_tokens(subject, bed, &rollout));
@@ -238,10 +243,11 @@ fn truth(subject: &dyn Subject, bed: &Bed, prompt: &[i64], response: &Response) 
         (0..count as usize).map(taken).collect()
     };
     let values = models.value_model.hidden(&alone(&sequence), None).narrow(0, before, count);
-    let mut scored = sequence.clone();
+    let mut scored = [bed.reading.prompts.get(prompt).map_or(prompt, Vec::as_slice), &response.tokens].concat();
     if scored.last() != Some(&bed.end_id) {
         scored.push(bed.end_id);
     }
+    scored.extend(&bed.reading.behind_the_end);
     let last = models.reward_model.hidden(&alone(&scored), None).narrow(0, scored.len() as i64 - 1, 1);
     Truth {
         policy: logprobs(&models.policy),

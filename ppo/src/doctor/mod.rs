@@ -18,7 +18,7 @@ use align_common::stage::doctor::{Check, tolerance};
 
 use crate::config::{Logprobs, PpoConfig};
 use crate::rewards::{MissingEnd, Normalize};
-use crate::rollout::Rollout;
+use crate::rollout::{Reading, Rollout};
 use crate::run::{build, check};
 
 use checks::{Bed, examine};
@@ -43,6 +43,7 @@ pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Vec<Che
     config.rollout.max_response_tokens = config.rollout.max_response_tokens.min(MAX_TOKENS);
     tch::set_num_threads(config.run.num_threads() as i32);
     let inputs = check(&config)?;
+    let assumed = inputs.assumed.clone();
     let reward_tokenizer = inputs.reward.tokenizer.fingerprint();
     let shares_value = config.models.value.is_none();
     let session = build(&config, inputs, None)?;
@@ -61,6 +62,8 @@ pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Vec<Che
         same_dtype: config.frozen_dtype() == config.models.dtype,
         tolerance: tolerance(config.models.dtype.kind()),
         end_id: special.im_end,
+        reading: trainer.reading.clone(),
+        assumed,
         pad_id: special.endoftext,
         format: format.clone(),
         folder: config.models.policy.clone(),

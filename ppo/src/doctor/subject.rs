@@ -85,7 +85,7 @@ impl Subject for Pieces {
 
     fn score(&self, rollout: &Rollout) -> Vec<f64> {
         let trainer = &self.trainer;
-        score(&trainer.models.reward_model, rollout, &microbatches(trainer, rollout), trainer.end_id)
+        score(&trainer.models.reward_model, rollout, &microbatches(trainer, rollout), trainer.end_id, &trainer.reading)
     }
 
     fn opine(&self, rollout: &Rollout) -> Opinions {
@@ -103,7 +103,7 @@ impl Subject for Pieces {
         let _no_grad = tch::no_grad_guard();
         let rows: Vec<usize> = (0..rollout.responses.len()).collect();
         let model = &self.trainer.models.value_model;
-        let (flat, ends) = rollout.scored(&rows, self.trainer.end_id, model.device());
+        let (flat, ends) = rollout.scored(&rows, self.trainer.end_id, &self.trainer.reading, model.device());
         host(&model.scalars(&model.hidden(&flat, None).index_select(0, &ends)))
     }
 

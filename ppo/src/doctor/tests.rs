@@ -86,7 +86,7 @@ impl Subject for Faulty {
         let _no_grad = tch::no_grad_guard();
         let rows: Vec<usize> = (0..rollout.responses.len()).collect();
         let model = &self.pieces.trainer.models.reward_model;
-        let (flat, ends) = rollout.scored(&rows, END, model.device());
+        let (flat, ends) = rollout.scored(&rows, END, &Reading::default(), model.device());
         host(&model.scalars(&model.hidden(&flat, None).index_select(0, &(ends - 1))))
     }
 
@@ -185,6 +185,8 @@ fn examined(fault: Fault) -> Vec<Check> {
         same_dtype: true,
         tolerance: 1e-4,
         end_id: END,
+        reading: Reading::default(),
+        assumed: Vec::new(),
         pad_id: PAD,
         format: format.clone(),
         folder: PathBuf::from("no template here"),

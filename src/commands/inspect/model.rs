@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use align_common::chatml::{ChatFormat, SYSTEM};
+use align_common::chatml::{ChatFormat, SYSTEM, TEMPLATES_SYSTEM};
 use align_common::error::{Error, Problems};
 use align_common::model::{Face, Family, Header, untrained_chatml};
-use align_common::stage::check_source;
+use align_common::stage::{ScoreWish, check_scalar_model, check_source};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use tch::Kind;
@@ -21,7 +21,9 @@ pub(crate) fn run(args: InspectModelArgs) -> Result<ExitCode> {
     let source = check_source(&args.model, &mut problems)?;
     problems.into_result()?;
     let source = source.expect("no problem was found");
-    let system = source.contract.as_ref().map_or(SYSTEM, |contract| &contract.system);
+    let own_system = source.contract.as_ref().map(|contract| contract.system.as_str());
+    let is_scalar = source.header.face == Face::Scalar;
+    let system = own_system.unwrap_or(if is_scalar { TEMPLATES_SYSTEM } else { SYSTEM });
     let mut facts = architecture(&source.header);
     let mut set = |name: &str, value: Value| facts.insert(name.to_owned(), value);
     let tokenizer = &source.tokenizer;
@@ -42,6 +44,15 @@ pub(crate) fn run(args: InspectModelArgs) -> Result<ExitCode> {
         set("untrained ChatML tokens", json!(untrained));
     }
     set("generation stops at", stops(&args.model));
+    if is_scalar && fits {
+        let scorer = check_scalar_model(&args.model, &ScoreWish::default(), &mut Problems::new())?;
+        let scorer = scorer.expect("it was checked");
+        let at = scorer.format.behind_the_end().last().copied().unwrap_or(tokenizer.special().im_end);
+        set("scores are read at", json!(format!("{:?}", tokenizer.token(at))));
+        if let Some(assumed) = scorer.assumed {
+            set("assumed", json!(assumed));
+        }
+    }
     if let Some(contract) = &source.contract {
         set("system text of its scores", json!(contract.system));
         set("value shift", json!(contract.value_shift));
