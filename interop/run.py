@@ -18,6 +18,7 @@ import checkpoints
 import lab
 import parity
 import ppo
+import scoring
 import templates
 import ten_steps
 
@@ -36,7 +37,7 @@ def main():
     arguments.work.mkdir(parents=True)
     torch.set_num_threads(1)  # the models are tiny, and a fixed number of threads keeps sums in one order
     bench = lab.Lab(arguments.work.resolve(), arguments.align, arguments.sets, arguments.comparisons, arguments.dialogues)
-    parts = [part.run for part in (checkpoints, templates, ten_steps, parity, ppo) if arguments.only in (None, part.__name__)]
+    parts = [part.run for part in (checkpoints, templates, scoring, ten_steps, parity, ppo) if arguments.only in (None, part.__name__)]
     for part in parts:
         started = time.monotonic()
         try:

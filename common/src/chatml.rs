@@ -11,6 +11,7 @@
 mod dialogue;
 mod probes;
 mod rendered;
+mod scoring;
 #[cfg(test)]
 mod tests;
 

@@ -37,6 +37,8 @@ pub struct Template {
     /// `bos_token` and its like, by name.
     tokens: Vec<(String, String)>,
     fingerprint: String,
+    /// The template for dialogues without tools.
+    source: String,
 }
 
 impl Template {
@@ -73,6 +75,7 @@ impl Template {
     fn new(file: PathBuf, sources: Vec<(String, String)>, tokens: Vec<(String, String)>) -> Result<Self> {
         let mut environment = environment();
         let mut hash = blake3::Hasher::new();
+        let default = sources.iter().find(|(name, _)| name == DEFAULT).map(|(_, source)| source.clone());
         for (name, source) in sources.into_iter().filter(|(name, _)| [DEFAULT, TOOL_USE].contains(&name.as_str())) {
             if source.len() > MAX_SOURCE_BYTES {
                 let what = format!("the chat template has {} bytes, expected at most {MAX_SOURCE_BYTES}", source.len());
@@ -83,12 +86,17 @@ impl Template {
                 Error::invalid(file.display(), format!("the chat template does not parse: {}", describe(&error)))
             })?;
         }
-        Ok(Self { file, environment, tokens, fingerprint: hash.finalize().to_hex().to_string() })
+        Ok(Self { file, environment, tokens, fingerprint: hash.finalize().to_hex().to_string(), source: default.unwrap_or_default() })
     }
 
     /// Where it stands.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Its text: the one for dialogues without tools.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Equal for equal templates, and for no others.

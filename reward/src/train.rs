@@ -259,6 +259,7 @@ impl stage::Trainer for Trainer<'_> {
         let mut model = self.model.saved();
         model.add_file(contract::FILE, contract.to_bytes());
         model.add_file(seen::FILE, self.rows.seen.to_bytes());
+        model.add_scoring_files(self.format);
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
         Snapshot { models: Box::new(vec![("model", model)]), state }

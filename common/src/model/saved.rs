@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use super::ModelOptions;
 use super::weights::{self, Parameter, SideFiles};
 use crate::batch::FlatBatch;
+use crate::chatml::ChatFormat;
 use crate::checkpoint::Models;
 use crate::error::{Error, Result};
 
@@ -28,9 +29,21 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Adds a file to those beside the weights.
+    /// Adds a file to those beside the weights, in place of one of that name.
     pub fn add_file(&mut self, name: &str, bytes: Vec<u8>) {
         self.side_files.add(name, bytes);
+    }
+
+    /// A file beside the weights.
+    pub fn file(&self, name: &str) -> Option<&[u8]> {
+        self.side_files.get(name)
+    }
+
+    /// Adds the files by which other programs read a reward model as it was trained.
+    pub fn add_scoring_files(&mut self, format: &ChatFormat) {
+        for (name, bytes) in format.scoring_files(self.file("tokenizer_config.json")) {
+            self.add_file(name, bytes);
+        }
     }
 
     /// Writes a checkpoint in Hugging Face layout; the folder is made when missing.

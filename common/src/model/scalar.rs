@@ -219,6 +219,9 @@ impl ScalarModel {
         config.insert("id2label".to_owned(), json!({"0": "LABEL_0"}));
         config.insert("label2id".to_owned(), json!({"LABEL_0": 0}));
         config.insert("num_labels".to_owned(), json!(1));
+        // Raw scores: otherwise transformers' pipeline and vLLM put a sigmoid over them.
+        config.insert("problem_type".to_owned(), json!("regression"));
+        config.insert("sentence_transformers".to_owned(), json!({"activation_fn": "torch.nn.modules.linear.Identity"}));
         // Never an end token: a program that looks for the last token that is not padding would skip it.
         let pad =
             self.config().pad_token_id.or_else(|| config.get("bos_token_id").and_then(Value::as_i64)).unwrap_or(0);

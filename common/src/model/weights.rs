@@ -144,9 +144,15 @@ impl SideFiles {
         }
     }
 
-    /// Adds one that no source folder has.
+    /// Adds one, in place of one of that name.
     pub(crate) fn add(&mut self, name: &str, bytes: Vec<u8>) {
+        self.0.retain(|(other, _)| other != name);
         self.0.push((name.to_owned(), bytes));
+    }
+
+    /// One that is there.
+    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(other, _)| other == name).map(|(_, bytes)| bytes.as_slice())
     }
 
     /// Writes them into another folder.
