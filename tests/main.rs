@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that fails says where and why")]
 
 mod bench;
+mod cases;
 mod cli;
 mod configs;
 mod curation;

@@ -169,7 +169,7 @@ fn bad_requests_are_refused_and_the_next_one_is_served() {
         ("[]", 400, "a list, expected an object with `prompt`"),
         ("{}", 400, "an object without keys, expected a response row"),
         (r#"{"prompt": "q"}"#, 400, "a row with `prompt`, expected a response row"),
-        (r#"{"prompt": 3, "response": "a"}"#, 400, "`prompt` is a number, expected messages"),
+        (r#"{"prompt": 3, "response": "a"}"#, 400, "`prompt` is a number, expected a text or messages"),
         (r#"{"prompt": "q", "response": ["a"]}"#, 400, "`response[0]` is a string, expected a message"),
         (r#"{"prompt": "q", "response": ""}"#, 400, "`response` is empty, expected an answer"),
         (r#"{"prompt": "q", "responses": []}"#, 400, "`responses` is empty, expected at least one answer"),

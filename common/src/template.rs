@@ -86,7 +86,13 @@ impl Template {
                 Error::invalid(file.display(), format!("the chat template does not parse: {}", describe(&error)))
             })?;
         }
-        Ok(Self { file, environment, tokens, fingerprint: hash.finalize().to_hex().to_string(), source: default.unwrap_or_default() })
+        Ok(Self {
+            file,
+            environment,
+            tokens,
+            fingerprint: hash.finalize().to_hex().to_string(),
+            source: default.unwrap_or_default(),
+        })
     }
 
     /// Where it stands.
@@ -113,7 +119,8 @@ impl Template {
         let messages: Vec<Json> = dialogue.messages.iter().map(Message::to_json).collect();
         let tools = (!dialogue.tools.is_empty()).then_some(&dialogue.tools);
         let tokens: Value = self.tokens.iter().map(|(name, token)| (name.as_str(), token.as_str())).collect();
-        let arguments = context! { messages, add_generation_prompt, enable_thinking => false, tools, documents => (), ..tokens };
+        let arguments =
+            context! { messages, add_generation_prompt, enable_thinking => false, tools, documents => (), ..tokens };
         let input: usize = dialogue.texts().map(str::len).sum::<usize>() + size(&dialogue.tools);
         let mut out = Bounded { limit: MIN_OUTPUT_BYTES.max(MAX_GROWTH * input), ..Bounded::default() };
         let tool_use = tools.and_then(|_| self.environment.get_template(TOOL_USE).ok());

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use align_common::data::{Place, RawRow, Stream};
+use align_common::data::{Place, RawRow, Stream, system_text};
 use align_common::error::Result;
 use align_common::progress::Progress;
 use serde_json::{Value, json};
@@ -29,8 +29,8 @@ struct Compared {
     sketch: Option<Sketch>,
 }
 
-/// Passes on every row but those whose text a row before has: the same after normalisation, or one whose shingles of five words have a
-/// Jaccard similarity of 0.8 or more to it. Copies are looked for among the rows that are kept. `scratch` is an empty file for their
+/// Passes on every row but those whose text a row before has: the same after normalisation, or one under the same system text whose
+/// shingles of five words have a Jaccard similarity of 0.8 or more to it. Copies are looked for among the rows that are kept. `scratch` is an empty file for their
 /// shingles, eight bytes a word.
 ///
 /// # Errors
@@ -46,7 +46,10 @@ pub fn dedup(
     let mut near = NearIndex::new(scratch);
     let mut places: Vec<Place> = Vec::new();
     let stream = Stream { files: inputs.files, kind: None, bad_rows: inputs.bad_rows };
-    let prepare = |row: &RawRow| Ok(compared(&content(&row.value()?)?));
+    let prepare = |row: &RawRow| {
+        let row = row.value()?;
+        Ok(compared(&content(&row)?, &system_text(&row).unwrap_or_default()))
+    };
     stream.each("dedup", progress, prepare, |row, compared| {
         let compared = match compared {
             Ok(compared) => compared,
@@ -70,7 +73,7 @@ pub fn dedup(
     Ok(judged.files)
 }
 
-fn compared(texts: &[&str]) -> Compared {
+fn compared(texts: &[&str], system: &str) -> Compared {
     let texts: Vec<String> = texts.iter().map(|text| normalized(text)).collect();
     let mut hash = Sha256::new();
     for text in &texts {
@@ -79,5 +82,5 @@ fn compared(texts: &[&str]) -> Compared {
         hash.update(text);
     }
     let fingerprint = hash.finalize()[..16].try_into().expect("16 bytes");
-    Compared { fingerprint, sketch: Sketch::of(&texts) }
+    Compared { fingerprint, sketch: Sketch::of(&texts, &normalized(system)) }
 }

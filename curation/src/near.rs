@@ -27,8 +27,10 @@ pub(crate) struct Sketch {
 }
 
 impl Sketch {
-    /// The sketch of normalised texts, taken as one; none of texts without words.
-    pub(crate) fn of(texts: &[String]) -> Option<Self> {
+    /// The sketch of normalised texts, taken as one; none of texts without words. Sketches of another `system` text have nothing in
+    /// common: a few words there make another dialogue.
+    pub(crate) fn of(texts: &[String], system: &str) -> Option<Self> {
+        let seed = if system.is_empty() { 0 } else { XxHash64::oneshot(0, system.as_bytes()) };
         let hashes = texts.iter().flat_map(|text| words(text)).map(|word| XxHash64::oneshot(0, word.as_bytes()));
         let hashes: Vec<u64> = hashes.collect();
         if hashes.is_empty() {
@@ -36,7 +38,7 @@ impl Sketch {
         }
         let shingle = |words: &[u64]| {
             let bytes: Vec<u8> = words.iter().flat_map(|hash| hash.to_le_bytes()).collect();
-            XxHash64::oneshot(0, &bytes)
+            XxHash64::oneshot(seed, &bytes)
         };
         let mut shingles: Vec<u64> = hashes.windows(SHINGLE_WORDS.min(hashes.len())).map(shingle).collect();
         shingles.sort_unstable();

@@ -86,7 +86,11 @@ impl Evaluation {
 }
 
 /// One sampled response to every prompt of a set: what is found of it, and the responses themselves.
-fn measure(trainer: &Trainer, set: &mut EvalSet, second: Option<&(ScalarModel, Reading)>) -> Result<(Metrics, StepReport)> {
+fn measure(
+    trainer: &Trainer,
+    set: &mut EvalSet,
+    second: Option<&(ScalarModel, Reading)>,
+) -> Result<(Metrics, StepReport)> {
     let report = trainer.judge_only(respond(trainer, &trainer.models.policy, &set.prompts)?);
     if set.reference.is_none() {
         let rollout = respond(trainer, &trainer.models.ref_policy, &set.prompts)?;

@@ -24,8 +24,9 @@ pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Vec<Chec
     tch::set_num_threads(config.run.num_threads() as i32);
     let model = load(config, &source, None)?;
     let end = format.tokenizer().special().im_end;
-    let mut checks =
-        vec![Check::template(&config.model.path, &format, &|dialogue: &Dialogue| format.prompt(dialogue).expect("a dialogue of texts"))?];
+    let mut checks = vec![Check::template(&config.model.path, &format, &|dialogue: &Dialogue| {
+        format.prompt(dialogue).expect("a dialogue of texts")
+    })?];
 
     progress.begin("examining", 2);
     let few: Vec<Row> = rows.train.rows.iter().take(COMPARISONS).cloned().collect();

@@ -25,7 +25,9 @@ pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Che
     let path = &config.model.path;
     let (_, format, mut rows) = check(config, progress)?;
     tch::set_num_threads(config.run.num_threads() as i32);
-    let mut checks = vec![Check::template(path, &format, &|dialogue: &Dialogue| format.prompt(dialogue).expect("a dialogue of texts"))?];
+    let mut checks = vec![Check::template(path, &format, &|dialogue: &Dialogue| {
+        format.prompt(dialogue).expect("a dialogue of texts")
+    })?];
 
     progress.begin("examining", 2);
     let few: Vec<LmRow> = rows.train.iter().take(DIALOGUES).collect();

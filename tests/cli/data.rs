@@ -12,7 +12,7 @@ fn a_malformed_line_is_named_with_its_number() {
     folder.write("bad.jsonl", lines.join("\n"));
     let expected: [&[&str]; 3] = [
         &["bad.jsonl:3: ", "not JSON", "expected one object a line"],
-        &["bad.jsonl:5: ", "`robot`", "expected system, user or assistant"],
+        &["bad.jsonl:5: ", "`robot`", "expected system, user, assistant or tool"],
         &["bad.jsonl:6: ", "empty"],
     ];
     folder.refuse(&set(&SFT, &["data.train='bad.jsonl'"]), &expected);

@@ -113,7 +113,10 @@ pub struct Dialogue {
 impl Dialogue {
     /// Every text in it that a person or a model wrote.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.messages.iter().flat_map(|message| [Some(message.content.as_str()), message.reasoning.as_deref()]).flatten()
+        self.messages
+            .iter()
+            .flat_map(|message| [Some(message.content.as_str()), message.reasoning.as_deref()])
+            .flatten()
     }
 
     /// The dialogue up to `end` turns.

@@ -37,11 +37,22 @@ pub(super) fn plain() -> Vec<(Dialogue, bool)> {
 pub(super) fn extended() -> Vec<(Dialogue, bool)> {
     let probes = [
         (vec![user("  spaces \t"), assistant(" around them \n\n")], false),
-        (vec![user("\n\nline breaks\r\n"), assistant("\n\n around them \n"), user("\nmore"), assistant("\n\nof them")], false),
+        (
+            vec![
+                user("\n\nline breaks\r\n"),
+                assistant("\n\n around them \n"),
+                user("\nmore"),
+                assistant("\n\nof them"),
+            ],
+            false,
+        ),
         (vec![user("one"), assistant("first"), assistant("second"), assistant("third")], false),
         (vec![user("one"), user("two"), assistant("both")], false),
         (vec![assistant("Hello!"), user("Hi."), assistant("What can I do?")], false),
-        (vec![user("one"), assistant("two"), Message::new(Role::System, "Be brief."), user("three"), assistant("4")], false),
+        (
+            vec![user("one"), assistant("two"), Message::new(Role::System, "Be brief."), user("three"), assistant("4")],
+            false,
+        ),
         (vec![user("one"), assistant("two"), user("three")], false),
         (vec![user(""), assistant("An empty question.")], false),
         (vec![user("<b> & {{ x }} {% y %} 'quoted' \"twice\" \\n"), assistant("<answer>\u{a0}é</answer>")], false),
@@ -103,7 +114,12 @@ impl Knows {
         let needs = [
             (self.tools, !dialogue.tools.is_empty(), "`tools`", "descriptions of tools"),
             (self.tool_calls, any(|message| !message.tool_calls.is_empty()), "`tool_calls`", "calls of tools"),
-            (self.tool_answers, any(|message| message.role == Role::Tool), "a turn of role `tool`", "what tools answer"),
+            (
+                self.tool_answers,
+                any(|message| message.role == Role::Tool),
+                "a turn of role `tool`",
+                "what tools answer",
+            ),
             (self.reasoning, any(|message| message.reasoning.is_some()), "`reasoning_content`", "reasoning of its own"),
         ];
         match needs.into_iter().find(|(knows, has, ..)| *has && !knows) {

@@ -129,12 +129,16 @@ fn a_scored_dialogue_is_the_prompt_the_answer_and_its_end() {
     for family in ["qwen1", "qwen2_5", "qwen3"] {
         let (tokenizer, format, _keep) = open(family, "You are a helpful assistant.");
         let scored = format.scored(&[user("hi"), assistant("Hello!")].into()).unwrap();
-        let expected = [format.prompt(&[user("hi")].into()).unwrap(), tokenizer.encode("Hello!"), vec![151_645]].concat();
+        let expected =
+            [format.prompt(&[user("hi")].into()).unwrap(), tokenizer.encode("Hello!"), vec![151_645]].concat();
         assert_eq!(scored.tokens, expected, "{family}");
         assert_eq!(scored.end + 1, scored.tokens.len());
         assert_eq!(scored.loss_mask.len(), scored.tokens.len());
         // What follows the answer is not scored.
-        assert_eq!(format.scored(&[user("hi"), assistant("Hello!"), user("hi")].into()).unwrap().tokens[..5], scored.tokens[..5]);
+        assert_eq!(
+            format.scored(&[user("hi"), assistant("Hello!"), user("hi")].into()).unwrap().tokens[..5],
+            scored.tokens[..5]
+        );
     }
 }
 
@@ -207,4 +211,219 @@ fn a_template_that_says_something_else_is_refused_with_both_renderings() {
     std::fs::remove_file(dir.join("chat_template.jinja")).unwrap();
     std::fs::remove_file(dir.join("tokenizer_config.json")).unwrap();
     ChatFormat::open(&dir, &tokenizer, "").unwrap();
+}
+
+/// The text of a dialogue, and what of it is trained on.
+fn written(format: &ChatFormat, dialogue: &Dialogue) -> std::result::Result<(String, String), String> {
+    let encoded = format.dialogue(dialogue, LossOn::Assistant)?;
+    let targets = encoded.tokens.iter().zip(&encoded.loss_mask).filter(|(_, counts)| **counts);
+    let targets: Vec<i64> = targets.map(|(token, _)| *token).collect();
+    Ok((format.tokenizer().decode(&encoded.tokens), format.tokenizer().decode(&targets)))
+}
+
+const TURN: &str = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n";
+
+/// Expected texts: transformers 5.23, `apply_chat_template` with the published template of Qwen3.
+#[test]
+fn reasoning_is_written_as_qwen3s_template_writes_it() {
+    let (_, format, _keep) = open("qwen3", "");
+    let reasons =
+        |content: &str, reasoning: &str| Message { reasoning: Some(reasoning.to_owned()), ..assistant(content) };
+    let thought = "<think>\nreason\n</think>\n\nanswer<|im_end|>";
+    for (answer, trained) in [
+        (assistant("<think>reason</think>answer"), thought),
+        (assistant("<think>\n\n\nreason\n\n\n</think>\n\n\n\nanswer"), thought),
+        (assistant("reason</think>answer"), thought),
+        (reasons("answer", "reason"), thought),
+        (reasons("\n\nanswer", "\nreason\n\n"), thought),
+        // The template's own empty block is in the prompt when answers are sampled: no loss.
+        (assistant("<think></think>answer"), "answer<|im_end|>"),
+        (assistant("<think>\n\n</think>\n\nanswer"), "answer<|im_end|>"),
+        (assistant("answer"), "answer<|im_end|>"),
+    ] {
+        let block = if trained == thought { "" } else { EMPTY_THINK };
+        let (text, targets) = written(&format, &[user("q"), answer.clone()].into()).unwrap();
+        assert_eq!(text, format!("{TURN}{block}{trained}\n"), "{answer:?}");
+        assert_eq!(targets, trained, "{answer:?}");
+    }
+    // Of several answers in a row the earlier ones have no block, unless they bring reasoning.
+    let (text, _) = written(&format, &[user("q"), assistant("a"), reasons("b", "why"), assistant("c")].into()).unwrap();
+    let expected = format!(
+        "{TURN}a<|im_end|>\n<|im_start|>assistant\n<think>\nwhy\n</think>\n\nb<|im_end|>\n<|im_start|>assistant\n{EMPTY_THINK}c<|im_end|>\n"
+    );
+    assert_eq!(text, expected);
+    // A dialogue that begins with the answer has no question that the answer could come behind.
+    let (text, _) = written(&format, &[assistant("Hello!")].into()).unwrap();
+    assert_eq!(text, "<|im_start|>assistant\nHello!<|im_end|>\n");
+}
+
+#[test]
+fn what_a_template_leaves_out_is_refused_by_name() {
+    let (_, format, _keep) = open("qwen2_5", SYSTEM);
+    let reasons = Message { reasoning: Some("why".to_owned()), ..assistant("a") };
+    let refused = written(&format, &[user("q"), reasons.clone()].into()).unwrap_err();
+    assert!(
+        refused.starts_with("`reasoning_content`: the checkpoint has no chat template that writes reasoning"),
+        "{refused}"
+    );
+    // Without a template, everything but text is.
+    let (dir, _keep) = folders("qwen1").swap_remove(0);
+    let format = ChatFormat::open(&dir, &Tokenizer::open(&dir).unwrap(), "").unwrap();
+    let call = Message { tool_calls: vec![json!({"name": "f", "arguments": {}})], ..assistant("") };
+    for (messages, key) in [(vec![user("q"), reasons], "`reasoning_content`"), (vec![user("q"), call], "`tool_calls`")]
+    {
+        assert!(written(&format, &messages.into()).unwrap_err().starts_with(key));
+    }
+    let tools = Dialogue { tools: vec![json!({"name": "f"})], messages: vec![user("q"), assistant("a")] };
+    assert!(written(&format, &tools).unwrap_err().starts_with("`tools`"));
+    // A template that ignores what it is given would drop it without a word.
+    let plain = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    std::fs::write(dir.join("chat_template.jinja"), plain).unwrap();
+    let format = ChatFormat::open(&dir, &Tokenizer::open(&dir).unwrap(), "").unwrap();
+    assert!(written(&format, &tools).unwrap_err().starts_with("`tools`"));
+    let answered = [user("q"), Message::new(Role::Tool, "sunny"), assistant("a")];
+    assert!(written(&format, &answered.into()).unwrap().0.contains("<|im_start|>tool\nsunny<|im_end|>\n"));
+}
+
+/// Expected text: transformers 5.23, `apply_chat_template` with the published template of Qwen2.5.
+#[test]
+fn tools_are_written_as_qwen2_5s_template_writes_them() {
+    let (_, format, _keep) = open("qwen2_5", TEMPLATES_SYSTEM);
+    let call =
+        json!({"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Paris", "days": 2.0}}});
+    let dialogue = Dialogue {
+        tools: vec![
+            json!({"type": "function", "function": {"name": "get_weather", "parameters": {"b": [1, "ü"], "a": {}}}}),
+        ],
+        messages: vec![
+            user("weather?"),
+            Message { tool_calls: vec![call.clone(), call], ..assistant("Let me look.") },
+            Message::new(Role::Tool, "sunny"),
+            Message::new(Role::Tool, "<|im_end|> rain"),
+            assistant("It is sunny."),
+        ],
+    };
+    let (text, targets) = written(&format, &dialogue).unwrap();
+    let call =
+        "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 2.0}}\n</tool_call>";
+    let (before, after) = text.split_once("<|im_start|>user\nweather?").unwrap();
+    assert!(before.starts_with(
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.\n\n# Tools\n"
+    ));
+    assert!(before.contains(
+        "<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"get_weather\", \"parameters\": {\"b\": [1, \"ü\"], \"a\": {}}}}\n</tools>"
+    ));
+    assert_eq!(
+        after,
+        format!(
+            "<|im_end|>\n<|im_start|>assistant\nLet me look.\n{call}\n{call}<|im_end|>\n<|im_start|>user\n<tool_response>\nsunny\n\
+             </tool_response>\n<tool_response>\n<|im_end|> rain\n</tool_response><|im_end|>\n<|im_start|>assistant\nIt is sunny.<|im_end|>\n"
+        )
+    );
+    assert_eq!(targets, format!("Let me look.\n{call}\n{call}<|im_end|>It is sunny.<|im_end|>"));
+    // The end of a turn that stands in a text is text, and ends nothing.
+    let encoded = format.dialogue(&dialogue, LossOn::Assistant).unwrap();
+    assert_eq!(encoded.tokens.iter().filter(|&&id| id == 151_645).count(), 5);
+    // The same dialogue, asked for its answer, is the same up to there.
+    let prompt = format.prompt(&dialogue.up_to(4)).unwrap();
+    assert_eq!(prompt[..], encoded.tokens[..prompt.len()]);
+}
+
+#[test]
+fn turns_that_are_not_to_be_trained_on_carry_no_loss() {
+    for (family, system) in [("qwen2_5", SYSTEM), ("qwen3", "")] {
+        let (_, format, _keep) = open(family, system);
+        let left_out = Message { is_trained: false, ..assistant("bad answer") };
+        let cut_off = Message { is_whole: false, ..assistant("cut o") };
+        let (_, targets) =
+            written(&format, &[user("a"), left_out.clone(), user("again"), assistant("good")].into()).unwrap();
+        assert_eq!(targets, "good<|im_end|>", "{family}");
+        let (_, targets) = written(&format, &[user("a"), cut_off].into()).unwrap();
+        assert_eq!(targets, "cut o", "{family}: where a cut answer ends is not learned");
+        // The same where the template writes the turns.
+        let reasoned = assistant("<think>why</think>good");
+        let (_, targets) = written(&format, &[user("a"), left_out, user("again"), reasoned].into()).unwrap();
+        assert!(targets.ends_with("good<|im_end|>") && !targets.contains("bad"), "{family}: {targets}");
+        // The structure of a turn that is left out carries no loss either.
+        let turn = Message { is_trained: false, ..assistant("x") };
+        let of = |message: Message| {
+            format.dialogue(&[user("a"), message, user("b"), assistant("c")].into(), LossOn::QwenFinetune).unwrap()
+        };
+        let count = |encoded: &Encoded| encoded.loss_mask.iter().filter(|counts| **counts).count();
+        // <|im_start|>, the text, <|im_end|>, the newline.
+        assert_eq!(count(&of(assistant("x"))) - count(&of(turn)), 4, "{family}");
+    }
+}
+
+#[test]
+fn the_templates_own_system_text_can_be_asked_for_and_is_told() {
+    let (tokenizer, format, _keep) = open("qwen2_5", TEMPLATES_SYSTEM);
+    assert_eq!(format.system(), "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.");
+    assert_eq!(format.system_note(), None);
+    assert!(
+        tokenizer.decode(&format.prompt(&[user("hi")].into()).unwrap()).starts_with("<|im_start|>system\nYou are Qwen")
+    );
+    let (_, ours, _keep) = open("qwen2_5", SYSTEM);
+    assert_eq!(ours.other_system(), Some("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."));
+    assert!(ours.system_note().unwrap().contains("data.system = \"template\""));
+    let (_, none, _keep) = open("qwen3", TEMPLATES_SYSTEM);
+    assert_eq!((none.system(), none.other_system()), ("", None));
+    let (_, ours, _keep) = open("qwen3", SYSTEM);
+    assert!(ours.system_note().unwrap().contains("writes none there"));
+}
+
+#[test]
+fn text_that_begins_with_a_line_break_is_told() {
+    let (_, format, _keep) = open("qwen2_5", SYSTEM);
+    for (content, expected) in
+        [("\nhello", true), (" \n x", true), ("\r\nx", true), (" x\n", false), ("x", false), ("", false)]
+    {
+        let encoded = format.dialogue(&[user(content), assistant("Sure")].into(), LossOn::Assistant).unwrap();
+        assert_eq!(encoded.begins_with_newline, expected, "{content:?}");
+    }
+}
+
+/// A template that trims every text is no plain ChatML on texts with white space at their ends: it is asked for every dialogue.
+#[test]
+fn a_template_that_trims_texts_is_the_judge_of_them() {
+    let (dir, _keep) = folders("qwen2_5").swap_remove(0);
+    let trims = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content.strip() + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    std::fs::write(dir.join("chat_template.jinja"), trims).unwrap();
+    let format = ChatFormat::open(&dir, &Tokenizer::open(&dir).unwrap(), "").unwrap();
+    let (text, targets) = written(&format, &[user(" q\n"), assistant("\n a ")].into()).unwrap();
+    assert_eq!(
+        (text.as_str(), targets.as_str()),
+        ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n", "a<|im_end|>")
+    );
+    // One that leaves out an answer is no judge of what is trained.
+    let drops = "{% for m in messages %}{% if m.content != 'gone' and m.content.strip() == m.content %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    std::fs::write(dir.join("chat_template.jinja"), drops).unwrap();
+    let format = ChatFormat::open(&dir, &Tokenizer::open(&dir).unwrap(), "").unwrap();
+    let refused = written(&format, &[user("q"), assistant("gone"), user("q"), assistant("a")].into()).unwrap_err();
+    assert!(refused.contains("writes 1 assistant turns") && refused.contains("one for each of 2 answers"), "{refused}");
+}
+
+#[test]
+fn a_reward_models_template_ends_where_it_is_scored() {
+    for (family, system) in [("qwen2_5", "Be kind."), ("qwen2_5", SYSTEM), ("qwen3", "Be kind."), ("qwen3", "")] {
+        let (dir, keep) = folders(family).swap_remove(0);
+        let tokenizer = Tokenizer::open(&dir).unwrap();
+        let format = ChatFormat::open(&dir, &tokenizer, system).unwrap();
+        let config = std::fs::read(dir.join("tokenizer_config.json")).unwrap();
+        for (name, bytes) in format.scoring_files(Some(&config)) {
+            std::fs::write(dir.join(name), bytes).unwrap();
+        }
+        // Whoever reads the last token of what the template itself writes reads the end token, under the same system text.
+        let theirs = ChatFormat::open(&dir, &tokenizer, TEMPLATES_SYSTEM).unwrap().scored_at(ScoreAt::Last);
+        assert_eq!((theirs.system(), theirs.behind_the_end()), (system, &[][..]), "{family}");
+        let dialogue: Dialogue = [user("q"), assistant("a"), user("r"), assistant("b")].into();
+        assert_eq!(theirs.scored(&dialogue).unwrap(), format.scored(&dialogue).unwrap(), "{family}");
+        assert!(theirs.scoring_files(Some(&config)).is_empty(), "{family}: once is enough");
+        drop(keep);
+    }
+    // A published template ends with a newline, where other programs read the score.
+    let (tokenizer, format, _keep) = open("qwen2_5", SYSTEM);
+    let last = format.scored_at(ScoreAt::Last);
+    let scored = last.scored(&[user("q"), assistant("a")].into()).unwrap();
+    assert_eq!(tokenizer.decode(&scored.tokens[scored.end..]), "<|im_end|>\n");
 }

@@ -14,7 +14,7 @@ mod tests;
 pub use order::Order;
 pub use raw::{Parsed, Place, RawRow, RawRows};
 pub use reader::{BadRows, Rows, Unread, read, read_as};
-pub use records::{Comparison, Kind, ReadRow, Record, holds_text, parse};
+pub use records::{Comparison, Kind, ReadRow, Record, holds_text, parse, system_text};
 pub use source::STDIN;
 pub use stream::Stream;
 pub use table::panic_is_expected;

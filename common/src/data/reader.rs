@@ -63,7 +63,8 @@ impl Unread {
         const SHOWN: usize = 10;
         let mut keys: Vec<_> = self.0.iter().collect();
         keys.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let mut shown: Vec<String> = keys.iter().take(SHOWN).map(|(key, count)| format!("{key} ({count} rows)")).collect();
+        let mut shown: Vec<String> =
+            keys.iter().take(SHOWN).map(|(key, count)| format!("{key} ({count} rows)")).collect();
         if keys.len() > SHOWN {
             shown.push(format!("{} more", keys.len() - SHOWN));
         }

@@ -161,7 +161,8 @@ fn responses_alone_in_a_list_and_in_a_dialogue() {
     assert_eq!(row(messages, Kind::Response), one);
     let prompt = r#"{"prompt": [{"from": "human", "value": "q"}], "response": {"role": "assistant", "content": "a"}}"#;
     assert_eq!(row(prompt, Kind::Response), one);
-    let several = Record::Responses(vec![vec![user("q"), assistant("a")].into(), vec![user("q"), assistant("b")].into()]);
+    let several =
+        Record::Responses(vec![vec![user("q"), assistant("a")].into(), vec![user("q"), assistant("b")].into()]);
     assert_eq!(row(r#"{"prompt": "q", "responses": ["a", "b"]}"#, Kind::Response), several);
     let single = Record::Responses(vec![vec![user("q"), assistant("a")].into()]);
     assert_eq!(row(r#"{"prompt": "q", "responses": ["a"], "scores": [1]}"#, Kind::Response), single);

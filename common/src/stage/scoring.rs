@@ -53,7 +53,8 @@ pub fn check_scalar_model(dir: &Path, wish: &ScoreWish, problems: &mut Problems)
         problems.push(dir.display(), "holds a language model, expected a reward model: train one with `align rm`");
     }
     let contract = source.contract.as_ref();
-    let system = wish.system.as_deref().or(contract.map(|contract| contract.system.as_str())).unwrap_or(TEMPLATES_SYSTEM);
+    let system =
+        wish.system.as_deref().or(contract.map(|contract| contract.system.as_str())).unwrap_or(TEMPLATES_SYSTEM);
     let Some(format) = problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))? else { return Ok(None) };
     let score_at = match (wish.place, contract) {
         (ScorePlace::End, _) | (ScorePlace::Auto, Some(_)) => ScoreAt::End,
@@ -97,5 +98,7 @@ fn assumed(format: &ChatFormat, wish: &ScoreWish) -> String {
         (ScorePlace::Auto, Some(_)) => "at the last token that its chat template writes; score_at says otherwise",
         _ => "as asked",
     };
-    format!("no align.json, so another program made it: scores are read {place}, {system} where a dialogue has none ({asked})")
+    format!(
+        "no align.json, so another program made it: scores are read {place}, {system} where a dialogue has none ({asked})"
+    )
 }

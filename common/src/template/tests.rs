@@ -64,8 +64,10 @@ fn hostile_templates_are_stopped() {
 #[test]
 fn the_template_is_found_where_checkpoints_keep_it() {
     let dir = tempfile::TempDir::new().unwrap();
-    let open =
-        || Template::open(dir.path()).map(|template| template.map(|template| template.render(&Dialogue::default(), false).unwrap()));
+    let open = || {
+        Template::open(dir.path())
+            .map(|template| template.map(|template| template.render(&Dialogue::default(), false).unwrap()))
+    };
     assert_eq!(open().unwrap(), None);
     let config = |text: &str| std::fs::write(dir.path().join("tokenizer_config.json"), text).unwrap();
     config("{}");

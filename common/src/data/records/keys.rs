@@ -33,7 +33,8 @@ pub(super) const WEIGHT: &str = "weight";
 const NO_MEDIA: &str = "only text is trained on, expected none: images, audio and video are not read";
 const NO_LEGACY_CALLS: &str = "OpenAI's old form of calls is not read, expected `tools` and `tool_calls`";
 const NO_SPANS: &str = "a mask of parts of a turn is not read, expected `train` or `weight`, which mark whole turns";
-const NO_TEMPLATE: &str = "the checkpoint's own chat template is what dialogues are written with, expected none in the row";
+const NO_TEMPLATE: &str =
+    "the checkpoint's own chat template is what dialogues are written with, expected none in the row";
 
 /// Whether a row's key holds text that makes the row what it is, in a shape that a stage reads.
 pub fn holds_text(key: &str) -> bool {
@@ -62,13 +63,24 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// As [`REFUSED`], of rows for one kind of stage: there the key says which rows are trained on, and how.
 const REFUSED_FOR: &[(&str, &[Kind], &str)] = &[
-    ("label", &[Kind::Chat], "says whether the answer is a good one, expected good answers alone (or pairs, for `align rm`)"),
-    ("kto_tag", &[Kind::Chat], "says whether the answer is a good one, expected good answers alone (or pairs, for `align rm`)"),
+    (
+        "label",
+        &[Kind::Chat],
+        "says whether the answer is a good one, expected good answers alone (or pairs, for `align rm`)",
+    ),
+    (
+        "kto_tag",
+        &[Kind::Chat],
+        "says whether the answer is a good one, expected good answers alone (or pairs, for `align rm`)",
+    ),
     ("rejected_response", &[Kind::Chat], "makes the row a comparison, expected a chat row (or `align rm`)"),
 ];
 
 /// Weights of whole rows: read by nothing, so that only 1 means what is done.
 const ROW_WEIGHTS: &[&str] = &["weight", "sample_weight", "loss_weight"];
+
+/// What `align generate` writes beside prompt and response, and no dialogue needs.
+const GENERATED: &[&str] = &["index", "sample", "tokens", "ended"];
 
 /// Keys of turns that say what ChatML has no place for, and nothing that is trained on.
 const SILENT: &[&str] = &["tool_call_id", "id"];
@@ -136,20 +148,26 @@ impl<'a> Keys<'a> {
                 return Err(format!("{place}: {why}"));
             }
             let is_weight = of_turn.is_none() && ROW_WEIGHTS.contains(&key);
-            if is_weight && value.as_f64().is_some_and(|weight| weight != 1.0) && matches!(kind, Kind::Chat | Kind::Comparison) {
+            if is_weight
+                && value.as_f64().is_some_and(|weight| weight != 1.0)
+                && matches!(kind, Kind::Chat | Kind::Comparison)
+            {
                 return Err(format!("{place}: rows have no weights, expected 1 or none ([[data.mix]] weighs files)"));
             }
             if key == "enable_thinking" && value == &Value::Bool(true) {
                 return Err(format!("{place}: prompts are written with thinking turned off, expected false or none"));
             }
-            if !(of_turn.is_some() && SILENT.contains(&key)) {
+            let is_silent = match of_turn {
+                Some(_) => SILENT.contains(&key),
+                None => GENERATED.contains(&key) && GENERATED.iter().all(|key| self.has(key)),
+            };
+            if !is_silent {
                 rest.push(key);
             }
         }
         Ok(rest)
     }
 }
-
 
 /// Whether a value says nothing: formats with columns spell a missing one so.
 pub(super) fn is_empty(value: &Value) -> bool {

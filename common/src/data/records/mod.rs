@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::chatml::{Dialogue, Role};
 pub use keys::holds_text;
-use keys::{ANSWER, Keys, QUESTION, TURNS};
+use keys::{ANSWER, Keys, QUESTION, SYSTEM, TURNS};
 use turns::Turns;
 
 /// What a stage needs its rows to be.
@@ -72,7 +72,12 @@ impl Kind {
             let name = |turn: &Value| turn.get("role").or(turn.get("from")).and_then(Value::as_str).map(str::to_owned);
             let last = turns.as_array().and_then(|turns| turns.last()).and_then(name);
             let asks = matches!(last.as_deref(), Some("user" | "human"))
-                && !turns.as_array().into_iter().flatten().filter_map(name).any(|name| name == "assistant" || name == "gpt");
+                && !turns
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(name)
+                    .any(|name| name == "assistant" || name == "gpt");
             return Some(if asks { Kind::Prompt } else { Kind::Chat });
         }
         let (asked, answered) = (any(QUESTION) || keys.has("input"), any(ANSWER));
@@ -161,6 +166,19 @@ pub fn parse(kind: Kind, row: &Value) -> Result<ReadRow, String> {
     let of_row = keys.rest(kind, None)?.into_iter().map(clipped);
     let unread: BTreeSet<String> = turns.unread().into_iter().chain(of_row).collect();
     Ok(ReadRow { record, unread: unread.into_iter().collect() })
+}
+
+/// The system text of a row of any shape: beside its turns, or as the first of them.
+pub fn system_text(row: &Value) -> Option<String> {
+    let keys = Keys::new(row.as_object()?);
+    let beside = keys.full_one_of(SYSTEM).ok().flatten().map(|(_, text)| text);
+    let first_turn = || {
+        let lists = [TURNS, &["prompt", "chosen"]].concat();
+        let turn = lists.iter().find_map(|key| keys.get(key)?.as_array()?.first())?;
+        let says = turn.get("role").or(turn.get("from")).and_then(Value::as_str) == Some("system");
+        says.then(|| turn.get("content").or(turn.get("value"))).flatten()
+    };
+    turns::text_of(beside.or_else(first_turn)?, "system").ok()
 }
 
 /// As [`parse`], of a row as it is written: whole numbers that JSON's reader cannot hold would come out of a tool's description changed.

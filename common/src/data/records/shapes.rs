@@ -65,7 +65,9 @@ impl<'a> Row<'a> {
         let comparison = self.compared()?;
         let is_left_out = |dialogue: &Dialogue| dialogue.messages.last().is_some_and(|message| !message.is_trained);
         if comparison.dialogues.iter().any(is_left_out) {
-            return Err("an answer that is compared is marked as not to be trained on, expected no such mark".to_owned());
+            return Err(
+                "an answer that is compared is marked as not to be trained on, expected no such mark".to_owned()
+            );
         }
         Ok(comparison)
     }
@@ -192,7 +194,9 @@ impl<'a> Row<'a> {
                 return self.behind_history(vec![Message::new(Role::User, text)]).map(Some);
             }
             (Some((key, _)), Some((context, _))) => {
-                return Err(format!("`{context}` beside `{key}`, expected the whole question in `{key}` (or `instruction` with `input`)"));
+                return Err(format!(
+                    "`{context}` beside `{key}`, expected the whole question in `{key}` (or `instruction` with `input`)"
+                ));
             }
             (Some((key, value)), None) => (key, value),
         };
@@ -228,7 +232,11 @@ impl<'a> Row<'a> {
                 Some([Value::String(asked), Value::String(answer)]) => {
                     before.extend([Message::new(Role::User, asked), Message::new(Role::Assistant, answer)]);
                 }
-                _ => return Err(format!("`{HISTORY}[{index}]` is no pair of texts, expected [\"asked\", \"answered\"]")),
+                _ => {
+                    return Err(format!(
+                        "`{HISTORY}[{index}]` is no pair of texts, expected [\"asked\", \"answered\"]"
+                    ));
+                }
             }
         }
         no_empty_answers(&before, HISTORY)?;
@@ -253,7 +261,9 @@ impl<'a> Row<'a> {
     fn no_reasoning_of_its_own(&self) -> Parsed<()> {
         match self.keys.full_one_of(REASONING)? {
             None => Ok(()),
-            Some((key, _)) => Err(format!("`{key}` beside turns or several answers, expected it in the turn it belongs to")),
+            Some((key, _)) => {
+                Err(format!("`{key}` beside turns or several answers, expected it in the turn it belongs to"))
+            }
         }
     }
 
@@ -274,7 +284,9 @@ impl<'a> Row<'a> {
                 None => messages.insert(0, Message::new(Role::System, system)),
                 Some(own) if own.content == system => {}
                 Some(_) => {
-                    return Err(format!("`{key}` and the first turn are two system texts that differ, expected one of them"));
+                    return Err(format!(
+                        "`{key}` and the first turn are two system texts that differ, expected one of them"
+                    ));
                 }
             }
         }

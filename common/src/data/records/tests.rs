@@ -56,7 +56,10 @@ fn a_system_text_beside_the_turns_is_the_system_turn_of_every_kind_of_row() {
     }
     let two = json!({"messages": [{"role": "system", "content": "knight"}, {"role": "user", "content": "q"},
         {"role": "assistant", "content": "a"}], "system": "pirate"});
-    assert_eq!(refused(Kind::Chat, two.clone()), "`system` and the first turn are two system texts that differ, expected one of them");
+    assert_eq!(
+        refused(Kind::Chat, two.clone()),
+        "`system` and the first turn are two system texts that differ, expected one of them"
+    );
     let mut same = two;
     same["system"] = json!("knight");
     assert_eq!(said(&dialogue(Kind::Chat, same)), ["system: knight", "user: q", "assistant: a"]);
@@ -70,7 +73,8 @@ fn a_system_text_beside_the_turns_is_the_system_turn_of_every_kind_of_row() {
 #[test]
 fn history_stands_before_the_question() {
     let history = json!([["Tell me of a fox", "A fox..."], ["And then?", "It ran."]]);
-    let expected = ["user: Tell me of a fox", "assistant: A fox...", "user: And then?", "assistant: It ran.", "user: q"];
+    let expected =
+        ["user: Tell me of a fox", "assistant: A fox...", "user: And then?", "assistant: It ran.", "user: q"];
     let row = json!({"instruction": "q", "input": "", "output": "a", "history": history});
     let read = dialogue(Kind::Chat, row);
     assert_eq!(said(&read)[..5], expected);
@@ -106,7 +110,12 @@ fn marks_say_which_answers_are_trained_on() {
             turn
         };
         let none = json!({});
-        let marked = [turn("user", "q", &off), turn("assistant", "bad", &off), turn("user", "r", &none), turn("assistant", "good", &on)];
+        let marked = [
+            turn("user", "q", &off),
+            turn("assistant", "bad", &off),
+            turn("user", "r", &none),
+            turn("assistant", "good", &on),
+        ];
         let read = read(Kind::Chat, json!({"messages": marked}));
         let Record::Chat(dialogue) = read.record else { panic!() };
         assert_eq!(trained(&dialogue), [false, true], "{off}");
@@ -118,12 +127,19 @@ fn marks_say_which_answers_are_trained_on() {
     let half = with(json!({"role": "assistant", "content": "a", "weight": 0.5}));
     assert_eq!(refused(Kind::Chat, half), "`messages[1].weight` is 0.5, expected 0 or 1 (or false or true)");
     let torn = with(json!({"role": "assistant", "content": "a", "weight": 0, "train": true}));
-    assert!(refused(Kind::Chat, torn).starts_with("`messages[1]` has `weight` and `train`, which contradict each other"));
-    let spans = with(json!({"role": "assistant", "content": "a", "train_detail": [{"begin_offset": 0, "end_offset": 3}]}));
-    assert!(refused(Kind::Chat, spans).starts_with("`messages[1].train_detail`: a mask of parts of a turn is not read"));
-    let asked = json!({"messages": [{"role": "user", "content": "q", "train": true}, {"role": "assistant", "content": "a"}]});
+    assert!(
+        refused(Kind::Chat, torn).starts_with("`messages[1]` has `weight` and `train`, which contradict each other")
+    );
+    let spans =
+        with(json!({"role": "assistant", "content": "a", "train_detail": [{"begin_offset": 0, "end_offset": 3}]}));
+    assert!(
+        refused(Kind::Chat, spans).starts_with("`messages[1].train_detail`: a mask of parts of a turn is not read")
+    );
+    let asked =
+        json!({"messages": [{"role": "user", "content": "q", "train": true}, {"role": "assistant", "content": "a"}]});
     assert!(refused(Kind::Chat, asked).starts_with("`messages[0].train` asks for loss on a turn of role `user`"));
-    let compared = json!({"prompt": "q", "chosen": [{"role": "assistant", "content": "a", "weight": 0}], "rejected": "b"});
+    let compared =
+        json!({"prompt": "q", "chosen": [{"role": "assistant", "content": "a", "weight": 0}], "rejected": "b"});
     assert!(refused(Kind::Comparison, compared).starts_with("an answer that is compared is marked"));
 }
 
@@ -137,7 +153,8 @@ fn reasoning_belongs_to_its_answer() {
         assert_eq!(row.messages[1].reasoning.as_deref(), Some("two plus two"));
         let pair = json!({"prompt": "q", "chosen": "a", "rejected": "b", key: "because"});
         assert!(refused(Kind::Comparison, pair).contains("beside turns or several answers"), "{key}");
-        let asked = json!({"messages": [{"role": "user", "content": "q", key: "hm"}, {"role": "assistant", "content": "a"}]});
+        let asked =
+            json!({"messages": [{"role": "user", "content": "q", key: "hm"}, {"role": "assistant", "content": "a"}]});
         assert!(refused(Kind::Chat, asked).contains("belongs to a turn of role `user`"));
     }
 }
@@ -167,13 +184,24 @@ fn tools_and_calls_are_kept_as_the_row_writes_them() {
         {"role": "assistant", "content": "done"}]});
     assert_eq!(dialogue(Kind::Chat, two).messages[1].tool_calls.len(), 2);
     for (row, expected) in [
-        (json!({"messages": [{"role": "user", "content": "q", "tool_calls": [call]}]}), "`messages[0].tool_calls` belongs to a turn of role `user`"),
-        (json!({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}), "`messages[0].tool_calls[0]` has no `name`"),
-        (json!({"conversations": [{"from": "function_call", "value": "weather(Paris)"}]}), "`conversations[0].value` is no call"),
+        (
+            json!({"messages": [{"role": "user", "content": "q", "tool_calls": [call]}]}),
+            "`messages[0].tool_calls` belongs to a turn of role `user`",
+        ),
+        (
+            json!({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}),
+            "`messages[0].tool_calls[0]` has no `name`",
+        ),
+        (
+            json!({"conversations": [{"from": "function_call", "value": "weather(Paris)"}]}),
+            "`conversations[0].value` is no call",
+        ),
         (json!({"prompt": "q", "response": "a", "tools": "no json"}), "`tools` is a text that is no JSON"),
         (json!({"prompt": "q", "response": "a", "tools": {"name": "x"}}), "`tools` is an object, expected a list"),
-        (json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "function_call": {"name": "x"}}]}),
-            "`messages[1].function_call`: OpenAI's old form of calls is not read"),
+        (
+            json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "function_call": {"name": "x"}}]}),
+            "`messages[1].function_call`: OpenAI's old form of calls is not read",
+        ),
     ] {
         let what = refused(Kind::Chat, row);
         assert!(what.starts_with(expected), "{what}");
@@ -182,13 +210,20 @@ fn tools_and_calls_are_kept_as_the_row_writes_them() {
 
 #[test]
 fn whole_numbers_that_would_come_out_changed_are_refused_beside_tools() {
-    let row = |number: &str, key: &str| format!(r#"{{"prompt": "q 99999999999999999999", "response": "a", "{key}": [{{"name": "x", "id": {number}}}]}}"#);
+    let row = |number: &str, key: &str| {
+        format!(
+            r#"{{"prompt": "q 99999999999999999999", "response": "a", "{key}": [{{"name": "x", "id": {number}}}]}}"#
+        )
+    };
     let read = |text: &str| parse_text(Kind::Chat, &serde_json::from_str(text).unwrap(), text.as_bytes());
     for number in ["18446744073709551615", "-9223372036854775808", "1e300", "123456789012345678901234567890.0", "0.5"] {
         assert!(read(&row(number, "tools")).is_ok(), "{number}");
     }
     for number in ["18446744073709551616", "-9223372036854775809"] {
-        assert!(read(&row(number, "tools")).unwrap_err().starts_with("a whole number of more than 64 bits"), "{number}");
+        assert!(
+            read(&row(number, "tools")).unwrap_err().starts_with("a whole number of more than 64 bits"),
+            "{number}"
+        );
         assert!(read(&row(number, "ids")).is_ok(), "nothing is written of it");
     }
 }
@@ -205,8 +240,14 @@ fn texts_in_parts_are_joined_and_other_parts_refused() {
         assert_eq!(said(&dialogue(Kind::Chat, row(parts)))[0], "user: What is 2+2?");
     }
     let image = json!([{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "x"}}]);
-    assert_eq!(refused(Kind::Chat, row(image)), "`messages[0].content[1]` is a part of type `image_url`, expected parts of type `text`");
-    assert!(refused(Kind::Chat, row(json!([{"image": "x.png"}]))).starts_with("`messages[0].content[0]` is an object, expected a part"));
+    assert_eq!(
+        refused(Kind::Chat, row(image)),
+        "`messages[0].content[1]` is a part of type `image_url`, expected parts of type `text`"
+    );
+    assert!(
+        refused(Kind::Chat, row(json!([{"image": "x.png"}])))
+            .starts_with("`messages[0].content[0]` is an object, expected a part")
+    );
     assert_eq!(refused(Kind::Chat, row(json!([]))), "`messages[0].content` is empty, expected a text");
     assert_eq!(refused(Kind::Chat, row(json!({"a": 1}))), "`messages[0].content` is an object, expected a text");
 }
@@ -218,14 +259,25 @@ fn media_are_refused_by_name_and_empty_columns_are_not() {
         let expected = format!("`{key}`: only text is trained on");
         assert!(refused(Kind::Chat, row(json!(["x.png"]))).starts_with(&expected));
         assert!(refused(Kind::Prompt, json!({"prompt": "q", key: "x.png"})).starts_with(&expected));
-        assert!(refused(Kind::Comparison, json!({"prompt": "q", "chosen": "a", "rejected": "b", key: ["x"]})).starts_with(&expected));
+        assert!(
+            refused(Kind::Comparison, json!({"prompt": "q", "chosen": "a", "rejected": "b", key: ["x"]}))
+                .starts_with(&expected)
+        );
         assert_eq!(said(&dialogue(Kind::Chat, row(json!([])))), ["user: q", "assistant: a"]);
     }
 }
 
 #[test]
 fn one_question_and_one_answer_have_many_names() {
-    for (question, answer) in [("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"), ("instruction", "output"), ("question", "response"), ("input", "output")] {
+    for (question, answer) in [
+        ("prompt", "completion"),
+        ("prompt", "response"),
+        ("question", "answer"),
+        ("query", "response"),
+        ("instruction", "output"),
+        ("question", "response"),
+        ("input", "output"),
+    ] {
         let row = json!({question: "What is 2+2?", answer: "4."});
         assert_eq!(said(&dialogue(Kind::Chat, row)), ["user: What is 2+2?", "assistant: 4."]);
     }
@@ -240,12 +292,18 @@ fn one_question_and_one_answer_have_many_names() {
     assert_eq!(said(&dialogue(Kind::Chat, context)), ["user: Sum up.\nA text.", "assistant: a"]);
     let beside = json!({"question": "Who?", "context": "A text.", "answer": "a"});
     assert!(refused(Kind::Chat, beside).starts_with("`context` beside `question`"));
-    assert!(refused(Kind::Chat, json!({"prompt": "q", "completion": "a", "label": false})).starts_with("`label`: says whether the answer is a good one"));
+    assert!(
+        refused(Kind::Chat, json!({"prompt": "q", "completion": "a", "label": false}))
+            .starts_with("`label`: says whether the answer is a good one")
+    );
     let alpaca = json!({"instruction": "q", "input": "ctx", "chosen": "good", "rejected": "bad"});
     assert_eq!(said(&dialogue(Kind::Comparison, alpaca)), ["user: q\nctx", "assistant: good"]);
     let swift = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}], "rejected_response": "bad"});
     let Record::Comparison(pair) = read(Kind::Comparison, swift.clone()).record else { panic!() };
-    assert_eq!(pair.dialogues.iter().map(said).collect::<Vec<_>>(), [["user: q", "assistant: good"], ["user: q", "assistant: bad"]]);
+    assert_eq!(
+        pair.dialogues.iter().map(said).collect::<Vec<_>>(),
+        [["user: q", "assistant: good"], ["user: q", "assistant: bad"]]
+    );
     assert!(refused(Kind::Chat, swift).starts_with("`rejected_response`: makes the row a comparison"));
 }
 
@@ -295,7 +353,10 @@ fn rows_are_told_by_their_keys_whether_or_not_they_can_be_read() {
     let image = json!([{"type": "image"}]);
     for (row, kind) in [
         (json!({"text": "t"}), Some(Kind::Text)),
-        (json!({"messages": [{"role": "user", "content": image}, {"role": "assistant", "content": "a"}]}), Some(Kind::Chat)),
+        (
+            json!({"messages": [{"role": "user", "content": image}, {"role": "assistant", "content": "a"}]}),
+            Some(Kind::Chat),
+        ),
         (json!({"messages": [{"role": "user", "content": "q"}]}), Some(Kind::Prompt)),
         (json!({"prompt": "q", "chosen": 1, "rejected": 2}), Some(Kind::Comparison)),
         (json!({"prompt": "q", "responses": [], "scores": []}), Some(Kind::Comparison)),
@@ -310,6 +371,7 @@ fn rows_are_told_by_their_keys_whether_or_not_they_can_be_read() {
 
 #[test]
 fn whether_two_turns_say_the_same_does_not_depend_on_marks() {
-    let (one, other) = (Message::new(Role::Assistant, "a"), Message { is_trained: false, ..Message::new(Role::Assistant, "a") });
+    let (one, other) =
+        (Message::new(Role::Assistant, "a"), Message { is_trained: false, ..Message::new(Role::Assistant, "a") });
     assert!(one.says_the_same(&other) && !one.says_the_same(&Message::new(Role::User, "a")));
 }

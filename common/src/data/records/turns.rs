@@ -78,7 +78,12 @@ impl Turns {
             "assistant" | "gpt" => (Role::Assistant, false),
             "tool" | "function" | "observation" | "tool_response" => (Role::Tool, false),
             "function_call" | "tool_call" => (Role::Assistant, true),
-            _ => return Err(format!("`{place}` has the role {}, expected system, user, assistant or tool", shown(role))),
+            _ => {
+                return Err(format!(
+                    "`{place}` has the role {}, expected system, user, assistant or tool",
+                    shown(role)
+                ));
+            }
         };
         let calls = keys.get("tool_calls").filter(|calls| !is_empty(calls));
         let mut message = match keys.get(content) {
@@ -113,7 +118,12 @@ pub(super) fn text_of(value: &Value, place: &str) -> Parsed<String> {
     let parts = match value {
         Value::String(text) => return Ok(text.clone()),
         Value::Array(parts) if !parts.is_empty() => parts,
-        other => return Err(format!("`{place}` is {}, expected a text", if is_empty(other) { "empty" } else { a_value(other) })),
+        other => {
+            return Err(format!(
+                "`{place}` is {}, expected a text",
+                if is_empty(other) { "empty" } else { a_value(other) }
+            ));
+        }
     };
     let mut joined = String::new();
     for (index, part) in parts.iter().enumerate() {
@@ -154,11 +164,16 @@ fn trained(keys: &Keys<'_>, role: Role, place: &str) -> Parsed<bool> {
             }
         };
         if mark && role != Role::Assistant && *key != WEIGHT {
-            return Err(format!("`{place}.{key}` asks for loss on a turn of role `{}`, expected it on answers alone", role.name()));
+            return Err(format!(
+                "`{place}.{key}` asks for loss on a turn of role `{}`, expected it on answers alone",
+                role.name()
+            ));
         }
         match said {
             Some((other, said)) if said != mark => {
-                return Err(format!("`{place}` has `{other}` and `{key}`, which contradict each other, expected one of them"));
+                return Err(format!(
+                    "`{place}` has `{other}` and `{key}`, which contradict each other, expected one of them"
+                ));
             }
             _ => said = Some((key, mark)),
         }
