@@ -125,7 +125,7 @@ fn shapes_that_people_expect_are_read() {
         json!({"instruction": "", "input": "What is 2+2?", "output": "4."}),
         json!({"question": "What is 2+2?", "answer": "4."}),
     ] {
-        let (text, trained) = rendered(&folder, &[row.clone()]).remove(0);
+        let (text, trained) = rendered(&folder, std::slice::from_ref(&row)).remove(0);
         assert!(text.contains("<|im_start|>user\nWhat is 2+2?<|im_end|>\n"), "{row}: {text}");
         assert_eq!(trained, "4.<|im_end|>", "{row}");
     }
@@ -136,7 +136,7 @@ fn shapes_that_people_expect_are_read() {
         json!({"instruction": "q", "input": "ctx", "chosen": "good", "rejected": "bad"}),
         json!({"prompt": "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: q\n\nAssistant:", "chosen": " good", "rejected": " bad"}),
     ] {
-        let (text, _) = rendered(&folder, &[row.clone()]).remove(0);
+        let (text, _) = rendered(&folder, std::slice::from_ref(&row)).remove(0);
         assert!(text.ends_with("<|im_start|>assistant\ngood<|im_end|>"), "{row}: {text}");
     }
 }

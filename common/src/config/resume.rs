@@ -29,7 +29,9 @@ pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
     };
     let mut problems = Problems::new();
     for (key, old, new) in differences(&parse(old)?, &parse(new)?) {
-        if !may_change(&key) {
+        let is_older =
+            old.is_none() && LATER.iter().any(|(later, value)| *later == key && new.as_deref() == Some(*value));
+        if !may_change(&key) && !is_older {
             let [old, new] = [old, new].map(|text| text.unwrap_or_else(|| "not set".to_owned()));
             problems.push(
                 place,
@@ -40,10 +42,21 @@ pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
     problems.into_result()
 }
 
+/// Keys that runs from before their time do not have, and what they did.
+const LATER: [(&str, &str); 1] = [("reward.score_at", "\"auto\"")];
+
 /// `train.epochs` is a number of steps; `ppo.epochs` is not, it is part of the algorithm.
 fn may_change(key: &str) -> bool {
-    const KEYS: [&str; 6] =
-        ["train.steps", "train.epochs", "ppo.steps", "data.eval", "data.eval_prompts", "reward.second"];
+    const KEYS: [&str; 8] = [
+        "train.steps",
+        "train.epochs",
+        "ppo.steps",
+        "data.eval",
+        "data.eval_prompts",
+        "reward.second",
+        "reward.second_score_at",
+        "reward.second_system",
+    ];
     KEYS.contains(&key) || key.starts_with("run.") || key.starts_with("guards.")
 }
 

@@ -330,3 +330,11 @@ fn steps_from_epochs() {
     assert_eq!(total_steps(None, Some(1), 101, 10), 11);
     assert_eq!(total_steps(None, Some(3), 101, 10), 31); // 303 rows
 }
+
+/// A run that began before a key was there goes on with what it did.
+#[test]
+fn a_key_that_came_later_is_no_difference_as_long_as_it_means_what_was_done() {
+    resume_differences("c", "[reward]\n", "[reward]\nscore_at = \"auto\"\n").unwrap();
+    assert!(resume_differences("c", "[reward]\n", "[reward]\nscore_at = \"last\"\n").is_err());
+    assert!(resume_differences("c", "[reward]\nscore_at = \"end\"\n", "[reward]\nscore_at = \"auto\"\n").is_err());
+}
