@@ -8,6 +8,7 @@ mod cli;
 mod configs;
 mod curation;
 mod evaluation;
+mod foreign;
 mod formats;
 mod guards;
 mod hostile;

@@ -5,7 +5,7 @@
 //!
 //! The checkpoint's chat template is the judge of what a dialogue looks like. Plain turns are written here, after the template has been
 //! compared on dialogues of every kind; where a dialogue holds reasoning, tools or their calls, or where the template writes plain turns
-//! in its own way, it is rendered for every row, and its text taken apart into turns ([`rendered`]). An empty think block that the family
+//! in its own way, it is rendered for every row, and its text taken apart into turns (`chatml/rendered.rs`). An empty think block that the family
 //! puts before an answer (Qwen3) is structure, without loss.
 
 mod dialogue;

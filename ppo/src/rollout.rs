@@ -153,5 +153,10 @@ mod tests {
         let (flat, ends) = rollout.scored(&[0, 1], 5, &Reading::default(), Device::Cpu);
         assert_eq!(flat.tokens(), &[7, 8, 1, 5, 2, 0, 5]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![3, 6]);
+        // A reward model that renders prompts in another way, and is read behind the end token.
+        let reading = Reading { prompts: [(vec![7, 8], vec![9, 9, 8])].into(), behind_the_end: vec![6] };
+        let (flat, ends) = rollout.scored(&[0, 1], 5, &reading, Device::Cpu);
+        assert_eq!(flat.tokens(), &[9, 9, 8, 1, 5, 6, 2, 0, 5, 6]);
+        assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![5, 9]);
     }
 }

@@ -1,5 +1,5 @@
-//! The shapes of rows, and how each becomes a [`Record`]. What a row holds beside the texts of its turns ([`turns`]), and what formats
-//! mean by it, stands in [`keys`].
+//! The shapes of rows, and how each becomes a [`Record`]. What a row holds beside the texts of its turns (`turns.rs`), and what formats
+//! mean by it, stands in `keys.rs`.
 
 mod keys;
 mod shapes;
