@@ -329,9 +329,11 @@ impl stage::Trainer for Session {
         state.set("ptx_taken", trainer.ptx.as_ref().map(|stream| stream.taken));
         let contract =
             ScoreContract { value_shift: trainer.value_shift, ..ScoreContract::new(&self.evaluation.format) };
-        let mut value = trainer.models.value_model.saved();
+        let writing = |face| trainer.config.run.result_dtype.writing(face, trainer.config.ppo.seed);
+        let policy = trainer.models.policy.saved(writing(Face::CausalLm));
+        let mut value = trainer.models.value_model.saved(writing(Face::Scalar));
         value.add_file(contract::FILE, contract.to_bytes());
-        Snapshot { models: Box::new(vec![("model", trainer.models.policy.saved()), ("value", value)]), state }
+        Snapshot { models: Box::new(vec![("model", policy), ("value", value)]), state }
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

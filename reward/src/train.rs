@@ -9,7 +9,7 @@ use align_common::data::Order;
 use align_common::error::{Problem, Result, finite};
 use align_common::lm::microbatches;
 use align_common::metrics::Metrics;
-use align_common::model::{Over, ScalarModel};
+use align_common::model::{Face, Over, ScalarModel};
 use align_common::optim::{AdamW, clip_scale};
 use align_common::run::{Recorded, Run};
 use align_common::schedule::lr;
@@ -254,7 +254,7 @@ impl stage::Trainer for Trainer<'_> {
                 None => Reference::new(name, &self.score(set).concat()),
             });
         }
-        let mut model = self.model.saved();
+        let mut model = self.model.saved(self.config.run.result_dtype.writing(Face::Scalar, self.config.train.seed));
         model.add_file(contract::FILE, contract.to_bytes());
         model.add_file(seen::FILE, self.rows.seen.to_bytes());
         let mut state = State::new();

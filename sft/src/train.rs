@@ -10,7 +10,7 @@ use align_common::generate::{Sampling, generate};
 use align_common::lm::{self, LmRow};
 use align_common::metrics::Metrics;
 use align_common::metrics::markdown::prompt_and_response;
-use align_common::model::{CausalLm, Dropout};
+use align_common::model::{CausalLm, Dropout, Face};
 use align_common::optim::{AdamW, clip_scale};
 use align_common::random::{self, Purpose};
 use align_common::run::{Recorded, Run};
@@ -160,7 +160,13 @@ impl stage::Trainer for Trainer<'_> {
     fn snapshot(&self) -> Snapshot {
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
-        Snapshot { models: Box::new(vec![("model", self.model.saved())]), state }
+        Snapshot {
+            models: Box::new(vec![(
+                "model",
+                self.model.saved(self.sections.run.result_dtype.writing(Face::CausalLm, self.sections.train.seed)),
+            )]),
+            state,
+        }
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

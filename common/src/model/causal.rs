@@ -8,8 +8,8 @@ use super::backbone::{Backbone, See};
 use super::config::ModelConfig;
 use super::header::{Face, Files, LM_HEAD, Spec, causal_specs};
 use super::heads::{GradOf, LmHead, Over, TokenStats};
-use super::saved::{Saved, detached, probe};
-use super::weights::{self, Parameter, SideFiles};
+use super::saved::{Probed, Saved, probe};
+use super::weights::{Parameter, SideFiles, Writing};
 use super::{Dropout, ModelOptions, backward_with};
 use crate::batch::FlatBatch;
 use crate::error::Result;
@@ -135,22 +135,19 @@ impl CausalLm {
     /// # Errors
     /// [`crate::error::Error::Io`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let parameters: Vec<&Parameter> = self.parameters().iter().collect();
-        weights::write_folder(dir, &parameters, &self.config().source, &self.backbone.side_files)
+        self.saved(Writing::default()).write(dir)
     }
 
     /// The model as it stands, for another thread to write and check.
-    pub fn saved(&self) -> Saved {
+    pub fn saved(&self, writing: Writing) -> Saved {
         let _no_grad = tch::no_grad_guard();
-        Saved {
-            parameters: detached(self.parameters()),
-            config: self.config().source.clone(),
-            side_files: self.backbone.side_files.clone(),
-            dtype: self.config().dtype,
-            options: self.backbone.options.frozen(),
+        let probe = || Probed {
             says: self.head.logits(&self.hidden(&probe(self.config().vocab_size), None)),
+            options: self.backbone.options.frozen(),
             read: Self::say,
-        }
+        };
+        let side_files = self.backbone.side_files.clone();
+        Saved::new(self.parameters(), writing, self.config().clone(), side_files, Face::CausalLm, probe)
     }
 
     /// The logits of a folder's model on the probe.
@@ -159,13 +156,5 @@ impl CausalLm {
         let model = Self::read(dir, &files, options, Parameter::mapped)?;
         let hidden = model.backbone.hidden_once(&probe(model.config().vocab_size), &files);
         Ok(model.head.logits_once(&hidden, &files))
-    }
-
-    /// Reads what [`CausalLm::save`] wrote and compares its logits on a probe with this model's.
-    ///
-    /// # Errors
-    /// As [`Saved::check`].
-    pub fn check_saved(&self, dir: &Path) -> Result<()> {
-        self.saved().check(dir)
     }
 }

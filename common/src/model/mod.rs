@@ -2,7 +2,7 @@
 //! position, a score or a value. `config.json` decides the architecture.
 //!
 //! - `config`: `config.json` of the three families; `header`: what a folder holds, checked before anything loads;
-//!   `weights`: safetensors ⇄ parameters.
+//!   `weights`: safetensors ⇄ parameters; `rounding`: fp32 weights in 16 bits; `saved`: a model on its way to the disk.
 //! - `transformer`: top-down; `layer`: one layer, forward and back; `rope`: positions; `attention`: segments of a flat batch; `heads`: the
 //!   two heads.
 //! - `product`: products of matrices; on the CPU `few_rows`: those while decoding, `elementwise` and `softmax`: what lies between
@@ -22,6 +22,7 @@ mod kv_cache;
 mod layer;
 mod product;
 mod rope;
+mod rounding;
 mod saved;
 mod scalar;
 mod softmax;
@@ -44,7 +45,7 @@ pub use saved::Saved;
 pub use scalar::ScalarModel;
 pub(crate) use softmax::exponentials;
 pub use untrained::untrained_chatml;
-pub use weights::{Parameter, SideFiles};
+pub use weights::{Parameter, SideFiles, Writing};
 
 #[cfg(test)]
 pub(crate) mod tests;
