@@ -86,7 +86,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         Launched::Over(outcome) => return Ok(outcome),
         Launched::Ready(run, progress) => (run, progress),
     };
-    let session = build(config, inputs, run.checkpoint())?;
+    let session = build(config, inputs)?;
     train(session, run, progress).map(Some)
 }
 
@@ -97,7 +97,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 pub fn replay(config: &PpoConfig, recorded: &Recorded) -> Result<Replay> {
     let inputs = check(config)?;
     recorded.check_inputs(&input_files(config))?;
-    stage::replay(build(config, inputs, Some(&recorded.checkpoint))?, &config.run, recorded)
+    stage::replay(build(config, inputs)?, &config.run, recorded)
 }
 
 fn input_files(config: &PpoConfig) -> Vec<PathBuf> {
@@ -196,8 +196,8 @@ fn check_scalar(path: &Path, format: Option<&ChatFormat>, problems: &mut Problem
     Ok(Some(source))
 }
 
-/// Loads the models, as they were given or as a checkpoint has them, and the trainer's state.
-pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Result<Session> {
+/// Loads the models as they were given. Where a run goes on, a checkpoint's state brings the weights of those that are trained.
+pub(crate) fn build(config: &PpoConfig, inputs: Inputs) -> Result<Session> {
     let trained = |device: &Option<String>| ModelOptions {
         device: config.device(device),
         compute: config.models.dtype.kind(),
@@ -211,11 +211,10 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
         recompute_layers: false,
     };
     let (sources, seed) = (&config.models, config.ppo.seed);
-    let from = |name: &str, path: &PathBuf| checkpoint.map_or_else(|| path.clone(), |checkpoint| checkpoint.join(name));
     let mut models = Models {
-        policy: CausalLm::load(&from("model", &sources.policy), &trained(&sources.policy_device))?,
+        policy: CausalLm::load(&sources.policy, &trained(&sources.policy_device))?,
         ref_policy: CausalLm::load(&sources.policy, &frozen(&sources.reference_device))?,
-        value_model: ScalarModel::load(&from("value", config.value_path()), &trained(&sources.value_device), seed)?,
+        value_model: ScalarModel::load(config.value_path(), &trained(&sources.value_device), seed)?,
         reward_model: ScalarModel::load(&sources.reward, &frozen(&sources.reward_device), seed)?,
     };
     let second = config.reward.second.as_ref();

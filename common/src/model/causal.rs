@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::backbone::{Backbone, See};
 use super::config::ModelConfig;
@@ -49,6 +49,16 @@ impl CausalLm {
         let new =
             |(index, spec)| Parameter::random(spec, seed, Purpose::WeightInit, index as u64, config.dtype, options);
         let parameters = specs.iter().enumerate().map(new).collect();
+        Self::assemble(Backbone::new(config, parameters, SideFiles::default(), options))
+    }
+
+    /// As [`CausalLm::random`] with weights of 0, for one whose weights are still to come.
+    pub fn blank(config: ModelConfig, options: &ModelOptions) -> Self {
+        let blank = |spec: &Spec| {
+            let zeros = Tensor::zeros(&spec.shape, (Kind::Float, options.device));
+            Parameter::new(&spec.name, &zeros, config.dtype, options)
+        };
+        let parameters = causal_specs(&config).iter().map(blank).collect();
         Self::assemble(Backbone::new(config, parameters, SideFiles::default(), options))
     }
 

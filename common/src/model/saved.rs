@@ -143,10 +143,11 @@ fn agree(dir: &Path, memory: &Tensor, written: &Tensor) -> Result<()> {
     Err(differs(dir, &format!("it gives other numbers than the model in memory (apart by {apart:.1e} of their size)")))
 }
 
-/// What was written is not what was to be.
-pub(super) fn differs(path: &Path, how: &str) -> Error {
+/// What was written is not what was to be. The place is told by its last two names, since the folder is still to get its own.
+pub(super) fn differs(place: &Path, how: &str) -> Error {
+    let names: Vec<_> = place.iter().map(|name| name.to_string_lossy()).collect();
+    let place = names[names.len().saturating_sub(2)..].join("/");
     Error::Failed(format!(
-        "{}: what was read back is not what was written: {how}; the disk or the memory is not sound",
-        path.display()
+        "{place}: what was read back is not what was written: {how}; the disk or the memory is not sound"
     ))
 }

@@ -188,6 +188,9 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
     if let Some(state) = run.state()? {
         trainer.load(&state)?;
     }
+    if run.models_are_due() {
+        run.save(run.next_step(), trainer.snapshot())?;
+    }
     progress.begin("training", run.steps() - run.next_step());
     for step in run.next_step()..run.steps() {
         let done = step + 1;
@@ -235,6 +238,10 @@ fn halt_before(trainer: &impl Trainer, run: &mut Run, done: u64, error: &Error) 
     // A full disk must not hide what was wrong.
     let kept = match run.keep_for_replay(done, trainer.snapshot()) {
         Ok(()) => format!("`align replay {}` repeats the step", run.out().display()),
+        // Its state is enough for that.
+        Err(Error::Models { source, .. }) => {
+            format!("`align replay {}` repeats the step; its model could not be written: {source}", run.out().display())
+        }
         Err(other) => format!("what the step began with could not be kept: {other}"),
     };
     let said = halt(trainer, run, done, done - 1, &[error.to_string()], Failure::of(error).as_ref())?;
