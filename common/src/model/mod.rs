@@ -36,7 +36,7 @@ pub use backbone::See;
 pub use causal::CausalLm;
 pub use config::{Family, ModelConfig, Yarn};
 pub use header::{Face, Header, inspect};
-pub(crate) use header::{num_parameters, num_parameters_without};
+pub(crate) use header::{READ_BYTES, num_parameters, num_parameters_without};
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use heads::{block_ids, chunk_rows};
 pub(crate) use kv_cache::Prefilled;
