@@ -13,10 +13,11 @@ use align_common::lm;
 use align_common::metrics::Metrics;
 use align_common::model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
 use align_common::optim::{AdamW, AdamWOptions};
+use align_common::progress::Progress;
 use align_common::run::{Outcome, Recorded, Run};
 use align_common::stage::{
-    self, Action, Examination, Job, Launched, Plan, Replay, Source, Watch, check_causal_lm, check_format, check_source,
-    check_trained_length, launch, set_names, train,
+    self, Action, Comparison, Examination, Job, Launched, Plan, Replay, Source, Watch, check_causal_lm, check_format,
+    check_source, check_trained_length, launch, set_names, train,
 };
 use serde_json::{Value, json};
 
@@ -29,6 +30,7 @@ use crate::record;
 use crate::replay;
 use crate::rewards::{KlController, RunningMoments};
 use crate::train::{StepReport, Trainer};
+use crate::written;
 
 /// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length; of fewer where a
 /// first-generation policy was trained for fewer.
@@ -146,7 +148,7 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         }
         for (name, file) in set_names(&data.eval_prompts).into_iter().zip(data.eval_prompts.iter()) {
             let prompts = read(std::slice::from_ref(file), &mut problems)?;
-            eval.push(EvalSet { name, prompts, reference: None });
+            eval.push(EvalSet { name, prompts, latest: None, reference: None });
         }
         if config.ptx.coef > 0.0 {
             let read = lm::documents(&data.pretrain, format.tokenizer(), data.bad_rows);
@@ -271,6 +273,7 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs) -> Result<Session> {
 
 impl stage::Trainer for Session {
     fn step(&mut self, step: u64) -> Result<Metrics> {
+        self.evaluation.sets.iter_mut().for_each(|set| set.latest = None);
         let (moments, shift) = (self.trainer.moments, self.trainer.value_shift);
         let report = self.trainer.step(step);
         // A step that comes to no number in its first update has changed nothing, so that it can be repeated from its beginning.
@@ -333,6 +336,14 @@ impl stage::Trainer for Session {
         let mut value = trainer.models.value_model.saved(writing(Face::Scalar));
         value.add_file(contract::FILE, contract.to_bytes());
         Snapshot { models: Box::new(vec![("model", policy), ("value", value)]), state }
+    }
+
+    fn compute(&self) -> tch::Kind {
+        self.trainer.config.models.dtype.kind()
+    }
+
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+        written::compare(self, checkpoint, progress)
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

@@ -29,6 +29,7 @@ pub mod seen;
 pub mod stats;
 pub mod train;
 pub mod verdict;
+mod written;
 
 use std::path::PathBuf;
 

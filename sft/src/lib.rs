@@ -23,6 +23,7 @@ pub mod doctor;
 pub mod plan;
 mod replay;
 pub mod train;
+mod written;
 
 use std::path::PathBuf;
 

@@ -30,7 +30,7 @@ impl CausalLm {
         Self::read(dir, &Files::require(dir)?, options, Parameter::read)
     }
 
-    fn read(
+    pub(super) fn read(
         dir: &Path,
         files: &Files,
         options: &ModelOptions,
@@ -164,7 +164,7 @@ impl CausalLm {
     fn say(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
         let files = Files::require(dir)?;
         let model = Self::read(dir, &files, options, Parameter::mapped)?;
-        let hidden = model.backbone.hidden_once(&probe(model.config().vocab_size), &files);
+        let hidden = model.backbone.hidden_once(&probe(model.config().vocab_size), None, &files);
         Ok(model.head.logits_once(&hidden, &files))
     }
 }

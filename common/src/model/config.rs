@@ -129,7 +129,7 @@ impl ModelConfig {
 }
 
 /// How `config.json` spells a dtype of weights.
-pub(crate) fn dtype_name(kind: Kind) -> &'static str {
+pub fn dtype_name(kind: Kind) -> &'static str {
     match kind {
         Kind::BFloat16 => "bfloat16",
         Kind::Half => "float16",

@@ -94,6 +94,21 @@ pub fn inspect(dir: &Path) -> Result<Header> {
     Ok(Header { num_parameters: count(&specs), config, face, has_lm_head, has_weights: true })
 }
 
+/// The dtypes of a folder's weights, each once.
+///
+/// # Errors
+/// [`Error::Invalid`] when it holds none, or none that can be read.
+pub fn dtypes(dir: &Path) -> Result<Vec<Kind>> {
+    let files = Files::require(dir)?;
+    let mut kinds: Vec<Kind> = Vec::new();
+    for kind in files.tensors.values().filter_map(|entry| kind(entry.dtype)) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    Ok(kinds)
+}
+
 /// Parameters of a language model, or of a scalar model, whose head is one row.
 pub(crate) fn num_parameters(config: &ModelConfig, has_lm_head: bool) -> u64 {
     count(&specs(config, has_lm_head))

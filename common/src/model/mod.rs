@@ -8,7 +8,8 @@
 //! - `product`: products of matrices; on the CPU `few_rows`: those while decoding, `elementwise` and `softmax`: what lies between
 //!   products.
 //! - `untrained`: whether the ChatML tokens were ever trained.
-//! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it.
+//! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it; `written`: these in the
+//!   files of a folder, to be compared.
 
 mod attention;
 mod backbone;
@@ -30,12 +31,13 @@ mod tiles;
 mod transformer;
 mod untrained;
 mod weights;
+mod written;
 
 pub(crate) use attention::extent;
 pub use backbone::See;
 pub use causal::CausalLm;
-pub use config::{Family, ModelConfig, Yarn};
-pub use header::{Face, Header, inspect};
+pub use config::{Family, ModelConfig, Yarn, dtype_name};
+pub use header::{Face, Header, dtypes, inspect};
 pub(crate) use header::{READ_BYTES, num_parameters, num_parameters_without};
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use heads::{block_ids, chunk_rows};
@@ -46,6 +48,7 @@ pub use scalar::ScalarModel;
 pub(crate) use softmax::exponentials;
 pub use untrained::untrained_chatml;
 pub use weights::{Parameter, SideFiles, Writing};
+pub use written::{LmReader, ScalarReader, WrittenLm, WrittenScalar, divergence};
 
 #[cfg(test)]
 pub(crate) mod tests;

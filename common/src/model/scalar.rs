@@ -18,7 +18,7 @@ use crate::random::Purpose;
 
 /// A reward or value model.
 pub struct ScalarModel {
-    backbone: Backbone,
+    pub(super) backbone: Backbone,
     head: ScalarHead,
     lm_head: Option<LmHead>,
     has_new_head: bool,
@@ -43,7 +43,7 @@ impl ScalarModel {
         Self::read(dir, &Files::require(dir)?, options, head_seed, true, Parameter::read)
     }
 
-    fn read(
+    pub(super) fn read(
         dir: &Path,
         files: &Files,
         options: &ModelOptions,
@@ -190,7 +190,7 @@ impl ScalarModel {
         let _no_grad = tch::no_grad_guard();
         let files = Files::require(dir)?;
         let model = Self::read(dir, &files, options, 0, false, Parameter::mapped)?;
-        Ok(model.scalars(&model.backbone.hidden_once(&probe(model.config().vocab_size), &files)))
+        Ok(model.scalars(&model.backbone.hidden_once(&probe(model.config().vocab_size), None, &files)))
     }
 
     /// The source's config as that of a sequence classifier with one label.

@@ -514,7 +514,7 @@ impl Run {
     ///
     /// # Panics
     /// When no checkpoint was saved: the last step always has one.
-    pub fn finish(mut self) -> Result<Outcome> {
+    pub fn finish(&mut self) -> Result<Outcome> {
         let (_, last) = self.last_checkpoint(self.steps)?.expect("the last step was saved");
         self.publish(&last)?;
         self.metrics.sync()?;
@@ -524,6 +524,15 @@ impl Run {
         self.facts.insert("seconds".to_owned(), Value::from(self.clock.seconds()));
         folder::write_facts(&self.out, &self.facts)?;
         Ok(Outcome::Finished { step: self.steps })
+    }
+
+    /// Has run.json say something of what came of the run.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn add_fact(&mut self, name: &str, value: Value) -> Result<()> {
+        self.facts.insert(name.to_owned(), value);
+        folder::write_facts(&self.out, &self.facts)
     }
 
     /// Copies a checkpoint's models beside the result; each then takes its place.

@@ -1,10 +1,12 @@
 //! From a checked stage to its last step: what will run is said, the run's folder taken, and the loop driven.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tch::Kind;
 
+use super::written::{self, Comparison};
 use super::{Alarm, Examination, Job, News, input_sizes};
 use crate::checkpoint::{Snapshot, State};
 use crate::config::RunSection;
@@ -173,6 +175,16 @@ pub trait Trainer {
     /// All that a resume needs: the trained models (`model`, and what else the stage makes), and the state beside them.
     fn snapshot(&self) -> Snapshot;
 
+    /// Measures what the models in a checkpoint's folder say, beside what the trained ones do. Asked for where that is something else:
+    /// [`written::differs`].
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison>;
+
+    /// The dtype in which it computes.
+    fn compute(&self) -> Kind;
+
     /// Takes a state back.
     ///
     /// # Errors
@@ -230,7 +242,13 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
         progress
             .note(&format!("the lowest loss on held-out rows, {loss:.4}, is that of step {step}: {}", path.display()));
     }
-    run.finish()
+    let outcome = run.finish()?;
+    // Behind the end, so that nothing that happens here costs a result.
+    let measured = written::measure(&mut trainer, &mut run, progress);
+    if let Err(error) = measured {
+        progress.note(&format!("the result could not be compared with what was trained: {error}"));
+    }
+    Ok(outcome)
 }
 
 /// Ends a run whose next step came to a number that is none, and keeps all that it needs to come there again.

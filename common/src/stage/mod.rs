@@ -5,6 +5,7 @@ pub mod doctor;
 mod launch;
 mod replay;
 mod warnings;
+pub mod written;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::tokenizer::Tokenizer;
 pub use launch::{Action, Launched, Plan, Trainer, Watch, launch, train};
 pub use replay::{Examination, Part, Quantity, Replay, gradients, merge, replay};
 pub use warnings::{Alarm, Lasting, News};
+pub use written::Comparison;
 
 /// How the binary asks a stage to run.
 pub struct Job<'a> {
