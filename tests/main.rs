@@ -25,3 +25,4 @@ mod serve;
 mod service;
 mod tree;
 mod util;
+mod written;

@@ -274,12 +274,9 @@ impl Stored {
         Self { name, tensor, dtype, shape, kind, draws, written: Cell::new(None) }
     }
 
-    fn misfit(&self, path: &Path, weight: f32) -> Error {
+    fn misfit(&self, weight: f32) -> Error {
         let (dtype, name) = (dtype_name(self.kind), &self.name);
-        let what = format!(
-            "{name} has a weight of {weight}, which is beyond the numbers of {dtype}; give another run.result_dtype"
-        );
-        Error::Failed(format!("{}: {what}", path.display()))
+        Error::Failed(format!("{name} has a weight of {weight}, which is beyond the numbers of {dtype}"))
     }
 
     /// Its bytes in the file's dtype.
@@ -340,7 +337,7 @@ fn write_file(path: &Path, tensors: &[Stored]) -> Result<Sums> {
             Ok(sum) => sums.insert(stored.name.clone(), sum),
             Err(weight) => {
                 let _ = std::fs::remove_file(&beside);
-                return Err(stored.misfit(path, weight));
+                return Err(stored.misfit(weight));
             }
         };
     }
