@@ -27,3 +27,4 @@ mod serve;
 mod service;
 mod tree;
 mod util;
+mod written;

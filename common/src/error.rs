@@ -32,6 +32,19 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// A model could not be written, or was not read back as it was to be. The rest of the checkpoint is whole.
+    #[error(
+        "the model of step {step} is not saved: {source}; masters, moments and counters are, in {}: --resume goes on from there and writes the model again, in the same or another run.result_dtype; the earlier checkpoints are untouched",
+        path.display()
+    )]
+    Models {
+        /// Steps done.
+        step: u64,
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why.
+        source: Box<Error>,
+    },
     /// A loss or gradient is no longer a number.
     #[error(
         "{what} is not finite ({number}), expected a number; lower the learning rate or look at the rows of this step"

@@ -11,8 +11,8 @@ use crate::batch::FlatBatch;
 use crate::lm::microbatches;
 use crate::memory;
 use crate::model::{
-    Family, ModelConfig, ModelOptions, attention_is_ours, bfloat16_is_ours, bfloat16_is_widened, block_ids, chunk_rows,
-    extent, num_parameters, num_parameters_without,
+    Family, ModelConfig, ModelOptions, READ_BYTES, attention_is_ours, bfloat16_is_ours, bfloat16_is_widened, block_ids,
+    chunk_rows, extent, num_parameters, num_parameters_without,
 };
 
 /// What is computed at once.
@@ -55,9 +55,13 @@ pub struct Held {
     pub has_lm_head: bool,
     /// Whether dropout acts.
     pub dropout: bool,
+    /// The dtype of the weights that are written of it; the source's, where there is none.
+    pub written: Option<Kind>,
 }
 
 const FP32: u64 = 4;
+/// Of a mapped file, as much is read at a time.
+const PART_BYTES: u64 = READ_BYTES as u64;
 
 impl Held {
     /// Number of parameters.
@@ -70,20 +74,23 @@ impl Held {
         self.num_parameters() * if self.options.trainable { FP32 } else { self.compute() }
     }
 
-    /// What a checkpoint takes while it is written and read back beside the steps behind it: its largest matrix, rounded to 16 bits, and
-    /// of the mapped file a layer, with its largest matrix in the dtype of computation.
+    /// What a checkpoint takes while it is written and read back beside the steps behind it. Written in 16 bits: its largest matrix, rounded.
+    /// In fp32, which is written from where it lies: of the mapped file a layer, with its largest matrix in the dtype of computation, or
+    /// a part of the embedding.
     pub fn saving(&self) -> u64 {
         if !self.options.trainable {
             return 0;
         }
         let shape = self.shape();
-        let written = self.config.dtype.elt_size_in_bytes() as u64;
+        let written = self.written.unwrap_or(self.config.dtype);
+        let bytes = written.elt_size_in_bytes() as u64;
         let largest = shape.hidden * shape.inner.max(shape.query);
         let embedding = self.config.vocab_size as u64 * shape.hidden;
-        // A tensor and its bytes.
-        let rounded = if self.config.dtype == Kind::Float { 0 } else { 2 * written * embedding.max(largest) };
-        let cast = if self.config.dtype == self.options.compute { 0 } else { self.compute() * largest };
-        rounded.max(written * shape.matrices() + cast)
+        if written != Kind::Float {
+            return bytes * embedding.max(largest);
+        }
+        let cast = if written == self.options.compute { 0 } else { self.compute() * largest };
+        (bytes * shape.matrices() + cast).max(PART_BYTES.min(bytes * embedding))
     }
 
     /// Gradients, in fp32; they stay from step to step.

@@ -22,6 +22,8 @@ pub enum Purpose {
     Generate = 6,
     /// The assignment of responses to minibatches.
     Minibatch = 8,
+    /// Which way weights are rounded that are written in 16 bits.
+    Rounding = 9,
 }
 
 /// The stream of (seed, purpose, step, row). Positions are taken in order, or by [`uniform`].

@@ -25,6 +25,8 @@ const SAMPLES: usize = 4;
 pub(crate) struct EvalSet {
     pub(crate) name: String,
     pub(crate) prompts: Vec<Vec<i64>>,
+    /// The policy's responses, where it has not been trained since.
+    pub(crate) latest: Option<Rollout>,
     /// What the reference makes of them, once that was needed. It never changes, and neither do its draws.
     pub(crate) reference: Option<Reference>,
 }
@@ -60,6 +62,7 @@ impl Evaluation {
         let mut metrics = Metrics::new();
         for set in &mut self.sets {
             let (found, report) = measure(trainer, set, self.second_reward_model.as_ref())?;
+            set.latest = Some(report.rollout.clone());
             metrics.extend(found.iter().map(|(name, value)| (format!("eval/{}/{name}", set.name), value)));
             write_samples(run, done, &set.name, &self.format, &report, set.reference.as_ref())?;
         }
@@ -119,7 +122,7 @@ fn measure(
 
 /// One response to every prompt. The draws depend on the prompt alone, so that evaluations, and policy and reference, differ by
 /// the model only.
-fn respond(trainer: &Trainer, model: &CausalLm, prompts: &[Vec<i64>]) -> Result<Rollout> {
+pub(crate) fn respond(trainer: &Trainer, model: &CausalLm, prompts: &[Vec<i64>]) -> Result<Rollout> {
     let seed = trainer.config.ppo.seed;
     let responses = trainer.respond(model, &trainer.sampling, prompts, 1, &|prompt, _, position| {
         random::uniform(seed, Purpose::Generate, 0, prompt as u64, position as u64)

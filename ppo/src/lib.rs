@@ -36,6 +36,7 @@ pub mod rewards;
 pub mod rollout;
 pub mod run;
 pub mod train;
+mod written;
 
 pub use doctor::doctor;
 pub use plan::plan;

@@ -4,7 +4,7 @@ use align_common::data::Order;
 use align_common::error::Result;
 use align_common::footprint::{Held, Outline, Phase, STEPS, Work, resident};
 use align_common::lm::microbatches;
-use align_common::model::{Header, ModelOptions};
+use align_common::model::{Face, Header, ModelOptions};
 use tch::Device;
 
 use crate::config::PpoConfig;
@@ -43,6 +43,7 @@ pub fn plan(config: &PpoConfig) -> Result<Outline> {
         },
         has_lm_head,
         dropout: false,
+        written: config.run.result_dtype.writing(if has_lm_head { Face::CausalLm } else { Face::Scalar }, 0).dtype,
     };
     let (policy, reward) = (&inputs.policy.header, &inputs.reward.header);
     let models = Models {

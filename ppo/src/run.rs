@@ -11,12 +11,14 @@ use align_common::error::{Problem, Problems, Result};
 use align_common::generate::Sampling;
 use align_common::lm;
 use align_common::metrics::Metrics;
-use align_common::model::{CausalLm, Family, ModelOptions, ScalarModel};
+use align_common::model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
 use align_common::optim::{AdamW, AdamWOptions};
+use align_common::progress::Progress;
 use align_common::run::{Outcome, Recorded, Run};
 use align_common::stage::{
-    self, Action, Examination, Job, Launched, Plan, Replay, ScoreWish, Scorer, Source, Watch, check_causal_lm,
-    check_format, check_reward_model, check_scalar_model, check_trained_length, launch, set_names, train,
+    self, Action, Comparison, Examination, Job, Launched, Plan, Replay, ScoreWish, Scorer, Source, Watch,
+    check_causal_lm, check_format, check_reward_model, check_scalar_model, check_trained_length, launch, set_names,
+    train,
 };
 use serde_json::{Value, json};
 
@@ -30,6 +32,7 @@ use crate::replay;
 use crate::rewards::{KlController, RunningMoments};
 use crate::rollout::Reading;
 use crate::train::{StepReport, Trainer};
+use crate::written;
 
 /// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length; of fewer where a
 /// first-generation policy was trained for fewer.
@@ -98,7 +101,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         Launched::Over(outcome) => return Ok(outcome),
         Launched::Ready(run, progress) => (run, progress),
     };
-    let session = build(config, inputs, run.checkpoint())?;
+    let session = build(config, inputs)?;
     train(session, run, progress).map(Some)
 }
 
@@ -109,7 +112,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 pub fn replay(config: &PpoConfig, recorded: &Recorded) -> Result<Replay> {
     let inputs = check(config)?;
     recorded.check_inputs(&input_files(config))?;
-    stage::replay(build(config, inputs, Some(&recorded.checkpoint))?, &config.run, recorded)
+    stage::replay(build(config, inputs)?, &config.run, recorded)
 }
 
 fn input_files(config: &PpoConfig) -> Vec<PathBuf> {
@@ -175,7 +178,7 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         }
         for (name, file) in set_names(&data.eval_prompts).into_iter().zip(data.eval_prompts.iter()) {
             let prompts = read(std::slice::from_ref(file), &mut problems)?;
-            eval.push(EvalSet { name, prompts, reference: None });
+            eval.push(EvalSet { name, prompts, latest: None, reference: None });
         }
         if config.ptx.coef > 0.0 {
             let read = lm::documents(&data.pretrain, format.tokenizer(), data.bad_rows);
@@ -273,8 +276,8 @@ impl Reader {
     }
 }
 
-/// Loads the models, as they were given or as a checkpoint has them, and the trainer's state.
-pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path>) -> Result<Session> {
+/// Loads the models as they were given. Where a run goes on, a checkpoint's state brings the weights of those that are trained.
+pub(crate) fn build(config: &PpoConfig, inputs: Inputs) -> Result<Session> {
     let trained = |device: &Option<String>| ModelOptions {
         device: config.device(device),
         compute: config.models.dtype.kind(),
@@ -288,11 +291,10 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
         recompute_layers: false,
     };
     let (sources, seed) = (&config.models, config.ppo.seed);
-    let from = |name: &str, path: &PathBuf| checkpoint.map_or_else(|| path.clone(), |checkpoint| checkpoint.join(name));
     let mut models = Models {
-        policy: CausalLm::load(&from("model", &sources.policy), &trained(&sources.policy_device))?,
+        policy: CausalLm::load(&sources.policy, &trained(&sources.policy_device))?,
         ref_policy: CausalLm::load(&sources.policy, &frozen(&sources.reference_device))?,
-        value_model: ScalarModel::load(&from("value", config.value_path()), &trained(&sources.value_device), seed)?,
+        value_model: ScalarModel::load(config.value_path(), &trained(&sources.value_device), seed)?,
         reward_model: ScalarModel::load(&sources.reward, &frozen(&sources.reward_device), seed)?,
     };
     let second = config.reward.second.as_ref();
@@ -351,6 +353,7 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
 
 impl stage::Trainer for Session {
     fn step(&mut self, step: u64) -> Result<Metrics> {
+        self.evaluation.sets.iter_mut().for_each(|set| set.latest = None);
         let (moments, shift) = (self.trainer.moments, self.trainer.value_shift);
         let report = self.trainer.step(step);
         // A step that comes to no number in its first update has changed nothing, so that it can be repeated from its beginning.
@@ -408,9 +411,19 @@ impl stage::Trainer for Session {
         state.set("ptx_taken", trainer.ptx.as_ref().map(|stream| stream.taken));
         let contract =
             ScoreContract { value_shift: trainer.value_shift, ..ScoreContract::new(&self.evaluation.format) };
-        let mut value = trainer.models.value_model.saved();
+        let writing = |face| trainer.config.run.result_dtype.writing(face, trainer.config.ppo.seed);
+        let policy = trainer.models.policy.saved(writing(Face::CausalLm));
+        let mut value = trainer.models.value_model.saved(writing(Face::Scalar));
         value.add_file(contract::FILE, contract.to_bytes());
-        Snapshot { models: Box::new(vec![("model", trainer.models.policy.saved()), ("value", value)]), state }
+        Snapshot { models: Box::new(vec![("model", policy), ("value", value)]), state }
+    }
+
+    fn compute(&self) -> tch::Kind {
+        self.trainer.config.models.dtype.kind()
+    }
+
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+        written::compare(self, checkpoint, progress)
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

@@ -22,7 +22,7 @@ const COMPARISONS: usize = 8;
 pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     let (source, format, mut rows) = check(config)?;
     tch::set_num_threads(config.run.num_threads() as i32);
-    let model = load(config, &source, None)?;
+    let model = load(config, &source)?;
     let end = format.tokenizer().special().im_end;
     let mut checks = vec![Check::template(&config.model.path, &format, &|dialogue: &Dialogue| {
         format.prompt(dialogue).expect("a dialogue of texts")
@@ -63,7 +63,7 @@ pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Vec<Chec
     config.schedule.warmup_steps = 0;
     rows.train.rows = few;
     rows.order = align_common::data::Order::new(&[rows.train.rows.len()], None, config.train.seed, false);
-    let model = load(&config, &source, None)?;
+    let model = load(&config, &source)?;
     let mut trainer = Trainer::new(&config, &rows, &format, model, 2);
     checks.push(Check::learns(&mut trainer)?);
     progress.end();

@@ -1,7 +1,7 @@
 //! Scores without gradient.
 
 use align_common::lm::microbatches;
-use align_common::model::ScalarModel;
+use align_common::model::ScalarReader;
 
 use crate::data::{Branches, Row, lay_out};
 use crate::seen::SeenPairs;
@@ -9,7 +9,7 @@ use crate::verdict::JudgedPair;
 
 /// The raw scores of every comparison's dialogues, in order; `done` is called with the number of comparisons finished.
 pub fn score(
-    model: &ScalarModel,
+    model: &impl ScalarReader,
     rows: &[Row],
     microbatch_tokens: usize,
     done: &mut dyn FnMut(usize),
@@ -26,11 +26,9 @@ pub fn score(
 }
 
 /// The raw scores of dialogues, computed as one flat batch, in order.
-pub fn score_at_once<'a>(model: &ScalarModel, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
-    let _no_grad = tch::no_grad_guard();
+pub fn score_at_once<'a>(model: &impl ScalarReader, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
     let (flat, ends) = lay_out(branches, model.longest_shared(), model.device());
-    let hidden = model.hidden_at(&flat, &ends, None); // (S, D)
-    let scalars = model.scalars(&hidden).to_device(tch::Device::Cpu);
+    let scalars = model.scalars_at(&flat, &ends).to_device(tch::Device::Cpu); // (S)
     Vec::<f32>::try_from(&scalars).expect("scalars are flat fp32").into_iter().map(f64::from).collect()
 }
 
@@ -83,7 +81,7 @@ mod tests {
     use std::path::Path;
 
     use align_common::data::Place;
-    use align_common::model::ModelOptions;
+    use align_common::model::{ModelOptions, ScalarModel};
 
     use super::*;
 

@@ -29,8 +29,9 @@ pub mod seen;
 pub mod stats;
 pub mod train;
 pub mod verdict;
+mod written;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use align_common::chatml::ChatFormat;
 use align_common::config::{to_toml, total_steps};
@@ -93,7 +94,7 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         Launched::Over(outcome) => return Ok(outcome),
         Launched::Ready(run, progress) => (run, progress),
     };
-    let model = load(config, &source, run.checkpoint())?;
+    let model = load(config, &source)?;
     stage::train(Trainer::new(config, &rows, &format, model, steps), run, progress).map(Some)
 }
 
@@ -104,7 +105,7 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 pub fn replay(config: &RmConfig, recorded: &Recorded) -> Result<Replay> {
     let (source, format, rows) = check(config)?;
     recorded.check_inputs(&Mixture::new(&config.data.train, &config.data.mix).files)?;
-    let model = load(config, &source, Some(&recorded.checkpoint))?;
+    let model = load(config, &source)?;
     stage::replay(Trainer::new(config, &rows, &format, model, total(config, &rows)), &config.run, recorded)
 }
 
@@ -114,8 +115,8 @@ fn total(config: &RmConfig, rows: &Rows) -> u64 {
     total_steps(train.steps, train.epochs, rows.order.epoch_len() as u64, train.batch_size as u64)
 }
 
-/// The model as it starts, or as a checkpoint has it.
-fn load(config: &RmConfig, source: &Source, checkpoint: Option<&Path>) -> Result<ScalarModel> {
+/// The model as it starts; a checkpoint's state brings its weights, all else is the source's.
+fn load(config: &RmConfig, source: &Source) -> Result<ScalarModel> {
     let path = &config.model.path;
     let options = ModelOptions {
         device: config.run.device(),
@@ -123,12 +124,11 @@ fn load(config: &RmConfig, source: &Source, checkpoint: Option<&Path>) -> Result
         trainable: true,
         recompute_layers: config.model.recompute_layers,
     };
-    // With the language-model loss, the head is part of what is trained; a checkpoint keeps it in its state.
-    let folder = checkpoint.map_or_else(|| path.clone(), |checkpoint| checkpoint.join("model"));
+    // With the language-model loss, the head is part of what is trained.
     let mut model = if config.loss.lm_coef > 0.0 {
         ScalarModel::load_with_lm_head(path, &options, config.train.seed)?
     } else {
-        ScalarModel::load(&folder, &options, config.train.seed)?
+        ScalarModel::load(path, &options, config.train.seed)?
     };
     model.set_pad_token_id(source.tokenizer.special().endoftext);
     Ok(model)

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use align_common::config::total_steps;
 use align_common::error::Result;
 use align_common::footprint::{self, Held, Outline, STEPS, Work};
-use align_common::model::ModelOptions;
+use align_common::model::{Face, ModelOptions};
 use tch::Device;
 
 use crate::check;
@@ -26,7 +26,8 @@ pub fn plan(config: &RmConfig) -> Result<Outline> {
         recompute_layers: config.model.recompute_layers,
     };
     let has_lm_head = config.loss.lm_coef > 0.0;
-    let held = Held { config: source.header.config, options, has_lm_head, dropout: false };
+    let written = config.run.result_dtype.writing(Face::Scalar, train.seed).dtype;
+    let held = Held { config: source.header.config, options, has_lm_head, dropout: false, written };
     let size = train.batch_size as u64;
     let steps = total_steps(train.steps, train.epochs, rows.order.epoch_len() as u64, size);
     let targets = move |row: &Row| if has_lm_head { row.num_answer_tokens(row.best) } else { 0 };

@@ -1,6 +1,7 @@
 //! The training loop of the reward model: batch → loss → update → metrics → maybe save.
 
 use std::ops::Range;
+use std::path::Path;
 
 use align_common::chatml::ChatFormat;
 use align_common::checkpoint::{Snapshot, State};
@@ -9,11 +10,12 @@ use align_common::data::{Order, Unread};
 use align_common::error::{Problem, Result, finite};
 use align_common::lm::microbatches;
 use align_common::metrics::Metrics;
-use align_common::model::{Over, ScalarModel};
+use align_common::model::{Face, Over, ScalarModel};
 use align_common::optim::{AdamW, clip_scale};
+use align_common::progress::Progress;
 use align_common::run::{Recorded, Run};
 use align_common::schedule::lr;
-use align_common::stage::{self, Examination};
+use align_common::stage::{self, Comparison, Examination};
 use serde_json::{Map, json};
 use tch::{Kind, Tensor};
 
@@ -24,6 +26,7 @@ use crate::loss::{LossParams, RewardStats, reward_loss};
 use crate::replay::replay;
 use crate::seen::{self, SeenPairs};
 use crate::stats::pair_accuracy;
+use crate::written;
 
 /// A held-out file.
 pub struct EvalSet {
@@ -64,13 +67,13 @@ const SAMPLES: usize = 4;
 /// Trains a reward model on comparisons.
 pub struct Trainer<'a> {
     config: &'a RmConfig,
-    rows: &'a Rows,
+    pub(crate) rows: &'a Rows,
     format: &'a ChatFormat,
     pub(crate) model: ScalarModel,
     pub(crate) optimizer: AdamW,
     steps: u64,
-    /// How the first held-out set is scored, where that was measured since the last step.
-    spread: Option<Reference>,
+    /// Raw scores of every held-out set, where they were asked for since the last step.
+    held_out: Vec<Vec<Vec<f64>>>,
 }
 
 impl<'a> Trainer<'a> {
@@ -78,7 +81,7 @@ impl<'a> Trainer<'a> {
     pub fn new(config: &'a RmConfig, rows: &'a Rows, format: &'a ChatFormat, model: ScalarModel, steps: u64) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
         let optimizer = AdamW::new(named, &config.optimizer);
-        Self { config, rows, format, optimizer, model, steps, spread: None }
+        Self { config, rows, format, optimizer, model, steps, held_out: Vec::new() }
     }
 
     /// Where the language-model loss on the best dialogue's last answer reads each of its targets, and these; nothing without `loss.lm_coef`.
@@ -123,6 +126,15 @@ impl<'a> Trainer<'a> {
         let pairs = flatten(&rows, self.config.loss.margin, tch::Device::Cpu).pairs;
         let scalars = Tensor::from_slice(&scores.concat());
         reward_loss(&scalars, &pairs, rows.len(), &self.loss_params()).stats.loss
+    }
+
+    /// Raw scores of a held-out set as they were asked for last, where that was since the last step.
+    pub(crate) fn held_out_scores(&self, set: usize) -> Option<&Vec<Vec<f64>>> {
+        self.held_out.get(set)
+    }
+
+    pub(crate) fn microbatch_tokens(&self) -> usize {
+        self.config.train.microbatch_tokens
     }
 
     /// Raw scores of every comparison of a set.
@@ -175,7 +187,7 @@ pub(crate) fn num_lm_tokens(batch: &[&Row]) -> usize {
 impl stage::Trainer for Trainer<'_> {
     /// One optimiser step on comparisons s·B … s·B+B−1 of the run's order.
     fn step(&mut self, step: u64) -> Result<Metrics> {
-        self.spread = None;
+        self.held_out.clear();
         let train = &self.config.train;
         let batch = self.batch(step);
         let lm_tokens = num_lm_tokens(&batch);
@@ -209,22 +221,21 @@ impl stage::Trainer for Trainer<'_> {
     fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics> {
         let mut metrics = Metrics::new();
         let tokenizer = self.format.tokenizer();
-        for set in &self.rows.eval {
-            let scores = self.score(set);
-            let pairs = score_pairs(&set.rows, &scores);
+        self.held_out = self.rows.eval.iter().map(|set| self.score(set)).collect();
+        for (set, scores) in self.rows.eval.iter().zip(&self.held_out) {
+            let pairs = score_pairs(&set.rows, scores);
             let name = &set.name;
             metrics.set(format!("eval/{name}/accuracy"), pair_accuracy(pairs.iter().copied()).accuracy);
-            metrics.set(format!("eval/{name}/loss"), self.eval_loss(&set.rows, &scores));
+            metrics.set(format!("eval/{name}/loss"), self.eval_loss(&set.rows, scores));
             let margins: f64 = pairs.iter().map(|(chosen, rejected)| chosen - rejected).sum();
             metrics.set(format!("eval/{name}/margin"), margins / pairs.len() as f64);
             let spread = Reference::new(name.as_str(), &scores.concat());
             metrics.set(format!("eval/{name}/score_mean"), spread.mean);
             metrics.set(format!("eval/{name}/score_std"), spread.std);
-            self.spread.get_or_insert(spread);
             let (chosen, rejected): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
             run.histogram(done, &format!("scores/{name}/chosen"), &chosen)?;
             run.histogram(done, &format!("scores/{name}/rejected"), &rejected)?;
-            for (row, scores) in set.rows.iter().zip(&scores).take(SAMPLES) {
+            for (row, scores) in set.rows.iter().zip(scores).take(SAMPLES) {
                 let mut sample = Map::new();
                 sample.insert("set".to_owned(), json!(name));
                 sample.insert("prompt".to_owned(), json!(tokenizer.decode(&row.prefix)));
@@ -251,18 +262,24 @@ impl stage::Trainer for Trainer<'_> {
         let mut contract = ScoreContract::new(self.format);
         if let (Some(set), Some(file)) = (self.rows.eval.first(), self.config.data.eval.first()) {
             let name = file.display().to_string();
-            contract.reference = Some(match &self.spread {
-                Some(spread) => Reference { set: name, ..spread.clone() },
-                None => Reference::new(name, &self.score(set).concat()),
-            });
+            let scores = self.held_out_scores(0).cloned().unwrap_or_else(|| self.score(set));
+            contract.reference = Some(Reference::new(name, &scores.concat()));
         }
-        let mut model = self.model.saved();
+        let mut model = self.model.saved(self.config.run.result_dtype.writing(Face::Scalar, self.config.train.seed));
         model.add_file(contract::FILE, contract.to_bytes());
         model.add_file(seen::FILE, self.rows.seen.to_bytes());
         model.add_scoring_files(self.format);
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
         Snapshot { models: Box::new(vec![("model", model)]), state }
+    }
+
+    fn compute(&self) -> Kind {
+        self.config.model.dtype.kind()
+    }
+
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+        written::compare(self, checkpoint, progress)
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

@@ -23,8 +23,9 @@ pub mod doctor;
 pub mod plan;
 mod replay;
 pub mod train;
+mod written;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use align_common::chatml::ChatFormat;
 use align_common::config::{Config, to_toml, total_steps};
@@ -183,12 +184,12 @@ pub fn replay_pretrain(config: &PretrainConfig, recorded: &Recorded, progress: &
 
 fn repeat(inputs: &Inputs<'_>, recorded: &Recorded) -> Result<Replay> {
     recorded.check_inputs(&inputs.files)?;
-    let model = load(inputs, Some(&recorded.checkpoint))?;
+    let model = load(inputs, true)?;
     stage::replay(trainer(inputs, model), inputs.sections.run, recorded)
 }
 
-/// The model as it starts, or as a checkpoint has it.
-fn load(inputs: &Inputs<'_>, checkpoint: Option<&Path>) -> Result<CausalLm> {
+/// The model as it starts. Where a checkpoint's state brings its weights, that says all else: names, shapes and the source's dtypes.
+fn load(inputs: &Inputs<'_>, state_follows: bool) -> Result<CausalLm> {
     let Sections { model: base, train, run, .. } = inputs.sections;
     let Source { header, tokenizer, .. } = &inputs.source;
     let options = ModelOptions {
@@ -197,14 +198,16 @@ fn load(inputs: &Inputs<'_>, checkpoint: Option<&Path>) -> Result<CausalLm> {
         trainable: true,
         recompute_layers: base.recompute_layers,
     };
-    let mut model = match checkpoint {
-        Some(checkpoint) => CausalLm::load(&checkpoint.join("model"), &options)?,
-        None if header.has_weights => CausalLm::load(&base.path, &options)?,
-        None => {
-            let mut model = CausalLm::random(header.config.clone(), train.seed, &options);
-            model.set_side_files(SideFiles::capture(&base.path)?);
-            model
-        }
+    let mut model = if header.has_weights {
+        CausalLm::load(&base.path, &options)?
+    } else {
+        let config = header.config.clone();
+        let mut model = match state_follows {
+            true => CausalLm::blank(config, &options),
+            false => CausalLm::random(config, train.seed, &options),
+        };
+        model.set_side_files(SideFiles::capture(&base.path)?);
+        model
     };
     model.add_ends(&(inputs.ends)(tokenizer.special()));
     Ok(model)
@@ -237,6 +240,6 @@ fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Opti
         Launched::Over(outcome) => return Ok(outcome),
         Launched::Ready(run, progress) => (run, progress),
     };
-    let model = load(&inputs, run.checkpoint())?;
+    let model = load(&inputs, run.checkpoint().is_some())?;
     stage::train(trainer(&inputs, model), run, progress).map(Some)
 }

@@ -3,7 +3,7 @@
 use align_common::error::Result;
 use align_common::footprint::{self, Held, Outline, STEPS, Work};
 use align_common::lm::{LmRow, flatten};
-use align_common::model::ModelOptions;
+use align_common::model::{Face, ModelOptions};
 use align_common::progress::Progress;
 use tch::Device;
 
@@ -36,7 +36,9 @@ fn outline(inputs: Inputs<'_>) -> Outline {
         trainable: true,
         recompute_layers: sections.model.recompute_layers,
     };
-    let held = Held { config: source.header.config, options, has_lm_head: true, dropout: train.dropout > 0.0 };
+    let written = sections.run.result_dtype.writing(Face::CausalLm, train.seed).dtype;
+    let dropout = train.dropout > 0.0;
+    let held = Held { config: source.header.config, options, has_lm_head: true, dropout, written };
     let (size, microbatch_tokens) = (train.batch_size as u64, train.microbatch_tokens);
     // Asked for again and again, of rows that are made when they are.
     let of_step = |step| rows.batch(step, size).map(|row| (row.len(), row.num_loss_tokens())).collect();

@@ -1,6 +1,7 @@
 //! The training loop of sft and pretraining: batch → loss → update → metrics → maybe save.
 
 use std::ops::Range;
+use std::path::Path;
 use std::time::Instant;
 
 use align_common::checkpoint::{Snapshot, State};
@@ -10,18 +11,21 @@ use align_common::generate::{Sampling, generate};
 use align_common::lm::{self, LmRow};
 use align_common::metrics::Metrics;
 use align_common::metrics::markdown::prompt_and_response;
-use align_common::model::{CausalLm, Dropout};
+use align_common::model::{CausalLm, Dropout, Face};
 use align_common::optim::{AdamW, clip_scale};
+use align_common::progress::Progress;
 use align_common::random::{self, Purpose};
 use align_common::run::{Recorded, Run};
 use align_common::schedule::lr;
-use align_common::stage::{self, Examination};
+use align_common::stage::{self, Comparison, Examination};
 use align_common::tokenizer::Tokenizer;
 use serde_json::{Map, json};
+use tch::Kind;
 
 use crate::config::TrainSection;
 use crate::data::Rows;
 use crate::replay::replay;
+use crate::written;
 
 /// The sections that the loop reads.
 #[derive(Clone, Copy)]
@@ -42,6 +46,8 @@ pub struct Trainer<'a> {
     pub(crate) model: CausalLm,
     pub(crate) optimizer: AdamW,
     steps: u64,
+    /// What was measured on held-out rows since the last step.
+    held_out: Option<Metrics>,
 }
 
 /// How many held-out rows are continued at each evaluation, and by how many tokens at the most.
@@ -53,11 +59,16 @@ impl<'a> Trainer<'a> {
     pub fn new(sections: Sections<'a>, rows: &'a Rows, tokenizer: &'a Tokenizer, model: CausalLm, steps: u64) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
         let optimizer = AdamW::new(named, sections.optimizer);
-        Self { sections, rows, tokenizer, optimizer, model, steps }
+        Self { sections, rows, tokenizer, optimizer, model, steps, held_out: None }
+    }
+
+    /// The loss of a held-out set as it was measured last, where that was since the last step.
+    pub(crate) fn held_out_loss(&self, set: &str) -> Option<f64> {
+        self.held_out.as_ref()?.get(&format!("eval/{set}/loss"))
     }
 
     /// Loss, perplexity and token accuracy of every held-out file.
-    fn held_out(&self) -> Metrics {
+    fn measure(&self) -> Metrics {
         let mut metrics = Metrics::new();
         for set in &self.rows.eval {
             let stats =
@@ -117,6 +128,7 @@ impl stage::Trainer for Trainer<'_> {
     /// One optimiser step on rows s·B … s·B+B−1 of the run's order.
     fn step(&mut self, step: u64) -> Result<Metrics> {
         let started = Instant::now();
+        self.held_out = None;
         let train = self.sections.train;
         let batch: Vec<LmRow> = self.batch(step);
         let loss_tokens: usize = batch.iter().map(LmRow::num_loss_tokens).sum();
@@ -146,7 +158,9 @@ impl stage::Trainer for Trainer<'_> {
 
     fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics> {
         self.sample(run, done)?;
-        Ok(self.held_out())
+        let metrics = self.measure();
+        self.held_out = Some(metrics.clone());
+        Ok(metrics)
     }
 
     fn note(&self, metrics: &Metrics) -> String {
@@ -160,7 +174,21 @@ impl stage::Trainer for Trainer<'_> {
     fn snapshot(&self) -> Snapshot {
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
-        Snapshot { models: Box::new(vec![("model", self.model.saved())]), state }
+        Snapshot {
+            models: Box::new(vec![(
+                "model",
+                self.model.saved(self.sections.run.result_dtype.writing(Face::CausalLm, self.sections.train.seed)),
+            )]),
+            state,
+        }
+    }
+
+    fn compute(&self) -> Kind {
+        self.sections.model.dtype.kind()
+    }
+
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+        written::compare(self, checkpoint, progress)
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

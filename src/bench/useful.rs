@@ -24,8 +24,13 @@ impl Model {
     pub(super) fn new(config: &ModelConfig) -> Self {
         let options =
             ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: false, recompute_layers: false };
-        let held =
-            |has_lm_head: bool| Held { config: config.clone(), options: options.clone(), has_lm_head, dropout: false };
+        let held = |has_lm_head: bool| Held {
+            config: config.clone(),
+            options: options.clone(),
+            has_lm_head,
+            dropout: false,
+            written: None,
+        };
         Self { lm: held(true), scalar: held(false) }
     }
 

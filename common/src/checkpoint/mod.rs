@@ -97,7 +97,7 @@ pub trait Models: Send {
     /// What cannot be written.
     fn write(&self, folder: &Path) -> Result<()>;
 
-    /// Reads back what was written and compares it with what the models were when they were asked to be written.
+    /// Reads back what was written and compares it with what was to be written.
     ///
     /// # Errors
     /// [`Error::Failed`] when it is something else.
@@ -114,6 +114,8 @@ pub struct Snapshot {
 
 const STATE_TENSORS: &str = "state.safetensors";
 const STATE_JSON: &str = "state.json";
+/// The folder in which models lie that were not read back as what was written.
+pub const UNSOUND: &str = "unsound";
 /// The file that names a folder's files with sizes and checksums.
 pub(crate) const MANIFEST: &str = "manifest.json";
 
@@ -161,24 +163,32 @@ pub(crate) fn numbered(folder: &Path, ending: &str) -> Result<Vec<(u64, PathBuf)
     Ok(found)
 }
 
-/// Writes the checkpoint of `step` into `folder`: models, state, and what `more` adds to the folder it is given. Returns the
+/// Writes the checkpoint of `step` into `folder`: state, models, and what `more` adds to the folder it is given. Returns the
 /// checkpoint's path.
 ///
 /// # Errors
-/// [`Error::Io`] when something cannot be written, [`Error::Failed`] when it cannot be read back; nothing of it is left then, and the
-/// earlier checkpoints are untouched.
+/// [`Error::Io`] when the state or what `more` adds cannot be written, [`Error::Failed`] when the state cannot be read back; nothing of the
+/// checkpoint is left then. [`Error::Models`] when a model cannot be written or is not read back as it was to be: the checkpoint is there
+/// then, with all that training goes on from and no models, and what was written of them lies in its folder [`UNSOUND`]. The earlier
+/// checkpoints are untouched.
 pub fn save(folder: &Path, step: u64, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let temporary = folder.join(format!("{TEMPORARY}{}", folder_name(step)));
     remove_folder(&temporary)?;
     fs::create_dir(&temporary).map_err(Error::io(&temporary))?;
-    if let Err(error) = write(&temporary, snapshot, more) {
-        let _ = remove_folder(&temporary); // on a full disk, room for others
-        return Err(error);
-    }
+    let models = match write(&temporary, snapshot, more) {
+        Ok(models) => models,
+        Err(error) => {
+            let _ = remove_folder(&temporary); // on a full disk, room for others
+            return Err(error);
+        }
+    };
     let path = folder.join(folder_name(step));
     replace_folder(&temporary, &path)?;
-    Ok(path)
+    match models {
+        Ok(()) => Ok(path),
+        Err(source) => Err(Error::Models { step, path, source: Box::new(source) }),
+    }
 }
 
 /// Writes the manifest of a folder that is complete.
@@ -190,16 +200,23 @@ fn write_manifest(folder: &Path, files: Vec<Entry>) -> Result<()> {
     write_json(&folder.join(MANIFEST), &Manifest { files })
 }
 
-fn write(folder: &Path, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// Returns what became of the models.
+fn write(folder: &Path, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<()>) -> Result<Result<()>> {
     let Snapshot { models, state } = snapshot;
-    models.write(folder)?;
     let tensors = folder.join(STATE_TENSORS);
     let sum = write_summed(&tensors, &state.tensors)?;
+    let written = models.write(folder);
     let json = state.json;
     drop((state.tensors, state.shut)); // from here on, what was written may change
+    if written.is_err() {
+        model_folders(folder)?.iter().try_for_each(|model| remove_folder(model))?; // on a full disk, room for what follows
+    }
     write_json(&folder.join(STATE_JSON), &Value::Object(json))?;
     more(folder)?;
-    models.check(folder)?;
+    let sound = written.and_then(|()| models.check(folder));
+    if sound.is_err() {
+        set_models_aside(folder)?;
+    }
     let files = entries(folder)?;
     let sum = sum_of_file(&tensors, &sum)?;
     if files.iter().any(|entry| entry.path == STATE_TENSORS && entry.crc32 != sum) {
@@ -209,28 +226,66 @@ fn write(folder: &Path, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<(
         )));
     }
     write_manifest(folder, files)?;
-    sync_tree(folder)
+    sync_tree(folder)?;
+    Ok(sound)
 }
 
-/// Removes all but the newest `keep` checkpoints of `folder`, and `best` where there is one.
+/// The models' folders in that of a checkpoint.
+fn model_folders(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        if path.is_dir() && !path.ends_with(UNSOUND) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Models that are not what they should be must not be taken for it, but whoever wants to know why may look at them.
+fn set_models_aside(folder: &Path) -> Result<()> {
+    let (models, aside) = (model_folders(folder)?, folder.join(UNSOUND));
+    if models.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir(&aside).map_err(Error::io(&aside))?;
+    for model in models {
+        let to = aside.join(model.file_name().expect("a folder inside a checkpoint"));
+        fs::rename(&model, &to).map_err(Error::io(&to))?;
+    }
+    Ok(())
+}
+
+/// Whether the checkpoint at `path` has models, as all have but those of [`Error::Models`].
+pub fn has_models(path: &Path) -> bool {
+    Manifest::read(path).is_some_and(|manifest| manifest.files.iter().any(Entry::is_of_a_model))
+}
+
+/// Removes all but the newest `keep` checkpoints of `folder`, and `best` where there is one. One without models counts for none, and
+/// stays as long as it is newer than these.
 ///
 /// # Errors
 /// [`Error::Io`] when one cannot be removed.
 pub fn prune(folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
     let found = list(folder)?;
-    let old = &found[..found.len().saturating_sub(keep.max(1))];
-    old.iter().filter(|(step, _)| Some(*step) != best).try_for_each(|(_, path)| retire(path))
+    let whole = found.iter().rev().filter(|(_, path)| has_models(path));
+    let Some((oldest, _)) = whole.take(keep.max(1)).last() else { return Ok(()) };
+    let old = found.iter().filter(|(step, _)| step < oldest && Some(*step) != best);
+    old.into_iter().try_for_each(|(_, path)| retire(path))
 }
 
 /// Copies the models of the checkpoint at `path` into the folder `to`, and compares the copies with the manifest.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the checkpoint is damaged, [`Error::Io`] when a copy cannot be written.
+/// [`Error::Invalid`] when the checkpoint is damaged, [`Error::Failed`] when it has no models, [`Error::Io`] when a copy cannot be written.
 pub fn copy_models(path: &Path, to: &Path) -> Result<()> {
     let manifest = Manifest::read(path).ok_or_else(|| {
         Error::invalid(path.join(MANIFEST).display(), format!("is missing or damaged{}", way_out(path)))
     })?;
-    for entry in manifest.files.iter().filter(|entry| entry.path.contains('/')) {
+    if !manifest.files.iter().any(Entry::is_of_a_model) {
+        return Err(Error::Failed(format!("{}: holds no models, only what training goes on from", path.display())));
+    }
+    for entry in manifest.files.iter().filter(|entry| entry.is_of_a_model()) {
         let (file, copy) = (path.join(&entry.path), to.join(&entry.path));
         let parent = copy.parent().expect("a file in a model's folder");
         fs::create_dir_all(parent).map_err(Error::io(parent))?;
@@ -284,6 +339,11 @@ impl Manifest {
 }
 
 impl Entry {
+    /// The state and its like lie beside the models' folders.
+    fn is_of_a_model(&self) -> bool {
+        self.path.contains('/')
+    }
+
     /// How a file is not what is said here.
     fn differs(&self, file: &Path) -> Option<String> {
         match digest(file) {
@@ -312,12 +372,15 @@ fn way_out(path: &Path) -> String {
     format!("; no earlier checkpoint is whole: remove {} to start again at step 0 with --resume", damaged.join(" and "))
 }
 
-/// Every file below `folder` with size and checksum, in the order of their paths.
+/// Every file below `folder` with size and checksum, in the order of their paths; but not models that were set aside.
 fn entries(folder: &Path) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
     walk(folder, &mut |path| {
-        let (bytes, crc32) = digest(path).map_err(Error::io(path))?;
         let relative = path.strip_prefix(folder).expect("walk stays below the folder");
+        if relative.starts_with(UNSOUND) {
+            return Ok(());
+        }
+        let (bytes, crc32) = digest(path).map_err(Error::io(path))?;
         found.push(Entry { path: relative.to_string_lossy().into_owned(), bytes, crc32 });
         Ok(())
     })?;

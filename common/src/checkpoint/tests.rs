@@ -28,27 +28,36 @@ fn sums() -> Vec<f64> {
     (1..1000).map(|i| f64::from(i).ln() * 1e-3 + f64::from(i).sqrt()).collect()
 }
 
-/// A model of a thousand bytes, which may not come back as it was.
+/// What becomes of a model.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Sound,
+    NotWritten,
+    ReadAsAnother,
+}
+
+/// A model of a thousand bytes.
 struct Bytes {
-    sound: bool,
+    fate: Fate,
 }
 
 impl Models for Bytes {
     fn write(&self, folder: &Path) -> Result<()> {
         let model = folder.join("model");
         fs::create_dir(&model).map_err(Error::io(&model))?;
-        fs::write(model.join("weights"), [7; 1000]).map_err(Error::io(&model))
+        fs::write(model.join("weights"), [7; 1000]).map_err(Error::io(&model))?;
+        if self.fate == Fate::NotWritten { Err(Error::Failed("no room".to_owned())) } else { Ok(()) }
     }
 
     fn check(&self, folder: &Path) -> Result<()> {
         assert_eq!(fs::read(folder.join("model/weights")).unwrap(), [7; 1000]);
-        if self.sound { Ok(()) } else { Err(Error::Failed("other numbers".to_owned())) }
+        if self.fate == Fate::Sound { Ok(()) } else { Err(Error::Failed("other numbers".to_owned())) }
     }
 }
 
 /// Saves a state with a sound model and nothing else.
 fn save(folder: &Path, step: u64, state: State) -> PathBuf {
-    super::save(folder, step, Snapshot { models: Box::new(Bytes { sound: true }), state }, |_| Ok(())).unwrap()
+    super::save(folder, step, Snapshot { models: Box::new(Bytes { fate: Fate::Sound }), state }, |_| Ok(())).unwrap()
 }
 
 fn problems<T: std::fmt::Debug>(result: Result<T>) -> Vec<String> {
@@ -160,27 +169,69 @@ fn damage_is_named_with_the_way_out() {
 }
 
 #[test]
-fn a_failed_save_leaves_the_earlier_ones_and_nothing_else() {
+fn a_state_that_is_not_saved_leaves_the_earlier_ones_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     save(folder.path(), 1, state());
-    let snapshot = |sound| Snapshot { models: Box::new(Bytes { sound }), state: state() };
+    let snapshot = |fate| Snapshot { models: Box::new(Bytes { fate }), state: state() };
     let full = |_: &Path| Err(Error::Failed("the disk is full".to_owned()));
-    assert!(super::save(folder.path(), 2, snapshot(true), full).is_err());
-    let error = super::save(folder.path(), 2, snapshot(false), |_| Ok(())).unwrap_err();
-    assert_eq!(error.to_string(), "other numbers");
+    assert!(super::save(folder.path(), 2, snapshot(Fate::Sound), full).is_err());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     load(&folder.path().join("step-000001")).unwrap();
-    // A state that lands on the disk as something else.
+    // A state that lands on the disk as something else, whatever becomes of the model.
     let flip = |temporary: &Path| {
         let file = temporary.join("state.safetensors");
         let mut bytes = fs::read(&file).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&file, bytes).map_err(Error::io(&file))
     };
-    let error = super::save(folder.path(), 2, snapshot(true), flip).unwrap_err().to_string();
-    assert!(error.contains("state.safetensors: what was written is not what was in memory"), "{error}");
+    for fate in [Fate::Sound, Fate::NotWritten, Fate::ReadAsAnother] {
+        let error = super::save(folder.path(), 2, snapshot(fate), flip).unwrap_err().to_string();
+        assert!(error.contains("state.safetensors: what was written is not what was in memory"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
     save(folder.path(), 2, state());
     assert_eq!(list(folder.path()).unwrap().len(), 2);
+}
+
+/// Masters and moments cost days, a model's folder seconds.
+#[test]
+fn a_model_that_is_not_saved_costs_nothing_else() {
+    for fate in [Fate::NotWritten, Fate::ReadAsAnother] {
+        let folder = tempfile::tempdir().unwrap();
+        for step in 1..=3 {
+            save(folder.path(), step, state());
+        }
+        let snapshot = Snapshot { models: Box::new(Bytes { fate }), state: state() };
+        let error = super::save(folder.path(), 4, snapshot, |_| Ok(())).unwrap_err();
+        let path = folder.path().join("step-000004");
+        let said = error.to_string();
+        assert!(said.starts_with("the model of step 4 is not saved: "), "{said}");
+        assert!(said.contains(&format!("are, in {}: --resume goes on from there", path.display())), "{said}");
+        let Error::Models { step: 4, path: named, .. } = error else { panic!("{error:?}") };
+        assert_eq!(named, path);
+
+        // It is whole without a model, and training has all that it needs.
+        verify(&path).unwrap();
+        let loaded = load(&path).unwrap();
+        for (name, tensor) in &state().tensors {
+            assert!(tensor.equal(loaded.by_name()[name.as_str()]), "{name}");
+        }
+        assert_eq!(loaded.get::<Vec<f64>>("sums").unwrap(), sums());
+        assert!(!has_models(&path) && !path.join("model").exists());
+        assert_eq!(path.join("unsound/model/weights").exists(), fate == Fate::ReadAsAnother);
+        let refused = copy_models(&path, &folder.path().join("copy")).unwrap_err().to_string();
+        assert!(refused.contains("holds no models"), "{refused}");
+        // It takes no other's place, and goes when newer ones with models are enough.
+        let steps = |keep| {
+            prune(folder.path(), keep, None).unwrap();
+            list(folder.path()).unwrap().iter().map(|(step, _)| *step).collect::<Vec<u64>>()
+        };
+        assert_eq!(steps(3), [1, 2, 3, 4]);
+        assert_eq!(steps(2), [2, 3, 4]);
+        save(folder.path(), 4, state());
+        assert!(has_models(&path) && !path.join("unsound").exists());
+        assert_eq!(steps(2), [3, 4]);
+    }
 }
 
 #[test]
@@ -193,7 +244,7 @@ fn the_gate_opens_when_the_bytes_are_written_and_before_they_are_read_back() {
         gate.wait(); // for ever, were it shut
         Ok(())
     };
-    super::save(folder.path(), 1, Snapshot { models: Box::new(Bytes { sound: true }), state }, waits).unwrap();
+    super::save(folder.path(), 1, Snapshot { models: Box::new(Bytes { fate: Fate::Sound }), state }, waits).unwrap();
 }
 
 #[test]

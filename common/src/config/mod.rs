@@ -16,10 +16,10 @@ use serde::de::DeserializeOwned;
 use crate::error::{Problems, Result};
 
 pub use print::to_toml;
-pub use resume::{differences, resume_differences};
+pub use resume::{differences, resume_differences, same_result_dtype};
 pub use sections::{
-    Dtype, Files, Mix, ModelSection, OptimizerSection, Overlong, RunSection, ScheduleKind, ScheduleSection, checks,
-    parse_device, total_steps,
+    Dtype, Files, Mix, ModelSection, OptimizerSection, Overlong, ResultDtype, RunSection, ScheduleKind,
+    ScheduleSection, checks, parse_device, total_steps,
 };
 
 /// The keys of one section with what they mean, as [`documented!`](crate::documented) collects them from the doc comments.

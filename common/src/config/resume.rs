@@ -45,6 +45,16 @@ pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
 /// Keys that runs from before their time do not have, and what they did.
 const LATER: [(&str, &str); 1] = [("reward.score_at", "\"auto\"")];
 
+/// Whether two configs ask for their results in the same dtype.
+pub fn same_result_dtype(old: &str, new: &str) -> bool {
+    let dtype = |text: &str| -> Option<String> {
+        let table = toml::from_str::<Table>(text).ok()?;
+        Some(table.get("run")?.get("result_dtype")?.as_str()?.to_owned())
+    };
+    let default = || "auto".to_owned();
+    dtype(old).unwrap_or_else(default) == dtype(new).unwrap_or_else(default)
+}
+
 /// `train.epochs` is a number of steps; `ppo.epochs` is not, it is part of the algorithm.
 fn may_change(key: &str) -> bool {
     const KEYS: [&str; 8] = [

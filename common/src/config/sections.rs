@@ -10,6 +10,7 @@ use tch::{Cuda, Device, Kind};
 
 use crate::documented;
 use crate::error::Problems;
+use crate::model::{Face, Writing};
 
 /// The dtype of the forward and backward pass; master weights and moments are always fp32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -126,8 +127,38 @@ impl ScheduleSection {
     }
 }
 
+/// The dtype of the weights that a run writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResultDtype {
+    /// Of a language model the source's; of a reward or value model float32.
+    #[default]
+    Auto,
+    /// The source's.
+    Source,
+    /// 32-bit floats.
+    Float32,
+    /// 16-bit brain floats.
+    Bfloat16,
+    /// 16-bit floats.
+    Float16,
+}
+
+impl ResultDtype {
+    /// How a model of this face is written by a run of this seed.
+    pub fn writing(self, face: Face, seed: u64) -> Writing {
+        let dtype = match (self, face) {
+            (Self::Float32, _) | (Self::Auto, Face::Scalar) => Some(Kind::Float),
+            (Self::Bfloat16, _) => Some(Kind::BFloat16),
+            (Self::Float16, _) => Some(Kind::Half),
+            (Self::Source, _) | (Self::Auto, Face::CausalLm) => None,
+        };
+        Writing { dtype, seed }
+    }
+}
+
 documented! {
-    /// `[run]`: where results go and how often. Nothing here changes a result.
+    /// `[run]`: where results go, how often, and in which dtype. Nothing here changes what is trained.
     pub struct RunSection {
         /// The run's folder: config, metrics, checkpoints and the resulting model.
         pub out: PathBuf,
@@ -144,6 +175,9 @@ documented! {
         pub save_every: u64,
         /// Checkpoints kept: the newest ones; beside them the one with the lowest loss on held-out rows (sft, pretrain, rm).
         pub keep: usize,
+        /// The dtype of the weights in model/, value/ and checkpoints: "source" (that of the checkpoint that was trained), "float32", "bfloat16" or
+        /// "float16"; "auto" is "source" for language models and "float32" for reward and value models, whose scores 16 bits would move.
+        pub result_dtype: ResultDtype,
     }
 }
 
@@ -157,6 +191,7 @@ impl Default for RunSection {
             eval_every: 100,
             save_every: 500,
             keep: 3,
+            result_dtype: ResultDtype::Auto,
         }
     }
 }

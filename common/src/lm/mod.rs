@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::batch::FlatBatch;
 use crate::chatml::Encoded;
-use crate::model::{CausalLm, Dropout, Over};
+use crate::model::{CausalLm, Dropout, LmReader, Over, divergence};
 
 mod cache;
 mod prepare;
@@ -176,7 +176,7 @@ pub fn backward<'a>(
 
 /// Measures a model on rows, without gradient; `on_row(index, row, logprobs of its targets)` sees every row in order.
 pub fn evaluate(
-    model: &CausalLm,
+    model: &impl LmReader,
     rows: impl IntoIterator<Item: Borrow<LmRow>>,
     microbatch_tokens: usize,
     on_row: &mut dyn FnMut(usize, &LmRow, &[f32]),
@@ -193,8 +193,8 @@ pub fn evaluate(
             microbatch.push(row);
         }
         let batch = flatten(microbatch.iter().map(Borrow::borrow), model.device());
-        let hidden = model.hidden_at(&batch.flat, &batch.positions, None);
-        let stats = model.logprobs(&hidden, &batch.targets, &Over::full());
+        let hidden = model.read_at(&batch.flat, &batch.positions);
+        let stats = model.judge(&hidden, &batch.targets);
         total.add(LmStats {
             tokens: batch.targets.size()[0] as u64,
             loss_sum: -stats.logprobs.sum(Kind::Double).double_value(&[]),
@@ -209,4 +209,34 @@ pub fn evaluate(
         }
     }
     total
+}
+
+/// The first rows that have at least so many targets together, or all.
+pub fn first_rows(rows: impl IntoIterator<Item = LmRow>, targets: usize) -> Vec<LmRow> {
+    let mut found = 0;
+    let within = |row: &LmRow| {
+        let goes_on = found < targets;
+        found += row.num_loss_tokens();
+        goes_on
+    };
+    rows.into_iter().take_while(within).collect()
+}
+
+/// The mean KL(p ‖ q) before the targets of some rows, over the whole vocabulary, in nats; `done` is called with the number of rows finished.
+pub fn mean_divergence(
+    p: &impl LmReader,
+    q: &impl LmReader,
+    rows: &[LmRow],
+    microbatch_tokens: usize,
+    done: &mut dyn FnMut(usize),
+) -> f64 {
+    let lengths: Vec<usize> = rows.iter().map(LmRow::len).collect();
+    let (mut sum, mut targets) = (0.0, 0);
+    for range in microbatches(&lengths, microbatch_tokens) {
+        let batch = flatten(&rows[range.clone()], p.device());
+        sum += divergence(p, q, &batch.flat, &batch.positions);
+        targets += batch.targets.size()[0];
+        done(range.len());
+    }
+    sum / targets as f64
 }

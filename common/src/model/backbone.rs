@@ -104,12 +104,11 @@ impl Backbone {
         })
     }
 
-    /// As [`Backbone::hidden`] without a gradient, for a model in mapped files that is used once: of the files, a layer is held at a
-    /// time.
-    pub(crate) fn hidden_once(&self, batch: &FlatBatch, files: &Files) -> Tensor {
+    /// As [`Backbone::hidden`] without a gradient, for a model in mapped files: of these, a layer is held at a time.
+    pub(crate) fn hidden_once(&self, batch: &FlatBatch, places: Option<&Tensor>, files: &Files) -> Tensor {
         let _guard = tch::no_grad_guard();
         let plan = self.plan(batch);
-        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, false, None, &mut |layer, heads| {
+        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, false, places, &mut |layer, heads| {
             files.let_go();
             plan.attend(heads, self.config.sliding_windows[layer], 0.0)
         });

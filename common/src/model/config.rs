@@ -36,7 +36,7 @@ pub struct Yarn {
 }
 
 /// The architecture, with the names that `config.json` has in the newer families.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// The generation.
     pub family: Family,
@@ -125,6 +125,34 @@ impl ModelConfig {
     /// The width of all key heads together, K·E.
     pub fn key_width(&self) -> i64 {
         self.num_key_value_heads * self.head_dim
+    }
+}
+
+/// How `config.json` spells a dtype of weights.
+pub fn dtype_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::BFloat16 => "bfloat16",
+        Kind::Half => "float16",
+        _ => "float32",
+    }
+}
+
+/// Has a parsed `config.json` say that the weights have this dtype, by the keys that say it already.
+pub(crate) fn set_dtype(source: &mut Map<String, Value>, kind: Kind) {
+    let names = ["torch_dtype", "dtype"];
+    let flags = [("fp32", Kind::Float), ("bf16", Kind::BFloat16), ("fp16", Kind::Half)];
+    let has_flags = flags.iter().any(|(key, _)| source.get(*key) == Some(&Value::Bool(true)));
+    if !has_flags && !names.iter().any(|key| source.contains_key(*key)) {
+        source.insert(names[0].to_owned(), Value::Null); // the one that older programs know, too
+    }
+    for key in names {
+        if let Some(value) = source.get_mut(key) {
+            *value = dtype_name(kind).into();
+        }
+    }
+    // Where all are false, they say nothing.
+    if has_flags {
+        source.extend(flags.map(|(key, flag)| (key.to_owned(), Value::Bool(flag == kind))));
     }
 }
 

@@ -13,6 +13,7 @@ use tch::Kind;
 use super::config::ModelConfig;
 use super::transformer::Transformer;
 use crate::error::{Error, Problems, Result};
+use crate::memory;
 
 /// What a folder holds, or is wanted as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,9 @@ pub(crate) enum Init {
     Constant(f64),
 }
 
+/// Weights are read from their files in parts of about this many bytes.
+pub(crate) const READ_BYTES: usize = 32 << 20;
+
 /// The name of the scalar head's weight.
 pub(crate) const SCORE: &str = "score.weight";
 /// The name of an untied language-model head's weight.
@@ -88,6 +92,21 @@ pub fn inspect(dir: &Path) -> Result<Header> {
     files.compare(&specs, face, &config)?;
     let has_lm_head = face == Face::CausalLm || config.tie_word_embeddings || files.tensors.contains_key(LM_HEAD);
     Ok(Header { num_parameters: count(&specs), config, face, has_lm_head, has_weights: true })
+}
+
+/// The dtypes of a folder's weights, each once.
+///
+/// # Errors
+/// [`Error::Invalid`] when it holds none, or none that can be read.
+pub fn dtypes(dir: &Path) -> Result<Vec<Kind>> {
+    let files = Files::require(dir)?;
+    let mut kinds: Vec<Kind> = Vec::new();
+    for kind in files.tensors.values().filter_map(|entry| kind(entry.dtype)) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    Ok(kinds)
 }
 
 /// Parameters of a language model, or of a scalar model, whose head is one row.
@@ -218,6 +237,17 @@ impl Files {
             (0..entry.shape.len()).map(|axis| entry.shape[axis + 1..].iter().product::<i64>()).collect();
         // SAFETY: the header's check made sure that the bytes are those of the shape and dtype; the caller keeps the map.
         Some(unsafe { tch::Tensor::from_blob(bytes.as_ptr(), &entry.shape, &strides, kind, tch::Device::Cpu) })
+    }
+
+    /// The dtype of a tensor and BLAKE3 of its bytes, of which some are held at a time.
+    pub(crate) fn sum(&self, name: &str) -> Option<(Kind, blake3::Hash)> {
+        let tensor = self.view(name)?;
+        let mut hasher = blake3::Hasher::new();
+        for part in memory::bytes(&tensor).chunks(READ_BYTES) {
+            hasher.update_rayon(part);
+            self.let_go();
+        }
+        Some((tensor.kind(), hasher.finalize()))
     }
 
     /// Lets go of what was read of the mapped files; who reads on finds it again.

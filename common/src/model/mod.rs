@@ -2,13 +2,14 @@
 //! position, a score or a value. `config.json` decides the architecture.
 //!
 //! - `config`: `config.json` of the three families; `header`: what a folder holds, checked before anything loads;
-//!   `weights`: safetensors ⇄ parameters.
+//!   `weights`: safetensors ⇄ parameters; `rounding`: fp32 weights in 16 bits; `saved`: a model on its way to the disk.
 //! - `transformer`: top-down; `layer`: one layer, forward and back; `rope`: positions; `attention`: segments of a flat batch; `heads`: the
 //!   two heads.
 //! - `product`: products of matrices; on the CPU `few_rows`: those while decoding, `elementwise` and `softmax`: what lies between
 //!   products.
 //! - `untrained`: whether the ChatML tokens were ever trained.
-//! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it.
+//! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it; `written`: these in the
+//!   files of a folder, to be compared.
 
 mod attention;
 mod backbone;
@@ -22,6 +23,7 @@ mod kv_cache;
 mod layer;
 mod product;
 mod rope;
+mod rounding;
 mod saved;
 mod scalar;
 mod softmax;
@@ -29,13 +31,14 @@ mod tiles;
 mod transformer;
 mod untrained;
 mod weights;
+mod written;
 
 pub(crate) use attention::extent;
 pub use backbone::See;
 pub use causal::CausalLm;
-pub use config::{Family, ModelConfig, Yarn};
-pub use header::{Face, Header, inspect};
-pub(crate) use header::{num_parameters, num_parameters_without};
+pub use config::{Family, ModelConfig, Yarn, dtype_name};
+pub use header::{Face, Header, dtypes, inspect};
+pub(crate) use header::{READ_BYTES, num_parameters, num_parameters_without};
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use heads::{block_ids, chunk_rows};
 pub(crate) use kv_cache::Prefilled;
@@ -44,7 +47,8 @@ pub use saved::Saved;
 pub use scalar::ScalarModel;
 pub(crate) use softmax::exponentials;
 pub use untrained::untrained_chatml;
-pub use weights::{Parameter, SideFiles};
+pub use weights::{Parameter, SideFiles, Writing};
+pub use written::{LmReader, ScalarReader, WrittenLm, WrittenScalar, divergence};
 
 #[cfg(test)]
 pub(crate) mod tests;

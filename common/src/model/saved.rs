@@ -1,12 +1,14 @@
 //! A model on its way to the disk, and whether what was written is what was in memory.
 
+use std::cell::RefCell;
 use std::path::Path;
 
-use serde_json::{Map, Value};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::ModelOptions;
-use super::weights::{self, Parameter, SideFiles};
+use super::config::{ModelConfig, set_dtype};
+use super::header::{Face, Files, Spec, causal_specs, scalar_specs};
+use super::weights::{self, Parameter, SideFiles, Sums, Writing};
 use crate::batch::FlatBatch;
 use crate::chatml::ChatFormat;
 use crate::checkpoint::Models;
@@ -14,21 +16,50 @@ use crate::error::{Error, Result};
 
 /// A model as it stands, for another thread to write: its tensors share memory with the model's own.
 pub struct Saved {
-    pub(super) parameters: Vec<Parameter>,
-    /// `config.json`.
-    pub(super) config: Map<String, Value>,
-    pub(super) side_files: SideFiles,
-    /// The dtype of the written weights.
-    pub(super) dtype: Kind,
+    parameters: Vec<Parameter>,
+    writing: Writing,
+    /// The architecture, with what `config.json` will say.
+    config: ModelConfig,
+    side_files: SideFiles,
+    face: Face,
+    /// What it says of the probe, and how a model in a folder is asked; nothing where the weights will not be those in memory.
+    probed: Option<Probed>,
+    /// What was written.
+    sums: RefCell<Sums>,
+}
+
+/// What a model says of the probe.
+pub(super) struct Probed {
+    pub(super) says: Tensor,
     /// How it computes.
     pub(super) options: ModelOptions,
-    /// What it says of the probe.
-    pub(super) says: Tensor,
-    /// What the model in a folder says of the probe.
+    /// What the model in a folder says.
     pub(super) read: fn(&Path, &ModelOptions) -> Result<Tensor>,
 }
 
 impl Saved {
+    /// `config` is that of the model but for its dtype; the probe is asked for where an answer can be compared.
+    pub(super) fn new<'a>(
+        parameters: impl IntoIterator<Item = &'a Parameter>,
+        writing: Writing,
+        mut config: ModelConfig,
+        side_files: SideFiles,
+        face: Face,
+        probe: impl FnOnce() -> Probed,
+    ) -> Self {
+        let parameters = detached(parameters);
+        let mut kinds = parameters.iter().map(|parameter| parameter.written_as(writing));
+        let first = kinds.next().expect("a model has parameters");
+        if kinds.all(|kind| kind == first) && config.dtype != first {
+            set_dtype(&mut config.source, first);
+            config.dtype = first;
+        }
+        let is_as_in_memory =
+            parameters.iter().all(|parameter| parameter.written_as(writing) == parameter.tensor.kind());
+        let probed = is_as_in_memory.then(probe);
+        Self { parameters, writing, config, side_files, face, probed, sums: RefCell::default() }
+    }
+
     /// Adds a file to those beside the weights, in place of one of that name.
     pub fn add_file(&mut self, name: &str, bytes: Vec<u8>) {
         self.side_files.add(name, bytes);
@@ -49,18 +80,36 @@ impl Saved {
     /// Writes a checkpoint in Hugging Face layout; the folder is made when missing.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::Failed`] when a weight is beyond the numbers of the dtype that is written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let parameters: Vec<&Parameter> = self.parameters.iter().collect();
-        weights::write_folder(dir, &parameters, &self.config, &self.side_files)
+        let sums = weights::write_folder(dir, &parameters, self.writing, &self.config.source, &self.side_files)?;
+        *self.sums.borrow_mut() = sums;
+        Ok(())
     }
 
-    /// Loads what was written and compares what it says of a probe with what this model said of it.
+    /// Reads what was written as whoever loads it does, and compares: the config with that in memory, each weight with the bytes that it
+    /// was written as, and the other files. Where the weights are those in memory, the model is asked, too.
     ///
     /// # Errors
-    /// [`Error::Failed`] when that differs by more than the written dtype explains; [`Error::Invalid`] when it cannot be loaded.
+    /// [`Error::Failed`] when something differs; [`Error::Invalid`] when it cannot be loaded.
     pub fn check(&self, dir: &Path) -> Result<()> {
-        agree(dir, self.dtype, &self.says, &(self.read)(dir, &self.options)?)
+        let config = ModelConfig::read(dir)?;
+        if config != self.config {
+            return Err(differs(&dir.join("config.json"), "it says another model than the one in memory"));
+        }
+        let files = Files::require(dir)?;
+        let specs = if self.face == Face::Scalar { scalar_specs(&config) } else { causal_specs(&config) };
+        files.compare(&specs, self.face, &config)?;
+        let sums = self.sums.borrow();
+        for (Spec { name, .. }, parameter) in specs.iter().zip(&self.parameters) {
+            let sum = files.sum(name).expect("the header was compared with the specs");
+            if sum != (parameter.written_as(self.writing), sums[name]) {
+                return Err(differs(dir, &format!("{name} has other numbers than were written")));
+            }
+        }
+        self.side_files.check(dir)?;
+        self.probed.as_ref().map_or(Ok(()), |probed| agree(dir, &probed.says, &(probed.read)(dir, &probed.options)?))
     }
 }
 
@@ -76,7 +125,7 @@ impl Models for Vec<(&'static str, Saved)> {
 }
 
 /// Parameters as they stand, each with a handle of its own on its memory.
-pub(super) fn detached<'a>(parameters: impl IntoIterator<Item = &'a Parameter>) -> Vec<Parameter> {
+fn detached<'a>(parameters: impl IntoIterator<Item = &'a Parameter>) -> Vec<Parameter> {
     let detach = |parameter: &Parameter| Parameter {
         name: parameter.name.clone(),
         tensor: parameter.tensor.detach(),
@@ -96,18 +145,22 @@ pub(super) fn probe(vocab_size: i64) -> FlatBatch {
     flat
 }
 
-/// Compares numbers of the model in memory with those of the written one. Weights that are written in fp32 come back as they were; in 16
-/// bits each is rounded, which moves the numbers by a few percent of their size.
-fn agree(dir: &Path, dtype: Kind, memory: &Tensor, written: &Tensor) -> Result<()> {
+/// Compares numbers of the model in memory with those of the written one, whose weights are the same.
+fn agree(dir: &Path, memory: &Tensor, written: &Tensor) -> Result<()> {
     let size = memory.abs().max().double_value(&[]).max(1.0);
     let apart = (memory - written).abs().max().double_value(&[]) / size;
-    let limit = if dtype == Kind::Float { 1e-5 } else { 0.1 };
     // A NaN is not within any limit, but one that is in memory is what was written.
-    if apart <= limit || memory.isfinite().all().int64_value(&[]) == 0 {
+    if apart <= 1e-5 || memory.isfinite().all().int64_value(&[]) == 0 {
         return Ok(());
     }
-    Err(Error::Failed(format!(
-        "{}: the model that was written gives other numbers than the one in memory (apart by {apart:.1e} of their size); the disk or the memory is not sound, and nothing was replaced",
-        dir.display()
-    )))
+    Err(differs(dir, &format!("it gives other numbers than the model in memory (apart by {apart:.1e} of their size)")))
+}
+
+/// What was written is not what was to be. The place is told by its last two names, since the folder is still to get its own.
+pub(super) fn differs(place: &Path, how: &str) -> Error {
+    let names: Vec<_> = place.iter().map(|name| name.to_string_lossy()).collect();
+    let place = names[names.len().saturating_sub(2)..].join("/");
+    Error::Failed(format!(
+        "{place}: what was read back is not what was written: {how}; the disk or the memory is not sound"
+    ))
 }

@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
 use super::backbone::{Backbone, See};
 use super::config::{Family, ModelConfig};
 use super::header::{Face, Files, LM_HEAD, SCORE, Spec, causal_specs, lm_head_spec, scalar_specs, score_spec};
 use super::heads::{LmHead, ScalarHead};
-use super::saved::{Saved, detached, probe};
-use super::weights::{self, Parameter, SideFiles};
+use super::saved::{Probed, Saved, probe};
+use super::weights::{Parameter, SideFiles, Writing};
 use super::{Dropout, ModelOptions};
 use crate::batch::FlatBatch;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::random::Purpose;
 
 /// A reward or value model.
 pub struct ScalarModel {
-    backbone: Backbone,
+    pub(super) backbone: Backbone,
     head: ScalarHead,
     lm_head: Option<LmHead>,
     has_new_head: bool,
@@ -43,7 +43,7 @@ impl ScalarModel {
         Self::read(dir, &Files::require(dir)?, options, head_seed, true, Parameter::read)
     }
 
-    fn read(
+    pub(super) fn read(
         dir: &Path,
         files: &Files,
         options: &ModelOptions,
@@ -169,26 +169,20 @@ impl ScalarModel {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let parameters: Vec<&Parameter> = self.saved_parameters().collect();
-        weights::write_folder(dir, &parameters, &self.written_config(), &self.backbone.side_files)
-    }
-
-    fn saved_parameters(&self) -> impl Iterator<Item = &Parameter> {
-        self.parameters().iter().filter(|parameter| parameter.name != LM_HEAD)
+        self.saved(Writing::default()).write(dir)
     }
 
     /// The model as it stands, for another thread to write and check.
-    pub fn saved(&self) -> Saved {
+    pub fn saved(&self, writing: Writing) -> Saved {
         let _no_grad = tch::no_grad_guard();
-        Saved {
-            parameters: detached(self.saved_parameters()),
-            config: self.written_config(),
-            side_files: self.backbone.side_files.clone(),
-            dtype: self.config().dtype,
-            options: self.backbone.options.frozen(),
+        let probe = || Probed {
             says: self.scalars(&self.hidden(&probe(self.config().vocab_size), None)) - self.shift(),
+            options: self.backbone.options.frozen(),
             read: Self::say,
-        }
+        };
+        let parameters = self.parameters().iter().filter(|parameter| parameter.name != LM_HEAD);
+        let side_files = self.backbone.side_files.clone();
+        Saved::new(parameters, writing, self.written_config(), side_files, Face::Scalar, probe)
     }
 
     /// The scalars of a folder's model on the probe.
@@ -196,20 +190,13 @@ impl ScalarModel {
         let _no_grad = tch::no_grad_guard();
         let files = Files::require(dir)?;
         let model = Self::read(dir, &files, options, 0, false, Parameter::mapped)?;
-        Ok(model.scalars(&model.backbone.hidden_once(&probe(model.config().vocab_size), &files)))
-    }
-
-    /// Reads what [`ScalarModel::save`] wrote and compares its scalars on a probe with this model's.
-    ///
-    /// # Errors
-    /// As [`Saved::check`].
-    pub fn check_saved(&self, dir: &Path) -> Result<()> {
-        self.saved().check(dir)
+        Ok(model.scalars(&model.backbone.hidden_once(&probe(model.config().vocab_size), None, &files)))
     }
 
     /// The source's config as that of a sequence classifier with one label.
-    fn written_config(&self) -> Map<String, Value> {
-        let mut config = self.config().source.clone();
+    fn written_config(&self) -> ModelConfig {
+        let mut written = self.config().clone();
+        let config = &mut written.source;
         let name = match self.config().family {
             Family::Qwen => "QWenForSequenceClassification",
             Family::Qwen2 => "Qwen2ForSequenceClassification",
@@ -226,6 +213,7 @@ impl ScalarModel {
         let pad =
             self.config().pad_token_id.or_else(|| config.get("bos_token_id").and_then(Value::as_i64)).unwrap_or(0);
         config.insert("pad_token_id".to_owned(), json!(pad));
-        config
+        written.pad_token_id = Some(pad);
+        written
     }
 }

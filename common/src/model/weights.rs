@@ -1,25 +1,26 @@
 //! Weights in and out: safetensors ⇄ parameters, and the files that travel with them.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use rand::Rng;
 use safetensors::tensor::{Dtype, View};
 use serde_json::{Map, Value, json};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::ModelOptions;
-use super::header::{Files, INDEX, Init, Spec};
+use super::config::dtype_name;
+use super::header::{Files, INDEX, Init, READ_BYTES, Spec};
+use super::rounding::{Draws, rounded};
+use super::saved::differs;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::random::{self, Purpose};
 
 /// The size above which a checkpoint is written in shards, in bytes.
 const SHARD_BYTES: usize = 5_000_000_000;
-
-/// Weights are read from their files in parts of about this many bytes.
-const READ_BYTES: usize = 32 << 20;
 
 /// A tensor that is learned, or was.
 #[derive(Debug)]
@@ -28,11 +29,16 @@ pub struct Parameter {
     pub name: String,
     /// Trainable: an fp32 leaf that requires a gradient. Frozen: in the compute dtype.
     pub tensor: Tensor,
-    /// The dtype it had in its file, and is written with.
+    /// The dtype it had in its file, and is written with unless another is asked for.
     pub(crate) stored: Kind,
 }
 
 impl Parameter {
+    /// The dtype that it has in a file which is written so.
+    pub(crate) fn written_as(&self, writing: Writing) -> Kind {
+        writing.dtype.unwrap_or(self.stored)
+    }
+
     pub(crate) fn new(name: &str, tensor: &Tensor, stored: Kind, options: &ModelOptions) -> Self {
         let tensor = tensor.to_device(options.device).to_kind(options.kept()).set_requires_grad(options.trainable);
         Self { name: name.to_owned(), tensor, stored }
@@ -166,6 +172,17 @@ impl SideFiles {
         }
         Ok(())
     }
+
+    /// Whether they stand in a folder as they were written.
+    pub(super) fn check(&self, dir: &Path) -> Result<()> {
+        for (name, bytes) in &self.0 {
+            let path = dir.join(name);
+            if std::fs::read(&path).map_err(Error::io(&path))? != *bytes {
+                return Err(differs(&path, "its bytes are others"));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn is_side_file(name: &str) -> bool {
@@ -177,25 +194,39 @@ fn is_side_file(name: &str) -> bool {
             .contains(&name)
 }
 
+/// How a model is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Writing {
+    /// The dtype of its weights; of each that of its source, where there is none.
+    pub dtype: Option<Kind>,
+    /// The run's seed, on which rounding to 16 bits depends.
+    pub seed: u64,
+}
+
+/// BLAKE3 of the bytes of each parameter, as they were handed to the system.
+pub(crate) type Sums = BTreeMap<String, blake3::Hash>;
+
 /// Writes a checkpoint folder, made when missing.
 pub(crate) fn write_folder(
     dir: &Path,
     parameters: &[&Parameter],
+    writing: Writing,
     config: &Map<String, Value>,
     side_files: &SideFiles,
-) -> Result<()> {
+) -> Result<Sums> {
     std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    write(dir, parameters, SHARD_BYTES)?;
+    let sums = write(dir, parameters, writing, SHARD_BYTES)?;
     write_json(&dir.join("config.json"), config)?;
-    side_files.write(dir)
+    side_files.write(dir)?;
+    Ok(sums)
 }
 
 /// Writes the parameters: one file up to `shard_bytes`, shards with an index above.
-pub(crate) fn write(dir: &Path, parameters: &[&Parameter], shard_bytes: usize) -> Result<()> {
+pub(crate) fn write(dir: &Path, parameters: &[&Parameter], writing: Writing, shard_bytes: usize) -> Result<Sums> {
     let mut shards: Vec<Vec<Stored>> = Vec::from([Vec::new()]);
     let (mut total, mut filled) = (0, 0);
-    for parameter in parameters {
-        let stored = Stored::new(parameter);
+    for (index, parameter) in parameters.iter().enumerate() {
+        let stored = Stored::new(parameter, writing, index);
         if filled > 0 && filled + (&stored).data_len() > shard_bytes {
             shards.push(Vec::new());
             filled = 0;
@@ -207,13 +238,14 @@ pub(crate) fn write(dir: &Path, parameters: &[&Parameter], shard_bytes: usize) -
     if let [single] = shards.as_slice() {
         return write_file(&dir.join("model.safetensors"), single);
     }
-    let mut weight_map = BTreeMap::new();
+    let (mut weight_map, mut sums) = (BTreeMap::new(), Sums::new());
     for (index, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
-        write_file(&dir.join(&name), shard)?;
+        sums.extend(write_file(&dir.join(&name), shard)?);
         weight_map.extend(shard.iter().map(|stored| (stored.name.clone(), name.clone())));
     }
-    write_json(&dir.join(INDEX), &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))
+    write_json(&dir.join(INDEX), &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))?;
+    Ok(sums)
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
@@ -229,18 +261,40 @@ struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
     kind: Kind,
+    draws: Draws,
+    /// What became of it: the sum of its bytes, or a weight that the dtype cannot hold.
+    written: Cell<Option<std::result::Result<blake3::Hash, f32>>>,
 }
 
 impl Stored {
-    fn new(parameter: &Parameter) -> Self {
-        let dtype = match parameter.stored {
+    fn new(parameter: &Parameter, writing: Writing, index: usize) -> Self {
+        let kind = parameter.written_as(writing);
+        let dtype = match kind {
             Kind::BFloat16 => Dtype::BF16,
             Kind::Half => Dtype::F16,
             _ => Dtype::F32,
         };
         let shape = parameter.tensor.size().iter().map(|&size| size as usize).collect();
-        let tensor = parameter.tensor.detach();
-        Self { name: parameter.name.clone(), tensor, dtype, shape, kind: parameter.stored }
+        let (name, tensor) = (parameter.name.clone(), parameter.tensor.detach());
+        let draws = Draws { seed: writing.seed, index: index as u64 };
+        Self { name, tensor, dtype, shape, kind, draws, written: Cell::new(None) }
+    }
+
+    fn misfit(&self, weight: f32) -> Error {
+        let (dtype, name) = (dtype_name(self.kind), &self.name);
+        Error::Failed(format!("{name} has a weight of {weight}, which is beyond the numbers of {dtype}"))
+    }
+
+    /// Its bytes in the file's dtype.
+    fn bytes(&self) -> std::result::Result<Cow<'_, [u8]>, f32> {
+        if self.tensor.kind() == self.kind {
+            return Ok(memory::bytes(&self.tensor));
+        }
+        let tensor = self.tensor.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+        if self.kind == Kind::Float {
+            return Ok(Cow::Owned(memory::bytes(&tensor).into_owned()));
+        }
+        rounded(memory::elements(&tensor), self.kind, self.draws).map(Cow::Owned)
     }
 }
 
@@ -254,10 +308,16 @@ impl View for &Stored {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        if self.tensor.kind() == self.kind {
-            return memory::bytes(&self.tensor);
+        match self.bytes() {
+            Ok(bytes) => {
+                self.written.set(Some(Ok(blake3::Hasher::new().update_rayon(&bytes).finalize())));
+                bytes
+            }
+            Err(weight) => {
+                self.written.set(Some(Err(weight)));
+                Cow::Owned(vec![0; self.data_len()]) // of a file that will not stay
+            }
         }
-        Cow::Owned(memory::bytes(&self.tensor.to_device(tch::Device::Cpu).to_kind(self.kind)).into_owned())
     }
 
     fn data_len(&self) -> usize {
@@ -266,7 +326,7 @@ impl View for &Stored {
 }
 
 /// Written beside and renamed: a program that still maps the old file keeps it whole.
-fn write_file(path: &Path, tensors: &[Stored]) -> Result<()> {
+fn write_file(path: &Path, tensors: &[Stored]) -> Result<Sums> {
     let beside = path.with_extension("safetensors.partial");
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let views = tensors.iter().map(|stored| (stored.name.as_str(), stored));
@@ -277,5 +337,16 @@ fn write_file(path: &Path, tensors: &[Stored]) -> Result<()> {
             other => std::io::Error::other(other),
         },
     })?;
-    std::fs::rename(&beside, path).map_err(Error::io(path))
+    let mut sums = Sums::new();
+    for stored in tensors {
+        match stored.written.get().expect("a file is written with all its tensors") {
+            Ok(sum) => sums.insert(stored.name.clone(), sum),
+            Err(weight) => {
+                let _ = std::fs::remove_file(&beside);
+                return Err(stored.misfit(weight));
+            }
+        };
+    }
+    std::fs::rename(&beside, path).map_err(Error::io(path))?;
+    Ok(sums)
 }

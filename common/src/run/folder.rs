@@ -80,6 +80,17 @@ pub(super) fn check(out: &Path, resume: bool, config: &str, inputs: Option<&Valu
     compare_inputs(&out.join(RUN), read_facts(out)?.get("inputs"), inputs)
 }
 
+/// The steps of a finished run that has nothing left to do: it neither has to go on to `steps`, nor to write its result in another dtype.
+pub(super) fn finished(out: &Path, config: &str, steps: Option<u64>) -> Result<Option<u64>> {
+    let done = read_facts(out)?.get("finished_step").and_then(Value::as_u64);
+    let Some(done) = done.filter(|done| steps.is_none_or(|steps| steps <= *done)) else { return Ok(None) };
+    // A run whose checkpoints are gone has nothing to write it from.
+    let then = fs::read_to_string(out.join(CONFIG)).unwrap_or_default();
+    let has_it = newest(out)?.is_some_and(|(step, _)| step == done);
+    let rewrites = has_it && steps.is_none_or(|steps| steps == done) && !config::same_result_dtype(&then, config);
+    Ok((!rewrites).then_some(done))
+}
+
 /// Refuses other inputs than those that run.json, at `path`, names.
 pub(super) fn compare_inputs(path: &Path, then: Option<&Value>, now: Option<&Value>) -> Result<()> {
     match (then, now) {

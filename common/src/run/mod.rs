@@ -10,6 +10,9 @@
 //! if let Some(state) = run.state()? {
 //!     optimizer.load("model", &state)?;
 //! }
+//! if run.models_are_due() {
+//!     run.save(run.next_step(), snapshot())?;
+//! }
 //! for step in run.next_step()..run.steps() {
 //!     let mut metrics = update(step)?;               // what a step does
 //!     run.look_after()?;                             // a checkpoint that cannot be written ends the run
@@ -145,6 +148,7 @@ pub struct Run {
     interrupt: Arc<AtomicBool>,
     stopping: bool,
     from: Option<PathBuf>,
+    models_are_due: bool,
     next_step: u64,
     metrics: Lines,
     samples: Lines,
@@ -169,19 +173,13 @@ pub fn preflight(out: &Path, resume: bool, config: &str, steps: Option<u64>) -> 
         return Err(Error::invalid(out.display(), what));
     }
     folder::check(out, resume, config, None)?;
-    if let Some(step) = finished(&folder::read_facts(out)?, steps) {
+    if let Some(step) = folder::finished(out, config, steps)? {
         return Ok(Preflight::Finished { step });
     }
     Ok(match folder::newest(out)? {
         Some((step, _)) => Preflight::Resume { step },
         None => Preflight::Fresh,
     })
-}
-
-/// The steps of a finished run that does not have to go on to `steps`.
-fn finished(facts: &Map<String, Value>, steps: Option<u64>) -> Option<u64> {
-    let done = facts.get("finished_step").and_then(Value::as_u64)?;
-    (steps.is_none_or(|steps| steps <= done)).then_some(done)
 }
 
 impl Run {
@@ -196,7 +194,7 @@ impl Run {
         let lock = folder::lock(&out)?;
         folder::check(&out, spec.resume, spec.config, spec.facts.get("inputs"))?;
         let old = folder::read_facts(&out)?;
-        if let Some(step) = finished(&old, Some(spec.steps)) {
+        if let Some(step) = folder::finished(&out, spec.config, Some(spec.steps))? {
             return Ok(Started::Finished { step });
         }
         folder::clean(&out)?;
@@ -209,10 +207,12 @@ impl Run {
             }
         }
         let next_step = from.as_ref().map_or(0, |(step, _)| *step);
-        let seconds = match &from {
-            None => 0.0,
-            Some((_, path)) => RunState::read(path)?.seconds,
-        };
+        let run_state = from.as_ref().map(|(_, path)| RunState::read(path)).transpose()?;
+        let seconds = run_state.as_ref().map_or(0.0, |state| state.seconds);
+        let is_other_dtype = run_state.and_then(|state| state.result_dtype) != Some(spec.section.result_dtype);
+        let models_are_due = from
+            .as_ref()
+            .is_some_and(|(step, path)| !checkpoint::has_models(path) || (is_other_dtype && *step == spec.steps));
         let was_last = old.get("steps").and_then(Value::as_u64) == Some(next_step);
         let extended = was_last && spec.steps > next_step;
         let history = History { next_step, extended, section: spec.section.clone() };
@@ -241,6 +241,7 @@ impl Run {
             interrupt: spec.interrupt,
             stopping: false,
             from: from.map(|(_, path)| path),
+            models_are_due,
             next_step,
             metrics,
             samples,
@@ -277,6 +278,12 @@ impl Run {
     /// The checkpoint that this run goes on from; its models' folders are below.
     pub fn checkpoint(&self) -> Option<&Path> {
         self.from.as_deref()
+    }
+
+    /// Whether that checkpoint is to be saved again before anything else, from the state in it: it has no models, or as the last one of the
+    /// run it has them in another dtype than is asked for now.
+    pub fn models_are_due(&self) -> bool {
+        self.models_are_due
     }
 
     /// The state in that checkpoint, read anew at every call.
@@ -378,12 +385,12 @@ impl Run {
     /// whose state is in `snapshot` waits with its next step until all bytes are with the system.
     ///
     /// # Errors
-    /// [`Error::Saving`] when the one before it could not be written; the earlier checkpoints are untouched then.
+    /// As [`Run::wait`], of the one before it.
     pub fn save(&mut self, done: u64, snapshot: Snapshot) -> Result<()> {
         self.wait()?;
         let (folder, out, keep) = (self.out.join(CHECKPOINTS), self.out.clone(), self.section.keep);
         let lines = [self.metrics.path().to_owned(), self.samples.path().to_owned()];
-        let run_state = RunState { seconds: self.clock.seconds() };
+        let run_state = self.run_state();
         let candidates = checkpoint::list(&folder)?.into_iter().map(|(step, _)| step).chain([done]);
         let best = self.eval_losses.best(candidates, &folder);
         let facts = self.note_best(best.as_ref()).then(|| self.facts.clone());
@@ -398,10 +405,14 @@ impl Run {
         Ok(())
     }
 
+    fn run_state(&self) -> RunState {
+        RunState { seconds: self.clock.seconds(), result_dtype: Some(self.section.result_dtype) }
+    }
+
     /// Waits until the last checkpoint is on the disk.
     ///
     /// # Errors
-    /// [`Error::Saving`] when it could not be written; the earlier checkpoints are untouched then.
+    /// [`Error::Saving`] when it could not be written, [`Error::Models`] when it has no models; the earlier ones are untouched then.
     pub fn wait(&mut self) -> Result<()> {
         self.saving.take().map_or(Ok(()), Saving::finish)
     }
@@ -458,9 +469,9 @@ impl Run {
     /// [`Recorded`] to come to that step at once.
     ///
     /// # Errors
-    /// As [`checkpoint::save`]; nothing of it is left then.
+    /// As [`checkpoint::save`].
     pub fn keep_for_replay(&self, done: u64, snapshot: Snapshot) -> Result<()> {
-        let run_state = RunState { seconds: self.clock.seconds() };
+        let run_state = self.run_state();
         checkpoint::save(&self.out.join(RECORDS), done, snapshot, |temporary| run_state.write(temporary)).map(drop)
     }
 
@@ -503,7 +514,7 @@ impl Run {
     ///
     /// # Panics
     /// When no checkpoint was saved: the last step always has one.
-    pub fn finish(mut self) -> Result<Outcome> {
+    pub fn finish(&mut self) -> Result<Outcome> {
         let (_, last) = self.last_checkpoint(self.steps)?.expect("the last step was saved");
         self.publish(&last)?;
         self.metrics.sync()?;
@@ -513,6 +524,15 @@ impl Run {
         self.facts.insert("seconds".to_owned(), Value::from(self.clock.seconds()));
         folder::write_facts(&self.out, &self.facts)?;
         Ok(Outcome::Finished { step: self.steps })
+    }
+
+    /// Has run.json say something of what came of the run.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn add_fact(&mut self, name: &str, value: Value) -> Result<()> {
+        self.facts.insert(name.to_owned(), value);
+        folder::write_facts(&self.out, &self.facts)
     }
 
     /// Copies a checkpoint's models beside the result; each then takes its place.

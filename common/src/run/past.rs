@@ -4,14 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::config::RunSection;
+use crate::config::{ResultDtype, RunSection};
 use crate::error::{Error, Result};
 
 /// What the run itself keeps in a checkpoint.
 pub(super) struct RunState {
     pub(super) seconds: f64,
+    /// In which dtype the models beside it are written; nothing where an older program wrote them.
+    pub(super) result_dtype: Option<ResultDtype>,
 }
 
 impl RunState {
@@ -19,14 +22,16 @@ impl RunState {
 
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(Self::FILE);
-        fs::write(&path, format!("{}\n", serde_json::json!({ "seconds": self.seconds }))).map_err(Error::io(&path))
+        let text = serde_json::json!({ "seconds": self.seconds, "result_dtype": self.result_dtype });
+        fs::write(&path, format!("{text}\n")).map_err(Error::io(&path))
     }
 
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(Self::FILE);
         let bytes = fs::read(&path).map_err(Error::io(&path))?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| Error::invalid(path.display(), error))?;
-        Ok(Self { seconds: value["seconds"].as_f64().unwrap_or(0.0) })
+        let result_dtype = ResultDtype::deserialize(&value["result_dtype"]).ok();
+        Ok(Self { seconds: value["seconds"].as_f64().unwrap_or(0.0), result_dtype })
     }
 }
 

@@ -30,6 +30,7 @@ impl Saving {
     pub(super) fn finish(mut self) -> Result<()> {
         match self.thread.take().map(JoinHandle::join) {
             None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error @ Error::Models { .. }))) => Err(error),
             Some(Ok(Err(source))) => Err(Error::Saving { step: self.step, source: Box::new(source) }),
             Some(Err(panic)) => resume_unwind(panic),
         }

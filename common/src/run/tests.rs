@@ -14,6 +14,7 @@ use super::best::eval_loss;
 use super::folder::RUN;
 use super::*;
 use crate::checkpoint::Models;
+use crate::config::ResultDtype;
 use crate::error::Problem;
 use crate::metrics::is_wall_clock;
 use crate::optim::{AdamW, AdamWOptions, clip_scale};
@@ -91,7 +92,11 @@ impl<'a> Stage<'a> {
     }
 
     fn train(&self) -> Result<Outcome> {
-        let mut run = match self.start(&self.config())? {
+        self.train_with(&self.config())
+    }
+
+    fn train_with(&self, config: &str) -> Result<Outcome> {
+        let mut run = match self.start(config)? {
             Started::Finished { step } => return Ok(Outcome::AlreadyFinished { step }),
             Started::Ready(run) => run,
         };
@@ -100,6 +105,15 @@ impl<'a> Stage<'a> {
         let mut optimizer = AdamW::new([("weights", &weights)], options);
         if let Some(state) = run.state()? {
             optimizer.load("model", &state)?;
+        }
+        let snapshot = |optimizer: &AdamW, done: u64| {
+            let mut state = State::new();
+            optimizer.save("model", &mut state);
+            let models = Box::new(Weights { tensor: weights.detach(), done, hook: self.hook.clone() });
+            Snapshot { models, state }
+        };
+        if run.models_are_due() {
+            run.save(run.next_step(), snapshot(&optimizer, run.next_step()))?;
         }
         for step in run.next_step()..run.steps() {
             let target = Tensor::from_slice(&[0.1f32, -0.2, 0.3]) * (step as f64).sin();
@@ -126,10 +140,7 @@ impl<'a> Stage<'a> {
             run.log(done, &metrics)?;
             if run.save_due(done) {
                 (self.hook)(done, "save")?;
-                let mut state = State::new();
-                optimizer.save("model", &mut state);
-                let models = Box::new(Weights { tensor: weights.detach(), done, hook: self.hook.clone() });
-                run.save(done, Snapshot { models, state })?;
+                run.save(done, snapshot(&optimizer, done))?;
             }
             if run.interrupted() {
                 run.wait()?;
@@ -435,20 +446,73 @@ fn what_is_not_a_number_is_not_the_best() {
     assert_eq!(eval_loss([("eval/a/loss", None), ("eval/b/loss", Some(1.0))].into_iter()), None);
 }
 
-/// A checkpoint that cannot be written ends the run at the next step; those before it are whole, and a resume needs nothing else.
+/// A model that cannot be written, or is read back as another, ends the run at the next step, or at its end. All that was trained is kept:
+/// a resume goes on behind that very step, and writes the model first.
 #[test]
-fn a_save_that_fails_behind_the_run_ends_it() {
-    let folder = tempfile::tempdir().unwrap();
+fn a_model_that_is_not_saved_ends_the_run_and_nothing_is_lost() {
+    let expected = straight(9);
     for point in ["saving", "checking"] {
-        let out = folder.path().join(point);
-        let error = Stage { hook: dies_at(6, point), ..Stage::new(&out, 9, false) }.train().unwrap_err();
-        assert_eq!(error.exit_code(), 1);
-        let said = error.to_string();
-        assert!(said.starts_with("the checkpoint of step 6 is not saved: killed here;"), "{said}");
-        assert_eq!(fs::read_dir(out.join(CHECKPOINTS)).unwrap().count(), 1);
-        Stage::new(&out, 9, true).train().unwrap();
-        assert_eq!(facts_of(&out), straight(9));
+        for step in [6, 9] {
+            let folder = tempfile::tempdir().unwrap();
+            let out = folder.path().join("run");
+            let error = Stage { hook: dies_at(step, point), ..Stage::new(&out, 9, false) }.train().unwrap_err();
+            assert_eq!(error.exit_code(), 1);
+            let (said, path) = (error.to_string(), out.join(CHECKPOINTS).join(checkpoint::folder_name(step)));
+            assert!(said.starts_with(&format!("the model of step {step} is not saved: killed here;")), "{said}");
+            assert!(said.contains(&format!("in {}: --resume", path.display())), "{said}");
+            let steps: Vec<u64> =
+                checkpoint::list(&out.join(CHECKPOINTS)).unwrap().iter().map(|(step, _)| *step).collect();
+            assert_eq!(steps, if step == 6 { vec![3, 6] } else { vec![3, 6, 9] }, "nothing is pruned");
+            assert!(!out.join("model").exists());
+
+            // As long as the model is not written, no later one takes the place of those before it.
+            let again = Stage { hook: dies_at(step, point), ..Stage::new(&out, 9, true) }.train().unwrap_err();
+            assert!(again.to_string().starts_with(&format!("the model of step {step} is not saved")), "{again}");
+            assert!(checkpoint::has_models(&out.join(CHECKPOINTS).join("step-000003")));
+            let Started::Ready(run) = Stage::new(&out, 9, true).start(&Stage::new(&out, 9, true).config()).unwrap()
+            else {
+                panic!("the run is not finished")
+            };
+            assert_eq!((run.next_step(), run.models_are_due()), (step, true));
+            drop(run);
+            assert_eq!(Stage::new(&out, 9, true).train().unwrap(), Outcome::Finished { step: 9 });
+            assert_eq!(facts_of(&out), expected, "step {step}, {point}");
+        }
     }
+}
+
+/// A finished run has its masters: its result can be had in another dtype.
+#[test]
+fn a_finished_run_is_written_again_in_another_dtype() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let (written, count) =
+        (Arc::new(std::sync::atomic::AtomicU64::new(0)), |hook: &Arc<std::sync::atomic::AtomicU64>| {
+            hook.load(Ordering::Relaxed)
+        });
+    let hook: Hook = {
+        let written = written.clone();
+        Arc::new(move |_, at| {
+            written.fetch_add(u64::from(at == "saving"), Ordering::Relaxed);
+            Ok(())
+        })
+    };
+    let train = |dtype: ResultDtype, resume| {
+        let mut stage = Stage { hook: hook.clone(), ..Stage::new(&out, 4, resume) };
+        stage.section.result_dtype = dtype;
+        let name = serde_json::to_value(dtype).unwrap();
+        let config = format!("{}result_dtype = {name}\n", stage.config());
+        stage.train_with(&config).unwrap()
+    };
+    train(ResultDtype::Auto, false);
+    assert_eq!(count(&written), 2); // 3 and the last
+    let expected = facts_of(&out);
+    assert_eq!(train(ResultDtype::Auto, true), Outcome::AlreadyFinished { step: 4 });
+    assert_eq!(train(ResultDtype::Float32, true), Outcome::Finished { step: 4 });
+    assert_eq!(count(&written), 3);
+    assert_eq!(facts_of(&out), expected);
+    assert_eq!(train(ResultDtype::Float32, true), Outcome::AlreadyFinished { step: 4 });
+    assert_eq!(count(&written), 3);
 }
 
 /// What a checkpoint holds is what there was when it was asked for, however far training would like to be by then.

@@ -1,10 +1,12 @@
 //! From a checked stage to its last step: what will run is said, the run's folder taken, and the loop driven.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tch::Kind;
 
+use super::written::{self, Comparison};
 use super::{Alarm, Examination, Job, News, input_sizes};
 use crate::checkpoint::{Snapshot, State};
 use crate::config::RunSection;
@@ -173,6 +175,16 @@ pub trait Trainer {
     /// All that a resume needs: the trained models (`model`, and what else the stage makes), and the state beside them.
     fn snapshot(&self) -> Snapshot;
 
+    /// Measures what the models in a checkpoint's folder say, beside what the trained ones do. Asked for where that is something else:
+    /// [`written::differs`].
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison>;
+
+    /// The dtype in which it computes.
+    fn compute(&self) -> Kind;
+
     /// Takes a state back.
     ///
     /// # Errors
@@ -187,6 +199,9 @@ pub trait Trainer {
 pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Progress) -> Result<Outcome> {
     if let Some(state) = run.state()? {
         trainer.load(&state)?;
+    }
+    if run.models_are_due() {
+        run.save(run.next_step(), trainer.snapshot())?;
     }
     progress.begin("training", run.steps() - run.next_step());
     for step in run.next_step()..run.steps() {
@@ -227,7 +242,13 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
         progress
             .note(&format!("the lowest loss on held-out rows, {loss:.4}, is that of step {step}: {}", path.display()));
     }
-    run.finish()
+    let outcome = run.finish()?;
+    // Behind the end, so that nothing that happens here costs a result.
+    let measured = written::measure(&mut trainer, &mut run, progress);
+    if let Err(error) = measured {
+        progress.note(&format!("the result could not be compared with what was trained: {error}"));
+    }
+    Ok(outcome)
 }
 
 /// Ends a run whose next step came to a number that is none, and keeps all that it needs to come there again.
@@ -235,6 +256,10 @@ fn halt_before(trainer: &impl Trainer, run: &mut Run, done: u64, error: &Error) 
     // A full disk must not hide what was wrong.
     let kept = match run.keep_for_replay(done, trainer.snapshot()) {
         Ok(()) => format!("`align replay {}` repeats the step", run.out().display()),
+        // Its state is enough for that.
+        Err(Error::Models { source, .. }) => {
+            format!("`align replay {}` repeats the step; its model could not be written: {source}", run.out().display())
+        }
         Err(other) => format!("what the step began with could not be kept: {other}"),
     };
     let said = halt(trainer, run, done, done - 1, &[error.to_string()], Failure::of(error).as_ref())?;

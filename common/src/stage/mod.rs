@@ -6,6 +6,7 @@ mod launch;
 mod replay;
 mod scoring;
 mod warnings;
+pub mod written;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use launch::{Action, Launched, Plan, Trainer, Watch, launch, train};
 pub use replay::{Examination, Part, Quantity, Replay, gradients, merge, replay};
 pub use scoring::{ScorePlace, ScoreWish, Scorer, check_reward_model, check_scalar_model, refuse_value_model};
 pub use warnings::{Alarm, Lasting, News};
+pub use written::Comparison;
 
 /// How the binary asks a stage to run.
 pub struct Job<'a> {

@@ -46,7 +46,7 @@ pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Vec<Che
     let assumed = inputs.assumed.clone();
     let reward_tokenizer = inputs.reward.tokenizer.fingerprint();
     let shares_value = config.models.value.is_none();
-    let session = build(&config, inputs, None)?;
+    let session = build(&config, inputs)?;
     let (trainer, format) = (session.trainer, session.evaluation.format);
     let prompts: Vec<Vec<i64>> = trainer.prompts.iter().take(PROMPTS).cloned().collect();
     let special = format.tokenizer().special();

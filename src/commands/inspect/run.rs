@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use align_common::checkpoint;
 use align_common::error::Error;
 use align_common::run;
+use align_common::stage::written;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -23,7 +24,8 @@ pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
             Err(error @ Error::Invalid(_)) => json!(first_problem(&error)),
             Err(error) => return Err(error.into()),
         };
-        checkpoints.push(json!({ "step": step, "path": path, "damage": damage }));
+        let has_models = checkpoint::has_models(&path);
+        checkpoints.push(json!({ "step": step, "path": path, "damage": damage, "has_models": has_models }));
     }
     let steps = contents.facts.get("steps").and_then(Value::as_u64).unwrap_or(*step);
     let state = match contents.facts.get("finished_step") {
@@ -47,10 +49,15 @@ pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
             contents
                 .facts
                 .iter()
-                .filter(|(name, _)| *name != "inputs")
+                .filter(|(name, _)| *name != "inputs" && *name != written::FACT)
                 .map(|(name, value)| (name.replace('_', " "), value.clone())),
         );
         print_facts(facts.iter().map(|(name, value)| (name.as_str(), value)));
+        for said in
+            contents.facts.get(written::FACT).and_then(|written| written["said"].as_array()).into_iter().flatten()
+        {
+            print_line(&format!("the result: {}", said.as_str().unwrap_or_default()));
+        }
         print_line("");
         let mut metrics = bare_table();
         metrics.set_header(["last logged", "step", "value"]);
@@ -67,8 +74,10 @@ pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
         }
         print_line(&align_right(metrics, 1).to_string());
         for checkpoint in &checkpoints {
+            let state =
+                if checkpoint["has_models"] == true { "whole" } else { "whole, without models; --resume writes them" };
             let whole =
-                checkpoint["damage"].as_str().map_or_else(|| "whole".to_owned(), |what| format!("DAMAGED: {what}"));
+                checkpoint["damage"].as_str().map_or_else(|| state.to_owned(), |what| format!("DAMAGED: {what}"));
             print_line(&format!("checkpoint of step {}: {whole}", checkpoint["step"]));
         }
         for (step, said) in &contents.alarms {

@@ -10,6 +10,7 @@ use align_common::error::Problems;
 use align_common::metrics::Metrics;
 use align_common::plot::{Legend, Line, Plot, Steps, short};
 use align_common::run::{Contents, read};
+use align_common::stage::written;
 use align_ppo::findings::{KL_LIMIT, Log, findings, series};
 use anyhow::Result;
 use plotters::style::RGBColor;
@@ -72,6 +73,7 @@ fn render(dir: &Path, contents: &Contents) -> Result<String> {
         "dir": printable(&dir.display().to_string()),
         "status": status(contents),
         "finished": contents.facts.contains_key("finished_step"),
+        "written": what_was_written(&contents.facts),
         "facts": facts(&contents.facts, log),
         "is_ppo": is_ppo,
         "findings": if is_ppo { [guards(&contents.alarms), findings(log, kl_limit(&contents.config))].concat() } else { Vec::new() },
@@ -83,6 +85,19 @@ fn render(dir: &Path, contents: &Contents) -> Result<String> {
         "config": printable(&contents.config),
     });
     Ok(environment(include_str!("page.html"))?.get_template("page.html")?.render(page)?)
+}
+
+/// In which dtypes the result is, and how it differs from what was trained.
+fn what_was_written(facts: &Map<String, Value>) -> Value {
+    let Some(written) = facts.get(written::FACT) else { return Value::Null };
+    let text = |value: &Value| value.as_str().map(printable);
+    let dtypes: Vec<[String; 2]> = ["model", "value"]
+        .into_iter()
+        .filter_map(|folder| Some([folder.to_owned(), written.get(folder).and_then(text)?]))
+        .collect();
+    let said: Vec<String> =
+        written.get("said").and_then(Value::as_array).into_iter().flatten().filter_map(text).collect();
+    json!({ "dtypes": dtypes, "said": said })
 }
 
 /// What the guards said while the run was on its way.
@@ -121,13 +136,17 @@ fn facts(facts: &Map<String, Value>, log: &Log) -> Vec<[String; 2]> {
                 times => times.join(", "),
             }
         }
-        Value::Object(files) => {
-            let files: Vec<String> = files.iter().map(|(file, bytes)| format!("{file} ({bytes} bytes)")).collect();
-            printable(&files.join("\n"))
+        Value::Object(parts) => {
+            let part = |(part, value): (&String, &Value)| match name {
+                "inputs" => format!("{part} ({value} bytes)"),
+                _ => format!("{part}: {value}"),
+            };
+            printable(&parts.iter().map(part).collect::<Vec<_>>().join("\n"))
         }
         other => other.to_string(),
     };
-    let shown = facts.iter().filter(|(name, _)| *name != "finished_step" && *name != "stage");
+    let apart = ["finished_step", "stage", written::FACT];
+    let shown = facts.iter().filter(|(name, _)| !apart.contains(&name.as_str()));
     let mut facts: Vec<[String; 2]> =
         shown.map(|(name, value)| [printable(&name.replace('_', " ")), text(name, value)]).collect();
     let mean = |name: &str| {

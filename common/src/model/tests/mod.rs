@@ -3,6 +3,7 @@
 mod folders;
 mod golden;
 mod properties;
+mod written;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,0 +1,121 @@
+//! What the written model says of held-out comparisons, beside what the trained one does.
+
+use std::path::Path;
+
+use align_common::error::Result;
+use align_common::model::{WrittenScalar, dtype_name};
+use align_common::progress::Progress;
+use align_common::stage::{Comparison, Trainer as _};
+use serde_json::json;
+
+use crate::data::Row;
+use crate::eval::{score, score_pairs};
+use crate::stats::pair_accuracy;
+use crate::train::Trainer;
+
+/// Without a held-out set, the first training comparisons of so many tokens together.
+const COMPARED_TOKENS: usize = 8192;
+
+/// Compares the model in a checkpoint's folder with the one in memory: the scores of every held-out set, or without one those of the first
+/// training comparisons.
+pub(crate) fn compare(trainer: &Trainer<'_>, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+    let written = WrittenScalar::open(&checkpoint.join("model"), trainer.model.device())?;
+    let first = first_comparisons(trainer);
+    let sets: Vec<(String, &[Row])> = match trainer.rows.eval.as_slice() {
+        [] => vec![(format!("the first {} training comparisons", first.len()), &first)],
+        sets => sets.iter().map(|set| (set.name.clone(), set.rows.as_slice())).collect(),
+    };
+    let mut found = Comparison::default();
+    for (index, (name, rows)) in sets.into_iter().enumerate() {
+        let known = trainer.held_out_scores(index);
+        let passes = 1 + usize::from(known.is_none());
+        progress.begin("comparing", (passes * rows.len()) as u64);
+        let mut advance = |done: usize| progress.advance(done as u64, "");
+        let microbatch_tokens = trainer.microbatch_tokens();
+        let trained = known.cloned().unwrap_or_else(|| score(&trainer.model, rows, microbatch_tokens, &mut advance));
+        let read = score(&written, rows, microbatch_tokens, &mut advance);
+        progress.end();
+        let Differences { rms, mean, pairs, reordered, accuracies } = Differences::of(rows, &trained, &read);
+        let compute = dtype_name(trainer.compute());
+        let [before, after] = accuracies.map(|accuracy| 100.0 * accuracy);
+        found.said.push(format!(
+            "{name}: accuracy in training ({compute}) {before:.2} %, as `align eval` computes it on the result {after:.2} %; scores differ by {rms:.1e} rms (mean {mean:+.1e}), {reordered} of {pairs} pairs change their order"
+        ));
+        found.sets.push(json!({
+            "set": name, "pairs": pairs, "accuracy_trained": accuracies[0], "accuracy_written": accuracies[1],
+            "score_difference_rms": rms, "score_difference_mean": mean, "reordered": reordered,
+        }));
+    }
+    Ok(found)
+}
+
+fn first_comparisons(trainer: &Trainer<'_>) -> Vec<Row> {
+    let (mut tokens, epoch) = (0, trainer.rows.order.epoch_len() as u64);
+    let within = |row: &&Row| {
+        let goes_on = tokens < COMPARED_TOKENS;
+        tokens += row.len();
+        goes_on
+    };
+    trainer.rows.batch(0, epoch).take_while(within).cloned().collect()
+}
+
+/// How two models' scores of the same comparisons differ.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Differences {
+    /// Of single scores: written − trained.
+    rms: f64,
+    mean: f64,
+    pairs: usize,
+    /// Pairs of which another answer has the higher score, or has it no longer.
+    reordered: usize,
+    /// Trained and written.
+    accuracies: [f64; 2],
+}
+
+impl Differences {
+    fn of(rows: &[Row], trained: &[Vec<f64>], written: &[Vec<f64>]) -> Self {
+        let differences: Vec<f64> = trained
+            .iter()
+            .flatten()
+            .zip(written.iter().flatten())
+            .map(|(trained, written)| written - trained)
+            .collect();
+        let mean = |numbers: &mut dyn Iterator<Item = f64>| numbers.sum::<f64>() / differences.len().max(1) as f64;
+        let pairs = [trained, written].map(|scores| score_pairs(rows, scores));
+        let order = |(chosen, rejected): &(f64, f64)| chosen.partial_cmp(rejected);
+        let reordered = pairs[0].iter().zip(&pairs[1]).filter(|(one, other)| order(one) != order(other)).count();
+        Self {
+            rms: mean(&mut differences.iter().map(|difference| difference * difference)).sqrt(),
+            mean: mean(&mut differences.iter().copied()),
+            pairs: pairs[0].len(),
+            reordered,
+            accuracies: pairs.map(|pairs| pair_accuracy(pairs).accuracy),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use align_common::data::Place;
+
+    use super::*;
+
+    #[test]
+    fn differences_by_hand() {
+        let row = || Row {
+            prefix: vec![1],
+            tails: vec![vec![2], vec![3]],
+            best: 0,
+            answer_starts: vec![1, 1],
+            scores: None,
+            place: Place { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
+        };
+        let rows = [row(), row(), row()];
+        // In order, tied, out of order; then out of order, in order, out of order.
+        let trained = [vec![1.0, 0.0], vec![2.0, 2.0], vec![0.0, 1.0]];
+        let written = [vec![1.0, 2.0], vec![3.0, 2.0], vec![0.0, 2.0]];
+        let found = Differences::of(&rows, &trained, &written);
+        assert_eq!((found.pairs, found.reordered, found.mean, found.accuracies), (3, 2, 4.0 / 6.0, [0.5, 1.0 / 3.0]));
+        assert!((found.rms - 1.0).abs() < 1e-12, "{found:?}"); // (0 + 4 + 1 + 0 + 0 + 1) / 6
+    }
+}
