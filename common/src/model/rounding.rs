@@ -38,9 +38,10 @@ pub(super) struct Draws {
 /// # Errors
 /// The first finite weight that is larger than every finite number of the dtype.
 pub(super) fn rounded(weights: &[f32], to: Kind, draws: Draws) -> Result<Vec<u8>, f32> {
-    let (largest, round): (u32, fn(&[f32], usize, Draws, &mut [u8])) = match to {
-        Kind::BFloat16 => (LARGEST_BF16, part_in_bf16),
-        Kind::Half => (LARGEST_F16, part_in_f16),
+    type Round = fn(&[f32], usize, Draws, &mut [u8]);
+    let (largest, round) = match to {
+        Kind::BFloat16 => (LARGEST_BF16, part_in_bf16 as Round),
+        Kind::Half => (LARGEST_F16, part_in_f16 as Round),
         other => unreachable!("{other:?} has not 16 bits"),
     };
     let does_not_fit = |weight: &f32| (largest + 1..INFINITY).contains(&(weight.to_bits() & !SIGN));
