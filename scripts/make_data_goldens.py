@@ -72,6 +72,8 @@ def main():
     schema = pa.schema([("prompt", pa.string()), ("responses", pa.list_(pa.string())), ("scores", votes)])
     write_table("ranked.parquet", rows, schema, compression="none")
 
+    write_table("empty.parquet", [], pa.schema([("text", pa.string())]))
+
     rows = list(text_rows())
     write_lines("text.jsonl", rows)
     fields = [("id", pa.int32()), ("text", pa.dictionary(pa.int32(), pa.string())), ("weight", pa.float32()), ("kept", pa.bool_()),

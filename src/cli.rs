@@ -1,6 +1,5 @@
 //! The command line: clap types only.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use align_common::chatml::SYSTEM;
@@ -172,7 +171,7 @@ pub(crate) enum Eval {
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalData {
-    /// Files to measure on
+    /// Files to measure on; a folder is one set of files, a pattern as many as it matches
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub(crate) data: Vec<PathBuf>,
     /// Write one JSON object a row here
@@ -245,7 +244,7 @@ pub(crate) enum Inspect {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectDataArgs {
-    /// Dialogues, documents, comparisons or prompts
+    /// Dialogues, documents, comparisons or prompts: a file, a folder or a pattern
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// The model folder whose tokenizer and chat format are used
@@ -319,7 +318,7 @@ pub(crate) struct ScoreArgs {
     /// Reward model folder
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Rows of `prompt` with `response` or `responses`, or of `messages`; `-` is standard input
+    /// Rows of `prompt` with `response` or `responses`, or of `messages`: a file, a folder or a pattern; `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
     /// Scores, one JSON object a row; `-` is standard output
@@ -340,9 +339,9 @@ pub(crate) struct ServeRmArgs {
     /// Reward model folder
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Address and port to listen at; port 0 takes a free one. An address that other machines reach needs --token-file
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub(crate) listen: SocketAddr,
+    /// Address or name, and port, to listen at; port 0 takes a free one. An address that other machines reach needs --token-file
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: String,
     /// File with the token that requests have to bring as `Authorization: Bearer TOKEN`
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
@@ -377,7 +376,7 @@ pub(crate) enum Data {
 
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Files to choose rows from, in any format that training reads
+    /// Files, folders or patterns to choose rows from, in any format that training reads
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
     /// The rows that stay, each as it stood (JSON Lines)
@@ -395,7 +394,7 @@ pub(crate) struct DataArgs {
 pub(crate) struct DecontaminateArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Evaluation files; every string of their rows counts, whatever its key
+    /// Evaluation files, folders or patterns; every string of their rows counts, whatever its key
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub(crate) against: Vec<PathBuf>,
 }
@@ -433,7 +432,7 @@ pub(crate) struct GenerateArgs {
     /// Model folder
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Prompts (JSONL with `prompt`)
+    /// Prompts (JSONL with `prompt`): a file, a folder or a pattern
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: PathBuf,
     /// Responses, one JSON object a line

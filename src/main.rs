@@ -3,6 +3,7 @@
 mod bench;
 mod cli;
 mod commands;
+mod output;
 mod quickstart;
 mod serve;
 mod supervise;
@@ -10,16 +11,17 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use align_common::error::Error;
+use align_common::error::{Error, lines};
 use clap::Parser;
 use clap::error::ErrorKind;
+
+use output::{READER_IS_GONE, reader_is_gone, say};
 
 /// Version, commit and libtorch, as `--version` prints them.
 fn version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("ALIGN_COMMIT"), ", libtorch ", env!("ALIGN_LIBTORCH"), ")")
 }
 
-#[expect(clippy::print_stderr, reason = "the one place that reports failure")]
 fn main() -> ExitCode {
     align_common::memory::keep_freed();
     let cli = match cli::Cli::try_parse() {
@@ -27,24 +29,27 @@ fn main() -> ExitCode {
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => error.exit(),
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         Err(error) => {
-            eprintln!("align: arguments: {}; `align --help` shows what there is", one_line(&error.to_string()));
+            say(&format!("align: arguments: {}; `align --help` shows what there is", one_line(&error.to_string())));
             return ExitCode::from(2);
         }
     };
     // Nothing should panic. What does (libtorch out of memory, a mistake of ours) is one line and exit code 1 like any failure.
     std::panic::set_hook(Box::new(|panic| {
         if !align_common::data::panic_is_expected() {
-            eprintln!("align: failed unexpectedly: {}", one_line_of(panic));
+            say(&format!("align: failed unexpectedly: {}", one_line_of(panic)));
         }
     }));
     let Ok(result) = std::panic::catch_unwind(|| commands::run(cli.command)) else { return ExitCode::FAILURE };
     match result {
         Ok(code) => code,
+        Err(error) if reader_is_gone(&error) => ExitCode::from(READER_IS_GONE),
         Err(error) => {
             match error.downcast_ref::<Error>() {
-                Some(Error::Invalid(problems)) => problems.iter().for_each(|problem| eprintln!("align: {problem}")),
-                Some(error) => eprintln!("align: {error}"), // tells its cause itself
-                None => eprintln!("align: {error:#}"),
+                Some(Error::Invalid(problems)) => {
+                    lines(problems).iter().for_each(|line| say(&format!("align: {line}")))
+                }
+                Some(error) => say(&format!("align: {error}")), // tells its cause itself
+                None => say(&format!("align: {error:#}")),
             }
             ExitCode::from(error.downcast_ref::<Error>().map_or(1, Error::exit_code))
         }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use align_common::progress::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output::say;
+
 /// Progress on stderr.
 pub(crate) struct Terminal {
     bar: Option<ProgressBar>,
@@ -55,11 +57,10 @@ impl Progress for Terminal {
         }
     }
 
-    #[expect(clippy::print_stderr, reason = "the terminal is where notes go")]
     fn note(&mut self, line: &str) {
         match &self.bar {
-            Some(bar) if self.interactive => bar.suspend(|| eprintln!("{line}")),
-            _ => eprintln!("{line}"),
+            Some(bar) if self.interactive => bar.suspend(|| say(line)),
+            _ => say(line),
         }
     }
 }

@@ -156,9 +156,8 @@ fn mistakes_are_named_and_leave_nothing_behind() {
     folder.refuse(&[&dedup[..], &same].concat(), &[&["b.jsonl: is given to --out and --report"]]);
     let against = ["data", "decontaminate", "a.jsonl", "--against", "eval.jsonl", "none.jsonl", "--out", "b.jsonl"];
     folder.refuse(&against, &[&["eval.jsonl:2: not JSON"], &["none.jsonl: no such file"]]);
-    let tags: [&[&str]; 4] = [
-        &["a.jsonl:1: a row without tags, expected `tags`, a list of strings"],
-        &["a.jsonl:2: a row without tags"],
+    let tags: [&[&str]; 3] = [
+        &["a.jsonl:1: a row without tags, expected `tags`, a list of strings; the same in 1 more row: a.jsonl:2"],
         &["a.jsonl:3: not JSON"],
         &["a.jsonl:4: the tag 1, expected"],
     ];

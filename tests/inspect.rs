@@ -66,7 +66,10 @@ fn every_kind_of_rows_is_shown() {
     let (counts, tokens) = inspect(&folder, &["text.txt"]);
     assert_eq!((&counts["rows"], &tokens.last().unwrap()["text"]), (&json!(1), &json!("<|endoftext|>")));
     folder.write("none.jsonl", "{\"a\": 1}\n");
-    folder.refuse(&["inspect", "data", "none.jsonl", "--model", "base"], &[&["none.jsonl", "no row is"]]);
+    folder.refuse(
+        &["inspect", "data", "none.jsonl", "--model", "base"],
+        &[&["none.jsonl:1: ", "a row with `a`, expected a text row: `text`; a chat row: "]],
+    );
     folder.refuse(&["inspect", "data", "missing.jsonl", "--model", "base"], &[&["missing.jsonl", "no such file"]]);
 }
 

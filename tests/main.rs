@@ -12,6 +12,7 @@ mod foreign;
 mod formats;
 mod guards;
 mod hostile;
+mod inputs;
 mod inspect;
 mod invariants;
 mod oracles;

@@ -281,7 +281,8 @@ fn what_is_refused_before_it_listens() {
     let expected = zeros.map(|flag| [flag.strip_suffix("=0").unwrap(), "is 0, expected 1 to"]);
     let expected: Vec<&[&str]> = expected.iter().map(|parts| &parts[..]).collect();
     folder.refuse(&serve(&[&["--listen", "127.0.0.1:0"], &zeros[..]].concat()), &expected);
-    folder.refuse(&serve(&["--listen", "localhost"]), &[&["arguments: ", "--listen"]]);
+    folder
+        .refuse(&serve(&["--listen", "localhost"]), &[&["--listen: ", "`localhost` has no port, expected HOST:PORT"]]);
     let language_model = ["serve", "rm", "--model", "base", "--listen", "127.0.0.1:0"];
     folder.refuse(&language_model, &[&["base: ", "holds a language model, expected a reward model"]]);
     let nothing = ["serve", "rm", "--model", "nothing", "--listen", "127.0.0.1:0"];

@@ -109,8 +109,33 @@ impl Folder {
         self.output(args, command.current_dir(&self.path).env("OMP_NUM_THREADS", "1").stdin(Stdio::null()))
     }
 
+    /// Runs the binary under a umask.
+    pub(crate) fn align_under_umask(&self, umask: &str, args: &[&str]) -> Output {
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask \"$0\"; exec \"$@\"", umask, env!("CARGO_BIN_EXE_align")]).args(args);
+        self.output(args, command.current_dir(&self.path).env("OMP_NUM_THREADS", "1").stdin(Stdio::null()))
+    }
+
+    /// Runs the binary with nobody at the other end of stdout, or of stdout and stderr.
+    pub(crate) fn align_unread(&self, args: &[&str], stderr_is_read: bool) -> Output {
+        let unread = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            Stdio::from(writer)
+        };
+        let mut command = self.command(args);
+        command.stdout(unread()).stderr(if stderr_is_read { Stdio::piped() } else { unread() });
+        let child = command.spawn().unwrap();
+        drop(command); // and with it our ends
+        self.ended(args, child.wait_with_output().unwrap())
+    }
+
     fn output(&self, args: &[&str], command: &mut Command) -> Output {
         let output = command.output().unwrap();
+        self.ended(args, output)
+    }
+
+    fn ended(&self, args: &[&str], output: std::process::Output) -> Output {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Output {
             command: format!("align {}", args.join(" ")),

@@ -204,6 +204,7 @@ impl ChatFormat {
     pub fn dialogue(&self, dialogue: &Dialogue, loss_on: LossOn) -> std::result::Result<Encoded, String> {
         let dialogue = self.with_system(dialogue);
         let turns = self.turns(&dialogue, false)?;
+        self.check_texts(&turns)?;
         let mut answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
         let mut out = Writer::default();
         let mut end: Option<(usize, bool)> = None;
@@ -261,7 +262,10 @@ impl ChatFormat {
     /// As [`ChatFormat::dialogue`].
     pub fn prompt(&self, dialogue: &Dialogue) -> std::result::Result<Vec<i64>, String> {
         let mut out = Writer::default();
-        for turn in self.turns(&self.with_system(dialogue), true)? {
+        let dialogue = self.with_system(dialogue);
+        let turns = self.turns(&dialogue, true)?;
+        self.check_texts(&turns)?;
+        for turn in turns {
             self.open_turn(&mut out, turn.role, false);
             self.write_text(&mut out, &turn.text, false);
             if turn.is_closed {
@@ -309,6 +313,11 @@ impl ChatFormat {
             Turn { role: Role::Assistant, text: text.into(), is_closed: false }
         });
         dialogue.messages.iter().enumerate().map(turn).chain(asked).collect()
+    }
+
+    /// Refuses texts that something would be lost of.
+    fn check_texts(&self, turns: &[Turn<'_>]) -> std::result::Result<(), String> {
+        turns.iter().try_for_each(|turn| self.inner.tokenizer.check(&turn.text))
     }
 
     fn open_turn(&self, out: &mut Writer, role: Role, loss_on_start: bool) {

@@ -17,8 +17,13 @@ use std::sync::Arc;
 use aho_corasick::AhoCorasick;
 use sha2::{Digest, Sha256};
 use tokenizers::decoders::DecoderWrapper;
+use tokenizers::{NormalizedString, Normalizer};
 
+use crate::data::is_lfs_pointer;
 use crate::error::{Error, Result};
+
+/// The text between the contents of a dialogue.
+const CHATML: &str = "system\nuser\nassistant\n";
 
 /// Far above every published vocabulary; bounds the table that a damaged file can ask for.
 const MAX_ID: u32 = 1 << 22;
@@ -53,6 +58,8 @@ struct Inner {
     special: Special,
     /// Finds what spells a control token.
     control: AhoCorasick,
+    /// Bytes without a token of their own, where there are any: a text with one would lose it.
+    missing: Option<Box<[bool; 256]>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +78,11 @@ impl Tokenizer {
         let (json, ranks) = (dir.join("tokenizer.json"), dir.join("qwen.tiktoken"));
         if json.is_file() {
             let bytes = std::fs::read(&json).map_err(Error::io(&json))?;
+            if is_lfs_pointer(&bytes) {
+                let what =
+                    "a Git LFS pointer in place of the tokenizer, expected the file itself; fetch it: git lfs pull";
+                return Err(Error::invalid(json.display(), what));
+            }
             let encoder = from_json(&bytes).map_err(|what| Error::invalid(json.display(), what))?;
             Self::new(encoder, &json)?.with_text_kept_text(&json)
         } else if ranks.is_file() {
@@ -78,7 +90,13 @@ impl Tokenizer {
             let encoder = ranks::from_bytes(&bytes).map_err(|what| Error::invalid(ranks.display(), what))?;
             Self::new(encoder, &ranks)?.with_text_kept_text(&ranks)
         } else {
-            Err(Error::invalid(dir.display(), "no tokenizer, expected tokenizer.json or qwen.tiktoken"))
+            let is_slow = ["vocab.json", "merges.txt", "tokenizer.model"].iter().any(|name| dir.join(name).is_file());
+            let fix = if is_slow {
+                "; make it once with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            } else {
+                ""
+            };
+            Err(Error::invalid(dir.display(), format!("no tokenizer, expected tokenizer.json or qwen.tiktoken{fix}")))
         }
     }
 
@@ -88,10 +106,7 @@ impl Tokenizer {
         encoder.with_truncation(None).map_err(|error| Error::invalid(file.display(), error))?;
         let byte_level = encoder.get_decoder().is_some_and(is_byte_level);
         let table = table(&encoder, byte_level);
-        if byte_level && (0..=255).any(|byte| !has_byte(&table, byte)) {
-            let what = "the vocabulary lacks single bytes, expected all 256: text with them would lose characters";
-            return Err(Error::invalid(file.display(), what));
-        }
+        let missing = if byte_level { missing_bytes(&table) } else { None };
         let id = |token: &str| {
             encoder.token_to_id(token).map(i64::from).ok_or_else(|| {
                 Error::invalid(
@@ -104,7 +119,13 @@ impl Tokenizer {
             Special { im_start: id("<|im_start|>")?, im_end: id("<|im_end|>")?, endoftext: id("<|endoftext|>")? };
         let control = table.iter().flatten().filter(|entry| entry.special).map(|entry| &entry.bytes);
         let control = AhoCorasick::new(control).map_err(|error| Error::invalid(file.display(), error))?;
-        Ok(Self(Arc::new(Inner { encoder, byte_level, table, special, control })))
+        let tokenizer = Self(Arc::new(Inner { encoder, byte_level, table, special, control, missing }));
+        if let Some(byte) = tokenizer.lacks(CHATML) {
+            let what =
+                format!("the vocabulary lacks the byte 0x{byte:02x}, expected those that ChatML is written with");
+            return Err(Error::invalid(file.display(), what));
+        }
+        Ok(tokenizer)
     }
 
     /// Refuses a tokenizer whose control tokens can be written as text.
@@ -128,6 +149,39 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Vec<i64> {
         let encoding = self.0.encoder.encode_fast(text, false).expect("byte-level tokenizers cover every text");
         encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
+    }
+
+    /// As [`Tokenizer::encode`], of a text that nothing is lost of.
+    ///
+    /// # Errors
+    /// The byte that has no token, as one line.
+    pub fn encode_whole(&self, text: &str) -> std::result::Result<Vec<i64>, String> {
+        self.check(text)?;
+        Ok(self.encode(text))
+    }
+
+    /// Refuses a text that something would be lost of.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_whole`].
+    pub fn check(&self, text: &str) -> std::result::Result<(), String> {
+        self.lacks(text).map_or(Ok(()), |byte| {
+            Err(format!(
+                "a text with byte 0x{byte:02x}, for which the tokenizer has no token, expected none that it would lose"
+            ))
+        })
+    }
+
+    /// The first byte of a text that has no token: encoded, it would be lost. Of most vocabularies none.
+    pub fn lacks(&self, text: &str) -> Option<u8> {
+        let missing = self.0.missing.as_ref()?;
+        let first_in = |text: &str| text.bytes().find(|byte| missing[usize::from(*byte)]);
+        let Some(normalizer) = self.0.encoder.get_normalizer() else { return first_in(text) };
+        let mut normal = NormalizedString::from(text);
+        match normalizer.normalize(&mut normal) {
+            Ok(()) => first_in(normal.get()),
+            Err(_) => first_in(text),
+        }
     }
 
     /// Whether a text spells a control token. (It does not become one.)
@@ -253,8 +307,18 @@ fn table(encoder: &tokenizers::Tokenizer, byte_level: bool) -> Vec<Option<Entry>
     table
 }
 
-fn has_byte(table: &[Option<Entry>], byte: u8) -> bool {
-    table.iter().flatten().any(|entry| !entry.special && entry.bytes == [byte])
+/// Bytes that no token stands for alone. Of them those that no text has (UTF-8 does without 0xc0, 0xc1 and 0xf5 to 0xff) need none.
+fn missing_bytes(table: &[Option<Entry>]) -> Option<Box<[bool; 256]>> {
+    let mut missing = Box::new([true; 256]);
+    for entry in table.iter().flatten().filter(|entry| !entry.special) {
+        if let [byte] = entry.bytes[..] {
+            missing[usize::from(byte)] = false;
+        }
+    }
+    for byte in [0xc0, 0xc1].into_iter().chain(0xf5..=0xff) {
+        missing[byte] = false;
+    }
+    missing.contains(&true).then_some(missing)
 }
 
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {

@@ -82,9 +82,9 @@ impl ModelsSection {
 documented! {
     /// `[data]` of ppo.
     pub struct PpoData {
-        /// Prompts to train on ({"prompt"} rows).
+        /// Prompts to train on ({"prompt"} rows): files, folders, patterns.
         pub prompts: Files,
-        /// Held-out prompts; each file is measured for itself.
+        /// Held-out prompts; each file is measured for itself, a folder as one.
         pub eval_prompts: Files,
         /// Pretraining text for the pretrained gradient; required while `ptx.coef` is above 0.
         pub pretrain: Files,
@@ -359,6 +359,12 @@ impl Config for PpoConfig {
         ]
     }
 
+    fn find_files(&mut self) {
+        self.data.prompts.find();
+        self.data.eval_prompts.find_sets();
+        self.data.pretrain.find();
+    }
+
     fn validate(&self, problems: &mut Problems) {
         checks::required(problems, "models.policy", &self.models.policy);
         checks::required(problems, "models.reward", &self.models.reward);
@@ -376,7 +382,10 @@ impl Config for PpoConfig {
         }
         checks::required_files(problems, "data.prompts", &self.data.prompts);
         if self.ptx.coef > 0.0 && self.data.pretrain.is_empty() {
-            problems.push("data.pretrain", "is required while ptx.coef is above 0: a file or an array of files");
+            problems.push(
+                "data.pretrain",
+                "is required while ptx.coef is above 0: a file, a folder, a pattern, or an array of them",
+            );
         }
         checks::at_least_one(problems, "data.max_prompt_tokens", self.data.max_prompt_tokens as u64);
         let rollout = &self.rollout;

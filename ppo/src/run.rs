@@ -17,8 +17,8 @@ use align_common::progress::Progress;
 use align_common::run::{Outcome, Recorded, Run};
 use align_common::stage::{
     self, Action, Comparison, Examination, Job, Launched, Plan, Replay, ScoreWish, Scorer, Source, Watch,
-    check_causal_lm, check_format, check_reward_model, check_scalar_model, check_trained_length, launch, set_names,
-    train,
+    check_causal_lm, check_format, check_reward_model, check_scalar_model, check_trained_length, launch, passed_over,
+    set_names, train,
 };
 use serde_json::{Value, json};
 
@@ -87,6 +87,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     }
     facts.extend(inputs.assumed.iter().map(|(key, assumed)| (*key, json!(assumed))));
     facts.extend(inputs.format.system_note().map(|note| ("system text", json!(note))));
+    facts.extend(passed_over([&config.data.prompts, &config.data.eval_prompts, &config.data.pretrain]));
     let plan = Plan {
         stage: "ppo",
         section: &config.run,
@@ -177,7 +178,7 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
             prompts = read(&data.prompts, &mut problems)?;
         }
         for (name, file) in set_names(&data.eval_prompts).into_iter().zip(data.eval_prompts.iter()) {
-            let prompts = read(std::slice::from_ref(file), &mut problems)?;
+            let prompts = read(&data::files_of(file), &mut problems)?;
             eval.push(EvalSet { name, prompts, latest: None, reference: None });
         }
         if config.ptx.coef > 0.0 {

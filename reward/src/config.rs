@@ -33,12 +33,12 @@ impl Stage {
 documented! {
     /// `[data]` of rm: comparisons.
     pub struct RmData {
-        /// Comparisons to train on (JSONL, a JSON array, also .gz and .zst; Parquet).
+        /// Comparisons to train on (JSONL, a JSON array, CSV, TSV, also .gz and .zst; Parquet): files, folders, patterns.
         pub train: Files,
         /// Several sources by weight, instead of `train`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub mix: Vec<Mix>,
-        /// Held-out comparisons; each file is measured for itself.
+        /// Held-out comparisons; each file is measured for itself, a folder as one.
         pub eval: Files,
         /// Longest dialogue, in tokens; longer comparisons are left out and counted. Qwen report §3.2.1.
         pub max_tokens: usize,
@@ -149,6 +149,12 @@ impl Config for RmConfig {
             ("loss", LossSection::DOCS),
             ("run", RunSection::DOCS),
         ]
+    }
+
+    fn find_files(&mut self) {
+        self.data.train.find();
+        self.data.mix.iter_mut().for_each(|source| source.path.find());
+        self.data.eval.find_sets();
     }
 
     fn validate(&self, problems: &mut Problems) {

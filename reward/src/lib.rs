@@ -35,13 +35,13 @@ use std::path::PathBuf;
 
 use align_common::chatml::ChatFormat;
 use align_common::config::{to_toml, total_steps};
-use align_common::data::Unread;
+use align_common::data::{Unread, files_of};
 use align_common::error::{Problems, Result};
 use align_common::model::{Face, ModelOptions, ScalarModel};
 use align_common::run::{Outcome, Recorded};
 use align_common::stage::{
     self, Job, Launched, Mixture, Plan, Replay, Source, check_format, check_source, check_trained_length, launch,
-    set_names,
+    passed_over, set_names,
 };
 use serde_json::json;
 
@@ -80,6 +80,9 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         facts.push(("keys that are not read", json!(rows.unread)));
     }
     facts.extend(format.system_note().map(|note| ("system text", json!(note))));
+    let data = &config.data;
+    let paths = std::iter::once(&data.train).chain(data.mix.iter().map(|source| &source.path)).chain([&data.eval]);
+    facts.extend(passed_over(paths));
     let plan = Plan {
         stage: config.stage.map_or("", Stage::name),
         section: &config.run,
@@ -179,8 +182,8 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
     let sources = Mixture::new(&data.train, &data.mix);
     let train = problems.absorb(read(&sources.files))?;
     let (mut eval, mut eval_dropped, mut skipped, mut unread) = (Vec::new(), 0, Vec::new(), Unread::default());
-    for (name, file) in set_names(&data.eval).into_iter().zip(data.eval.iter()) {
-        if let Some(set) = problems.absorb(read(std::slice::from_ref(file)))? {
+    for (name, set) in set_names(&data.eval).into_iter().zip(data.eval.iter()) {
+        if let Some(set) = problems.absorb(read(&files_of(set)))? {
             eval_dropped += set.dropped + set.tied;
             unread.add(&set.unread);
             skipped.extend(set.skipped);

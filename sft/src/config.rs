@@ -49,12 +49,12 @@ impl TrainSection {
 documented! {
     /// `[data]` of sft: dialogues.
     pub struct SftData {
-        /// Dialogues to train on (JSONL, a JSON array, also .gz and .zst; Parquet).
+        /// Dialogues to train on (JSONL, a JSON array, CSV, TSV, also .gz and .zst; Parquet): files, folders, patterns.
         pub train: Files,
         /// Several sources by weight, instead of `train`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub mix: Vec<Mix>,
-        /// Held-out dialogues; each file is measured for itself.
+        /// Held-out dialogues; each file is measured for itself, a folder as one.
         pub eval: Files,
         /// Longest dialogue, in tokens. Qwen report §3.1.2.
         pub max_tokens: usize,
@@ -78,12 +78,13 @@ documented! {
 documented! {
     /// `[data]` of pretraining: plain text.
     pub struct PretrainData {
-        /// Documents to train on: {"text"} rows (JSONL, a JSON array, also .gz and .zst; Parquet) or .txt files, each one document.
+        /// Documents to train on: {"text"} rows (JSONL, a JSON array, CSV, TSV, also .gz and .zst; Parquet) or .txt files, each one
+        /// document; files, folders, patterns.
         pub train: Files,
         /// Several sources by weight, instead of `train`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub mix: Vec<Mix>,
-        /// Held-out documents; each file is measured for itself.
+        /// Held-out documents; each file is measured for itself, a folder as one.
         pub eval: Files,
         /// Documents are merged to rows of this many tokens, each attending to itself. Qwen report §2.4.
         pub max_tokens: usize,
@@ -172,6 +173,12 @@ impl Config for SftConfig {
         ]
     }
 
+    fn find_files(&mut self) {
+        self.data.train.find();
+        self.data.mix.iter_mut().for_each(|source| source.path.find());
+        self.data.eval.find_sets();
+    }
+
     fn validate(&self, problems: &mut Problems) {
         self.model.validate(problems);
         checks::sources(problems, &self.data.train, &self.data.mix);
@@ -239,6 +246,12 @@ impl Config for PretrainConfig {
             ("schedule", ScheduleSection::DOCS),
             ("run", RunSection::DOCS),
         ]
+    }
+
+    fn find_files(&mut self) {
+        self.data.train.find();
+        self.data.mix.iter_mut().for_each(|source| source.path.find());
+        self.data.eval.find_sets();
     }
 
     fn validate(&self, problems: &mut Problems) {

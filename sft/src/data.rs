@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use align_common::chatml::ChatFormat;
 use align_common::config::Files;
-use align_common::data::Order;
+use align_common::data::{Order, files_of};
 use align_common::error::{Problem, Problems, Result};
 use align_common::lm::{Cache, Counts, LmData, LmRow, LmRows, Reading, chat_rows, text_rows};
 use align_common::model::Header;
@@ -18,7 +18,7 @@ use crate::config::{PretrainConfig, SftConfig};
 
 /// A held-out file.
 pub struct EvalSet {
-    /// The file's stem.
+    /// The file's stem, or the folder's name.
     pub name: String,
     /// Its rows.
     pub rows: LmRows,
@@ -124,7 +124,7 @@ pub fn sft_rows(
     };
     let sources = Mixture::new(&data.train, &data.mix);
     let train = problems.absorb(read(&sources.files))?;
-    let eval = eval_sets(&data.eval, problems, |file| read(std::slice::from_ref(file)))?;
+    let eval = eval_sets(&data.eval, problems, read)?;
     Ok(train.map(|train| {
         let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
         Rows::new(train, order, eval)
@@ -169,7 +169,7 @@ pub fn pretrain_rows(
             None => complete = false,
         }
     }
-    let eval = eval_sets(&data.eval, problems, |file| read(std::slice::from_ref(file), None))?;
+    let eval = eval_sets(&data.eval, problems, |files| read(files, None))?;
     Ok(complete.then(|| {
         let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
         Rows::new(train, order, eval)
@@ -177,13 +177,13 @@ pub fn pretrain_rows(
 }
 
 fn eval_sets(
-    files: &Files,
+    given: &Files,
     problems: &mut Problems,
-    mut read: impl FnMut(&PathBuf) -> Result<LmData>,
+    mut read: impl FnMut(&[PathBuf]) -> Result<LmData>,
 ) -> Result<Vec<(String, LmData)>> {
     let mut sets = Vec::new();
-    for (name, file) in set_names(files).into_iter().zip(files.iter()) {
-        if let Some(data) = problems.absorb(read(file))? {
+    for (name, set) in set_names(given).into_iter().zip(given.iter()) {
+        if let Some(data) = problems.absorb(read(&files_of(set)))? {
             sets.push((name, data));
         }
     }

@@ -28,16 +28,17 @@ mod written;
 use std::path::PathBuf;
 
 use align_common::chatml::ChatFormat;
-use align_common::config::{Config, to_toml, total_steps};
+use align_common::config::{Config, Files, Mix, to_toml, total_steps};
 use align_common::error::{Problems, Result};
 use align_common::model::{CausalLm, Face, ModelOptions, SideFiles, untrained_chatml};
 use align_common::progress::Progress;
 use align_common::run::{Outcome, Recorded};
 use align_common::stage::{
     self, Job, Launched, Mixture, Plan, Replay, Source, check_causal_lm, check_format, check_source, launch,
+    passed_over,
 };
 use align_common::tokenizer::Special;
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use doctor::doctor;
 pub use plan::{plan, plan_pretrain};
@@ -67,6 +68,7 @@ fn sft_inputs<'a>(config: &'a SftConfig, progress: &mut dyn Progress) -> Result<
         source,
         rows,
         files: Mixture::new(&config.data.train, &config.data.mix).files,
+        passed_over: passed_over(data_paths(&config.data.train, &config.data.mix, &config.data.eval)),
         ends: |special| vec![special.im_end, special.endoftext],
     })
 }
@@ -131,8 +133,14 @@ fn pretrain_inputs<'a>(config: &'a PretrainConfig, progress: &mut dyn Progress) 
         source,
         rows,
         files: Mixture::new(&config.data.train, &config.data.mix).files,
+        passed_over: passed_over(data_paths(&config.data.train, &config.data.mix, &config.data.eval)),
         ends: |special| vec![special.endoftext],
     })
+}
+
+/// All paths that a config gives as data.
+fn data_paths<'a>(train: &'a Files, mix: &'a [Mix], eval: &'a Files) -> impl Iterator<Item = &'a Files> {
+    std::iter::once(train).chain(mix.iter().map(|source| &source.path)).chain([eval])
 }
 
 /// What a stage read, for the loop that both share.
@@ -146,6 +154,8 @@ struct Inputs<'a> {
     source: Source,
     rows: Rows,
     files: Vec<PathBuf>,
+    /// What lies beside the files and is not read.
+    passed_over: Option<(&'static str, Value)>,
     /// Tokens at which the result stops generating.
     ends: fn(&Special) -> Vec<i64>,
 }
@@ -222,6 +232,7 @@ fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Opti
     let mut facts = vec![("parameters", json!(inputs.source.header.num_parameters))];
     facts.extend(rows.facts());
     facts.extend(inputs.system_note.iter().map(|note| ("system text", json!(note))));
+    facts.extend(inputs.passed_over.clone());
     if !untrained.is_empty() {
         let what = "their rows look as if they were never trained (a base checkpoint): the model has to learn here where answers end";
         facts.push(("untrained tokens", json!(format!("{}: {what}", untrained.join(", ")))));

@@ -12,9 +12,9 @@ use align_common::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
 
 use crate::cli::ChatArgs;
+use crate::output::{print, print_line, say};
 
 /// Reads a line, answers it, and remembers both, until the input ends.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a dialogue is what the command prints")]
 pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     args.sampling.check(&mut problems);
@@ -29,14 +29,14 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
 
     let interactive = std::io::stdin().is_terminal();
     if interactive {
-        eprintln!("{} · /new starts over, Ctrl-D ends", args.model.display());
+        say(&format!("{} · /new starts over, Ctrl-D ends", args.model.display()));
     }
     let mut dialogue = Dialogue::default();
     let mut turn = 0;
     let mut lines = std::io::stdin().lock().lines();
     loop {
         if interactive {
-            eprint!("> ");
+            let _ = write!(std::io::stderr(), "> ");
         }
         let Some(line) = lines.next() else { break };
         let line = line?;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
         let prompt = match format.prompt(&dialogue) {
             Ok(prompt) => prompt,
             Err(what) => {
-                eprintln!("align: {what}");
+                say(&format!("align: {what}"));
                 dialogue.messages.pop();
                 continue;
             }
@@ -60,10 +60,9 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
         let draws =
             |_, _, position: usize| random::uniform(args.sampling.seed, Purpose::Generate, turn, 0, position as u64);
         let responses = generate(&model, &[prompt], 1, &sampling, 1, &draws, &mut |_, _, token| {
-            print!("{}", shown.next(token, |ids| source.tokenizer.decode_text(ids)));
-            let _ = std::io::stdout().flush();
+            print(&shown.next(token, |ids| source.tokenizer.decode_text(ids)));
         })?;
-        println!();
+        print_line("");
         let answer = source.tokenizer.decode_text(&responses[0][0].tokens);
         dialogue.messages.push(Message::new(Role::Assistant, answer));
         turn += 1;

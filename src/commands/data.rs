@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_common::data::BadRows;
+use align_common::data::{BadRows, Found};
 use align_common::error::{Error, Problems};
 use align_curation::decontaminate::{self, AgainstCounts};
 use align_curation::sample::SampleCounts;
@@ -13,24 +13,32 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::eval::{align_right, print_line, table};
+use super::inputs::{self, say_passed_over};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{DataArgs, DecontaminateArgs, SampleArgs};
 use crate::terminal::Terminal;
 
 /// Drops copies.
-pub(crate) fn dedup(args: DataArgs) -> Result<ExitCode> {
+pub(crate) fn dedup(mut args: DataArgs) -> Result<ExitCode> {
+    let given = args.find();
     let mut results = Results::create(&args, &[], "dedup", copies::settings())?;
     let files = align_curation::dedup(args.inputs(), scratch(&args.out)?, &mut results, &mut Terminal::new())?;
+    say_passed_over(&given);
     results.finish(json!({ "files": files }))?;
     print_files(&files, &["exact copy", "near copy", "bad row"]);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Drops what an evaluation knows.
-pub(crate) fn decontaminate(args: DecontaminateArgs) -> Result<ExitCode> {
-    let mut results = Results::create(&args.data, &args.against, "decontaminate", decontaminate::settings())?;
+pub(crate) fn decontaminate(mut args: DecontaminateArgs) -> Result<ExitCode> {
+    let mut given = args.data.find();
+    let evaluation = inputs::sets(&args.against);
+    let against = inputs::files(&evaluation);
+    given.extend(evaluation);
+    let mut results = Results::create(&args.data, &against, "decontaminate", decontaminate::settings())?;
     let (files, against) =
-        align_curation::decontaminate(args.data.inputs(), &args.against, &mut results, &mut Terminal::new())?;
+        align_curation::decontaminate(args.data.inputs(), &against, &mut results, &mut Terminal::new())?;
+    say_passed_over(&given);
     results.finish(json!({ "files": files, "against": against }))?;
     print_files(&files, &["overlap", "bad row"]);
     print_against(&against);
@@ -38,9 +46,11 @@ pub(crate) fn decontaminate(args: DecontaminateArgs) -> Result<ExitCode> {
 }
 
 /// Takes a balanced few.
-pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
+pub(crate) fn sample(mut args: SampleArgs) -> Result<ExitCode> {
+    let given = args.data.find();
     let mut results = Results::create(&args.data, &[], "sample", json!({ "rows": args.rows }))?;
     let (files, counts) = align_curation::sample(args.data.inputs(), args.rows, &mut results, &mut Terminal::new())?;
+    say_passed_over(&given);
     results.finish(json!({ "files": files, "tags": counts }))?;
     print_files(&files, &["bad row"]);
     print_sample(&counts);
@@ -48,6 +58,13 @@ pub(crate) fn sample(args: SampleArgs) -> Result<ExitCode> {
 }
 
 impl DataArgs {
+    /// Puts the files that each path stands for in its place.
+    fn find(&mut self) -> Vec<Found> {
+        let given = inputs::sets(&self.files);
+        self.files = inputs::files(&given);
+        given
+    }
+
     fn inputs(&self) -> Inputs<'_> {
         let bad_rows = if self.bad_rows == "skip" { BadRows::Skip } else { BadRows::Error };
         Inputs { files: &self.files, bad_rows }

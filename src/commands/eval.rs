@@ -14,8 +14,10 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
+use super::inputs::{self, say_passed_over};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{EvalData, EvalLmArgs};
+pub(crate) use crate::output::print_line;
 use crate::terminal::Terminal;
 
 /// Tokens computed at once.
@@ -45,11 +47,17 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::new();
     let mut reading = Reading { bad_rows: BadRows::Error, cache: Cache::Auto, progress: &mut terminal };
     let mut sets: Vec<(PathBuf, LmData)> = Vec::new();
+    let given = inputs::sets(&args.data.data);
     if let Some(source) = &source {
-        for file in &args.data.data {
-            let rows = if lm::is_text(file) {
+        for set in &given {
+            let rows = if set.files.first().is_some_and(|file| lm::is_text(file)) {
                 let longest = source.header.config.max_position_embeddings as usize;
-                problems.absorb(lm::document_rows(file, &source.tokenizer, longest.min(TEXT_TOKENS), &mut reading))?
+                problems.absorb(lm::document_rows(
+                    &set.files,
+                    &source.tokenizer,
+                    longest.min(TEXT_TOKENS),
+                    &mut reading,
+                ))?
             } else {
                 if format.is_none() {
                     format = check_format(
@@ -60,14 +68,14 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
                     )?;
                 }
                 let Some(format) = &format else { break };
-                let files = std::slice::from_ref(file);
-                problems.absorb(chat_rows(files, format, LossOn::Assistant, None, &mut reading))?
+                problems.absorb(chat_rows(&set.files, format, LossOn::Assistant, None, &mut reading))?
             };
-            sets.extend(rows.map(|rows| (file.clone(), rows)));
+            sets.extend(rows.map(|rows| (set.path.clone(), rows)));
         }
     }
-    args.data.check(&mut problems);
+    args.data.check(&inputs::files(&given), &mut problems);
     problems.into_result()?;
+    say_passed_over(&given);
 
     let mut unread = Unread::default();
     sets.iter().for_each(|(_, data)| unread.add(&data.counts.unread));
@@ -82,7 +90,7 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
         let stats = lm::evaluate(&model, data.rows.iter(), MICROBATCH_TOKENS, &mut |index, row, logprobs| {
             terminal.advance(1, "");
             if let (Some(per_row), Some(place)) = (&mut per_row, data.rows.place(index))
-                && let Err(error) = per_row.write(&lm_line(file, place.index, row, logprobs))
+                && let Err(error) = per_row.write(&lm_line(&place.file, place.index, row, logprobs))
             {
                 failed.get_or_insert(error);
             }
@@ -140,15 +148,10 @@ pub(crate) fn align_right(mut table: Table, from: usize) -> Table {
     table
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
-pub(crate) fn print_line(line: &str) {
-    println!("{line}");
-}
-
 impl EvalData {
-    pub(super) fn check(&self, problems: &mut Problems) {
+    pub(super) fn check(&self, files: &[PathBuf], problems: &mut Problems) {
         if let Some(path) = &self.per_row {
-            self.data.iter().for_each(|file| refuse_same_file(path, file, "--data", problems));
+            files.iter().for_each(|file| refuse_same_file(path, file, "--data", problems));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use align_common::chatml::ChatFormat;
-use align_common::data::{BadRows, Unread};
+use align_common::data::{BadRows, Found, Unread};
 use align_common::error::Problems;
 use align_common::model::ScalarModel;
 use align_common::progress::Progress;
@@ -18,6 +18,7 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::eval::{MICROBATCH_TOKENS, align_right, print_line, table, tell_assumed, tell_unread};
+use super::inputs::{self, say_passed_over};
 use super::lines::{Lines, refuse_same_file};
 use super::page;
 use crate::cli::EvalRmArgs;
@@ -46,8 +47,11 @@ pub(super) struct Judged<'a> {
 }
 
 /// Pairwise accuracy of one or two reward models.
-pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
-    let checked = check(&args)?;
+pub(crate) fn rm(mut args: EvalRmArgs) -> Result<ExitCode> {
+    let given = inputs::sets(&args.data.data);
+    args.data.data = inputs::paths(&given);
+    let checked = check(&args, &given)?;
+    say_passed_over(&given);
     let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
     let mut html = args.html.as_deref().map(Lines::create).transpose()?;
     let mut terminal = Terminal::new();
@@ -81,7 +85,7 @@ pub(crate) fn rm(args: EvalRmArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(args: &EvalRmArgs) -> Result<Vec<Checked>> {
+fn check(args: &EvalRmArgs, given: &[Found]) -> Result<Vec<Checked>> {
     let mut problems = Problems::new();
     if args.model.len() > 2 {
         problems.push("--model", format!("{} folders are given, expected one or two", args.model.len()));
@@ -92,15 +96,16 @@ fn check(args: &EvalRmArgs) -> Result<Vec<Checked>> {
         let seen = problems.absorb(SeenPairs::read(dir))?.flatten();
         let Some(Scorer { format, assumed, .. }) = scorer else { continue };
         let mut sets = Vec::new();
-        for file in &args.data.data {
-            let read = align_reward::data::read(std::slice::from_ref(file), &format, None, BadRows::Error);
+        for set in given {
+            let read = align_reward::data::read(&set.files, &format, None, BadRows::Error);
             sets.extend(problems.absorb(read)?);
         }
         checked.push(Checked { dir: dir.clone(), format, assumed, sets, seen });
     }
-    args.data.check(&mut problems);
+    let files = inputs::files(given);
+    args.data.check(&files, &mut problems);
     if let Some(html) = &args.html {
-        args.data.data.iter().for_each(|file| refuse_same_file(html, file, "--data", &mut problems));
+        files.iter().for_each(|file| refuse_same_file(html, file, "--data", &mut problems));
     }
     problems.into_result()?;
     let mut unread = Unread::default();
@@ -143,7 +148,7 @@ fn write_rows(out: &mut Lines, judged: &Judged<'_>, model: Option<&PathBuf>) -> 
     for (row, scores) in judged.rows.iter().zip(&judged.scores) {
         for (better, worse) in row.pairs() {
             let mut line = json!({
-                "file": judged.file, "index": row.place.index,
+                "file": &*row.place.file, "index": row.place.index,
                 "chosen_score": scores[better], "rejected_score": scores[worse],
             });
             if row.scores.is_some() || row.tails.len() > 2 {

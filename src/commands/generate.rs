@@ -16,6 +16,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::eval::{print_line, tell_unread};
+use super::inputs::{self, say_passed_over};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::terminal::Terminal;
@@ -64,10 +65,12 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
         let prompt = format.as_ref().map(|format| format.prompt(&dialogue)).transpose()?;
         Ok((dialogue, prompt.unwrap_or_default()))
     };
-    let files = std::slice::from_ref(&args.prompts);
-    let rows = problems.absorb(data::read_as(files, Kind::Prompt, BadRows::Error, &prepare))?;
-    refuse_same_file(&args.out, &args.prompts, "--prompts", &mut problems);
+    let given = data::find(&args.prompts);
+    let files = inputs::files(&given);
+    let rows = problems.absorb(data::read_as(&files, Kind::Prompt, BadRows::Error, &prepare))?;
+    files.iter().for_each(|file| refuse_same_file(&args.out, file, "--prompts", &mut problems));
     problems.into_result()?;
+    say_passed_over(&given);
     let known = "no problem was found";
     let (source, format, rows) = (source.expect(known), format.expect(known), rows.expect(known));
 
@@ -106,6 +109,9 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
             });
             if !dialogue.tools.is_empty() {
                 line["tools"] = json!(dialogue.tools);
+            }
+            if files.len() > 1 {
+                line["file"] = json!(&*place.file);
             }
             out.write(&line)?;
         }

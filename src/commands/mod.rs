@@ -7,6 +7,7 @@ pub(crate) mod eval;
 mod eval_rm;
 mod generate;
 mod html;
+mod inputs;
 mod inspect;
 mod lines;
 mod page;

@@ -15,6 +15,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::eval::{MICROBATCH_TOKENS, tell_assumed, tell_unread};
+use super::inputs::{self, say_passed_over};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::ScoreArgs;
 use crate::terminal::Terminal;
@@ -35,11 +36,14 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
         };
         Ok((responses, answers))
     };
-    let read = problems.absorb(data::read_as(&[source.to_owned()], Kind::Response, BadRows::Error, &prepare))?;
+    let given = data::find(source);
+    let files = inputs::files(&given);
+    let read = problems.absorb(data::read_as(&files, Kind::Response, BadRows::Error, &prepare))?;
     if args.out != standard {
-        refuse_same_file(&args.out, source, "--data", &mut problems);
+        files.iter().for_each(|file| refuse_same_file(&args.out, file, "--data", &mut problems));
     }
     problems.into_result()?;
+    say_passed_over(&given);
     let known = "no problem was found";
     let read = read.expect(known);
     tell_unread(&read.unread);
@@ -66,6 +70,9 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
             .into());
         }
         let mut line = Map::from_iter([("index".to_owned(), json!(place.index))]);
+        if files.len() > 1 {
+            line.insert("file".to_owned(), json!(&*place.file));
+        }
         line.extend(row.verdict(scores));
         if row.is_list {
             line.insert("best_response".to_owned(), json!(answers[best(scores)]));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use align_common::config::{self, Config, RunSection};
+use align_common::data::files_of;
 use align_common::error::Error;
 use align_common::lm;
 use align_common::run::Outcome;
@@ -12,6 +13,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::cli::StageArgs;
+use crate::output::{print_if_read, say};
 use crate::supervise::Supervisor;
 use crate::terminal::Terminal;
 
@@ -60,18 +62,17 @@ pub(crate) fn program() -> Map<String, Value> {
 }
 
 /// Prints the result's folder, or why there is none yet.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
 fn report(outcome: Option<Outcome>, run: &RunSection, supervisor: &Supervisor) -> ExitCode {
     let out = run.out.display();
     match outcome {
-        None => eprintln!("dry run: config, data and checkpoint are fine; nothing was trained"),
-        Some(Outcome::Finished { .. }) => println!("{out}/model"),
+        None => say("dry run: config, data and checkpoint are fine; nothing was trained"),
+        Some(Outcome::Finished { .. }) => print_if_read(&format!("{out}/model")),
         Some(Outcome::AlreadyFinished { step }) => {
-            eprintln!("{out} is finished: {step} steps are done");
-            println!("{out}/model");
+            say(&format!("{out} is finished: {step} steps are done"));
+            print_if_read(&format!("{out}/model"));
         }
         Some(Outcome::Interrupted { step }) => {
-            eprintln!("stopped after step {step}; a checkpoint is written, go on with --resume");
+            say(&format!("stopped after step {step}; a checkpoint is written, go on with --resume"));
             return ExitCode::from(supervisor.exit_code());
         }
     }
@@ -104,6 +105,7 @@ pub(super) fn stage_of(config: &Path) -> Result<Stage> {
         other => other.cloned(),
     };
     let source = first(data("mix")).and_then(|source| first(source.get("path")));
-    let file = first(data("train")).or(source).and_then(|file| file.as_str().map(PathBuf::from));
+    let given = first(data("train")).or(source).and_then(|file| file.as_str().map(PathBuf::from));
+    let file = given.and_then(|path| files_of(&path).into_iter().next());
     Ok(if file.is_some_and(|file| lm::is_text(&file)) { Stage::Pretrain } else { Stage::Sft })
 }

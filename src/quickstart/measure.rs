@@ -47,7 +47,7 @@ pub(super) fn measure(
     let format = ChatFormat::open(&model("sft"), &tokenizer, &config.data.system)?;
     let prompts = read_prompts(&data("heldout-prompts.jsonl"), &format)?;
     let mut reading = Reading { bad_rows: BadRows::Error, cache: Cache::Off, progress: terminal };
-    let documents = lm::document_rows(&data("heldout-text.jsonl")[0], &tokenizer, 2048, &mut reading)?.rows;
+    let documents = lm::document_rows(&data("heldout-text.jsonl"), &tokenizer, 2048, &mut reading)?.rows;
     let documents: Vec<LmRow> = documents.iter().collect();
     let text: Vec<LmRow> = documents.iter().map(without_end).collect();
     let comparisons = align_reward::data::read(&data("heldout-comparisons.jsonl"), &format, None, BadRows::Error)?.rows;

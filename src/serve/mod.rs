@@ -9,8 +9,8 @@ mod refusal;
 mod requests;
 mod token;
 
-use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,7 @@ use self::requests::{Counts, Service};
 use self::token::Token;
 use crate::cli::ServeRmArgs;
 use crate::commands::eval::tell_assumed;
+use crate::output::say;
 
 /// Connections that the system accepts before we do.
 const BACKLOG: u32 = 1024;
@@ -36,13 +37,21 @@ const BACKLOG: u32 = 1024;
 pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     let mut problems = Problems::new();
     args.check(&mut problems);
+    let address = problems.absorb(address(&args.listen))?;
+    if let Some(address) =
+        address.filter(|address| !address.ip().to_canonical().is_loopback() && args.token_file.is_none())
+    {
+        let what = format!("{address} is reached by other machines, expected --token-file with it, or 127.0.0.1");
+        problems.push("--listen", what);
+    }
     let token = problems.absorb(args.token_file.as_deref().map(Token::read).transpose())?.flatten();
     let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
     // The address is taken before the model loads, but answers only afterwards.
-    let socket = problems.absorb(bind(args.listen))?;
+    let socket = address.map(bind).map_or(Ok(None), |socket| problems.absorb(socket))?;
     problems.into_result()?;
     let known = "no problem was found";
     let (Scorer { format, assumed, .. }, socket) = (scorer.expect(known), socket.expect(known));
+    let address = address.expect(known);
     tell_assumed(&args.model, assumed.as_deref());
 
     let mut model = ScalarModel::load(&args.model, &evaluation_options(), 0)?;
@@ -61,7 +70,7 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     };
     let runtime = runtime().context("the service cannot start")?;
     let limits = Limits { clients: args.max_clients, timeout };
-    let counts = runtime.block_on(listen(socket, &args, service, limits))?;
+    let counts = runtime.block_on(listen(socket, address, &args.model, service, limits))?;
     drop(runtime);
     // Nobody is left who could ask: the model's thread ends.
     let _ = thread.join();
@@ -70,10 +79,16 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Listens and answers until the first Ctrl-C or SIGTERM, and then what was begun; a second one ends at once.
-async fn listen(socket: TcpSocket, args: &ServeRmArgs, service: Service, limits: Limits) -> anyhow::Result<String> {
+async fn listen(
+    socket: TcpSocket,
+    address: SocketAddr,
+    model: &Path,
+    service: Service,
+    limits: Limits,
+) -> anyhow::Result<String> {
     let mut signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let listener = socket.listen(BACKLOG).map_err(|error| refused(args.listen, &error))?;
-    say(&format!("listening at http://{}, model {}", listener.local_addr()?, args.model.display()));
+    let listener = socket.listen(BACKLOG).map_err(|error| refused(address, &error))?;
+    say(&format!("listening at http://{}, model {}", listener.local_addr()?, model.display()));
     let service = Arc::new(service);
     connections::serve(listener, service.clone(), limits, async move {
         received(&mut signals).await;
@@ -99,6 +114,34 @@ fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(2).enable_all().build()
 }
 
+/// The address that is meant: of a name's addresses the first, before others one of IPv4, as the default is.
+fn address(listen: &str) -> Result<SocketAddr> {
+    const EXPECTED: &str = "expected HOST:PORT, as 127.0.0.1:8080, localhost:8080 or [::1]:8080";
+    let refuse = |what: String| Err(Error::invalid("--listen", format!("`{listen}` {what}, {EXPECTED}")));
+    if let Ok(address) = listen.parse() {
+        return Ok(address);
+    }
+    match listen.rsplit_once(':') {
+        None => return refuse("has no port".to_owned()),
+        Some(("", _)) => return refuse("has no host".to_owned()),
+        Some((host, _)) if host.contains(':') && !host.starts_with('[') => {
+            return refuse("is an IPv6 address without brackets or port".to_owned());
+        }
+        Some((_, port)) if port.parse::<u16>().is_err() => return refuse(format!("has no port (`{port}`)")),
+        Some(_) => {}
+    }
+    match listen.to_socket_addrs() {
+        Err(error) => refuse(format!("is no address and no known name ({error})")),
+        Ok(addresses) => {
+            let all: Vec<SocketAddr> = addresses.collect();
+            match all.iter().find(|address| address.is_ipv4()).or(all.first()) {
+                Some(address) => Ok(*address),
+                None => refuse("is a name without an address".to_owned()),
+            }
+        }
+    }
+}
+
 fn bind(address: SocketAddr) -> Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     socket
@@ -118,11 +161,6 @@ fn refused(address: SocketAddr, error: &std::io::Error) -> Error {
     Error::invalid("--listen", format!("cannot listen at {address}: {what}, expected a free address of this machine"))
 }
 
-/// On stderr; a service goes on when nobody reads it any more.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
 impl ServeRmArgs {
     fn check(&self, problems: &mut Problems) {
         /// More than any machine holds; the queue's own limit is far above.
@@ -139,13 +177,6 @@ impl ServeRmArgs {
             if !(1..=most).contains(&value) {
                 problems.push(flag, format!("is {value}, expected 1 to {most}"));
             }
-        }
-        if self.token_file.is_none() && !self.listen.ip().to_canonical().is_loopback() {
-            let address = self.listen;
-            problems.push(
-                "--listen",
-                format!("{address} is reached by other machines, expected --token-file with it, or 127.0.0.1"),
-            );
         }
     }
 }

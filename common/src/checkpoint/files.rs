@@ -81,6 +81,15 @@ pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     }
 }
 
+/// The permissions that a file gets which is made as any other. The safetensors library writes temporary files, which are their owner's
+/// alone, and gives them their names: they have to be given these, too. An empty file stands at `path` afterwards.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be made.
+pub(crate) fn usual_permissions(path: &Path) -> Result<fs::Permissions> {
+    File::create(path).and_then(|file| file.metadata()).map(|made| made.permissions()).map_err(Error::io(path))
+}
+
 /// Writes a small file so that a reader sees the old or the new contents, never a part.
 ///
 /// # Errors

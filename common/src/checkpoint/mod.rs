@@ -24,6 +24,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Problems, Result};
 
+pub(crate) use files::usual_permissions;
 pub use files::{TEMPORARY, remove_temporaries, replace_folder, retire, sync_if_there, sync_tree, write_whole};
 pub use gate::{Gate, Shut};
 pub use tensors::{read_tensors, write_tensors};

@@ -10,6 +10,7 @@ use flate2::Crc;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use tch::{Kind, Tensor};
 
+use super::usual_permissions;
 use crate::error::{Error, Result};
 use crate::memory;
 
@@ -23,12 +24,14 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
 
 /// As [`write_tensors`]; returns the CRC-32 of the tensors as they lay in memory, in their order in the file.
 pub(super) fn write_summed(path: &Path, tensors: &[(String, Tensor)]) -> Result<Crc> {
+    let usual = usual_permissions(path)?;
     let sum = RefCell::new(Crc::new());
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), TensorView::new(tensor, &sum)));
     safetensors::serialize_to_file(views, None, path).map_err(|error| match error {
         safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), source },
         other => Error::Failed(format!("{}: {other}", path.display())),
     })?;
+    std::fs::set_permissions(path, usual).map_err(Error::io(path))?;
     Ok(sum.into_inner())
 }
 

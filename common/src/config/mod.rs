@@ -36,6 +36,10 @@ pub trait Config: Serialize + DeserializeOwned + Default {
     /// Adds every mistake that types cannot catch, with the dotted key as the place and what is expected as the text:
     /// `problems.push("train.grad_clip", "must be above 0")`. [`load`] puts file and value in front.
     fn validate(&self, problems: &mut Problems);
+
+    /// Looks up which files the data paths stand for: [`load`] does it once, when everything else is right, so that the resolved
+    /// config names them.
+    fn find_files(&mut self) {}
 }
 
 /// Reads `file`, lays it over the defaults of `C`, applies `sets` (each `section.key=TOMLVALUE`) and `out` (for `run.out`).

@@ -41,7 +41,7 @@ pub(super) fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out
     merge(&mut merged, &given.table);
     let mut wrong = Vec::new(); // dotted keys that are reported already
     given.refuse_non_finite(&mut merged, &defaults, &mut wrong, &mut problems);
-    let config: C = given.typed(&mut merged, &defaults, &mut wrong, &mut problems)?;
+    let mut config: C = given.typed(&mut merged, &defaults, &mut wrong, &mut problems)?;
 
     let mut found = Problems::new();
     config.validate(&mut found);
@@ -55,6 +55,7 @@ pub(super) fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out
         }
     }
     problems.into_result()?;
+    config.find_files();
     Ok(config)
 }
 

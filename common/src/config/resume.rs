@@ -11,7 +11,8 @@ pub fn differences(old: &Table, new: &Table) -> Vec<(String, Option<String>, Opt
     let find =
         |flat: &[(String, String)], key: &str| flat.iter().find(|(own, _)| own == key).map(|(_, text)| text.clone());
     let mut keys: Vec<&String> = old.iter().chain(&new).map(|(key, _)| key).collect();
-    keys.sort();
+    // The stage says more than its sections.
+    keys.sort_by_key(|key| (key.contains('.'), *key));
     keys.dedup();
     keys.into_iter()
         .map(|key| (key.clone(), find(&old, key), find(&new, key)))

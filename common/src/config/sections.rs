@@ -8,6 +8,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use tch::{Cuda, Device, Kind};
 
+use crate::data::{self, Found};
 use crate::documented;
 use crate::error::Problems;
 use crate::model::{Face, Writing};
@@ -250,22 +251,53 @@ pub fn parse_device(text: &str) -> Result<Device, String> {
     }
 }
 
-/// One path or several: a string or an array of strings in TOML.
+/// One path or several: a string or an array of strings in TOML. Each is a file, a folder of files or a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
-pub struct Files(pub Vec<PathBuf>);
+pub struct Files {
+    paths: Vec<PathBuf>,
+    /// What lies beside the files in the folders that were given, and is not read.
+    #[serde(skip)]
+    passed_over: Vec<PathBuf>,
+}
+
+impl Files {
+    /// Puts the files that each path stands for in its place.
+    pub fn find(&mut self) {
+        self.replace(|found| found.files);
+    }
+
+    /// As [`Files::find`], but a folder stays one: its files are one set.
+    pub fn find_sets(&mut self) {
+        self.replace(|found| vec![found.path]);
+    }
+
+    fn replace(&mut self, with: impl Fn(Found) -> Vec<PathBuf>) {
+        for given in std::mem::take(&mut self.paths) {
+            for mut found in data::find(&given) {
+                self.passed_over.append(&mut found.passed_over);
+                self.paths.extend(with(found));
+            }
+        }
+    }
+
+    /// What lies beside the files in the folders that were given, and is not read.
+    pub fn passed_over(&self) -> &[PathBuf] {
+        &self.passed_over
+    }
+}
 
 impl Deref for Files {
     type Target = [PathBuf];
 
     fn deref(&self) -> &[PathBuf] {
-        &self.0
+        &self.paths
     }
 }
 
 impl<P: Into<PathBuf>> FromIterator<P> for Files {
     fn from_iter<I: IntoIterator<Item = P>>(paths: I) -> Self {
-        Self(paths.into_iter().map(Into::into).collect())
+        Self { paths: paths.into_iter().map(Into::into).collect(), passed_over: Vec::new() }
     }
 }
 
@@ -281,15 +313,15 @@ impl<'de> Deserialize<'de> for Files {
             }
 
             fn visit_str<E>(self, path: &str) -> Result<Files, E> {
-                Ok(Files(vec![PathBuf::from(path)]))
+                Ok(Files::from_iter([path]))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut paths: A) -> Result<Files, A::Error> {
-                let mut files = Vec::new();
+                let mut files = Files::default();
                 while let Some(path) = paths.next_element()? {
-                    files.push(path);
+                    files.paths.push(path);
                 }
-                Ok(Files(files))
+                Ok(files)
             }
         }
 
@@ -300,7 +332,7 @@ impl<'de> Deserialize<'de> for Files {
 documented! {
     /// One entry of `[[data.mix]]`: a source of rows and how often it is drawn from.
     pub struct Mix {
-        /// A file or several.
+        /// A file or several, a folder or a pattern.
         pub path: Files,
         /// The source's part of all rows, relative to the other weights.
         pub weight: f64,
@@ -358,16 +390,17 @@ pub mod checks {
     /// Files that have no default.
     pub fn required_files(problems: &mut Problems, key: &str, files: &Files) {
         if files.is_empty() {
-            problems.push(key, "is required: a file or an array of files");
+            problems.push(key, "is required: a file, a folder, a pattern, or an array of them");
         }
     }
 
     /// Training files, given as `data.train` or as `[[data.mix]]` entries.
     pub fn sources(problems: &mut Problems, train: &Files, mix: &[Mix]) {
         match (train.is_empty(), mix.is_empty()) {
-            (true, true) => {
-                problems.push("data.train", "is required: a file, an array of files, or [[data.mix]] entries")
-            }
+            (true, true) => problems.push(
+                "data.train",
+                "is required: a file, a folder, a pattern, an array of them, or [[data.mix]] entries",
+            ),
             (false, false) => problems.push("data.mix", "stands beside data.train: give one of the two"),
             _ => {}
         }

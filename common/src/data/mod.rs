@@ -1,6 +1,11 @@
-//! Rows from files: as they stand there ([`raw`]), the shapes that are understood ([`records`]), whole files of them ([`reader`]), more than
+//! Rows from files: which files a path stands for ([`files`]), rows as they stand there ([`raw`]), the shapes that are understood ([`records`]), whole files of them ([`reader`]), more than
 //! memory holds ([`stream`]), and in which order rows are used ([`order`]).
 
+mod delimited;
+pub mod files;
+mod foreign;
+mod json;
+mod kinds;
 pub mod order;
 pub mod raw;
 pub mod reader;
@@ -11,8 +16,11 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use files::{Found, files_of, find};
+pub(crate) use foreign::is_lfs_pointer;
+pub use kinds::kind_of_rows;
 pub use order::Order;
-pub use raw::{Parsed, Place, RawRow, RawRows};
+pub use raw::{Parsed, Place, RawRow, RawRows, format_by_name};
 pub use reader::{BadRows, Rows, Unread, read, read_as};
 pub use records::{Comparison, Kind, ReadRow, Record, holds_text, parse, system_text};
 pub use source::STDIN;

@@ -9,8 +9,8 @@ use super::raw::{Parsed, Place, RawRows};
 use super::records::{Kind, Record};
 use crate::error::{Problem, Problems, Result};
 
-/// Bad rows named one by one, per file.
-const MAX_NAMED: usize = 20;
+/// Ways of being bad that are told apart in a file; a message shows fewer.
+const MAX_CAUSES: usize = 32;
 
 /// What becomes of rows that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ impl Unread {
     }
 }
 
-/// Reads files whole. Which format a file has shows in its content; `.txt` is one document.
+/// Reads files whole. Which format a file has shows in its content; `.txt` is one document, `.csv` and `.tsv` are told by their names.
 ///
 /// # Errors
 /// [`crate::error::Error::Invalid`] with every file and, unless they are to be skipped, every row that cannot be used.
@@ -130,23 +130,33 @@ fn read_file<T>(
     Ok((records, unread, bad))
 }
 
-/// The bad rows of one file.
+/// The bad rows of one file: all of them where they are skipped, otherwise one a cause, which stands for the others.
 pub(super) struct Bad {
     bad_rows: BadRows,
     named: Vec<Problem>,
+    /// Causes of the rows that stand for others.
+    causes: Vec<Option<String>>,
     num_unnamed: usize,
 }
 
 impl Bad {
     pub(super) fn new(bad_rows: BadRows) -> Self {
-        Self { bad_rows, named: Vec::new(), num_unnamed: 0 }
+        Self { bad_rows, named: Vec::new(), causes: Vec::new(), num_unnamed: 0 }
     }
 
     pub(super) fn push(&mut self, place: &Place, what: &str) {
-        if self.bad_rows == BadRows::Error && self.named.len() == MAX_NAMED {
-            self.num_unnamed += 1;
-        } else {
-            self.named.push(Problem { place: place.to_string(), what: what.to_owned() });
+        let problem = Problem::of_row(place, what);
+        if self.bad_rows == BadRows::Skip {
+            return self.named.push(problem);
+        }
+        let cause = problem.cause();
+        match self.causes.iter().position(|known| *known == cause) {
+            Some(at) => self.named[at].take_in(problem),
+            None if self.causes.len() == MAX_CAUSES => self.num_unnamed += 1,
+            None => {
+                self.causes.push(cause);
+                self.named.push(problem);
+            }
         }
     }
 
@@ -170,13 +180,9 @@ impl Bad {
             }
             return self.named;
         }
-        self.named.into_iter().for_each(|problem| problems.push(problem.place, problem.what));
+        self.named.into_iter().for_each(|problem| problems.push_problem(problem));
         if self.num_unnamed > 0 {
-            let more = self.num_unnamed;
-            problems.push(
-                file.display(),
-                format!("{more} more rows like these, expected none; bad_rows = \"skip\" leaves them out"),
-            );
+            problems.push(file.display(), format!("{} more bad rows, expected none", self.num_unnamed));
         }
         Vec::new()
     }

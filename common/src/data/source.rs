@@ -12,7 +12,7 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::raw::MAX_RECORD_BYTES;
-use super::table;
+use super::{files, foreign, table};
 use crate::error::{Error, Result};
 
 /// A compressed file may grow to this many bytes …
@@ -40,18 +40,18 @@ pub(super) enum Opened {
 /// Opens a data file.
 pub(super) fn open(file: &Path) -> Result<Opened> {
     let refuse = |what: &str| Err(Error::invalid(file.display(), what));
-    let metadata = match std::fs::metadata(file) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return refuse("no such file, expected data"),
-        Err(error) => return Err(Error::io(file)(error)),
-    };
+    let unreadable = |error: io::Error| Error::invalid(file.display(), unreadable(file, &error));
+    let metadata = std::fs::metadata(file).map_err(unreadable)?;
     if metadata.is_dir() {
-        return refuse("a folder, expected a file");
+        return refuse(&files::nothing_found(file));
     }
     let position = Rc::new(Cell::new(0));
-    let counted = Counted { bytes: open_file(file).map_err(Error::io(file))?, position: Rc::clone(&position) };
+    let counted = Counted { bytes: open_file(file).map_err(unreadable)?, position: Rc::clone(&position) };
     let mut bytes = BufReader::with_capacity(BUFFER_BYTES, counted);
     let head = bytes.fill_buf().map_err(Error::io(file))?;
+    if let Some(what) = foreign::refusal(file, &name(file), head) {
+        return refuse(&what);
+    }
     let named =
         |name: &str| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(name)) && !head.is_empty();
     let limit = MAX_GROWN_BYTES.max(metadata.len().saturating_mul(MAX_GROWTH));
@@ -68,8 +68,20 @@ pub(super) fn open(file: &Path) -> Result<Opened> {
         _ => (Box::new(bytes) as Box<dyn BufRead>, u64::MAX),
     };
     let mut source = Source { bytes, line: 1, consumed: 0, limit, position };
-    source.begin().map_err(|error| error.at(file, 1))?;
+    source.begin(file).map_err(|error| error.at(file, 1))?;
     Ok(Opened::Text(source))
+}
+
+/// Why a file cannot be opened, and what was expected.
+fn unreadable(file: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound if std::fs::symlink_metadata(file).is_ok() => {
+            "a link to a file that is not there, expected data".to_owned()
+        }
+        io::ErrorKind::NotFound if files::is_pattern(file) => files::nothing_found(file),
+        io::ErrorKind::NotFound => "no such file, expected data".to_owned(),
+        _ => format!("cannot be read ({error}), expected data"),
+    }
 }
 
 /// A file that tells how far it has been read.
@@ -125,13 +137,17 @@ pub(super) struct Source {
 }
 
 impl Source {
-    fn begin(&mut self) -> Step<()> {
+    fn begin(&mut self, file: &Path) -> Step<()> {
         // A byte-order mark is not content. Only three bytes are asked for, which any buffer that holds text has.
         let head = self.peek()?;
         let (bom, utf16) =
             (head.starts_with(&[0xef, 0xbb, 0xbf]), head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]));
         if utf16 {
             return Err(Stop::Wrong("UTF-16, expected UTF-8".to_owned()));
+        }
+        // Packed in it, too, may be what is not read: a tar archive, say.
+        if let Some(what) = foreign::refusal(file, &name(file), head) {
+            return Err(Stop::File(what));
         }
         if head.starts_with(table::MAGIC) {
             return Err(Stop::File("a compressed Parquet file, expected it as it is: decompress it".to_owned()));
@@ -148,7 +164,7 @@ impl Source {
     }
 
     /// What is buffered; empty at the end.
-    fn peek(&mut self) -> Step<&[u8]> {
+    pub(super) fn peek(&mut self) -> Step<&[u8]> {
         loop {
             match self.bytes.fill_buf() {
                 Ok(_) => break,
@@ -188,11 +204,25 @@ impl Source {
             let head = self.peek()?;
             let count = head.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(head.len());
             let next = head.get(count).copied();
-            let (ended, num_lines) = (head.is_empty(), head[..count].iter().filter(|&&byte| byte == b'\n').count());
-            self.line += num_lines as u64;
+            let (ended, num_lines) = (head.is_empty(), count_lines(&head[..count]));
+            self.line += num_lines;
             self.consume(count)?;
             if ended || next.is_some() {
                 return Ok(next);
+            }
+        }
+    }
+
+    /// Skips the ends of lines, and with them blank lines.
+    pub(super) fn skip_line_ends(&mut self) -> Step<()> {
+        loop {
+            let head = self.peek()?;
+            let count = head.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(head.len());
+            let (done, num_lines) = (count < head.len() || head.is_empty(), count_lines(&head[..count]));
+            self.line += num_lines;
+            self.consume(count)?;
+            if done {
+                return Ok(());
             }
         }
     }
@@ -206,12 +236,12 @@ impl Source {
                 break;
             }
             let count = head.iter().position(|&byte| !wanted(byte)).unwrap_or(head.len());
-            let (done, num_lines) = (count < head.len(), head[..count].iter().filter(|&&byte| byte == b'\n').count());
+            let (done, num_lines) = (count < head.len(), count_lines(&head[..count]));
             fits &= taken.len() + count <= MAX_RECORD_BYTES;
             if fits {
                 taken.extend_from_slice(&head[..count]);
             }
-            self.line += num_lines as u64;
+            self.line += num_lines;
             self.consume(count)?;
             if done {
                 break;
@@ -219,6 +249,10 @@ impl Source {
         }
         Ok(fits.then_some(taken))
     }
+}
+
+pub(super) fn count_lines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 /// Zstandard frames, one after the other.

@@ -19,7 +19,7 @@ mod view;
 
 pub use cache::Cache;
 pub use prepare::{Counts, Reading};
-pub use rows::{LmData, chat_rows, document_rows, documents, is_text, kind_of_rows, seen_rows, text_rows};
+pub use rows::{LmData, chat_rows, document_rows, documents, is_text, seen_rows, text_rows};
 pub use view::LmRows;
 
 /// A run of tokens that sees itself alone: a dialogue, or (a part of) a document.

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::cache::{Cache, Entry};
 use super::store::{Store, Words, Writer};
 use crate::checkpoint::write_whole;
-use crate::data::{BadRows, Kind, Parsed, Place, Record, Stream, Unread};
-use crate::error::{Error, Problem, Result};
+use crate::data::{BadRows, Kind, Parsed, Place, Record, Stream, Unread, format_by_name};
+use crate::error::{Error, Problem, Result, cause};
 use crate::progress::Progress;
 
 const ABOUT: &str = "about.json";
@@ -123,7 +123,7 @@ impl Prepared {
     pub(super) fn skipped(&self) -> impl Iterator<Item = Problem> + '_ {
         let named = |(index, line, what): &(u64, u64, String)| {
             let place = Place { file: Arc::clone(&self.file), index: *index, line: *line };
-            Problem { place: place.to_string(), what: what.clone() }
+            Problem::of_row(place, what)
         };
         self.about.skipped.iter().map(named)
     }
@@ -159,7 +159,7 @@ fn in_memory<R: Recipe>(file: &Path, recipe: &R, reading: &mut Reading<'_>) -> R
 }
 
 fn in_folder<R: Recipe>(folder: PathBuf, file: &Path, recipe: &R, reading: &mut Reading<'_>) -> Result<(Store, About)> {
-    let recipe_text = json!([recipe.describe(), reading.bad_rows]);
+    let recipe_text = json!([recipe.describe(), reading.bad_rows, format_by_name(file)]);
     let entry = Entry::of(folder, file, &recipe_text, reading.progress)?;
     let path = match entry.find() {
         Some(path) => path,
@@ -196,7 +196,7 @@ fn read<R: Recipe>(
         let counts = &mut about.counts;
         match listed {
             Err(what) => {
-                let kind = Some(kind_of(&what));
+                let kind = Some(cause(&what));
                 let kind = kind.filter(|kind| counts.bad.len() < MAX_KINDS || counts.bad.contains_key(kind));
                 *counts.bad.entry(kind.unwrap_or_else(|| "other reasons".to_owned())).or_default() += 1;
                 about.skipped.push((row.place.index, row.place.line, what));
@@ -220,18 +220,4 @@ fn read<R: Recipe>(
         Ok(())
     })?;
     Ok(about)
-}
-
-/// What rows that are bad in the same way have in common: the message without numbers and quoted data.
-fn kind_of(what: &str) -> String {
-    let without_row = what.strip_prefix("row ").and_then(|rest| rest.split_once(": ")).map_or(what, |(_, what)| what);
-    let mut kind = String::new();
-    for char in without_row.chars() {
-        match char {
-            '0'..='9' if kind.ends_with('#') => {}
-            '0'..='9' => kind.push('#'),
-            char => kind.push(char),
-        }
-    }
-    kind
 }

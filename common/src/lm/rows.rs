@@ -9,7 +9,7 @@ use super::store::Words;
 use super::view::{LmRows, Merged};
 use crate::chatml::{ChatFormat, Dialogue, LossOn};
 use crate::config::Overlong;
-use crate::data::{self, BadRows, Kind, Parsed, RawRows, Record};
+use crate::data::{self, BadRows, Kind, Parsed, Place, Record};
 use crate::error::{Error, Problem, Problems, Result};
 use crate::random::{Permutation, Purpose};
 use crate::tokenizer::Tokenizer;
@@ -87,7 +87,7 @@ impl Recipe for Text<'_> {
 
     fn list(&self, record: Record) -> Parsed<Listed> {
         let Record::Text(text) = record else { unreachable!("a text file gives text records") };
-        let tokens = self.tokenizer.encode(&text);
+        let tokens = self.tokenizer.encode_whole(&text)?;
         Ok(Listed {
             turns: 1,
             tokens: tokens.len() as u64,
@@ -146,17 +146,17 @@ impl<const COMPARISONS: bool> Recipe for Seen<'_, COMPARISONS> {
 ///
 /// # Errors
 /// As [`chat_rows`].
-pub fn seen_rows(file: &Path, comparisons: bool, format: &ChatFormat, reading: &mut Reading<'_>) -> Result<LmData> {
-    let prepared = if comparisons {
-        prepare(file, &Seen::<true> { format }, reading)?
+pub fn seen_rows(
+    files: &[PathBuf],
+    comparisons: bool,
+    format: &ChatFormat,
+    reading: &mut Reading<'_>,
+) -> Result<LmData> {
+    if comparisons {
+        each_file(files, &Seen::<true> { format }, reading, LmRows::dialogues)
     } else {
-        prepare(file, &Seen::<false> { format }, reading)?
-    };
-    let mut result = LmData::default();
-    result.add(&prepared);
-    result.rows = LmRows::dialogues(prepared);
-    result.file_rows.push(result.rows.len());
-    Ok(result)
+        each_file(files, &Seen::<false> { format }, reading, LmRows::dialogues)
+    }
 }
 
 /// Reads dialogues and renders them in ChatML.
@@ -175,7 +175,7 @@ pub fn chat_rows(
     for file in files {
         let Some(prepared) = problems.absorb(prepare(file, &recipe, reading))? else { continue };
         let counts = &prepared.about.counts;
-        problems.absorb(refuse_empty(file, counts.rows, counts.dropped))?;
+        problems.absorb(refuse_empty(file, counts, limit.map(|(_, overlong)| overlong)))?;
         result.add(&prepared);
         let rows = LmRows::dialogues(prepared);
         result.file_rows.push(rows.len());
@@ -190,12 +190,12 @@ pub fn chat_rows(
 /// # Errors
 /// [`Error::Invalid`] for bad rows (unless skipped).
 pub fn documents(files: &[PathBuf], tokenizer: &Tokenizer, bad_rows: BadRows) -> Result<(Vec<Vec<i64>>, Vec<Problem>)> {
-    let read = data::read(files, Kind::Text, bad_rows)?;
-    let tokens = |(_, record)| match record {
-        Record::Text(text) => tokenizer.encode(&text),
+    let tokens = |_: &Place, record| match record {
+        Record::Text(text) => tokenizer.encode_whole(&text),
         _ => unreachable!("a text file gives text records"),
     };
-    Ok((read.records.into_iter().map(tokens).collect(), read.skipped))
+    let read = data::read_as(files, Kind::Text, bad_rows, &tokens)?;
+    Ok((read.records.into_iter().map(|(_, tokens)| tokens).collect(), read.skipped))
 }
 
 /// Reads documents, shuffles them when asked and merges them to rows of `max_tokens`. With an [`Overlong`], longer documents
@@ -239,57 +239,63 @@ pub fn text_rows(
     result.rows = LmRows::merged(merged);
     result.file_rows = vec![result.rows.len()];
     if let Some(file) = files.first() {
-        refuse_empty(file, result.rows.len() as u64, result.counts.dropped)?;
+        let counts = Counts { rows: result.rows.len() as u64, ..result.counts.clone() };
+        refuse_empty(file, &counts, overlong)?;
     }
     Ok(result)
 }
 
 /// Whether a file holds documents rather than dialogues.
 pub fn is_text(file: &Path) -> bool {
-    matches!(kind_of_rows(file), Ok(Some(Kind::Text)))
+    matches!(data::kind_of_rows(file), Ok(Kind::Text))
 }
 
-/// What the first row is whose keys say it: a document, a dialogue, a comparison or a prompt; `None` where no row's do.
-///
-/// # Errors
-/// [`Error::Invalid`] when the file cannot be read.
-pub fn kind_of_rows(file: &Path) -> Result<Option<Kind>> {
-    for row in RawRows::open(file, None)? {
-        if let Some(kind) = row?.value().ok().as_ref().and_then(Kind::of) {
-            return Ok(Some(kind));
-        }
-    }
-    Ok(None)
-}
-
-/// Reads a file's documents, one row each, in pieces of at most `max_tokens`.
+/// Reads documents, one row each, in pieces of at most `max_tokens`.
 ///
 /// # Errors
 /// [`Error::Invalid`] for bad rows.
 pub fn document_rows(
-    file: &Path,
+    files: &[PathBuf],
     tokenizer: &Tokenizer,
     max_tokens: usize,
     reading: &mut Reading<'_>,
 ) -> Result<LmData> {
-    let prepared = prepare(file, &Text { tokenizer }, reading)?;
-    let mut result = LmData::default();
-    result.add(&prepared);
-    result.rows = LmRows::documents(prepared, tokenizer.special().endoftext, max_tokens);
-    result.file_rows.push(result.rows.len());
+    let rows = |prepared| LmRows::documents(prepared, tokenizer.special().endoftext, max_tokens);
+    each_file(files, &Text { tokenizer }, reading, rows)
+}
+
+/// The rows of every file, behind one another.
+fn each_file<R: Recipe>(
+    files: &[PathBuf],
+    recipe: &R,
+    reading: &mut Reading<'_>,
+    rows: impl Fn(Prepared) -> LmRows,
+) -> Result<LmData> {
+    let (mut result, mut problems) = (LmData::default(), Problems::new());
+    for file in files {
+        let Some(prepared) = problems.absorb(prepare(file, recipe, reading))? else { continue };
+        result.add(&prepared);
+        let rows = rows(prepared);
+        result.file_rows.push(rows.len());
+        result.rows.append(rows);
+    }
+    problems.into_result()?;
     Ok(result)
 }
 
-fn refuse_empty(file: &Path, rows: u64, dropped: u64) -> Result<()> {
-    if rows > 0 {
+fn refuse_empty(file: &Path, counts: &Counts, overlong: Option<Overlong>) -> Result<()> {
+    if counts.rows > 0 {
         return Ok(());
     }
-    let why = if dropped > 0 {
-        format!(
+    let dropped = counts.dropped;
+    let why = match overlong {
+        _ if dropped == 0 => "no usable row, expected at least one".to_owned(),
+        Some(Overlong::Truncate) => format!(
+            "no row is left (in {dropped} nothing with loss stands within data.max_tokens), expected at least one; raise data.max_tokens"
+        ),
+        _ => format!(
             "no row is left ({dropped} are longer than data.max_tokens), expected at least one; raise data.max_tokens or set data.overlong = \"truncate\""
-        )
-    } else {
-        "no usable row, expected at least one".to_owned()
+        ),
     };
     Err(Error::invalid(file.display(), why))
 }

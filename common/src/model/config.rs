@@ -165,6 +165,12 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn parse(&mut self) -> Option<ModelConfig> {
+        if let Some(quantised) = self.source.get("quantization_config").filter(|config| !config.is_null()) {
+            let method = quantised["quant_method"].as_str().unwrap_or("of a method that is not named");
+            let what = "quantised weights are not read, expected float32, bfloat16 or float16; take the checkpoint that they were made from";
+            self.problem("quantization_config", format!("\"{method}\": {what}"));
+            return None;
+        }
         let family = match self.source.get("model_type").and_then(Value::as_str) {
             Some("qwen") => Family::Qwen,
             Some("qwen2") => Family::Qwen2,

@@ -11,7 +11,10 @@ use serde_json::{Map, Value};
 use tch::Kind;
 
 use super::config::ModelConfig;
+use super::differences::{self, Alike, Held};
+use super::folder::other_weights;
 use super::transformer::Transformer;
+use crate::data::is_lfs_pointer;
 use crate::error::{Error, Problems, Result};
 use crate::memory;
 
@@ -266,35 +269,12 @@ impl Files {
 
     /// Compares names, shapes and dtypes both ways.
     pub(crate) fn compare(&self, specs: &[Spec], face: Face, config: &ModelConfig) -> Result<()> {
-        let mut problems = Problems::new();
-        let mut wanted = BTreeSet::new();
-        for spec in specs {
-            wanted.insert(spec.name.as_str());
-            let Some(entry) = self.tensors.get(&spec.name) else {
-                problems.push(
-                    self.dir.display(),
-                    format!("tensor {} is missing, expected it with shape {:?} by config.json", spec.name, spec.shape),
-                );
-                continue;
-            };
-            let place = self.files[entry.file].path.display();
-            if entry.shape != spec.shape {
-                problems.push(&place, format!("{} has shape {:?}, expected {:?}", spec.name, entry.shape, spec.shape));
-            }
-            if kind(entry.dtype).is_none() {
-                problems.push(&place, format!("{} is {:?}, expected F32, BF16 or F16", spec.name, entry.dtype));
-            }
-        }
-        for (name, entry) in &self.tensors {
-            if !wanted.contains(name.as_str()) && !is_harmless(name, face, config) {
-                let place = self.files[entry.file].path.display();
-                problems.push(
-                    place,
-                    format!("holds a tensor {name} {:?}, expected those of config.json alone", entry.shape),
-                );
-            }
-        }
-        problems.into_result()
+        let tensors = self.tensors.iter().map(|(name, entry)| {
+            let file = self.files[entry.file].path.as_path();
+            (name.as_str(), Held { file, dtype: entry.dtype, shape: &entry.shape })
+        });
+        let held = tensors.collect();
+        differences::compare(&self.dir, &held, specs, face, config)
     }
 
     fn add(&mut self, path: &Path) -> Result<()> {
@@ -305,6 +285,11 @@ impl Files {
         // which leaves the mapped one whole.
         #[allow(unsafe_code, reason = "mapping a file")]
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+        if is_lfs_pointer(&map) {
+            let what =
+                "a Git LFS pointer in place of the weights, expected the weights themselves; fetch them: git lfs pull";
+            return Err(Error::invalid(path.display(), what));
+        }
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| header_error(path, &map, &error))?;
         let data = header + 8;
         for (name, info) in metadata.tensors() {
@@ -322,16 +307,17 @@ impl Files {
 
     /// Every tensor lies where the index says.
     fn compare_with_index(&self, index: &Map<String, Value>) -> Result<()> {
-        let mut problems = Problems::new();
+        let (mut problems, mut elsewhere) = (Problems::new(), Alike::default());
         let place = self.dir.join(INDEX);
         for (name, file) in index {
             let file = file.as_str().unwrap_or_default();
             match self.tensors.get(name) {
                 Some(entry) if self.files[entry.file].path.file_name().is_some_and(|found| found == file) => {}
-                _ => problems
-                    .push(place.display(), format!("{name} is not in {file}, expected it where the index puts it")),
+                _ => elsewhere
+                    .add(place.display(), || format!("{name} is not in {file}, expected it where the index puts it")),
             }
         }
+        elsewhere.tell(&mut problems);
         problems.into_result()
     }
 }
@@ -351,19 +337,19 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
         let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
             return Err(Error::invalid(index.display(), "weight_map is missing, expected a map from tensor to file"));
         };
-        let mut problems = Problems::new();
+        let (mut problems, mut outside) = (Problems::new(), Alike::default());
         let mut names = BTreeSet::new();
         for (tensor, file) in map {
             match file.as_str() {
                 Some(name) if is_plain(name) => {
                     names.insert(name);
                 }
-                _ => problems.push(
-                    index.display(),
-                    format!("{tensor} is in {file}, expected the plain name of a file in the folder"),
-                ),
+                _ => outside.add(index.display(), || {
+                    format!("{tensor} is in {file}, expected the plain name of a file in the folder")
+                }),
             }
         }
+        outside.tell(&mut problems);
         problems.into_result()?;
         return Ok(Some((names.into_iter().map(|name| dir.join(name)).collect(), Some(map.clone()))));
     }
@@ -371,27 +357,16 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
     if single.exists() {
         return Ok(Some((vec![single], None)));
     }
-    for name in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
-        if dir.join(name).exists() {
-            let what = "pickled weights are not read, expected model.safetensors; convert once with transformers: \
-                AutoModelForCausalLM.from_pretrained(DIR, torch_dtype=\"auto\").save_pretrained(NEW, safe_serialization=True)";
-            return Err(Error::invalid(dir.join(name).display(), what));
-        }
+    match other_weights(dir) {
+        Some((path, what)) => Err(Error::invalid(path.display(), what)),
+        None => Ok(None),
     }
-    Ok(None)
 }
 
 /// A file name that cannot leave its folder.
 fn is_plain(name: &str) -> bool {
     let path = Path::new(name);
     path.file_name().is_some_and(|last| last == name) && name.ends_with(".safetensors") && !name.contains('\\')
-}
-
-/// Buffers that some exports carry, and heads that a tied or scalar model does not use.
-fn is_harmless(name: &str, face: Face, config: &ModelConfig) -> bool {
-    let buffer = [".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias"].iter().any(|end| name.ends_with(end));
-    let unused_head = name == LM_HEAD && (face == Face::Scalar || config.tie_word_embeddings);
-    buffer || unused_head
 }
 
 /// The torch kind of a dtype that weights may have.

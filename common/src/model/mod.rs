@@ -1,8 +1,9 @@
 //! The transformers: [`CausalLm`], which ends in a distribution over tokens, and [`ScalarModel`], which ends in a number per
 //! position, a score or a value. `config.json` decides the architecture.
 //!
-//! - `config`: `config.json` of the three families; `header`: what a folder holds, checked before anything loads;
-//!   `weights`: safetensors ⇄ parameters; `rounding`: fp32 weights in 16 bits; `saved`: a model on its way to the disk.
+//! - `folder`: what people give in place of a model folder; `config`: `config.json` of the three families; `header`: what a folder
+//!   holds, checked before anything loads, and `differences` from what it should; `weights`: safetensors ⇄ parameters; `rounding`: fp32
+//!   weights in 16 bits; `saved`: a model on its way to the disk.
 //! - `transformer`: top-down; `layer`: one layer, forward and back; `rope`: positions; `attention`: segments of a flat batch; `heads`: the
 //!   two heads.
 //! - `product`: products of matrices; on the CPU `few_rows`: those while decoding, `elementwise` and `softmax`: what lies between
@@ -15,8 +16,10 @@ mod attention;
 mod backbone;
 mod causal;
 mod config;
+mod differences;
 mod elementwise;
 mod few_rows;
+mod folder;
 mod header;
 mod heads;
 mod kv_cache;
@@ -37,6 +40,7 @@ pub(crate) use attention::extent;
 pub use backbone::See;
 pub use causal::CausalLm;
 pub use config::{Family, ModelConfig, Yarn, dtype_name};
+pub use folder::check_folder;
 pub use header::{Face, Header, dtypes, inspect};
 pub(crate) use header::{READ_BYTES, num_parameters, num_parameters_without};
 pub use heads::{GradOf, LmHead, Over, TokenStats};

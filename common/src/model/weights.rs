@@ -15,6 +15,7 @@ use super::config::dtype_name;
 use super::header::{Files, INDEX, Init, READ_BYTES, Spec};
 use super::rounding::{Draws, rounded};
 use super::saved::differs;
+use crate::checkpoint::usual_permissions;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::random::{self, Purpose};
@@ -99,6 +100,8 @@ impl Parameter {
 }
 
 const GENERATION_CONFIG: &str = "generation_config.json";
+/// A folder of templates beside `chat_template.jinja`.
+const TEMPLATES: &str = "additional_chat_templates";
 
 /// What travels with the weights: tokenizer, templates, generation defaults.
 #[derive(Debug, Clone, Default)]
@@ -116,6 +119,15 @@ impl SideFiles {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             if path.is_file() && is_side_file(name) {
                 files.push((name.to_owned(), std::fs::read(&path).map_err(Error::io(&path))?));
+            }
+        }
+        // Templates for other uses than chat, as transformers keeps them.
+        let templates = dir.join(TEMPLATES);
+        for entry in std::fs::read_dir(&templates).into_iter().flatten() {
+            let path = entry.map_err(Error::io(&templates))?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if path.is_file() {
+                files.push((format!("{TEMPLATES}/{name}"), std::fs::read(&path).map_err(Error::io(&path))?));
             }
         }
         files.sort();
@@ -168,6 +180,10 @@ impl SideFiles {
     pub fn write(&self, dir: &Path) -> Result<()> {
         for (name, bytes) in &self.0 {
             let path = dir.join(name);
+            if name.contains('/') {
+                let folder = dir.join(TEMPLATES);
+                std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+            }
             std::fs::write(&path, bytes).map_err(Error::io(&path))?;
         }
         Ok(())
@@ -328,6 +344,7 @@ impl View for &Stored {
 /// Written beside and renamed: a program that still maps the old file keeps it whole.
 fn write_file(path: &Path, tensors: &[Stored]) -> Result<Sums> {
     let beside = path.with_extension("safetensors.partial");
+    let usual = usual_permissions(&beside)?;
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let views = tensors.iter().map(|stored| (stored.name.as_str(), stored));
     safetensors::serialize_to_file(views, metadata, &beside).map_err(|error| Error::Io {
@@ -347,6 +364,7 @@ fn write_file(path: &Path, tensors: &[Stored]) -> Result<Sums> {
             }
         };
     }
+    std::fs::set_permissions(&beside, usual).map_err(Error::io(&beside))?;
     std::fs::rename(&beside, path).map_err(Error::io(path))?;
     Ok(sums)
 }

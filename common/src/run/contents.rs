@@ -33,8 +33,7 @@ pub struct Contents {
 pub fn read(out: &Path) -> Result<Contents> {
     let files: Vec<PathBuf> = [RUN, CONFIG, METRICS, SAMPLES].iter().map(|name| out.join(name)).collect();
     if !files[0].is_file() {
-        let what = format!("holds no {RUN}, expected the folder of a run");
-        return Err(Error::invalid(out.display(), what));
+        return Err(no_run(out));
     }
     let mut problems = Problems::new();
     let facts = problems.absorb(text(&files[0]).and_then(|text| object(&text, &files[0].display().to_string())))?;
@@ -59,6 +58,17 @@ pub fn read(out: &Path) -> Result<Contents> {
         alarms: alarms.expect(known),
         files,
     })
+}
+
+/// What a path is that is not a run folder.
+pub(super) fn no_run(out: &Path) -> Error {
+    let what = match (out.exists(), out.is_dir(), out.join("config.json").is_file()) {
+        (false, ..) => "no such folder".to_owned(),
+        (_, false, _) => "a file".to_owned(),
+        (.., true) => format!("a model folder, which holds no {RUN}"),
+        _ => format!("holds no {RUN}"),
+    };
+    Error::invalid(out.display(), format!("{what}, expected the folder of a run"))
 }
 
 /// What was wrong with the steps that have a record, in their order.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::contents::no_run;
 use super::folder::{self, CONFIG, RECORDS, RUN};
 use crate::checkpoint;
 use crate::error::{Error, Problems, Result};
@@ -71,10 +72,10 @@ impl Recorded {
     pub fn open(out: &Path, step: Option<u64>) -> Result<Self> {
         let (config, records) = (out.join(CONFIG), out.join(RECORDS));
         let mut problems = Problems::new();
-        let facts = folder::read_facts(out)?;
-        if facts.is_empty() {
-            return Err(Error::invalid(out.display(), format!("holds no {RUN}, expected the folder of a run")));
+        if !out.join(RUN).is_file() {
+            return Err(no_run(out));
         }
+        let facts = folder::read_facts(out)?;
         if !config.is_file() {
             problems.push(config.display(), "is missing, expected what the run was started with");
         }

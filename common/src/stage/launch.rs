@@ -10,7 +10,7 @@ use super::written::{self, Comparison};
 use super::{Alarm, Examination, Job, News, input_sizes};
 use crate::checkpoint::{Snapshot, State};
 use crate::config::RunSection;
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Problem, Result, few_lines};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::run::{Best, Failure, Outcome, Preflight, Recorded, Run, Spec, Started, preflight};
@@ -34,9 +34,6 @@ pub struct Plan<'a> {
     /// The data files.
     pub inputs: Vec<PathBuf>,
 }
-
-/// Skipped rows that are named one by one.
-const MAX_NAMED: usize = 100;
 
 /// What became of a plan.
 pub enum Launched<'a> {
@@ -101,11 +98,10 @@ impl Plan<'_> {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             progress.note(&format!("{what:>width$}  {value}"));
         }
-        for problem in self.skipped.iter().take(MAX_NAMED) {
-            progress.note(&format!("skipped {problem}"));
-        }
-        if self.skipped.len() > MAX_NAMED {
-            progress.note(&format!("skipped {} more", self.skipped.len() - MAX_NAMED));
+        let (lines, rest) = few_lines(self.skipped);
+        lines.iter().for_each(|line| progress.note(&format!("skipped {line}")));
+        if rest > 0 {
+            progress.note(&format!("skipped rows for {rest} more reasons"));
         }
     }
 }

@@ -18,7 +18,7 @@ use tch::{Device, Kind};
 use crate::chatml::ChatFormat;
 use crate::config::{Files, Mix};
 use crate::contract::ScoreContract;
-use crate::data::Order;
+use crate::data::{self, Order};
 use crate::error::{Error, Problems, Result};
 use crate::model::{self, Face, Family, Header, ModelOptions};
 use crate::progress::Progress;
@@ -59,6 +59,9 @@ pub struct Source {
 /// # Errors
 /// What is not the user's mistake.
 pub fn check_source(dir: &Path, problems: &mut Problems) -> Result<Option<Source>> {
+    if problems.absorb(model::check_folder(dir))?.is_none() {
+        return Ok(None);
+    }
     let header = problems.absorb(model::inspect(dir))?;
     let tokenizer = problems.absorb(Tokenizer::open(dir))?;
     let contract = problems.absorb(ScoreContract::read(dir))?.flatten();
@@ -109,6 +112,10 @@ pub fn check_format(
     problems: &mut Problems,
 ) -> Result<Option<ChatFormat>> {
     let Some(source) = source else { return Ok(None) };
+    if let Err(what) = source.tokenizer.check(system) {
+        problems.push("data.system", what);
+        return Ok(None);
+    }
     problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))
 }
 
@@ -141,9 +148,13 @@ pub fn evaluation_options() -> ModelOptions {
     }
 }
 
-/// The names under which files are reported: their stems, numbered where two are alike.
+/// The names under which sets are reported: the stems of files, the names of folders, numbered where two are alike.
 pub fn set_names(files: &[PathBuf]) -> Vec<String> {
     let stem = |file: &PathBuf| {
+        if file.is_dir() {
+            let folder = file.canonicalize().unwrap_or_else(|_| file.clone());
+            return folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        }
         let packed = file.extension().is_some_and(|extension| extension == "gz" || extension == "zst");
         let file = if packed { file.with_extension("") } else { file.clone() };
         file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
@@ -157,6 +168,12 @@ pub fn set_names(files: &[PathBuf]) -> Vec<String> {
         names.push(if alike { candidates.find(free).unwrap_or_default() } else { name.clone() });
     }
     names
+}
+
+/// What is said of files that lie in the folders given as data and are not read; nothing where there is none.
+pub fn passed_over<'a>(data: impl IntoIterator<Item = &'a Files>) -> Option<(&'static str, Value)> {
+    let paths: Vec<&PathBuf> = data.into_iter().flat_map(|files| files.passed_over()).collect();
+    (!paths.is_empty()).then(|| ("not read, no data by name", json!(data::files::listed(paths))))
 }
 
 /// All training files, and how they are drawn from.

@@ -191,6 +191,39 @@ fn tiny(change: impl Fn(&mut Value)) -> Vec<u8> {
     serde_json::to_vec(&json).unwrap()
 }
 
+/// Takes the tokens of single bytes out of a vocabulary; others take their ids.
+fn without_bytes(json: &mut Value, bytes: &[u8]) {
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    for (char, byte) in ranks::byte_of_char().into_iter().filter(|(_, byte)| bytes.contains(byte)) {
+        let id = vocab.remove(&char.to_string()).unwrap();
+        vocab.insert(format!("byte {byte}"), id);
+    }
+}
+
+#[test]
+fn a_vocabulary_may_lack_bytes_and_knows_which_a_text_needs() {
+    let open = |bytes: &'static [u8]| {
+        let dir = TempDir::new().unwrap();
+        let file = tiny(|json| {
+            without_bytes(json, bytes);
+            json["normalizer"] = json!({"type": "NFC"});
+        });
+        std::fs::write(dir.path().join("tokenizer.json"), file).unwrap();
+        Tokenizer::open(dir.path()).unwrap()
+    };
+    // No text has these.
+    let never = open(&[0xc0, 0xc1, 0xf5, 0xff]);
+    assert_eq!(never.lacks("a\u{1b}é\u{10ffff}"), None);
+    let few = open(&[0xc0, 0x1b, 0xa9, 0xcc]);
+    assert_eq!(few.lacks("plain text\n"), None);
+    assert_eq!(few.lacks("red \u{1b}[31m"), Some(0x1b));
+    // é is c3 a9; and so is e with U+0301 (cc 81) once it is in normal form, as the tokenizer brings it.
+    assert_eq!((few.lacks("é"), few.lacks("e\u{301}")), (Some(0xa9), Some(0xa9)));
+    // Which is what is lost when it is encoded all the same.
+    assert_eq!(few.decode(&few.encode("é")).as_bytes(), "\u{fffd}".as_bytes());
+    assert_eq!(few.decode(&few.encode("a\u{1b}b")), "ab");
+}
+
 #[test]
 fn any_byte_level_vocabulary_with_the_chatml_tokens_will_do() {
     let dir = TempDir::new().unwrap();
@@ -221,12 +254,12 @@ fn damaged_tokenizers_are_refused_by_name() {
         json["added_tokens"][2]["id"] = json!(4_000_000_000u32);
     });
     assert!(huge.contains("expected ids up to"), "{huge}");
-    let no_byte = json(|json| {
-        let vocab = json["model"]["vocab"].as_object_mut().unwrap();
-        vocab.remove("a");
-        vocab.insert("ab".to_owned(), json!(97));
-    });
-    assert!(no_byte.starts_with("tokenizer.json: the vocabulary lacks single bytes"), "{no_byte}");
+    let no_byte = json(|json| without_bytes(json, b"a"));
+    assert!(no_byte.starts_with("tokenizer.json: the vocabulary lacks the byte 0x61"), "{no_byte}");
+    let pointer = refusal(&[("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\noid".to_vec())]);
+    assert!(pointer.contains("a Git LFS pointer") && pointer.contains("git lfs pull"), "{pointer}");
+    let slow = refusal(&[("vocab.json", b"{}".to_vec())]);
+    assert!(slow.contains("no tokenizer, expected tokenizer.json") && slow.contains("save_pretrained"), "{slow}");
     let ranks = |text: &str| refusal(&[("qwen.tiktoken", text.as_bytes().to_vec())]);
     assert_eq!(ranks("IQ== 0\nIg==\n"), "qwen.tiktoken: line 2: expected `BASE64 RANK` with ranks that rise");
     assert_eq!(ranks("IQ== 0\nIg== 0\n"), "qwen.tiktoken: line 2: expected `BASE64 RANK` with ranks that rise");

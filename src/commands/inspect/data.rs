@@ -2,25 +2,24 @@
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use align_common::chatml::{ChatFormat, Dialogue, Encoded, LossOn, Role};
 use align_common::config::Overlong;
-use align_common::data::{BadRows, Kind, Parsed, Place, RawRows, Record};
-use align_common::error::{Error, Problems};
-use align_common::lm::{Cache, LmData, Reading, chat_rows, document_rows, kind_of_rows, seen_rows};
+use align_common::data::{BadRows, Kind, Parsed, Place, RawRows, Record, find, kind_of_rows};
+use align_common::error::{Problems, few_lines};
+use align_common::lm::{Cache, LmData, Reading, chat_rows, document_rows, seen_rows};
 use align_common::stage::{check_format, check_source};
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::super::eval::print_line;
+use super::super::inputs::{self, say_passed_over};
 use super::print_facts;
 use crate::cli::InspectDataArgs;
 use crate::terminal::Terminal;
-
-/// Bad rows that are named one by one.
-const MAX_NAMED: usize = 20;
 
 /// A row, as one or several token lists.
 struct Shown {
@@ -41,16 +40,16 @@ pub(crate) fn run(args: InspectDataArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     let source = check_source(&args.model, &mut problems)?;
     let format = check_format(&args.model, source.as_ref(), &args.system, &mut problems)?;
-    let kind = problems.absorb(kind_of_rows(&args.file))?;
+    let given = find(&args.file);
+    let files = inputs::files(&given);
+    let kind = problems.absorb(kind_of_rows(files.first().unwrap_or(&args.file)))?;
     problems.into_result()?;
-    let format = format.expect("no problem was found");
-    let Some(kind) = kind.flatten() else {
-        let what = "no row is a document, a dialogue, a comparison or a prompt, expected rows as README.md shows them";
-        return Err(Error::invalid(args.file.display(), what).into());
-    };
+    let known = "no problem was found";
+    let (format, kind) = (format.expect(known), kind.expect(known));
     let loss_on = if args.loss_on == "assistant" { LossOn::Assistant } else { LossOn::QwenFinetune };
-    let data = read(&args, kind, &format, loss_on)?;
-    let rows = rows(&args, kind, &format, loss_on)?;
+    let data = read(&args, &files, kind, &format, loss_on)?;
+    let rows = rows(&args, &files, kind, &format, loss_on)?;
+    say_passed_over(&given);
     let counts = counts(kind, &data);
     if args.json {
         let rows: Vec<Value> = rows.iter().map(as_json).collect();
@@ -60,24 +59,22 @@ pub(crate) fn run(args: InspectDataArgs) -> Result<ExitCode> {
     rows.iter().try_for_each(print)?;
     print_line(&format!("{}: {} rows", args.file.display(), kind.name()));
     print_facts(counts.iter().map(|(name, value)| (name.as_str(), value)));
-    for problem in data.skipped.iter().take(MAX_NAMED) {
-        print_line(&format!("bad: {}", unsteered(&problem.to_string())));
-    }
-    if data.skipped.len() > MAX_NAMED {
-        print_line(&format!("bad: {} more", data.skipped.len() - MAX_NAMED));
+    let (lines, rest) = few_lines(&data.skipped);
+    lines.iter().for_each(|line| print_line(&format!("bad: {}", unsteered(line))));
+    if rest > 0 {
+        print_line(&format!("bad: rows for {rest} more reasons"));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(args: &InspectDataArgs, kind: Kind, format: &ChatFormat, loss_on: LossOn) -> Result<LmData> {
+fn read(args: &InspectDataArgs, files: &[PathBuf], kind: Kind, format: &ChatFormat, loss_on: LossOn) -> Result<LmData> {
     let mut terminal = Terminal::new();
     let mut reading = Reading { bad_rows: BadRows::Skip, cache: Cache::Auto, progress: &mut terminal };
-    let file = args.file.as_path();
     let limit = Some((args.max_tokens, Overlong::Drop));
     let data = match kind {
-        Kind::Text => document_rows(file, format.tokenizer(), args.max_tokens, &mut reading),
-        Kind::Comparison | Kind::Prompt => seen_rows(file, kind == Kind::Comparison, format, &mut reading),
-        Kind::Chat | Kind::Response => chat_rows(&[file.to_owned()], format, loss_on, limit, &mut reading),
+        Kind::Text => document_rows(files, format.tokenizer(), args.max_tokens, &mut reading),
+        Kind::Comparison | Kind::Prompt => seen_rows(files, kind == Kind::Comparison, format, &mut reading),
+        Kind::Chat | Kind::Response => chat_rows(files, format, loss_on, limit, &mut reading),
     };
     Ok(data?)
 }
@@ -107,19 +104,28 @@ fn counts(kind: Kind, data: &LmData) -> Map<String, Value> {
 }
 
 /// The rows that were asked for; bad ones are passed over.
-fn rows(args: &InspectDataArgs, kind: Kind, format: &ChatFormat, loss_on: LossOn) -> Result<Vec<Shown>> {
-    let mut shown = Vec::new();
-    for row in RawRows::open(&args.file, Some(kind))? {
-        let row = row?;
-        if shown.len() == args.rows {
-            break;
-        }
-        if row.place.index < args.from {
-            continue;
-        }
-        // What cannot be read or rendered is counted and named below.
-        if let Ok(lists) = row.record(kind).and_then(|read| lists(read.record, format, loss_on)) {
-            shown.push(Shown { place: row.place, lists });
+fn rows(
+    args: &InspectDataArgs,
+    files: &[PathBuf],
+    kind: Kind,
+    format: &ChatFormat,
+    loss_on: LossOn,
+) -> Result<Vec<Shown>> {
+    let (mut shown, mut index) = (Vec::new(), 0);
+    for file in files {
+        for row in RawRows::open(file, Some(kind))? {
+            let row = row?;
+            if shown.len() == args.rows {
+                return Ok(shown);
+            }
+            index += 1;
+            if index <= args.from {
+                continue;
+            }
+            // What cannot be read or rendered is counted and named below.
+            if let Ok(lists) = row.record(kind).and_then(|read| lists(read.record, format, loss_on)) {
+                shown.push(Shown { place: row.place, lists });
+            }
         }
     }
     Ok(shown)
@@ -154,7 +160,7 @@ fn lists(record: Record, format: &ChatFormat, loss_on: LossOn) -> Parsed<Vec<(St
             vec![(String::new(), tokens(format, &without_loss(ids)))]
         }
         Record::Text(text) => {
-            let mut ids = tokenizer.encode(text);
+            let mut ids = tokenizer.encode_whole(text)?;
             ids.push(tokenizer.special().endoftext);
             let mut encoded = without_loss(ids);
             encoded.loss_mask.iter_mut().skip(1).for_each(|counts| *counts = true);

@@ -75,6 +75,10 @@ impl Table {
         guarded(|| {
             while self.rows_left == 0 {
                 let Some(group) = self.metadata.row_groups().get(self.next_group) else { return Ok(None) };
+                if group.num_rows() == 0 {
+                    self.next_group += 1;
+                    continue;
+                }
                 self.columns.clear();
                 self.columns = group.columns().iter().map(|chunk| self.column(chunk)).collect::<Result<_, _>>()?;
                 self.rows_left =
@@ -140,6 +144,10 @@ fn check_groups(metadata: &ParquetMetaData, size: u64, counts: &Counts) -> Resul
     for group in metadata.row_groups() {
         let count = |number: i64| u64::try_from(number).map_err(|_| damaged("a row group of a negative size"));
         num_rows = num_rows.saturating_add(count(group.num_rows())?);
+        // Of a group without rows writers say that its columns lie at byte 0.
+        if group.num_rows() == 0 {
+            continue;
+        }
         for chunk in group.columns() {
             num_bytes = num_bytes.saturating_add(count(chunk.uncompressed_size())?);
             let (start, end) = place(chunk);
