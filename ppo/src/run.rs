@@ -6,23 +6,23 @@ use align_common::chatml::ChatFormat;
 use align_common::checkpoint::{Snapshot, State};
 use align_common::config::to_toml;
 use align_common::contract::{self, ScoreContract};
-use align_common::data::{self, Kind, Order, Record};
-use align_common::error::{Problem, Problems, Result};
+use align_common::error::{Problems, Result};
 use align_common::generate::Sampling;
-use align_common::lm;
 use align_common::metrics::Metrics;
 use align_common::model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
 use align_common::optim::{AdamW, AdamWOptions};
-use align_common::run::{Outcome, Recorded, Run};
+use align_common::run::{Input, Outcome, Recorded, Run};
 use align_common::stage::{
-    self, Action, Examination, Job, Launched, Plan, Replay, Source, Watch, check_causal_lm, check_format, check_source,
-    check_trained_length, launch, set_names, train,
+    self, Action, Examination, Job, Launched, Outset, Plan, Replay, Source, Watch, check_causal_lm, check_format,
+    check_source, check_trained_length, launch, model_input, refuse_value_model, rounded, train,
 };
 use serde_json::{Value, json};
 
 use crate::config::{KlControl, Logprobs, PpoConfig};
 use crate::evaluation::{EvalSet, Evaluation};
 use crate::guards::Guards;
+use crate::inputs::Data;
+use crate::misfits::misfits;
 use crate::models::Models;
 use crate::ptx::PtxStream;
 use crate::record;
@@ -48,11 +48,7 @@ pub(crate) struct Inputs {
     pub(crate) policy: Source,
     pub(crate) reward: Source,
     format: ChatFormat,
-    pub(crate) prompts: Vec<Vec<i64>>,
-    dropped: usize,
-    skipped: Vec<Problem>,
-    eval: Vec<EvalSet>,
-    pub(crate) documents: Vec<Vec<i64>>,
+    pub(crate) data: Data,
     /// The shift of a value model that brings its own.
     value_shift: Option<f64>,
 }
@@ -70,17 +66,22 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         config: &to_toml(config),
         seed: config.ppo.seed,
         steps: config.ppo.steps,
-        facts: vec![
-            ("policy parameters", json!(inputs.policy.header.num_parameters)),
-            ("reward parameters", json!(inputs.reward.header.num_parameters)),
-            ("prompts", json!(inputs.prompts.len())),
-            ("prompts dropped", json!(inputs.dropped)),
-            ("bad rows skipped", json!(inputs.skipped.len())),
-            ("pretraining documents", json!(inputs.documents.len())),
-            ("responses per step", json!(config.rollout_rows())),
-        ],
-        skipped: &inputs.skipped,
-        inputs: input_files(config),
+        schedule: None,
+        facts: [
+            vec![
+                ("policy parameters", json!(inputs.policy.header.num_parameters)),
+                ("reward parameters", json!(inputs.reward.header.num_parameters)),
+            ],
+            inputs.data.facts(),
+            vec![
+                ("passes over the prompts", rounded(config.batches(inputs.data.prompts.tokens.len()).passes())),
+                ("responses per step", json!(config.rollout_rows())),
+            ],
+        ]
+        .concat(),
+        outset: outset(config, &inputs),
+        skipped: &inputs.data.skipped,
+        inputs: made_of(config)?,
     };
     let (run, progress) = match launch(plan, job)? {
         Launched::Over(outcome) => return Ok(outcome),
@@ -96,69 +97,60 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 /// [`align_common::error::Error::Invalid`] as [`ppo`], and when the data or the record is not what the run left.
 pub fn replay(config: &PpoConfig, recorded: &Recorded) -> Result<Replay> {
     let inputs = check(config)?;
-    recorded.check_inputs(&input_files(config))?;
+    recorded.check_inputs(&made_of(config)?)?;
     stage::replay(build(config, inputs, Some(&recorded.checkpoint))?, &config.run, recorded)
 }
 
-fn input_files(config: &PpoConfig) -> Vec<PathBuf> {
-    config.data.prompts.iter().chain(config.data.pretrain.iter()).cloned().collect()
+/// What a resume must find unchanged.
+fn made_of(config: &PpoConfig) -> Result<Vec<Input>> {
+    let (data, models) = (&config.data, &config.models);
+    let mut inputs = vec![Input::new("data.prompts", data.prompts.iter().cloned())];
+    if config.ptx.coef > 0.0 {
+        inputs.push(Input::new("data.pretrain", data.pretrain.iter().cloned()));
+    }
+    inputs.push(model_input("models.policy", &models.policy)?);
+    inputs.push(model_input("models.reward", &models.reward)?);
+    inputs.extend(models.value.as_ref().map(|path| model_input("models.value", path)).transpose()?);
+    Ok(inputs)
+}
+
+/// What is told before the first step.
+pub(crate) fn outset(config: &PpoConfig, inputs: &Inputs) -> Outset {
+    let models = &config.models;
+    let (policy, reward) = (models.policy.display(), models.reward.display());
+    let starts_from = match &models.value {
+        Some(value) => {
+            format!("the policy in {policy}, the reward model in {reward}, the value model in {}", value.display())
+        }
+        None => format!("the policy in {policy}, the reward model in {reward}, as which the value model starts, too"),
+    };
+    let readers = [("models.policy", &inputs.policy.header.config), ("models.reward", &inputs.reward.header.config)];
+    Outset { starts_from, warnings: misfits(config, &inputs.data, &readers) }
 }
 
 /// Reads and checks everything that a run needs, without loading a tensor.
 pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
     let mut problems = Problems::new();
-    let (models, data) = (&config.models, &config.data);
+    let models = &config.models;
     let policy = check_causal_lm(&models.policy, &mut problems)?;
-    let format = check_format(&models.policy, policy.as_ref(), &data.system, &mut problems)?;
-    let reward = check_scalar(&models.reward, format.as_ref(), &mut problems)?;
+    let format = check_format(&models.policy, policy.as_ref(), &config.data.system, &mut problems)?;
+    let reward = check_reward(&models.reward, format.as_ref(), &mut problems)?;
     let mut value_shift = None;
     if let Some(path) = &models.value {
         let value = check_scalar(path, format.as_ref(), &mut problems)?;
         value_shift = value.and_then(|value| value.contract).and_then(|contract| contract.value_shift);
     }
     let second = match &config.reward.second {
-        Some(path) => check_scalar(path, format.as_ref(), &mut problems)?,
+        Some(path) => check_reward(path, format.as_ref(), &mut problems)?,
         None => None,
     };
-    let (mut prompts, mut dropped, mut skipped, mut eval) = (Vec::new(), 0, Vec::new(), Vec::new());
-    let mut documents = Vec::new();
-    if let Some(format) = &format {
-        let mut read = |files: &[PathBuf], problems: &mut Problems| -> Result<Vec<Vec<i64>>> {
-            let Some(rows) = problems.absorb(data::read(files, Kind::Prompt, data.bad_rows))? else {
-                return Ok(Vec::new());
-            };
-            skipped.extend(rows.skipped);
-            let all = rows.records.len();
-            let encoded = rows.records.into_iter().map(|(_, record)| match record {
-                Record::Prompt(messages) => format.prompt(&messages),
-                _ => unreachable!("a prompt file gives prompts"),
-            });
-            let kept: Vec<Vec<i64>> = encoded.filter(|prompt| prompt.len() <= data.max_prompt_tokens).collect();
-            dropped += all - kept.len();
-            if kept.is_empty() {
-                let what = "no prompt is left, expected at least one within data.max_prompt_tokens";
-                problems.push(files[0].display(), what);
-            }
-            Ok(kept)
-        };
-        if !data.prompts.is_empty() {
-            prompts = read(&data.prompts, &mut problems)?;
-        }
-        for (name, file) in set_names(&data.eval_prompts).into_iter().zip(data.eval_prompts.iter()) {
-            let prompts = read(std::slice::from_ref(file), &mut problems)?;
-            eval.push(EvalSet { name, prompts, reference: None });
-        }
-        if config.ptx.coef > 0.0 {
-            let read = lm::documents(&data.pretrain, format.tokenizer(), data.bad_rows);
-            if let Some((read, bad)) = problems.absorb(read)? {
-                documents = read;
-                skipped.extend(bad);
-            }
-        }
-    }
+    let data = match &format {
+        Some(format) => Data::read(config, format, &mut problems)?,
+        None => Data::default(),
+    };
     // The value model has the reward model's length.
     for source in [&policy, &reward, &second].into_iter().flatten() {
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + config.rollout.max_response_tokens;
+        let longest = data.prompts.tokens.iter().map(Vec::len).max().unwrap_or(0) + config.rollout.max_response_tokens;
         let what = "behind the longest prompt makes a dialogue";
         check_trained_length(&source.header, longest, "rollout.max_response_tokens", what, &mut problems);
     }
@@ -168,11 +160,7 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         policy: policy.expect(known),
         reward: reward.expect(known),
         format: format.expect(known),
-        prompts,
-        dropped,
-        skipped,
-        eval,
-        documents,
+        data,
         value_shift,
     })
 }
@@ -194,6 +182,15 @@ fn check_scalar(path: &Path, format: Option<&ChatFormat>, problems: &mut Problem
         }
     }
     Ok(Some(source))
+}
+
+/// As [`check_scalar`], but a value model is refused.
+fn check_reward(path: &Path, format: Option<&ChatFormat>, problems: &mut Problems) -> Result<Option<Source>> {
+    let source = check_scalar(path, format, problems)?;
+    if let Some(source) = &source {
+        refuse_value_model(path, source, problems);
+    }
+    Ok(source)
 }
 
 /// Loads the models, as they were given or as a checkpoint has them, and the trainer's state.
@@ -241,12 +238,13 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
     let policy = models.policy.config();
     let trained_length = if policy.family == Family::Qwen { policy.seq_length as usize } else { PTX_TOKENS };
     let ptx_tokens = PTX_TOKENS.min(trained_length);
-    let ptx = (!inputs.documents.is_empty()).then(|| PtxStream::new(inputs.documents, end, ptx_tokens, seed));
+    let Data { prompts, eval, documents, .. } = inputs.data;
+    let ptx = (!documents.is_empty()).then(|| PtxStream::new(documents, end, ptx_tokens, seed));
     let trainer = Trainer {
         policy_optimizer: optimizer(models.policy.parameters()),
         value_optimizer: optimizer(models.value_model.parameters()),
-        order: Order::new(&[inputs.prompts.len()], None, seed, config.data.shuffle),
-        prompts: inputs.prompts,
+        batches: config.batches(prompts.tokens.len()),
+        prompts: prompts.tokens,
         ptx,
         moments: RunningMoments::new(),
         kl_controller,
@@ -266,7 +264,8 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs, checkpoint: Option<&Path
         models,
     };
     let guards = Guards::new(config.guards.clone(), config.ppo.value_warmup_steps);
-    let evaluation = Evaluation { sets: inputs.eval, format: inputs.format, second_reward_model };
+    let sets = eval.into_iter().map(|(name, set)| EvalSet { name, prompts: set.tokens, reference: None }).collect();
+    let evaluation = Evaluation { sets, format: inputs.format, second_reward_model };
     Ok(Session { trainer, evaluation, guards, last: None })
 }
 

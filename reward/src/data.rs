@@ -9,6 +9,7 @@ use align_common::error::{Problem, Problems, Result};
 use tch::{Device, Tensor};
 
 use crate::loss::Pairs;
+use crate::seen::{Print, print_of};
 use crate::stats::best;
 
 /// One comparison in tokens.
@@ -24,6 +25,10 @@ pub struct Row {
     pub answer_starts: Vec<usize>,
     /// People's scores, where the data has them; without, the dialogues are ordered best first.
     pub scores: Option<Vec<f64>>,
+    /// Turns of all its dialogues.
+    pub turns: u64,
+    /// Whether one of its texts spells a special token, which it does not become.
+    pub has_special_text: bool,
     /// Where the comparison stood.
     pub place: Place,
 }
@@ -36,7 +41,24 @@ impl Row {
         let best = comparison.scores.as_deref().map_or(0, best);
         let answer_start = |mask: &Vec<bool>| mask.iter().rposition(|counts| !*counts).map_or(0, |before| before + 1);
         let answer_starts = encoded.iter().map(|encoded| answer_start(&encoded.loss_mask)).collect();
-        Self { prefix, tails, best, answer_starts, scores: comparison.scores.clone(), place }
+        let texts = || comparison.dialogues.iter().flatten().map(|message| &message.content);
+        Self {
+            prefix,
+            tails,
+            best,
+            answer_starts,
+            scores: comparison.scores.clone(),
+            turns: texts().count() as u64,
+            has_special_text: texts().any(|text| format.tokenizer().spells_special(text)),
+            place,
+        }
+    }
+
+    /// Equal for comparisons of the same dialogues that are worth the same, and hardly ever for others.
+    pub(crate) fn print(&self) -> Print {
+        let mut parts: Vec<Vec<i64>> = (0..self.tails.len()).map(|dialogue| self.dialogue(dialogue)).collect();
+        parts.extend(self.scores.as_ref().map(|scores| scores.iter().map(|score| score.to_bits() as i64).collect()));
+        print_of(&parts)
     }
 
     /// All its dialogues.
@@ -90,6 +112,8 @@ impl Row {
             prefix: prompt,
             best: self.best,
             scores: self.scores.clone(),
+            turns: self.turns,
+            has_special_text: self.has_special_text,
             place: self.place.clone(),
         }
     }

@@ -41,7 +41,6 @@ pub struct Trainer<'a> {
     tokenizer: &'a Tokenizer,
     pub(crate) model: CausalLm,
     pub(crate) optimizer: AdamW,
-    steps: u64,
 }
 
 /// How many held-out rows are continued at each evaluation, and by how many tokens at the most.
@@ -50,10 +49,10 @@ const SAMPLE_TOKENS: usize = 64;
 
 impl<'a> Trainer<'a> {
     /// A trainer whose moments are zero.
-    pub fn new(sections: Sections<'a>, rows: &'a Rows, tokenizer: &'a Tokenizer, model: CausalLm, steps: u64) -> Self {
+    pub fn new(sections: Sections<'a>, rows: &'a Rows, tokenizer: &'a Tokenizer, model: CausalLm) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
         let optimizer = AdamW::new(named, sections.optimizer);
-        Self { sections, rows, tokenizer, optimizer, model, steps }
+        Self { sections, rows, tokenizer, optimizer, model }
     }
 
     /// Loss, perplexity and token accuracy of every held-out file.
@@ -98,7 +97,7 @@ impl<'a> Trainer<'a> {
     }
 
     pub(crate) fn batch(&self, step: u64) -> Vec<LmRow> {
-        self.rows.batch(step, self.sections.train.batch_size as u64).collect()
+        self.rows.batch(step).collect()
     }
 
     /// How a batch is cut, and what is dropped out in each part.
@@ -114,7 +113,7 @@ impl<'a> Trainer<'a> {
 }
 
 impl stage::Trainer for Trainer<'_> {
-    /// One optimiser step on rows s·B … s·B+B−1 of the run's order.
+    /// One optimiser step on the step's rows.
     fn step(&mut self, step: u64) -> Result<Metrics> {
         let started = Instant::now();
         let train = self.sections.train;
@@ -129,7 +128,7 @@ impl stage::Trainer for Trainer<'_> {
         let grad_norm = self.optimizer.grad_norm();
         finite("train/loss", loss)?;
         finite("train/grad_norm", grad_norm)?;
-        let lr = lr(self.sections.optimizer.lr, self.sections.schedule, step, self.steps);
+        let lr = lr(self.sections.optimizer.lr, self.sections.schedule, step, self.rows.batches.steps());
         self.optimizer.step(lr, clip_scale(grad_norm, train.grad_clip));
 
         let tokens = batch.iter().map(LmRow::len).sum::<usize>() as f64;

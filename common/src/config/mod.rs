@@ -19,7 +19,7 @@ pub use print::to_toml;
 pub use resume::{differences, resume_differences};
 pub use sections::{
     Dtype, Files, Mix, ModelSection, OptimizerSection, Overlong, RunSection, ScheduleKind, ScheduleSection, checks,
-    parse_device, total_steps,
+    parse_device,
 };
 
 /// The keys of one section with what they mean, as [`documented!`](crate::documented) collects them from the doc comments.

@@ -18,7 +18,7 @@ mod tests;
 mod view;
 
 pub use cache::Cache;
-pub use prepare::{Counts, Reading};
+pub use prepare::{Counts, Reading, kind_of};
 pub use rows::{LmData, chat_rows, document_rows, documents, is_text, kind_of_rows, seen_rows, text_rows};
 pub use view::LmRows;
 

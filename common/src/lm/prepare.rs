@@ -209,7 +209,7 @@ fn read<R: Recipe>(
 }
 
 /// What rows that are bad in the same way have in common: the message without numbers and quoted data.
-fn kind_of(what: &str) -> String {
+pub fn kind_of(what: &str) -> String {
     let without_row = what.strip_prefix("row ").and_then(|rest| rest.split_once(": ")).map_or(what, |(_, what)| what);
     let mut kind = String::new();
     for char in without_row.chars() {

@@ -12,6 +12,7 @@ use tch::Kind;
 
 use super::config::ModelConfig;
 use super::transformer::Transformer;
+use super::unfound::refuse_unfound;
 use crate::error::{Error, Problems, Result};
 
 /// What a folder holds, or is wanted as.
@@ -348,7 +349,19 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
             return Err(Error::invalid(dir.join(name).display(), what));
         }
     }
+    refuse_unfound(dir)?;
     Ok(None)
+}
+
+/// The files of a folder that decide what a model made of it computes: its config, its tokenizer and its weights.
+///
+/// # Errors
+/// As [`inspect`] where the weights are looked for.
+pub fn read_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = ["config.json", "tokenizer.json", "qwen.tiktoken"].map(|name| dir.join(name)).into();
+    files.retain(|file| file.is_file());
+    files.extend(file_names(dir)?.into_iter().flat_map(|(weights, _)| weights));
+    Ok(files)
 }
 
 /// A file name that cannot leave its folder.

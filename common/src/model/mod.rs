@@ -7,7 +7,8 @@
 //!   two heads.
 //! - `product`: products of matrices; on the CPU `few_rows`: those while decoding, `elementwise` and `softmax`: what lies between
 //!   products.
-//! - `untrained`: whether the ChatML tokens were ever trained.
+//! - `untrained`: whether the ChatML tokens were ever trained; `unfound`: weights that lie where nobody looks; `finite`:
+//!   weights that are no numbers.
 //! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it.
 
 mod attention;
@@ -16,6 +17,7 @@ mod causal;
 mod config;
 mod elementwise;
 mod few_rows;
+mod finite;
 mod header;
 mod heads;
 mod kv_cache;
@@ -27,6 +29,7 @@ mod scalar;
 mod softmax;
 mod tiles;
 mod transformer;
+mod unfound;
 mod untrained;
 mod weights;
 
@@ -34,7 +37,8 @@ pub(crate) use attention::extent;
 pub use backbone::See;
 pub use causal::CausalLm;
 pub use config::{Family, ModelConfig, Yarn};
-pub use header::{Face, Header, inspect};
+pub use finite::require_finite;
+pub use header::{Face, Header, inspect, read_files};
 pub(crate) use header::{num_parameters, num_parameters_without};
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use heads::{block_ids, chunk_rows};

@@ -3,6 +3,7 @@
 
 pub mod doctor;
 mod launch;
+pub mod misfits;
 mod replay;
 mod warnings;
 
@@ -16,13 +17,15 @@ use tch::{Device, Kind};
 use crate::chatml::{ChatFormat, SYSTEM};
 use crate::config::{Files, Mix};
 use crate::contract::ScoreContract;
-use crate::data::Order;
-use crate::error::{Error, Problems, Result};
+use crate::data::{Batches, Order};
+use crate::error::{Problems, Result};
 use crate::model::{self, Face, Family, Header, ModelOptions};
 use crate::progress::Progress;
+use crate::run::{Input, SHORT_BATCH};
 use crate::tokenizer::Tokenizer;
 
 pub use launch::{Action, Launched, Plan, Trainer, Watch, launch, train};
+pub use misfits::Outset;
 pub use replay::{Examination, Part, Quantity, Replay, gradients, merge, replay};
 pub use warnings::{Alarm, Lasting, News};
 
@@ -108,40 +111,29 @@ pub fn check_format(
     problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))
 }
 
-/// The chat format in which a folder with a scalar head reads: under `system`, else under the system text that its scores mean
-/// something under, the one it was trained with. A value model is taken: its raw scores are what its head gives.
-///
-/// # Errors
-/// As [`check_source`].
-pub fn check_scalar_model(dir: &Path, system: Option<&str>, problems: &mut Problems) -> Result<Option<ChatFormat>> {
-    Ok(open_scalar_model(dir, system, problems)?.1)
-}
-
-/// As [`check_scalar_model`], but a value model is refused.
+/// The chat format in which a reward model's folder reads: under `system`, else under the system text that its scores mean something
+/// under, the one it was trained with.
 ///
 /// # Errors
 /// As [`check_source`].
 pub fn check_reward_model(dir: &Path, system: Option<&str>, problems: &mut Problems) -> Result<Option<ChatFormat>> {
-    let (source, format) = open_scalar_model(dir, system, problems)?;
-    if source.and_then(|source| source.contract).is_some_and(|contract| contract.value_shift.is_some()) {
-        problems.push(dir.display(), "holds a value model, expected a reward model that `align rm` wrote");
-    }
-    Ok(format)
-}
-
-fn open_scalar_model(
-    dir: &Path,
-    system: Option<&str>,
-    problems: &mut Problems,
-) -> Result<(Option<Source>, Option<ChatFormat>)> {
     let source = check_source(dir, problems)?;
+    if let Some(source) = &source {
+        refuse_value_model(dir, source, problems);
+    }
     if source.as_ref().is_some_and(|source| source.header.face != Face::Scalar) {
         problems.push(dir.display(), "holds a language model, expected a reward model that `align rm` wrote");
     }
     let contract = source.as_ref().and_then(|source| source.contract.as_ref());
     let system = system.or(contract.map(|contract| contract.system.as_str())).unwrap_or(SYSTEM);
-    let format = check_format(dir, source.as_ref(), system, problems)?;
-    Ok((source, format))
+    check_format(dir, source.as_ref(), system, problems)
+}
+
+/// Refuses a value model where a reward model is meant: its numbers say what is still to come, not what an answer is worth.
+pub fn refuse_value_model(dir: &Path, source: &Source, problems: &mut Problems) {
+    if source.contract.as_ref().is_some_and(|contract| contract.value_shift.is_some()) {
+        problems.push(dir.display(), "holds a value model, expected a reward model that `align rm` wrote");
+    }
 }
 
 /// Refuses training rows that are longer than a first-generation model was trained for: its NTK and LogN, which act there, are
@@ -229,19 +221,58 @@ impl Mixture {
         let weights: Vec<f64> = self.mix.iter().map(|(_, weight)| *weight).collect();
         Order::new(&lengths, Some(&weights), seed, shuffle)
     }
+
+    /// What a resume must find unchanged.
+    pub fn inputs(&self) -> Vec<Input> {
+        if self.mix.is_empty() {
+            return vec![Input::new("data.train", self.files.iter().cloned())];
+        }
+        let entries = self.sources().enumerate();
+        entries.map(|(index, files)| Input::new(format!("data.mix[{index}]"), files.iter().cloned())).collect()
+    }
+
+    /// What is said of a run's batches: how often it passes over the data (of a mix, over each source), and the rows in the last batch
+    /// of an epoch where those are fewer.
+    pub fn facts(&self, batches: &Batches) -> Vec<(&'static str, Value)> {
+        let passes = match self.mix.is_empty() {
+            true => rounded(batches.passes()),
+            false => {
+                let name = |files: &[PathBuf]| files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
+                let of_source = |(files, passes)| (name(files).join(" + "), rounded(passes));
+                Value::Object(self.sources().zip(batches.passes_by_source()).map(of_source).collect())
+            }
+        };
+        let short = batches.short_batch().map(|rows| (SHORT_BATCH, json!(rows)));
+        std::iter::once(("passes over the data", passes)).chain(short).collect()
+    }
+
+    /// The files of each mix entry.
+    fn sources(&self) -> impl Iterator<Item = &[PathBuf]> {
+        let mut rest = self.files.as_slice();
+        self.mix.iter().map(move |(count, _)| {
+            let (own, others) = rest.split_at(*count);
+            rest = others;
+            own
+        })
+    }
 }
 
-/// The files' lengths in bytes, by path: what a resume must find unchanged. (A hash would read everything twice.)
+/// The files of a model's folder under their key of the config: what a resume must find unchanged.
 ///
 /// # Errors
-/// [`Error::Io`] when a file cannot be looked at.
-pub fn input_sizes<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<Value> {
-    let mut sizes = Map::new();
-    for file in files {
-        let length = std::fs::metadata(file).map_err(Error::io(file))?.len();
-        sizes.insert(file.display().to_string(), json!(length));
+/// As [`model::read_files`].
+pub fn model_input(key: &str, dir: &Path) -> Result<Input> {
+    Ok(Input::new(key, model::read_files(dir)?))
+}
+
+/// In as many digits as say something: how often a run passes over data.
+pub fn rounded(number: f64) -> Value {
+    if number.fract() == 0.0 && number < 1e15 {
+        return json!(number as u64);
     }
-    Ok(Value::Object(sizes))
+    let digits = (2 - number.log10().floor() as i32).max(1);
+    let scale = 10f64.powi(digits);
+    json!((number * scale).round() / scale)
 }
 
 #[cfg(test)]
