@@ -23,6 +23,7 @@ mod readme;
 mod replay;
 mod report;
 mod resume;
+mod runs;
 mod score;
 mod serve;
 mod service;

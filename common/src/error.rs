@@ -139,7 +139,7 @@ impl fmt::Display for Problem {
 }
 
 /// What rows that are bad in the same way have in common: the message without numbers.
-pub(crate) fn cause(what: &str) -> String {
+pub fn cause(what: &str) -> String {
     let mut rest = row_number(what).map_or(what, |(_, what)| what);
     let mut cause = String::new();
     while let Some(at) = rest.find(|char: char| char.is_ascii_digit()) {

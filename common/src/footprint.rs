@@ -14,6 +14,7 @@ use crate::model::{
     Family, ModelConfig, ModelOptions, READ_BYTES, attention_is_ours, bfloat16_is_ours, bfloat16_is_widened, block_ids,
     chunk_rows, extent, num_parameters, num_parameters_without,
 };
+use crate::stage::Outset;
 
 /// What is computed at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -360,6 +361,8 @@ impl Phase {
 pub struct Outline {
     /// The stage.
     pub stage: &'static str,
+    /// What is told before any run of it.
+    pub outset: Outset,
     /// The dtype of products.
     pub compute: Kind,
     /// What the config says.
@@ -374,9 +377,10 @@ pub struct Outline {
 
 impl Outline {
     /// That of a stage that trains one model.
-    pub fn of_training(stage: &'static str, held: Held, microbatch_tokens: usize, rows: Rows) -> Self {
+    pub fn of_training(stage: &'static str, outset: Outset, held: Held, microbatch_tokens: usize, rows: Rows) -> Self {
         Self {
             stage,
+            outset,
             compute: held.options.compute,
             microbatch_tokens,
             key: "train.microbatch_tokens",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use align_common::chatml::SYSTEM;
 use align_common::config::{Config, Dtype, Files, KeyDocs, RunSection, checks, parse_device};
-use align_common::data::BadRows;
+use align_common::data::{BadRows, Batches, Length, Order};
 use align_common::documented;
 use align_common::error::Problems;
 use align_common::stage::{Action, ScorePlace};
@@ -324,6 +324,12 @@ impl PpoConfig {
     /// Responses per optimiser step.
     pub fn minibatch_rows(&self) -> usize {
         self.ppo.minibatch_size.unwrap_or(self.rollout_rows())
+    }
+
+    /// The prompts of each step, of so many.
+    pub fn batches(&self, num_prompts: usize) -> Batches {
+        let order = Order::new(&[num_prompts], None, self.ppo.seed, self.data.shuffle);
+        Batches::new(order, self.rollout.prompts_per_step, Length::Steps(self.ppo.steps))
     }
 
     /// What the value model starts from.

@@ -1,6 +1,5 @@
 //! `align plan` for PPO: what its three phases need of memory and arithmetic. Responses are taken as long as they may be.
 
-use align_common::data::Order;
 use align_common::error::Result;
 use align_common::footprint::{Held, Outline, Phase, STEPS, Work, resident};
 use align_common::lm::microbatches;
@@ -9,7 +8,7 @@ use tch::Device;
 
 use crate::config::PpoConfig;
 use crate::rollout::layout;
-use crate::run::check;
+use crate::run::{check, outset};
 use crate::train::rollout_rows;
 
 /// The models, as a run holds them.
@@ -53,20 +52,20 @@ pub fn plan(config: &PpoConfig) -> Result<Outline> {
         reward: held(reward, false, false),
         second: config.reward.second.as_ref().map(|_| held(reward, false, false)),
     };
-    let order = Order::new(&[inputs.prompts.len()], None, config.ppo.seed, config.data.shuffle);
-    let count = config.rollout.prompts_per_step as u64;
+    let batches = config.batches(inputs.data.prompts.tokens.len());
     // The step with the most prompt tokens.
-    let lengths = |step: u64| -> Vec<usize> {
-        (step * count..(step + 1) * count).map(|at| inputs.prompts[order.row(at)].len()).collect()
-    };
-    let steps = 0..config.ppo.steps.min(STEPS);
+    let lengths =
+        |step: u64| -> Vec<usize> { batches.rows(step).map(|row| inputs.data.prompts.tokens[row].len()).collect() };
+    let steps = 0..batches.steps().min(STEPS);
     let prompts = steps.map(lengths).max_by_key(|lengths| lengths.iter().sum::<usize>()).unwrap_or_default();
     let samples = config.rollout.responses_per_prompt;
     let step_tokens = prompts.iter().map(|prompt| samples * (prompt + config.rollout.max_response_tokens)).sum();
-    let has_text = !inputs.documents.is_empty();
+    let has_text = !inputs.data.documents.is_empty();
+    let outset = outset(config, &inputs);
     let config = config.clone();
     Ok(Outline {
         stage: "ppo",
+        outset,
         compute: config.models.dtype.kind(),
         microbatch_tokens: config.ppo.microbatch_tokens,
         key: "ppo.microbatch_tokens",

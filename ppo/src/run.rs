@@ -6,25 +6,27 @@ use align_common::chatml::{ChatFormat, Dialogue};
 use align_common::checkpoint::{Snapshot, State};
 use align_common::config::to_toml;
 use align_common::contract::{self, ScoreContract};
-use align_common::data::{self, Kind, Order, Parsed, Place, Record, Unread};
-use align_common::error::{Problem, Problems, Result};
+use align_common::data::Order;
+use align_common::error::{Problems, Result};
 use align_common::generate::Sampling;
-use align_common::lm;
 use align_common::metrics::Metrics;
 use align_common::model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
 use align_common::optim::{AdamW, AdamWOptions};
 use align_common::progress::Progress;
-use align_common::run::{Outcome, Recorded, Run};
+use align_common::run::{Input, Outcome, Recorded, Run};
 use align_common::stage::{
-    self, Action, Comparison, Examination, Job, Launched, Plan, Replay, ScoreWish, Scorer, Source, Watch,
-    check_causal_lm, check_format, check_reward_model, check_scalar_model, check_trained_length, launch, passed_over,
-    set_names, train,
+    self, Action, Comparison, Examination, Job, Launched, Outset, Plan, Replay, ScoreWish, Scorer, Source, Watch,
+    check_causal_lm, check_format, check_reward_model, check_scalar_model, check_trained_length, launch, model_input,
+    passed_over, rounded, train,
+};
 };
 use serde_json::{Value, json};
 
 use crate::config::{KlControl, Logprobs, PpoConfig};
 use crate::evaluation::{EvalSet, Evaluation};
 use crate::guards::Guards;
+use crate::inputs::Data;
+use crate::misfits::misfits;
 use crate::models::Models;
 use crate::ptx::PtxStream;
 use crate::record;
@@ -56,12 +58,7 @@ pub(crate) struct Inputs {
     /// What is taken for granted of reward models that say nothing of themselves, by their keys.
     pub(crate) assumed: Vec<(&'static str, String)>,
     format: ChatFormat,
-    pub(crate) prompts: Vec<Vec<i64>>,
-    dropped: usize,
-    skipped: Vec<Problem>,
-    unread: Unread,
-    eval: Vec<EvalSet>,
-    pub(crate) documents: Vec<Vec<i64>>,
+    pub(crate) data: Data,
     /// The shift of a value model that brings its own.
     value_shift: Option<f64>,
 }
@@ -76,15 +73,12 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let mut facts = vec![
         ("policy parameters", json!(inputs.policy.header.num_parameters)),
         ("reward parameters", json!(inputs.reward.header.num_parameters)),
-        ("prompts", json!(inputs.prompts.len())),
-        ("prompts dropped", json!(inputs.dropped)),
-        ("bad rows skipped", json!(inputs.skipped.len())),
-        ("pretraining documents", json!(inputs.documents.len())),
-        ("responses per step", json!(config.rollout_rows())),
     ];
-    if !inputs.unread.is_empty() {
-        facts.push(("keys that are not read", json!(inputs.unread)));
-    }
+    facts.extend(inputs.data.facts());
+    facts.extend([
+        ("passes over the prompts", rounded(config.batches(inputs.data.prompts.tokens.len()).passes())),
+        ("responses per step", json!(config.rollout_rows())),
+    ]);
     facts.extend(inputs.assumed.iter().map(|(key, assumed)| (*key, json!(assumed))));
     facts.extend(inputs.format.system_note().map(|note| ("system text", json!(note))));
     facts.extend(passed_over([&config.data.prompts, &config.data.eval_prompts, &config.data.pretrain]));
@@ -94,9 +88,11 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         config: &to_toml(config),
         seed: config.ppo.seed,
         steps: config.ppo.steps,
+        schedule: None,
         facts,
-        skipped: &inputs.skipped,
-        inputs: input_files(config),
+        outset: outset(config, &inputs),
+        skipped: &inputs.data.skipped,
+        inputs: made_of(config)?,
     };
     let (run, progress) = match launch(plan, job)? {
         Launched::Over(outcome) => return Ok(outcome),
@@ -112,20 +108,43 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 /// [`align_common::error::Error::Invalid`] as [`ppo`], and when the data or the record is not what the run left.
 pub fn replay(config: &PpoConfig, recorded: &Recorded) -> Result<Replay> {
     let inputs = check(config)?;
-    recorded.check_inputs(&input_files(config))?;
+    recorded.check_inputs(&made_of(config)?)?;
     stage::replay(build(config, inputs)?, &config.run, recorded)
 }
 
-fn input_files(config: &PpoConfig) -> Vec<PathBuf> {
-    config.data.prompts.iter().chain(config.data.pretrain.iter()).cloned().collect()
+/// What a resume must find unchanged.
+fn made_of(config: &PpoConfig) -> Result<Vec<Input>> {
+    let (data, models) = (&config.data, &config.models);
+    let mut inputs = vec![Input::new("data.prompts", data.prompts.iter().cloned())];
+    if config.ptx.coef > 0.0 {
+        inputs.push(Input::new("data.pretrain", data.pretrain.iter().cloned()));
+    }
+    inputs.push(model_input("models.policy", &models.policy)?);
+    inputs.push(model_input("models.reward", &models.reward)?);
+    inputs.extend(models.value.as_ref().map(|path| model_input("models.value", path)).transpose()?);
+    Ok(inputs)
+}
+
+/// What is told before the first step.
+pub(crate) fn outset(config: &PpoConfig, inputs: &Inputs) -> Outset {
+    let models = &config.models;
+    let (policy, reward) = (models.policy.display(), models.reward.display());
+    let starts_from = match &models.value {
+        Some(value) => {
+            format!("the policy in {policy}, the reward model in {reward}, the value model in {}", value.display())
+        }
+        None => format!("the policy in {policy}, the reward model in {reward}, as which the value model starts, too"),
+    };
+    let readers = [("models.policy", &inputs.policy.header.config), ("models.reward", &inputs.reward.header.config)];
+    Outset { starts_from, warnings: misfits(config, &inputs.data, &readers) }
 }
 
 /// Reads and checks everything that a run needs, without loading a tensor.
 pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
     let mut problems = Problems::new();
-    let (models, data) = (&config.models, &config.data);
+    let models = &config.models;
     let policy = check_causal_lm(&models.policy, &mut problems)?;
-    let format = check_format(&models.policy, policy.as_ref(), &data.system, &mut problems)?;
+    let format = check_format(&models.policy, policy.as_ref(), &config.data.system, &mut problems)?;
     let wish = ScoreWish { place: config.reward.score_at, system: config.reward.system.clone() };
     let reward = check_reader(&models.reward, format.as_ref(), &wish, &mut problems)?;
     let mut value_shift = None;
@@ -144,55 +163,14 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         None => None,
     };
     let mut readers = [Reader::new(reward.as_ref(), format.as_ref()), Reader::new(second.as_ref(), format.as_ref())];
-    let (mut prompts, mut dropped, mut skipped, mut eval) = (Vec::new(), 0, Vec::new(), Vec::new());
-    let (mut documents, mut unread) = (Vec::new(), Unread::default());
-    if let Some(format) = &format {
-        let mut read = |files: &[PathBuf], problems: &mut Problems| -> Result<Vec<Vec<i64>>> {
-            let prompt = |_: &Place, record| {
-                let Record::Prompt(dialogue) = record else { unreachable!("a prompt file gives prompts") };
-                let prompt = format.prompt(&dialogue)?;
-                let others = readers.iter().map(|reader| reader.other(&dialogue)).collect::<Parsed<Vec<_>>>()?;
-                Ok((prompt, others))
-            };
-            let Some(rows) = problems.absorb(data::read_as(files, Kind::Prompt, data.bad_rows, &prompt))? else {
-                return Ok(Vec::new());
-            };
-            skipped.extend(rows.skipped);
-            unread.add(&rows.unread);
-            let all = rows.records.len();
-            let mut kept = Vec::new();
-            for (_, (prompt, others)) in rows.records {
-                if prompt.len() <= data.max_prompt_tokens {
-                    readers.iter_mut().zip(others).for_each(|(reader, other)| reader.take(&prompt, other));
-                    kept.push(prompt);
-                }
-            }
-            dropped += all - kept.len();
-            if kept.is_empty() {
-                let what = "no prompt is left, expected at least one within data.max_prompt_tokens";
-                problems.push(files[0].display(), what);
-            }
-            Ok(kept)
-        };
-        if !data.prompts.is_empty() {
-            prompts = read(&data.prompts, &mut problems)?;
-        }
-        for (name, file) in set_names(&data.eval_prompts).into_iter().zip(data.eval_prompts.iter()) {
-            let prompts = read(&data::files_of(file), &mut problems)?;
-            eval.push(EvalSet { name, prompts, latest: None, reference: None });
-        }
-        if config.ptx.coef > 0.0 {
-            let read = lm::documents(&data.pretrain, format.tokenizer(), data.bad_rows);
-            if let Some((read, bad)) = problems.absorb(read)? {
-                documents = read;
-                skipped.extend(bad);
-            }
-        }
-    }
+    let data = match &format {
+        Some(format) => Data::read(config, format, &mut readers, &mut problems)?,
+        None => Data::default(),
+    };
     // The value model has the reward model's length.
     let scorers = [&reward, &second].map(|scorer| scorer.as_ref().map(|scorer| &scorer.source));
     for source in std::iter::once(policy.as_ref()).chain(scorers).flatten() {
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + config.rollout.max_response_tokens;
+        let longest = data.prompts.tokens.iter().map(Vec::len).max().unwrap_or(0) + config.rollout.max_response_tokens;
         let what = "behind the longest prompt makes a dialogue";
         check_trained_length(&source.header, longest, "rollout.max_response_tokens", what, &mut problems);
     }
@@ -210,12 +188,7 @@ pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
         second_reading,
         assumed,
         format: format.expect(known),
-        prompts,
-        dropped,
-        skipped,
-        unread,
-        eval,
-        documents,
+        data,
         value_shift,
     })
 }
@@ -245,35 +218,6 @@ fn compare(path: &Path, scorer: &Scorer, format: &ChatFormat, own_system: bool, 
             problems.push(path.display(), "has another tokenizer than the policy, expected the same; train it from a checkpoint of the policy's family");
         }
         None => {}
-    }
-}
-
-/// A reward model's own rendering of prompts, while they are read.
-struct Reader {
-    /// Where it may render another text than the policy.
-    format: Option<ChatFormat>,
-    reading: Reading,
-}
-
-impl Reader {
-    fn new(scorer: Option<&Scorer>, policy: Option<&ChatFormat>) -> Self {
-        let format = scorer.map(|scorer| scorer.format.clone());
-        let behind_the_end = format.as_ref().map_or_else(Vec::new, |format| format.behind_the_end().to_vec());
-        let differs = |format: &ChatFormat| {
-            policy.is_some_and(|policy| policy.clone().scored_at(format.score_at()).recipe() != format.recipe())
-        };
-        Self { format: format.filter(differs), reading: Reading { behind_the_end, ..Reading::default() } }
-    }
-
-    /// The prompt as this model reads it, where it has a rendering of its own.
-    fn other(&self, dialogue: &Dialogue) -> Parsed<Option<Vec<i64>>> {
-        self.format.as_ref().map(|format| format.prompt(dialogue)).transpose()
-    }
-
-    fn take(&mut self, prompt: &[i64], other: Option<Vec<i64>>) {
-        if let Some(other) = other.filter(|other| other != prompt) {
-            self.reading.prompts.entry(prompt.to_vec()).or_insert(other);
-        }
     }
 }
 
@@ -322,12 +266,13 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs) -> Result<Session> {
     let policy = models.policy.config();
     let trained_length = if policy.family == Family::Qwen { policy.seq_length as usize } else { PTX_TOKENS };
     let ptx_tokens = PTX_TOKENS.min(trained_length);
-    let ptx = (!inputs.documents.is_empty()).then(|| PtxStream::new(inputs.documents, end, ptx_tokens, seed));
+    let Data { prompts, eval, documents, .. } = inputs.data;
+    let ptx = (!documents.is_empty()).then(|| PtxStream::new(documents, end, ptx_tokens, seed));
     let trainer = Trainer {
         policy_optimizer: optimizer(models.policy.parameters()),
         value_optimizer: optimizer(models.value_model.parameters()),
-        order: Order::new(&[inputs.prompts.len()], None, seed, config.data.shuffle),
-        prompts: inputs.prompts,
+        batches: config.batches(prompts.tokens.len()),
+        prompts: prompts.tokens,
         ptx,
         moments: RunningMoments::new(),
         kl_controller,
@@ -348,7 +293,8 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs) -> Result<Session> {
         models,
     };
     let guards = Guards::new(config.guards.clone(), config.ppo.value_warmup_steps);
-    let evaluation = Evaluation { sets: inputs.eval, format: inputs.format, second_reward_model };
+    let sets = eval.into_iter().map(|(name, set)| EvalSet { name, prompts: set.tokens, reference: None }).collect();
+    let evaluation = Evaluation { sets, format: inputs.format, second_reward_model };
     Ok(Session { trainer, evaluation, guards, last: None })
 }
 

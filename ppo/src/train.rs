@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use align_common::data::Order;
+use align_common::data::Batches;
 use align_common::error::{Error, Result, finite};
 use align_common::generate::{Sampling, generate};
 use align_common::lm::LmRow;
@@ -40,7 +40,8 @@ pub struct Trainer {
     pub(crate) policy_optimizer: AdamW,
     pub(crate) value_optimizer: AdamW,
     pub(crate) prompts: Vec<Vec<i64>>,
-    pub(crate) order: Order,
+    /// Which of them each step takes.
+    pub(crate) batches: Batches,
     pub(crate) ptx: Option<PtxStream>,
     pub(crate) moments: RunningMoments,
     pub(crate) kl_controller: KlController,
@@ -352,8 +353,7 @@ impl Trainer {
 
     /// Rows of the prompts of `step`.
     pub(crate) fn prompt_rows(&self, step: u64) -> Vec<usize> {
-        let count = self.config.rollout.prompts_per_step as u64;
-        (step * count..(step + 1) * count).map(|global| self.order.row(global)).collect()
+        self.batches.rows(step).collect()
     }
 
     /// Generates with a model as it stands: the policy or its reference.

@@ -47,7 +47,7 @@ pub(crate) fn trainer(edit: impl FnOnce(&mut PpoConfig)) -> Trainer {
     Trainer {
         policy_optimizer: optimizer(models.policy.parameters()),
         value_optimizer: optimizer(models.value_model.parameters()),
-        order: Order::new(&[prompts.len()], None, 0, true),
+        batches: config.batches(prompts.len()),
         prompts,
         ptx: None,
         moments: RunningMoments::new(),
@@ -134,7 +134,7 @@ fn an_adaptive_kl_coefficient_waits_for_the_policy() {
 fn a_prompt_that_a_step_has_several_times_gets_responses_of_its_own_each_time() {
     let mut trainer = trainer(|_| {});
     trainer.prompts.truncate(1);
-    trainer.order = Order::new(&[1], None, 0, true);
+    trainer.batches = trainer.config.batches(1);
     let rollout = trainer.sample(0).unwrap();
     assert_eq!(rollout.prompt_rows, [0; 3]);
     let mut responses: Vec<_> = rollout.responses.iter().map(|response| response.tokens.clone()).collect();

@@ -5,7 +5,7 @@ use align_common::config::{
     Config, Files, KeyDocs, Mix, ModelSection, OptimizerSection, Overlong, RunSection, ScheduleKind, ScheduleSection,
     checks,
 };
-use align_common::data::BadRows;
+use align_common::data::{BadRows, Batches, Length, Order};
 use align_common::documented;
 use align_common::error::Problems;
 use serde::{Deserialize, Serialize};
@@ -63,13 +63,20 @@ documented! {
         /// Optimiser steps, instead of `epochs`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub steps: Option<u64>,
-        /// Passes over the data; give this or `steps`. Qwen report §3.2.1: 1.
+        /// Passes over the data; give this or `steps`. Each ends with a smaller batch where rows are left. Qwen report §3.2.1: 1.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub epochs: Option<u64>,
         /// The gradient's norm is clipped to this. Our choice: as in sft.
         pub grad_clip: f64,
         /// Seed of the row order and of a new reward head.
         pub seed: u64,
+    }
+}
+
+impl TrainSection {
+    /// The batches of a run over comparisons in this order.
+    pub fn batches(&self, order: Order) -> Batches {
+        Batches::new(order, self.batch_size, Length::new(self.steps, self.epochs))
     }
 }
 

@@ -9,6 +9,7 @@ use align_common::error::{Problem, Problems, Result};
 use tch::{Device, Tensor};
 
 use crate::loss::Pairs;
+use crate::seen::{Print, print_of};
 use crate::stats::best;
 
 /// One comparison in tokens.
@@ -24,6 +25,12 @@ pub struct Row {
     pub answer_starts: Vec<usize>,
     /// People's scores, where the data has them; without, the dialogues are ordered best first.
     pub scores: Option<Vec<f64>>,
+    /// Turns of all its dialogues.
+    pub turns: u64,
+    /// Whether one of its texts spells a special token, which it does not become.
+    pub has_special_text: bool,
+    /// Whether a turn's text begins with a line break, which other programs tokenize in another way.
+    pub begins_with_newline: bool,
     /// Where the comparison stood.
     pub place: Place,
 }
@@ -39,7 +46,25 @@ impl Row {
         let (prefix, tails) = share_prefix(&encoded);
         let best = comparison.scores.as_deref().map_or(0, best);
         let answer_starts = encoded.iter().map(|encoded| encoded.answer).collect();
-        Ok(Self { prefix, tails, best, answer_starts, scores: comparison.scores.clone(), place })
+        let texts = || comparison.dialogues.iter().flat_map(Dialogue::texts);
+        Ok(Self {
+            prefix,
+            tails,
+            best,
+            answer_starts,
+            scores: comparison.scores.clone(),
+            turns: comparison.dialogues.iter().map(|dialogue| dialogue.messages.len() as u64).sum(),
+            has_special_text: texts().any(|text| format.tokenizer().spells_special(text)),
+            begins_with_newline: encoded.iter().any(|encoded| encoded.begins_with_newline),
+            place,
+        })
+    }
+
+    /// Equal for comparisons of the same dialogues that are worth the same, and hardly ever for others.
+    pub(crate) fn print(&self) -> Print {
+        let mut parts: Vec<Vec<i64>> = (0..self.tails.len()).map(|dialogue| self.dialogue(dialogue)).collect();
+        parts.extend(self.scores.as_ref().map(|scores| scores.iter().map(|score| score.to_bits() as i64).collect()));
+        print_of(&parts)
     }
 
     /// All its dialogues.
@@ -93,6 +118,8 @@ impl Row {
             prefix: prompt,
             best: self.best,
             scores: self.scores.clone(),
+            turns: self.turns,
+            has_special_text: self.has_special_text,
             place: self.place.clone(),
         }
     }

@@ -2,15 +2,16 @@
 //! own checkpoint and comparisons.
 
 use align_common::chatml::Dialogue;
+use align_common::data::{Batches, Length, Order};
 use align_common::error::Result;
 use align_common::progress::Progress;
-use align_common::stage::doctor::{Check, LEARNING_RATE, alone, host, tolerance};
+use align_common::stage::doctor::{Check, Diagnosis, LEARNING_RATE, alone, host, tolerance};
 
 use crate::config::RmConfig;
 use crate::data::Row;
 use crate::eval::score;
 use crate::train::Trainer;
-use crate::{check, load};
+use crate::{check, load, outset};
 
 /// Comparisons that are looked at.
 const COMPARISONS: usize = 8;
@@ -19,8 +20,9 @@ const COMPARISONS: usize = 8;
 ///
 /// # Errors
 /// As [`crate::rm`] before its first step.
-pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Vec<Check>> {
+pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Diagnosis> {
     let (source, format, mut rows) = check(config)?;
+    let outset = outset(config, &source, &rows);
     tch::set_num_threads(config.run.num_threads() as i32);
     let model = load(config, &source)?;
     let end = format.tokenizer().special().im_end;
@@ -59,13 +61,13 @@ pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Vec<Chec
     // One step on these comparisons, at a rate that is felt.
     let mut config = config.clone();
     config.optimizer.lr = config.optimizer.lr.max(LEARNING_RATE);
-    config.train.batch_size = few.len();
     config.schedule.warmup_steps = 0;
+    let order = Order::new(&[few.len()], None, config.train.seed, false);
+    rows.batches = Batches::new(order, few.len(), Length::Steps(2));
     rows.train.rows = few;
-    rows.order = align_common::data::Order::new(&[rows.train.rows.len()], None, config.train.seed, false);
     let model = load(&config, &source)?;
-    let mut trainer = Trainer::new(&config, &rows, &format, model, 2);
+    let mut trainer = Trainer::new(&config, &rows, &format, model);
     checks.push(Check::learns(&mut trainer)?);
     progress.end();
-    Ok(checks)
+    Ok(Diagnosis { outset, checks })
 }

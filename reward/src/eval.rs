@@ -25,11 +25,24 @@ pub fn score(
     scores
 }
 
-/// The raw scores of dialogues, computed as one flat batch, in order.
+/// The raw scores of dialogues, computed as one flat batch, in order. Dialogues that are the same text behind one prefix have the same
+/// score, to the bit.
 pub fn score_at_once<'a>(model: &impl ScalarReader, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
-    let (flat, ends) = lay_out(branches, model.longest_shared(), model.device());
+    let branches: Vec<Branches<'a>> = branches.collect();
+    let (flat, ends) = lay_out(branches.iter().copied(), model.longest_shared(), model.device());
     let scalars = model.scalars_at(&flat, &ends).to_device(tch::Device::Cpu); // (S)
-    Vec::<f32>::try_from(&scalars).expect("scalars are flat fp32").into_iter().map(f64::from).collect()
+    let scalars = Vec::<f32>::try_from(&scalars).expect("scalars are flat fp32");
+    let mut scores: Vec<f64> = scalars.into_iter().map(f64::from).collect();
+    // Their places in the batch differ, and with them the rounding.
+    let mut start = 0;
+    for Branches { tails, .. } in &branches {
+        for (index, tail) in tails.iter().enumerate() {
+            let first = tails[..index].iter().position(|other| other == tail);
+            scores[start + index] = scores[start + first.unwrap_or(index)];
+        }
+        start += tails.len();
+    }
+    scores
 }
 
 /// Every row's answers behind the prompt of the next row that has another one; `None` where all rows have the same.
@@ -93,6 +106,8 @@ mod tests {
             best: 0,
             answer_starts: vec![1, 1],
             scores: None,
+            turns: 4,
+            has_special_text: false,
             place: Place { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
         }
     }
@@ -109,6 +124,28 @@ mod tests {
         assert_eq!(prompts(&[2, 3]), Some(vec![3, 2]));
         assert_eq!(prompts(&[2, 2]), None);
         assert_eq!(prompts(&[2]), None);
+    }
+
+    #[test]
+    fn the_same_answer_twice_has_one_score() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_models/qwen2_tied_gqa");
+        let options = ModelOptions {
+            device: tch::Device::Cpu,
+            compute: tch::Kind::Float,
+            trainable: false,
+            recompute_layers: false,
+        };
+        let model = ScalarModel::load(&folder, &options, 1).unwrap();
+        let tails: Vec<Vec<i64>> =
+            [7, 30, 7, 90, 30, 7].map(|first| (0..40).map(|at| (first + at) % 300).collect()).into();
+        let prefix: Vec<i64> = (0..50).collect();
+        let branches = [Branches { prefix: &prefix, tails: &tails }, Branches { prefix: &[], tails: &tails }];
+        let scores = score_at_once(&model, branches.into_iter());
+        for own in scores.chunks(6) {
+            assert_eq!([own[0], own[1], own[0], own[3], own[1], own[0]], own, "equal to the bit");
+            assert!(own[0] != own[1] && own[1] != own[3]);
+        }
+        assert_ne!(scores[0], scores[6], "another prefix");
     }
 
     /// Beyond its trained length the first generation rotates tokens by the length of their sequence: a long answer beside a short

@@ -1,8 +1,8 @@
 //! The reward model: preference model pretraining, then finetuning, on comparisons; its evaluation, and its use.
 //!
-//! A run reads its config ([`config`]), turns comparisons into tokens whose shared prefix is computed once ([`data`]), and
+//! A run reads its config ([`config`]), turns comparisons into tokens whose shared prefix is computed once ([`data`], [`rows`]), and
 //! trains step by step ([`train`]) on the Bradley-Terry loss of scores read at the end token ([`loss`]). [`eval`] scores
-//! held-out comparisons, [`verdict`] says whether to trust the accuracy, [`seen`] which pairs are not new to the model;
+//! held-out comparisons, [`verdict`] says whether to trust the accuracy, [`seen`] which pairs are not new to the model, [`survey`] what a run's data holds;
 //! [`responses`] are scored without being compared.
 //!
 //! ```
@@ -25,8 +25,10 @@ pub mod loss;
 pub mod plan;
 mod replay;
 pub mod responses;
+pub mod rows;
 pub mod seen;
 pub mod stats;
+pub mod survey;
 pub mod train;
 pub mod verdict;
 mod written;
@@ -34,14 +36,14 @@ mod written;
 use std::path::PathBuf;
 
 use align_common::chatml::ChatFormat;
-use align_common::config::{to_toml, total_steps};
+use align_common::config::to_toml;
 use align_common::data::{Unread, files_of};
 use align_common::error::{Problems, Result};
 use align_common::model::{Face, ModelOptions, ScalarModel};
-use align_common::run::{Outcome, Recorded};
+use align_common::run::{Input, Outcome, Recorded};
 use align_common::stage::{
-    self, Job, Launched, Mixture, Plan, Replay, Source, check_format, check_source, check_trained_length, launch,
-    passed_over, set_names,
+    self, Job, Launched, Mixture, Outset, Plan, Replay, Source, check_format, check_source, check_trained_length,
+    launch, misfits, model_input, passed_over, set_names,
 };
 use serde_json::json;
 
@@ -49,8 +51,10 @@ pub use doctor::doctor;
 pub use plan::plan;
 
 use config::{RmConfig, Stage};
+use rows::{EvalSet, Rows};
 use seen::SeenPairs;
-use train::{EvalSet, Rows, Trainer};
+use survey::Survey;
+use train::Trainer;
 
 /// Runs `align rm`. `None` after a dry run.
 ///
@@ -59,26 +63,8 @@ use train::{EvalSet, Rows, Trainer};
 /// [`stage::train`] returns.
 pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let (source, format, rows) = check(config)?;
-    let steps = total(config, &rows);
-    let starts_from = match source.header.face {
-        Face::CausalLm => "a language model: the reward head is new",
-        Face::Scalar => "a reward model: its head is kept",
-    };
-    let train = &rows.train;
-    let mut facts = vec![
-        ("starts from", json!(starts_from)),
-        ("parameters", json!(source.header.num_parameters)),
-        ("comparisons", json!(train.rows.len())),
-        ("tokens", json!(train.rows.iter().map(data::Row::len_unshared).sum::<usize>())),
-        ("tokens computed", json!(train.rows.iter().map(data::Row::len).sum::<usize>())),
-        ("dropped for length", json!(train.dropped)),
-        ("without a better answer", json!(train.tied)),
-        ("held-out dropped", json!(rows.eval_dropped)),
-        ("bad rows skipped", json!(rows.skipped.len())),
-    ];
-    if !rows.unread.is_empty() {
-        facts.push(("keys that are not read", json!(rows.unread)));
-    }
+    let mut facts = vec![("parameters", json!(source.header.num_parameters))];
+    facts.extend(rows.facts());
     facts.extend(format.system_note().map(|note| ("system text", json!(note))));
     let data = &config.data;
     let paths = std::iter::once(&data.train).chain(data.mix.iter().map(|source| &source.path)).chain([&data.eval]);
@@ -88,17 +74,19 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
         section: &config.run,
         config: &to_toml(config),
         seed: config.train.seed,
-        steps,
+        steps: rows.batches.steps(),
+        schedule: Some(&config.schedule),
         facts,
+        outset: outset(config, &source, &rows),
         skipped: &rows.skipped,
-        inputs: Mixture::new(&config.data.train, &config.data.mix).files,
+        inputs: made_of(config)?,
     };
     let (run, progress) = match launch(plan, job)? {
         Launched::Over(outcome) => return Ok(outcome),
         Launched::Ready(run, progress) => (run, progress),
     };
     let model = load(config, &source)?;
-    stage::train(Trainer::new(config, &rows, &format, model, steps), run, progress).map(Some)
+    stage::train(Trainer::new(config, &rows, &format, model), run, progress).map(Some)
 }
 
 /// Repeats a step of `align rm` that the run recorded.
@@ -107,15 +95,35 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 /// [`align_common::error::Error::Invalid`] as [`rm`], and when the data or the record is not what the run left.
 pub fn replay(config: &RmConfig, recorded: &Recorded) -> Result<Replay> {
     let (source, format, rows) = check(config)?;
-    recorded.check_inputs(&Mixture::new(&config.data.train, &config.data.mix).files)?;
+    recorded.check_inputs(&made_of(config)?)?;
     let model = load(config, &source)?;
-    stage::replay(Trainer::new(config, &rows, &format, model, total(config, &rows)), &config.run, recorded)
+    stage::replay(Trainer::new(config, &rows, &format, model), &config.run, recorded)
 }
 
-/// Steps of the whole run.
-fn total(config: &RmConfig, rows: &Rows) -> u64 {
-    let train = &config.train;
-    total_steps(train.steps, train.epochs, rows.order.epoch_len() as u64, train.batch_size as u64)
+/// What a resume must find unchanged.
+fn made_of(config: &RmConfig) -> Result<Vec<Input>> {
+    let mut inputs = Mixture::new(&config.data.train, &config.data.mix).inputs();
+    inputs.push(model_input("model.path", &config.model.path)?);
+    Ok(inputs)
+}
+
+/// What is told before the first step.
+fn outset(config: &RmConfig, source: &Source, rows: &Rows) -> Outset {
+    let (data, train) = (&config.data, &config.train);
+    let starts_from = match source.header.face {
+        Face::CausalLm => "a language model: the reward head is new",
+        Face::Scalar => "a reward model: its head is kept",
+    };
+    let mut found = misfits::schedule(config.optimizer.lr, &config.schedule, rows.batches.steps());
+    found.extend(rows.misfits(data.max_tokens));
+    if train.steps.is_some() {
+        let count = rows.train.rows.len();
+        found.extend(misfits::repeated("train.batch_size", train.batch_size, "comparisons", count));
+    }
+    let longer_than = |limit| misfits::longer(rows.train.rows.iter().map(data::Row::longest), limit);
+    let what = "comparisons have a dialogue";
+    found.extend(misfits::beyond_positions(&source.header.config, "data.max_tokens", what, longer_than));
+    Outset { starts_from: starts_from.to_owned(), warnings: found }
 }
 
 /// The model as it starts; a checkpoint's state brings its weights, all else is the source's.
@@ -181,22 +189,22 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
     let read = |files: &[PathBuf]| data::read(files, format, Some(data.max_tokens), data.bad_rows);
     let sources = Mixture::new(&data.train, &data.mix);
     let train = problems.absorb(read(&sources.files))?;
-    let (mut eval, mut eval_dropped, mut skipped, mut unread) = (Vec::new(), 0, Vec::new(), Unread::default());
+    let (mut eval, mut skipped, mut unread) = (Vec::new(), Vec::new(), Unread::default());
     for (name, set) in set_names(&data.eval).into_iter().zip(data.eval.iter()) {
         if let Some(set) = problems.absorb(read(&files_of(set)))? {
-            eval_dropped += set.dropped + set.tied;
             unread.add(&set.unread);
             skipped.extend(set.skipped);
-            eval.push(EvalSet { name, rows: set.rows });
+            eval.push(EvalSet { name, rows: set.rows, dropped: set.dropped, tied: set.tied });
         }
     }
     let before = problems.absorb(SeenPairs::read(&config.model.path))?.flatten();
     Ok(train.map(|mut train| {
         skipped.splice(0..0, std::mem::take(&mut train.skipped));
-        let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
+        let batches = config.train.batches(sources.order(&train.file_rows, config.train.seed, data.shuffle));
         let mut seen = before.unwrap_or_default();
         seen.extend(&train.rows);
         unread.add(&train.unread);
-        Rows { train, order, eval, eval_dropped, skipped, unread, seen }
+        let uses = sources.facts(&batches);
+        Rows { survey: Survey::new(&train), uses, train, batches, eval, skipped, unread, seen }
     }))
 }

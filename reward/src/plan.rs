@@ -2,15 +2,14 @@
 
 use std::rc::Rc;
 
-use align_common::config::total_steps;
 use align_common::error::Result;
 use align_common::footprint::{self, Held, Outline, STEPS, Work};
 use align_common::model::{Face, ModelOptions};
 use tch::Device;
 
-use crate::check;
 use crate::config::{RmConfig, Stage};
 use crate::data::{Row, flatten};
+use crate::{check, outset};
 
 /// Plans what `align rm` would run.
 ///
@@ -26,20 +25,19 @@ pub fn plan(config: &RmConfig) -> Result<Outline> {
         recompute_layers: config.model.recompute_layers,
     };
     let has_lm_head = config.loss.lm_coef > 0.0;
+    let outset = outset(config, &source, &rows);
     let written = config.run.result_dtype.writing(Face::Scalar, train.seed).dtype;
     let held = Held { config: source.header.config, options, has_lm_head, dropout: false, written };
-    let size = train.batch_size as u64;
-    let steps = total_steps(train.steps, train.epochs, rows.order.epoch_len() as u64, size);
     let targets = move |row: &Row| if has_lm_head { row.num_answer_tokens(row.best) } else { 0 };
     let rows = Rc::new(rows);
     let again = Rc::clone(&rows);
     let rows = footprint::Rows {
-        steps: steps.min(STEPS),
-        sizes: Box::new(move |step| rows.batch(step, size).map(|row| (row.len(), targets(row))).collect()),
+        steps: rows.batches.steps().min(STEPS),
+        sizes: Box::new(move |step| rows.batch(step).map(|row| (row.len(), targets(row))).collect()),
         layout: Box::new(move |step, range| {
-            let rows: Vec<&Row> = again.batch(step, size).take(range.end).skip(range.start).collect();
+            let rows: Vec<&Row> = again.batch(step).take(range.end).skip(range.start).collect();
             Work::of(&flatten(&rows, false, Device::Cpu).flat, rows.iter().map(|row| targets(row)).sum())
         }),
     };
-    Ok(Outline::of_training(config.stage.map_or("rm", Stage::name), held, train.microbatch_tokens, rows))
+    Ok(Outline::of_training(config.stage.map_or("rm", Stage::name), outset, held, train.microbatch_tokens, rows))
 }

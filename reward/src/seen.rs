@@ -15,10 +15,12 @@ pub const FILE: &str = "training_pairs.bin";
 
 /// Bytes of a fingerprint: the first half of a SHA-256.
 const BYTES: usize = 16;
+/// A fingerprint.
+pub(crate) type Print = [u8; BYTES];
 
 /// The pairs of one training, or of several that followed one another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SeenPairs(BTreeSet<[u8; BYTES]>);
+pub struct SeenPairs(BTreeSet<Print>);
 
 impl SeenPairs {
     /// Those of a model's folder; `None` where it has no such file.
@@ -54,9 +56,15 @@ impl SeenPairs {
     }
 }
 
-fn print(row: &Row, one: usize, other: usize) -> [u8; BYTES] {
+/// That of a pair, in whichever order.
+pub(crate) fn print(row: &Row, one: usize, other: usize) -> Print {
     let mut dialogues = [row.dialogue(one), row.dialogue(other)];
     dialogues.sort();
+    print_of(&dialogues)
+}
+
+/// That of dialogues, in their order.
+pub(crate) fn print_of(dialogues: &[Vec<i64>]) -> Print {
     let mut hash = Sha256::new();
     for dialogue in dialogues {
         hash.update((dialogue.len() as u64).to_le_bytes());

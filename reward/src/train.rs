@@ -6,8 +6,7 @@ use std::path::Path;
 use align_common::chatml::ChatFormat;
 use align_common::checkpoint::{Snapshot, State};
 use align_common::contract::{self, Reference, ScoreContract};
-use align_common::data::{Order, Unread};
-use align_common::error::{Problem, Result, finite};
+use align_common::error::{Result, finite};
 use align_common::lm::microbatches;
 use align_common::metrics::Metrics;
 use align_common::model::{Face, Over, ScalarModel};
@@ -20,46 +19,14 @@ use serde_json::{Map, json};
 use tch::{Kind, Tensor};
 
 use crate::config::RmConfig;
-use crate::data::{Comparisons, RmBatch, Row, flatten};
+use crate::data::{RmBatch, Row, flatten};
 use crate::eval::{score, score_pairs};
 use crate::loss::{LossParams, RewardStats, reward_loss};
 use crate::replay::replay;
-use crate::seen::{self, SeenPairs};
+use crate::rows::{EvalSet, Rows};
+use crate::seen;
 use crate::stats::pair_accuracy;
 use crate::written;
-
-/// A held-out file.
-pub struct EvalSet {
-    /// The file's stem.
-    pub name: String,
-    /// Its comparisons.
-    pub rows: Vec<Row>,
-}
-
-/// Everything a run reads.
-pub struct Rows {
-    /// Training comparisons of all sources.
-    pub train: Comparisons,
-    /// Which of them stands at which place of the run.
-    pub order: Order,
-    /// Held-out files.
-    pub eval: Vec<EvalSet>,
-    /// Comparisons of held-out files that were left out for their length, or because nothing in them is better.
-    pub eval_dropped: usize,
-    /// Bad rows of all files that were left out, by name.
-    pub skipped: Vec<Problem>,
-    /// Keys of rows that nothing reads.
-    pub unread: Unread,
-    /// The pairs of this training and of those that the model comes from.
-    pub seen: SeenPairs,
-}
-
-impl Rows {
-    /// The comparisons of a step, in order.
-    pub fn batch(&self, step: u64, size: u64) -> impl Iterator<Item = &Row> {
-        (step * size..(step + 1) * size).map(|global| &self.train.rows[self.order.row(global)])
-    }
-}
 
 /// How many comparisons of each held-out set are shown at each evaluation.
 const SAMPLES: usize = 4;
@@ -71,17 +38,16 @@ pub struct Trainer<'a> {
     format: &'a ChatFormat,
     pub(crate) model: ScalarModel,
     pub(crate) optimizer: AdamW,
-    steps: u64,
     /// Raw scores of every held-out set, where they were asked for since the last step.
     held_out: Vec<Vec<Vec<f64>>>,
 }
 
 impl<'a> Trainer<'a> {
     /// A trainer whose moments are zero.
-    pub fn new(config: &'a RmConfig, rows: &'a Rows, format: &'a ChatFormat, model: ScalarModel, steps: u64) -> Self {
+    pub fn new(config: &'a RmConfig, rows: &'a Rows, format: &'a ChatFormat, model: ScalarModel) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
         let optimizer = AdamW::new(named, &config.optimizer);
-        Self { config, rows, format, optimizer, model, steps, held_out: Vec::new() }
+        Self { config, rows, format, optimizer, model, held_out: Vec::new() }
     }
 
     /// Where the language-model loss on the best dialogue's last answer reads each of its targets, and these; nothing without `loss.lm_coef`.
@@ -147,7 +113,7 @@ impl<'a> Trainer<'a> {
     }
 
     pub(crate) fn batch(&self, step: u64) -> Vec<&'a Row> {
-        self.rows.batch(step, self.config.train.batch_size as u64).collect()
+        self.rows.batch(step).collect()
     }
 
     pub(crate) fn microbatches(&self, batch: &[&Row]) -> Vec<Range<usize>> {
@@ -185,7 +151,7 @@ pub(crate) fn num_lm_tokens(batch: &[&Row]) -> usize {
 }
 
 impl stage::Trainer for Trainer<'_> {
-    /// One optimiser step on comparisons s·B … s·B+B−1 of the run's order.
+    /// One optimiser step on the step's comparisons.
     fn step(&mut self, step: u64) -> Result<Metrics> {
         self.held_out.clear();
         let train = &self.config.train;
@@ -202,7 +168,7 @@ impl stage::Trainer for Trainer<'_> {
         let grad_norm = self.optimizer.grad_norm();
         finite("train/loss", stats.loss)?;
         finite("train/grad_norm", grad_norm)?;
-        let lr = lr(self.config.optimizer.lr, &self.config.schedule, step, self.steps);
+        let lr = lr(self.config.optimizer.lr, &self.config.schedule, step, self.rows.batches.steps());
         self.optimizer.step(lr, clip_scale(grad_norm, train.grad_clip));
 
         let mut metrics = Metrics::new();

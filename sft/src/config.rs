@@ -5,7 +5,7 @@ use align_common::config::{
     Config, Files, KeyDocs, Mix, ModelSection, OptimizerSection, Overlong, RunSection, ScheduleKind, ScheduleSection,
     checks,
 };
-use align_common::data::BadRows;
+use align_common::data::{BadRows, Batches, Length, Order};
 use align_common::documented;
 use align_common::error::Problems;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ documented! {
         /// Optimiser steps; give this or `epochs`. Qwen report §3.1.2: 4000 (sft).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub steps: Option<u64>,
-        /// Passes over the data, instead of `steps`.
+        /// Passes over the data, instead of `steps`; each ends with a smaller batch where rows are left.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub epochs: Option<u64>,
         /// Dropout of embeddings, attention probabilities and both residual outputs. Qwen report §3.1.2: 0.1 (sft).
@@ -33,6 +33,11 @@ documented! {
 }
 
 impl TrainSection {
+    /// The batches of a run over rows in this order.
+    pub fn batches(&self, order: Order) -> Batches {
+        Batches::new(order, self.batch_size, Length::new(self.steps, self.epochs))
+    }
+
     fn validate(&self, problems: &mut Problems) {
         checks::at_least_one(problems, "train.batch_size", self.batch_size as u64);
         checks::at_least_one(problems, "train.microbatch_tokens", self.microbatch_tokens as u64);

@@ -5,16 +5,17 @@ use std::path::PathBuf;
 
 use align_common::chatml::ChatFormat;
 use align_common::config::Files;
-use align_common::data::{Order, files_of};
+use align_common::data::{Batches, files_of};
 use align_common::error::{Problem, Problems, Result};
 use align_common::lm::{Cache, Counts, LmData, LmRow, LmRows, Reading, chat_rows, text_rows};
-use align_common::model::Header;
+use align_common::model::{Header, ModelConfig};
 use align_common::progress::Progress;
-use align_common::stage::{Mixture, check_trained_length, set_names};
+use align_common::stage::{Mixture, check_trained_length, misfits, set_names};
 use align_common::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::config::{PretrainConfig, SftConfig};
+use crate::train::Sections;
 
 /// A held-out file.
 pub struct EvalSet {
@@ -28,8 +29,8 @@ pub struct EvalSet {
 pub struct Rows {
     /// Training rows of all sources.
     pub train: LmRows,
-    /// Which of them stands at which place of the run.
-    pub order: Order,
+    /// Which of them each step takes.
+    pub batches: Batches,
     /// What was counted in the training data.
     pub counts: Counts,
     /// Held-out files.
@@ -38,32 +39,49 @@ pub struct Rows {
     pub eval_counts: Counts,
     /// Bad rows of all files that were left out, by name.
     pub skipped: Vec<Problem>,
+    /// What is said of the batches.
+    uses: Vec<(&'static str, Value)>,
+    /// Rows (documents, where those are merged) that equal an earlier one.
+    duplicates: u64,
+    /// Of each held-out file, how many are also trained on, and how many there are.
+    known: Vec<(u64, u64)>,
 }
 
 impl Rows {
-    fn new(train: LmData, order: Order, eval: Vec<(String, LmData)>) -> Self {
+    fn new(train: LmData, sources: &Mixture, batches: Batches, eval: Vec<(String, LmData)>) -> Self {
         let (mut skipped, mut eval_counts, mut sets) = (train.skipped, Counts::default(), Vec::new());
         for (name, data) in eval {
             eval_counts.add(&data.counts);
             skipped.extend(data.skipped);
             sets.push(EvalSet { name, rows: data.rows });
         }
-        Self { train: train.rows, order, counts: train.counts, eval: sets, eval_counts, skipped }
+        let (mut seen, mut duplicates) = (HashSet::new(), 0);
+        train.rows.hashes().for_each(|hash| duplicates += u64::from(!seen.insert(hash)));
+        let known = |set: &EvalSet| {
+            set.rows.hashes().fold((0, 0), |(known, all), hash| (known + u64::from(seen.contains(&hash)), all + 1))
+        };
+        Self {
+            known: sets.iter().map(known).collect(),
+            uses: sources.facts(&batches),
+            train: train.rows,
+            batches,
+            counts: train.counts,
+            eval: sets,
+            eval_counts,
+            skipped,
+            duplicates,
+        }
     }
 
     /// The rows of a step, in order.
-    pub fn batch(&self, step: u64, size: u64) -> impl Iterator<Item = LmRow> + '_ {
-        self.places(step, size).map(|row| self.train.row(row))
+    pub fn batch(&self, step: u64) -> impl Iterator<Item = LmRow> + '_ {
+        self.batches.rows(step).map(|row| self.train.row(row))
     }
 
     /// Where the rows of a step stood, by file and line; of merged documents, the row's number.
-    pub fn names(&self, step: u64, size: u64) -> impl Iterator<Item = String> + '_ {
+    pub fn names(&self, step: u64) -> impl Iterator<Item = String> + '_ {
         let name = |row| self.train.place(row).map_or_else(|| format!("row {row}"), |place| place.to_string());
-        self.places(step, size).map(name)
-    }
-
-    fn places(&self, step: u64, size: u64) -> impl Iterator<Item = usize> + '_ {
-        (step * size..(step + 1) * size).map(|global| self.order.row(global))
+        self.batches.rows(step).map(name)
     }
 
     /// Refuses rows that a first-generation model must not be trained on.
@@ -74,26 +92,28 @@ impl Rows {
 
     /// What became of the data: shown before the first step, and in run.json.
     pub fn facts(&self) -> Vec<(&'static str, Value)> {
-        let (mut seen, mut duplicates) = (HashSet::new(), 0u64);
-        self.train.hashes().for_each(|hash| duplicates += u64::from(!seen.insert(hash)));
-        let known = self.eval.iter().flat_map(|set| set.rows.hashes()).filter(|hash| seen.contains(hash)).count();
         let (train, eval) = (&self.counts, &self.eval_counts);
         let mut bad = train.clone();
         bad.add(eval);
-        let mut facts = vec![
-            ("rows", json!(self.train.len())),
-            ("turns", json!(train.turns)),
+        let mut facts = vec![("rows", json!(self.train.len()))];
+        facts.extend(self.uses.iter().cloned());
+        let (turns, twice) = match self.train.are_merged() {
+            true => ("documents", "duplicate documents"),
+            false => ("turns", "duplicate rows"),
+        };
+        facts.extend([
+            (turns, json!(train.turns)),
             ("tokens", json!(train.tokens)),
             ("loss tokens", json!(train.loss_tokens)),
             ("rows dropped for length", json!(train.dropped)),
             ("rows truncated", json!(train.truncated)),
             ("rows with special-token text", json!(train.special_text)),
-            ("duplicate rows", json!(duplicates)),
+            (twice, json!(self.duplicates)),
             ("held-out rows dropped", json!(eval.dropped)),
             ("held-out rows truncated", json!(eval.truncated)),
-            ("held-out rows trained on", json!(known)),
+            ("held-out rows trained on", json!(self.known.iter().map(|(known, _)| known).sum::<u64>())),
             ("bad rows skipped", json!(self.skipped.len())),
-        ];
+        ]);
         if bad.begins_with_newline > 0 {
             facts.push(("rows with a turn that begins with a line break", json!(bad.begins_with_newline)));
         }
@@ -104,6 +124,27 @@ impl Rows {
             facts.push(("bad rows by reason", json!(bad.bad)));
         }
         facts
+    }
+
+    /// What of the data does not fit a run with these settings.
+    pub fn misfits(&self, sections: Sections<'_>, max_tokens: usize, config: &ModelConfig) -> Vec<String> {
+        let train = &self.counts;
+        // Of documents those that are left out are counted among all.
+        let (rows, all) = match self.train.are_merged() {
+            true => ("documents", train.rows),
+            false => ("rows", train.rows + train.dropped),
+        };
+        let sets = self.eval.iter().zip(&self.known);
+        let mut found = misfits::schedule(sections.optimizer.lr, sections.schedule, self.batches.steps());
+        found.extend(misfits::dropped("data.max_tokens", max_tokens, rows, train.dropped, all));
+        found.extend(misfits::duplicates("data.train", rows, self.duplicates, train.rows));
+        found.extend(sets.filter_map(|(set, (known, all))| misfits::known("data.eval", &set.name, rows, *known, *all)));
+        if sections.train.steps.is_some() {
+            found.extend(misfits::repeated("train.batch_size", sections.train.batch_size, "rows", self.train.len()));
+        }
+        let longer_than = |limit| self.train.longer_than(limit);
+        found.extend(misfits::beyond_positions(config, "data.max_tokens", "rows are", longer_than));
+        found
     }
 }
 
@@ -127,7 +168,7 @@ pub fn sft_rows(
     let eval = eval_sets(&data.eval, problems, read)?;
     Ok(train.map(|train| {
         let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
-        Rows::new(train, order, eval)
+        Rows::new(train, &sources, config.train.batches(order), eval)
     }))
 }
 
@@ -172,7 +213,7 @@ pub fn pretrain_rows(
     let eval = eval_sets(&data.eval, problems, |files| read(files, None))?;
     Ok(complete.then(|| {
         let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
-        Rows::new(train, order, eval)
+        Rows::new(train, &sources, config.train.batches(order), eval)
     }))
 }
 

@@ -1,72 +1,79 @@
-//! `align doctor` for supervised finetuning: whether the loss stands on the answers and on nothing else, and depends on no batch, on
-//! the user's own checkpoint and dialogues.
+//! `align doctor` for supervised finetuning and pretraining: whether the loss stands on the answers and on nothing else, and depends on no
+//! batch, on the user's own checkpoint and data.
 
 use align_common::chatml::{ChatFormat, Dialogue, LossOn, Message, Role};
-use align_common::data::{Kind, Order, RawRows, Record};
+use align_common::config::{OptimizerSection, ScheduleSection};
+use align_common::data::{Batches, Kind, Length, Order, RawRows, Record};
 use align_common::error::Result;
 use align_common::lm::{self, LmRow};
-use align_common::model::{CausalLm, ModelOptions};
+use align_common::model::CausalLm;
 use align_common::progress::Progress;
 use align_common::stage::Mixture;
-use align_common::stage::doctor::{Check, LEARNING_RATE, alone, tolerance};
+use align_common::stage::doctor::{Check, Diagnosis, LEARNING_RATE, alone, tolerance};
 
-use crate::check;
-use crate::config::SftConfig;
-use crate::train::Trainer;
+use crate::config::{PretrainConfig, SftConfig, TrainSection};
+use crate::train::{Sections, Trainer};
+use crate::{Inputs, load, pretrain_inputs, sft_inputs};
 
-/// Dialogues that are looked at.
-const DIALOGUES: usize = 8;
+/// Rows that are looked at.
+const ROWS: usize = 8;
 
-/// Examines what a config would train. Nothing is written.
+/// Examines what `align sft` would train. Nothing is written.
 ///
 /// # Errors
 /// As [`crate::sft`] before its first step.
-pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Vec<Check>> {
+pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Diagnosis> {
     let path = &config.model.path;
-    let (_, format, mut rows) = check(config, progress)?;
-    tch::set_num_threads(config.run.num_threads() as i32);
+    let (inputs, format) = sft_inputs(config, progress)?;
     let mut checks = vec![Check::template(path, &format, &|dialogue: &Dialogue| {
         format.prompt(dialogue).expect("a dialogue of texts")
     })?];
-
-    progress.begin("examining", 2);
-    let few: Vec<LmRow> = rows.train.iter().take(DIALOGUES).collect();
     if config.data.loss_on == LossOn::Assistant {
         checks.push(mask(config, &format)?);
     }
+    examine(inputs, checks, progress)
+}
 
-    let options = ModelOptions {
-        device: config.run.device(),
-        compute: config.model.dtype.kind(),
-        trainable: true,
-        recompute_layers: config.model.recompute_layers,
-    };
-    let model = CausalLm::load(path, &options)?;
+/// As [`doctor`], of `align pretrain`.
+///
+/// # Errors
+/// As [`crate::pretrain`] before its first step.
+pub fn doctor_pretrain(config: &PretrainConfig, progress: &mut dyn Progress) -> Result<Diagnosis> {
+    examine(pretrain_inputs(config, progress)?, Vec::new(), progress)
+}
+
+/// What both share: the model on the first rows, and a step on them.
+fn examine(mut inputs: Inputs<'_>, mut checks: Vec<Check>, progress: &mut dyn Progress) -> Result<Diagnosis> {
+    let (outset, Sections { model: base, train, optimizer, schedule, run }) = (inputs.outset(), inputs.sections);
+    tch::set_num_threads(run.num_threads() as i32);
+    progress.begin("examining", 2);
+    let few: Vec<LmRow> = inputs.rows.train.iter().take(ROWS).collect();
+    let model = load(&inputs, None)?;
     let logprobs = |rows: &[LmRow]| {
         let mut found = Vec::new();
-        lm::evaluate(&model, rows, config.train.microbatch_tokens, &mut |_, _, logprobs| {
+        lm::evaluate(&model, rows, train.microbatch_tokens, &mut |_, _, logprobs| {
             found.extend(logprobs.iter().map(|logprob| f64::from(*logprob)))
         });
         found
     };
     let (together, again) = (logprobs(&few), logprobs(&few));
     let each: Vec<f64> = few.iter().flat_map(|row| truth(&model, row)).collect();
-    let limit = tolerance(config.model.dtype.kind());
+    let limit = tolerance(base.dtype.kind());
     checks.push(Check::compare("log-probabilities do not depend on the batch", &together, &each, limit));
     checks.push(Check::same_twice(&together, &again));
 
     progress.advance(1, "a step");
-    // One step on these dialogues, at a rate that is felt.
-    let mut config = config.clone();
-    config.optimizer.lr = config.optimizer.lr.max(LEARNING_RATE);
-    config.train.batch_size = few.len();
-    config.train.dropout = 0.0;
-    config.schedule.warmup_steps = 0;
-    rows.order = Order::new(&[few.len()], None, config.train.seed, false);
-    let mut trainer = Trainer::new(crate::sections(&config), &rows, format.tokenizer(), model, 2);
+    // One step on these rows, at a rate that is felt.
+    let optimizer = OptimizerSection { lr: optimizer.lr.max(LEARNING_RATE), ..optimizer.clone() };
+    let (train, schedule) =
+        (TrainSection { dropout: 0.0, ..train.clone() }, ScheduleSection { warmup_steps: 0, ..schedule.clone() });
+    let order = Order::new(&[few.len()], None, train.seed, false);
+    inputs.rows.batches = Batches::new(order, few.len(), Length::Steps(2));
+    let sections = Sections { train: &train, optimizer: &optimizer, schedule: &schedule, ..inputs.sections };
+    let mut trainer = Trainer::new(sections, &inputs.rows, &inputs.source.tokenizer, model);
     checks.push(Check::learns(&mut trainer)?);
     progress.end();
-    Ok(checks)
+    Ok(Diagnosis { outset, checks })
 }
 
 /// The tokens with loss, as text, against the answers of the data, each with its end token.
@@ -74,7 +81,7 @@ fn mask(config: &SftConfig, format: &ChatFormat) -> Result<Check> {
     let files = Mixture::new(&config.data.train, &config.data.mix).files;
     let (mut looked, mut right, mut first_wrong) = (0, 0, None);
     let rows = RawRows::open(&files[0], Some(Kind::Chat))?.map_while(Result::ok);
-    for read in rows.filter_map(|row| row.record(Kind::Chat).ok()).take(DIALOGUES) {
+    for read in rows.filter_map(|row| row.record(Kind::Chat).ok()).take(ROWS) {
         let Record::Chat(dialogue) = read.record else { unreachable!("a chat file gives chat records") };
         let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
         // Reasoning and calls are rendered by the family's own rules, which the template check is about.

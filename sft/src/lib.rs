@@ -25,22 +25,20 @@ mod replay;
 pub mod train;
 mod written;
 
-use std::path::PathBuf;
-
 use align_common::chatml::ChatFormat;
-use align_common::config::{Config, Files, Mix, to_toml, total_steps};
+use align_common::config::{Config, Files, Mix, to_toml};
 use align_common::error::{Problems, Result};
 use align_common::model::{CausalLm, Face, ModelOptions, SideFiles, untrained_chatml};
 use align_common::progress::Progress;
-use align_common::run::{Outcome, Recorded};
+use align_common::run::{Input, Outcome, Recorded};
 use align_common::stage::{
-    self, Job, Launched, Mixture, Plan, Replay, Source, check_causal_lm, check_format, check_source, launch,
-    passed_over,
+    self, Job, Launched, Mixture, Outset, Plan, Replay, Source, check_causal_lm, check_format, check_source, launch,
+    model_input, passed_over,
 };
 use align_common::tokenizer::Special;
 use serde_json::{Value, json};
 
-pub use doctor::doctor;
+pub use doctor::{doctor, doctor_pretrain};
 pub use plan::{plan, plan_pretrain};
 
 use config::{PretrainConfig, SftConfig};
@@ -53,24 +51,26 @@ use train::{Sections, Trainer};
 /// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
 /// [`stage::train`] returns.
 pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
-    let inputs = sft_inputs(config, job.progress)?;
+    let (inputs, _) = sft_inputs(config, job.progress)?;
     start(config, inputs, job)
 }
 
-fn sft_inputs<'a>(config: &'a SftConfig, progress: &mut dyn Progress) -> Result<Inputs<'a>> {
+fn sft_inputs<'a>(config: &'a SftConfig, progress: &mut dyn Progress) -> Result<(Inputs<'a>, ChatFormat)> {
     let (source, format, rows) = check(config, progress)?;
     let untrained = untrained_chatml(&config.model.path, &source.header.config, &source.tokenizer)?;
-    Ok(Inputs {
+    let inputs = Inputs {
         stage: "sft",
         system_note: format.system_note(),
         untrained,
         sections: sections(config),
         source,
         rows,
-        files: Mixture::new(&config.data.train, &config.data.mix).files,
+        sources: Mixture::new(&config.data.train, &config.data.mix),
         passed_over: passed_over(data_paths(&config.data.train, &config.data.mix, &config.data.eval)),
+        max_tokens: config.data.max_tokens,
         ends: |special| vec![special.im_end, special.endoftext],
-    })
+    };
+    Ok((inputs, format))
 }
 
 /// Reads and checks everything that sft needs, without loading a tensor.
@@ -132,8 +132,9 @@ fn pretrain_inputs<'a>(config: &'a PretrainConfig, progress: &mut dyn Progress) 
         },
         source,
         rows,
-        files: Mixture::new(&config.data.train, &config.data.mix).files,
+        sources: Mixture::new(&config.data.train, &config.data.mix),
         passed_over: passed_over(data_paths(&config.data.train, &config.data.mix, &config.data.eval)),
+        max_tokens: config.data.max_tokens,
         ends: |special| vec![special.endoftext],
     })
 }
@@ -153,11 +154,32 @@ struct Inputs<'a> {
     sections: Sections<'a>,
     source: Source,
     rows: Rows,
-    files: Vec<PathBuf>,
+    sources: Mixture,
     /// What lies beside the files and is not read.
     passed_over: Option<(&'static str, Value)>,
+    /// `data.max_tokens`.
+    max_tokens: usize,
     /// Tokens at which the result stops generating.
     ends: fn(&Special) -> Vec<i64>,
+}
+
+impl Inputs<'_> {
+    /// What a resume must find unchanged.
+    fn made_of(&self) -> Result<Vec<Input>> {
+        let mut inputs = self.sources.inputs();
+        inputs.push(model_input("model.path", &self.sections.model.path)?);
+        Ok(inputs)
+    }
+
+    /// What is told before the first step.
+    fn outset(&self) -> Outset {
+        let starts_from = match self.source.header.has_weights {
+            true => format!("the weights in {}", self.sections.model.path.display()),
+            false => format!("new random weights, seed {}", self.sections.train.seed),
+        };
+        let warnings = self.rows.misfits(self.sections, self.max_tokens, &self.source.header.config);
+        Outset { starts_from, warnings }
+    }
 }
 
 /// Nothing is missing when there are no problems.
@@ -170,18 +192,12 @@ fn sound(source: Option<Source>, rows: Option<Rows>, mut problems: Problems) -> 
     Ok((source.expect(known), rows.expect(known)))
 }
 
-/// Steps of the whole run.
-fn total(inputs: &Inputs<'_>) -> u64 {
-    let train = inputs.sections.train;
-    total_steps(train.steps, train.epochs, inputs.rows.order.epoch_len() as u64, train.batch_size as u64)
-}
-
 /// Repeats a step of `align sft` that the run recorded.
 ///
 /// # Errors
 /// [`align_common::error::Error::Invalid`] as [`sft`], and when the data or the record is not what the run left.
 pub fn replay_sft(config: &SftConfig, recorded: &Recorded, progress: &mut dyn Progress) -> Result<Replay> {
-    repeat(&sft_inputs(config, progress)?, recorded)
+    repeat(&sft_inputs(config, progress)?.0, recorded)
 }
 
 /// Repeats a step of `align pretrain` that the run recorded.
@@ -193,7 +209,7 @@ pub fn replay_pretrain(config: &PretrainConfig, recorded: &Recorded, progress: &
 }
 
 fn repeat(inputs: &Inputs<'_>, recorded: &Recorded) -> Result<Replay> {
-    recorded.check_inputs(&inputs.files)?;
+    recorded.check_inputs(&inputs.made_of()?)?;
     let model = load(inputs, true)?;
     stage::replay(trainer(inputs, model), inputs.sections.run, recorded)
 }
@@ -224,7 +240,7 @@ fn load(inputs: &Inputs<'_>, state_follows: bool) -> Result<CausalLm> {
 }
 
 fn trainer<'a>(inputs: &'a Inputs<'_>, model: CausalLm) -> Trainer<'a> {
-    Trainer::new(inputs.sections, &inputs.rows, &inputs.source.tokenizer, model, total(inputs))
+    Trainer::new(inputs.sections, &inputs.rows, &inputs.source.tokenizer, model)
 }
 
 fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Option<Outcome>> {
@@ -242,10 +258,12 @@ fn start<C: Config>(config: &C, inputs: Inputs<'_>, job: Job<'_>) -> Result<Opti
         section: sections.run,
         config: &to_toml(config),
         seed: sections.train.seed,
-        steps: total(&inputs),
+        steps: rows.batches.steps(),
+        schedule: Some(sections.schedule),
         facts,
+        outset: inputs.outset(),
         skipped: &rows.skipped,
-        inputs: inputs.files.clone(),
+        inputs: inputs.made_of()?,
     };
     let (run, progress) = match launch(plan, job)? {
         Launched::Over(outcome) => return Ok(outcome),

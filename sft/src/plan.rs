@@ -8,14 +8,14 @@ use align_common::progress::Progress;
 use tch::Device;
 
 use crate::config::{PretrainConfig, SftConfig};
-use crate::{Inputs, pretrain_inputs, sft_inputs, total};
+use crate::{Inputs, pretrain_inputs, sft_inputs};
 
 /// Plans what `align sft` would run.
 ///
 /// # Errors
 /// As [`crate::sft`] before its first step.
 pub fn plan(config: &SftConfig, progress: &mut dyn Progress) -> Result<Outline> {
-    Ok(outline(sft_inputs(config, progress)?))
+    Ok(outline(sft_inputs(config, progress)?.0))
 }
 
 /// Plans what `align pretrain` would run.
@@ -27,9 +27,9 @@ pub fn plan_pretrain(config: &PretrainConfig, progress: &mut dyn Progress) -> Re
 }
 
 fn outline(inputs: Inputs<'_>) -> Outline {
-    let steps = total(&inputs).min(STEPS);
+    let outset = inputs.outset();
     let Inputs { stage, sections, source, rows, .. } = inputs;
-    let train = sections.train;
+    let (train, steps) = (sections.train, rows.batches.steps().min(STEPS));
     let options = ModelOptions {
         device: Device::Cpu,
         compute: sections.model.dtype.kind(),
@@ -39,18 +39,18 @@ fn outline(inputs: Inputs<'_>) -> Outline {
     let written = sections.run.result_dtype.writing(Face::CausalLm, train.seed).dtype;
     let dropout = train.dropout > 0.0;
     let held = Held { config: source.header.config, options, has_lm_head: true, dropout, written };
-    let (size, microbatch_tokens) = (train.batch_size as u64, train.microbatch_tokens);
+    let microbatch_tokens = train.microbatch_tokens;
     // Asked for again and again, of rows that are made when they are.
-    let of_step = |step| rows.batch(step, size).map(|row| (row.len(), row.num_loss_tokens())).collect();
+    let of_step = |step| rows.batch(step).map(|row| (row.len(), row.num_loss_tokens())).collect();
     let sizes: Vec<Vec<(usize, usize)>> = (0..steps).map(of_step).collect();
     let rows = footprint::Rows {
         steps,
         sizes: Box::new(move |step| sizes[step as usize].clone()),
         layout: Box::new(move |step, range| {
-            let rows: Vec<LmRow> = rows.batch(step, size).take(range.end).skip(range.start).collect();
+            let rows: Vec<LmRow> = rows.batch(step).take(range.end).skip(range.start).collect();
             let batch = flatten(&rows, Device::Cpu);
             Work::of(&batch.flat, batch.targets.size()[0] as usize)
         }),
     };
-    Outline::of_training(stage, held, microbatch_tokens, rows)
+    Outline::of_training(stage, outset, held, microbatch_tokens, rows)
 }

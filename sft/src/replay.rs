@@ -12,7 +12,7 @@ use crate::train::Trainer;
 pub(crate) fn replay(trainer: &mut Trainer<'_>, step: u64) -> Result<Examination> {
     let mut found = Examination::default();
     let batch = trainer.batch(step);
-    let names: Vec<String> = trainer.rows.names(step, batch.len() as u64).collect();
+    let names: Vec<String> = trainer.rows.names(step).collect();
     let loss_tokens: usize = batch.iter().map(LmRow::num_loss_tokens).sum();
     found.weigh([("", trainer.model.parameters())]);
     for (index, (range, dropout)) in trainer.microbatches(step, &batch).into_iter().enumerate() {

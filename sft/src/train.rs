@@ -45,7 +45,6 @@ pub struct Trainer<'a> {
     tokenizer: &'a Tokenizer,
     pub(crate) model: CausalLm,
     pub(crate) optimizer: AdamW,
-    steps: u64,
     /// What was measured on held-out rows since the last step.
     held_out: Option<Metrics>,
 }
@@ -56,10 +55,10 @@ const SAMPLE_TOKENS: usize = 64;
 
 impl<'a> Trainer<'a> {
     /// A trainer whose moments are zero.
-    pub fn new(sections: Sections<'a>, rows: &'a Rows, tokenizer: &'a Tokenizer, model: CausalLm, steps: u64) -> Self {
+    pub fn new(sections: Sections<'a>, rows: &'a Rows, tokenizer: &'a Tokenizer, model: CausalLm) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
         let optimizer = AdamW::new(named, sections.optimizer);
-        Self { sections, rows, tokenizer, optimizer, model, steps, held_out: None }
+        Self { sections, rows, tokenizer, optimizer, model, held_out: None }
     }
 
     /// The loss of a held-out set as it was measured last, where that was since the last step.
@@ -109,7 +108,7 @@ impl<'a> Trainer<'a> {
     }
 
     pub(crate) fn batch(&self, step: u64) -> Vec<LmRow> {
-        self.rows.batch(step, self.sections.train.batch_size as u64).collect()
+        self.rows.batch(step).collect()
     }
 
     /// How a batch is cut, and what is dropped out in each part.
@@ -125,7 +124,7 @@ impl<'a> Trainer<'a> {
 }
 
 impl stage::Trainer for Trainer<'_> {
-    /// One optimiser step on rows s·B … s·B+B−1 of the run's order.
+    /// One optimiser step on the step's rows.
     fn step(&mut self, step: u64) -> Result<Metrics> {
         let started = Instant::now();
         self.held_out = None;
@@ -141,7 +140,7 @@ impl stage::Trainer for Trainer<'_> {
         let grad_norm = self.optimizer.grad_norm();
         finite("train/loss", loss)?;
         finite("train/grad_norm", grad_norm)?;
-        let lr = lr(self.sections.optimizer.lr, self.sections.schedule, step, self.steps);
+        let lr = lr(self.sections.optimizer.lr, self.sections.schedule, step, self.rows.batches.steps());
         self.optimizer.step(lr, clip_scale(grad_norm, train.grad_clip));
 
         let tokens = batch.iter().map(LmRow::len).sum::<usize>() as f64;

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use align_common::chatml::{ChatFormat, Dialogue, LossOn, Message, SYSTEM};
 use align_common::config::{Dtype, Overlong};
 use align_common::contract::ScoreContract;
-use align_common::data::{self, BadRows, Kind, Order, Record};
+use align_common::data::{self, BadRows, Batches, Kind, Length, Order, Record};
 use align_common::error::{Error, Problems};
 use align_common::lm::{self, Cache, LmRow, Reading};
 use align_common::memory;
@@ -198,8 +198,8 @@ fn prompts(records: Vec<(data::Place, Record)>, format: &ChatFormat) -> Vec<(Dia
 
 /// The rows of a step, as a stage with `data.shuffle = false` takes them.
 fn taken<T>(rows: &[T], step: u64) -> Vec<&T> {
-    let (order, size) = (Order::new(&[rows.len()], None, 0, false), BATCH as u64);
-    (step * size..(step + 1) * size).map(|at| &rows[order.row(at)]).collect()
+    let batches = Batches::new(Order::new(&[rows.len()], None, 0, false), BATCH, Length::Steps(step + 1));
+    batches.rows(step).map(|row| &rows[row]).collect()
 }
 
 struct Bench<'a> {

@@ -130,6 +130,8 @@ mod tests {
             best: 0,
             answer_starts: vec![2, 2],
             scores: None,
+            turns: 4,
+            has_special_text: false,
             place: Place { file: std::path::Path::new("pairs.jsonl").into(), index: 0, line: 1 },
         };
         // Five tokens, of which two are scored; pairs: 3 in the prompt, 1 + 2 and 3 + 4 behind it.

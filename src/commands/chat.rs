@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use align_common::chatml::{Dialogue, Message, Role};
 use align_common::error::Problems;
 use align_common::generate::generate;
-use align_common::model::CausalLm;
+use align_common::model::{CausalLm, require_finite};
 use align_common::random::{self, Purpose};
 use align_common::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
@@ -24,6 +24,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
     let known = "no problem was found";
     let (source, format) = (source.expect(known), format.expect(known));
     let mut model = CausalLm::load(&args.model, &evaluation_options())?;
+    require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
 

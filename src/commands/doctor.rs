@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use align_common::config::{self, Config};
-use align_common::stage::doctor::Check;
+use align_common::stage::doctor::{Check, Diagnosis};
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -15,22 +15,29 @@ use crate::terminal::Terminal;
 /// Examines the stage that the config is for.
 pub(crate) fn run(args: DoctorArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::new();
-    let checks = match stage_of(&args.config)? {
+    let Diagnosis { outset, checks } = match stage_of(&args.config)? {
         Stage::Ppo => align_ppo::doctor(&load(&args)?, &mut terminal)?,
         Stage::Rm => align_reward::doctor(&load(&args)?, &mut terminal)?,
-        Stage::Sft | Stage::Pretrain => align_sft::doctor(&load(&args)?, &mut terminal)?,
+        Stage::Sft => align_sft::doctor(&load(&args)?, &mut terminal)?,
+        Stage::Pretrain => align_sft::doctor_pretrain(&load(&args)?, &mut terminal)?,
     };
     let faults = checks.iter().filter(|check| !check.sound).count();
     if args.json {
         let of = |check: &Check| json!({ "check": check.name, "measured": check.measured, "expected": check.expected, "sound": check.sound });
-        print_line(&json!({ "faults": faults, "checks": checks.iter().map(of).collect::<Vec<Value>>() }).to_string());
+        let all = json!({
+            "faults": faults, "starts_from": outset.starts_from, "warnings": outset.warnings,
+            "checks": checks.iter().map(of).collect::<Vec<Value>>(),
+        });
+        print_line(&all.to_string());
     } else {
+        print_line(&format!("starts from: {}", outset.starts_from));
         let mut findings = table(&["", "check", "measured", "expected"]);
         for check in &checks {
             let verdict = if check.sound { "ok" } else { "FAULT" };
             findings.add_row([verdict, check.name, &check.measured, &check.expected]);
         }
         print_line(&findings.to_string());
+        outset.lines().for_each(|line| print_line(&line));
         print_line(&match faults {
             0 => format!("{} checks, no fault", checks.len()),
             _ => format!("{} checks, {faults} faults: do not train with this before they are explained", checks.len()),

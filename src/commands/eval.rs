@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use align_common::chatml::{LossOn, SYSTEM};
 use align_common::data::{BadRows, Unread};
-use align_common::error::Problems;
+use align_common::error::{Error, Problems};
 use align_common::lm::{self, Cache, LmData, LmRow, Reading, chat_rows};
-use align_common::model::CausalLm;
+use align_common::model::{CausalLm, ModelConfig, require_finite};
 use align_common::progress::Progress;
-use align_common::stage::{check_causal_lm, check_format, evaluation_options};
+use align_common::stage::{check_causal_lm, check_format, evaluation_options, misfits};
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
@@ -82,13 +82,19 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     tell_unread(&unread);
     let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
     let mut model = CausalLm::load(&args.model, &evaluation_options())?;
+    require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let mut results = Vec::new();
     for (file, data) in &sets {
+        warn_of_long(model.config(), file, "rows are", &mut terminal, |limit| data.rows.longer_than(limit));
         terminal.begin(&file.display().to_string(), data.rows.len() as u64);
         let mut failed = None;
         let stats = lm::evaluate(&model, data.rows.iter(), MICROBATCH_TOKENS, &mut |index, row, logprobs| {
             terminal.advance(1, "");
+            if logprobs.iter().any(|logprob| !logprob.is_finite()) {
+                let row = data.rows.place(index).map_or_else(|| format!("row {index}"), |place| place.to_string());
+                failed.get_or_insert_with(|| not_a_number(row, "a log-probability", &args.model));
+            }
             if let (Some(per_row), Some(place)) = (&mut per_row, data.rows.place(index))
                 && let Err(error) = per_row.write(&lm_line(&place.file, place.index, row, logprobs))
             {
@@ -121,6 +127,24 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
         print_line(&align_right(table, 1).to_string());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says once how many of a file's rows go beyond the positions that a model is meant for.
+pub(super) fn warn_of_long(
+    config: &ModelConfig,
+    file: &Path,
+    what: &str,
+    terminal: &mut Terminal,
+    longer_than: impl FnOnce(usize) -> (u64, usize),
+) {
+    if let Some(warning) = misfits::beyond_positions(config, &file.display().to_string(), what, longer_than) {
+        terminal.note(&format!("warning: {warning}"));
+    }
+}
+
+/// What is computed of a row is no number though every weight is one.
+pub(super) fn not_a_number(row: impl std::fmt::Display, what: &str, dir: &Path) -> anyhow::Error {
+    Error::Failed(format!("{row}: {what} is not a number, expected one; {} is damaged", dir.display())).into()
 }
 
 /// A row's line: the log-probability of every target, null elsewhere.

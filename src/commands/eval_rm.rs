@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use align_common::chatml::ChatFormat;
 use align_common::data::{BadRows, Found, Unread};
 use align_common::error::Problems;
-use align_common::model::ScalarModel;
+use align_common::model::{ScalarModel, require_finite};
 use align_common::progress::Progress;
-use align_common::stage::{Scorer, check_scalar_model, evaluation_options, set_names};
+use align_common::stage::{Scorer, check_reward_model, evaluation_options, misfits, set_names};
 use align_reward::data::{Comparisons, Row};
 use align_reward::eval::{behind_other_prompts, judged_pairs, score};
 use align_reward::seen::SeenPairs;
@@ -17,7 +17,9 @@ use anyhow::Result;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
-use super::eval::{MICROBATCH_TOKENS, align_right, print_line, table, tell_assumed, tell_unread};
+use super::eval::{
+    MICROBATCH_TOKENS, align_right, not_a_number, print_line, table, tell_assumed, tell_unread, warn_of_long,
+};
 use super::inputs::{self, say_passed_over};
 use super::lines::{Lines, refuse_same_file};
 use super::page;
@@ -58,9 +60,11 @@ pub(crate) fn rm(mut args: EvalRmArgs) -> Result<ExitCode> {
     let mut models: Vec<(&Path, Vec<Judged<'_>>)> = Vec::new();
     for model in &checked {
         let mut loaded = ScalarModel::load(&model.dir, &evaluation_options(), 0)?;
+        require_finite(&model.dir, loaded.parameters())?;
         loaded.set_extrapolate(true);
         let sets = args.data.data.iter().zip(&model.sets);
-        let judged: Vec<Judged<'_>> = sets.map(|(file, set)| judge(&loaded, model, file, set, &mut terminal)).collect();
+        let judged = sets.map(|(file, set)| judge(&loaded, model, file, set, &mut terminal));
+        let judged: Vec<Judged<'_>> = judged.collect::<Result<_>>()?;
         if let Some(per_row) = &mut per_row {
             for set in &judged {
                 write_rows(per_row, set, (args.model.len() > 1).then_some(&model.dir))?;
@@ -92,7 +96,7 @@ fn check(args: &EvalRmArgs, given: &[Found]) -> Result<Vec<Checked>> {
     }
     let mut checked = Vec::new();
     for dir in &args.model {
-        let scorer = check_scalar_model(dir, &args.reading.wish(), &mut problems)?;
+        let scorer = check_reward_model(dir, &args.reading.wish(), &mut problems)?;
         let seen = problems.absorb(SeenPairs::read(dir))?.flatten();
         let Some(Scorer { format, assumed, .. }) = scorer else { continue };
         let mut sets = Vec::new();
@@ -121,18 +125,25 @@ fn judge<'a>(
     file: &'a Path,
     set: &'a Comparisons,
     terminal: &mut Terminal,
-) -> Judged<'a> {
+) -> Result<Judged<'a>> {
     let rows = set.rows.as_slice();
+    let longer_than = |limit| misfits::longer(rows.iter().map(Row::longest), limit);
+    warn_of_long(loaded.config(), file, "rows have a dialogue", terminal, longer_than);
     let blind_rows = behind_other_prompts(rows);
     let passes = 1 + u64::from(blind_rows.is_some());
     terminal.begin(&file.display().to_string(), passes * rows.len() as u64);
-    let mut scored =
-        |rows: &[Row]| score(loaded, rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
-    let scores = scored(rows);
-    let blind_scores = blind_rows.map(|rows| scored(&rows));
+    let mut scored = |rows: &[Row]| {
+        let scores = score(loaded, rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
+        let is_wrong = |scores: &Vec<f64>| scores.iter().any(|score| !score.is_finite());
+        let wrong = rows.iter().zip(&scores).find(|(_, scores)| is_wrong(scores));
+        wrong.map_or(Ok(()), |(row, _)| Err(not_a_number(&row.place, "the score", &model.dir)))?;
+        Ok::<_, anyhow::Error>(scores)
+    };
+    let scores = scored(rows)?;
+    let blind_scores = blind_rows.map(|rows| scored(&rows)).transpose()?;
     terminal.end();
     let pairs = judged_pairs(rows, &scores, blind_scores.as_deref(), model.seen.as_ref());
-    Judged { file, format: &model.format, rows, tied: set.tied, scores, evaluation: Evaluation::new(&pairs) }
+    Ok(Judged { file, format: &model.format, rows, tied: set.tied, scores, evaluation: Evaluation::new(&pairs) })
 }
 
 fn json_of(judged: &Judged<'_>) -> Value {

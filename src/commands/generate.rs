@@ -8,14 +8,14 @@ use align_common::data::{self, BadRows, Kind, Place, Record};
 use align_common::error::Problems;
 use align_common::generate::{Sampling, generate};
 use align_common::memory;
-use align_common::model::CausalLm;
+use align_common::model::{CausalLm, require_finite};
 use align_common::progress::Progress;
 use align_common::random::{self, Purpose};
-use align_common::stage::{check_causal_lm, check_format, evaluation_options};
+use align_common::stage::{check_causal_lm, check_format, evaluation_options, misfits};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{print_line, tell_unread};
+use super::eval::{print_line, tell_unread, warn_of_long};
 use super::inputs::{self, say_passed_over};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
@@ -82,10 +82,15 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     }
     let mut out = Lines::create(&args.out)?;
     let mut model = CausalLm::load(&args.model, &evaluation_options())?;
+    require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
 
     let mut terminal = Terminal::new();
+    let longest = |prompt: &Vec<i64>| prompt.len() + args.sampling.max_tokens;
+    let what = format!("prompts, with --max-tokens = {}, are", args.sampling.max_tokens);
+    let longer_than = |limit| misfits::longer(prompts.iter().map(longest), limit);
+    warn_of_long(&source.header.config, &args.prompts, &what, &mut terminal, longer_than);
     terminal.begin("tokens", (prompts.len() * args.n * args.sampling.max_tokens) as u64);
     let draws = |prompt: usize, sample: usize, position: usize| {
         let row = (prompt * args.n + sample) as u64;

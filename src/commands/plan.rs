@@ -106,6 +106,8 @@ fn as_json(outline: &Outline, phases: &[Phase], seconds: &[f64], available: u64,
         .collect();
     json!({
         "stage": outline.stage,
+        "starts_from": outline.outset.starts_from,
+        "warnings": outline.outset.warnings,
         "microbatch_tokens": outline.microbatch_tokens,
         "peak_bytes": phases.iter().filter_map(|phase| phase["bytes"].as_u64()).max(),
         "step_seconds": seconds.iter().sum::<f64>(),
@@ -160,4 +162,6 @@ fn print(outline: &Outline, phases: &[Phase], seconds: &[f64], available: u64, l
             gib(available)
         ),
     });
+    print_line(&format!("starts from: {}", outline.outset.starts_from));
+    outline.outset.lines().for_each(|line| print_line(&line));
 }

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 
 use align_common::chatml::Dialogue;
 use align_common::data::{self, BadRows, Kind, Place, Record, STDIN};
-use align_common::error::{Error, Problems};
-use align_common::model::ScalarModel;
+use align_common::error::Problems;
+use align_common::model::{ScalarModel, require_finite};
 use align_common::progress::Progress;
-use align_common::stage::{check_reward_model, evaluation_options};
+use align_common::stage::{check_reward_model, evaluation_options, misfits};
 use align_reward::responses::{Responses, score};
 use align_reward::stats::best;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::eval::{MICROBATCH_TOKENS, tell_assumed, tell_unread};
+use super::eval::{MICROBATCH_TOKENS, not_a_number, tell_assumed, tell_unread, warn_of_long};
 use super::inputs::{self, say_passed_over};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::ScoreArgs;
@@ -56,18 +56,17 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     }
     let mut out = if args.out == standard { Lines::stdout() } else { Lines::create(&args.out)? };
     let mut model = ScalarModel::load(&args.model, &evaluation_options(), 0)?;
+    require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let mut terminal = Terminal::new();
+    let longer_than = |limit| misfits::longer(rows.iter().map(Responses::longest), limit);
+    warn_of_long(model.config(), source, "rows have a dialogue", &mut terminal, longer_than);
     terminal.begin("responses", rows.iter().map(|row| row.tails.len() as u64).sum());
     let scores = score(&model, &rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
     terminal.end();
     for (((place, row), answers), scores) in places.iter().zip(&rows).zip(&answers).zip(&scores) {
         if scores.iter().any(|score| !score.is_finite()) {
-            let folder = args.model.display();
-            return Err(Error::Failed(format!(
-                "{place}: the score is not a number, expected one; {folder} is damaged"
-            ))
-            .into());
+            return Err(not_a_number(place, "the score", &args.model));
         }
         let mut line = Map::from_iter([("index".to_owned(), json!(place.index))]);
         if files.len() > 1 {

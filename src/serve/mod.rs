@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use align_common::error::{Error, Problems, Result};
-use align_common::model::ScalarModel;
+use align_common::model::{ScalarModel, require_finite};
 use align_common::stage::{Scorer, check_reward_model, evaluation_options};
 use anyhow::Context;
 use tokio::net::TcpSocket;
@@ -55,6 +55,7 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     tell_assumed(&args.model, assumed.as_deref());
 
     let mut model = ScalarModel::load(&args.model, &evaluation_options(), 0)?;
+    require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let (jobs, thread) = model::start(model, args.queue).context("the model's thread cannot start")?;
     let timeout = Duration::from_secs(args.timeout_seconds);

@@ -19,7 +19,7 @@ pub use print::to_toml;
 pub use resume::{differences, resume_differences, same_result_dtype};
 pub use sections::{
     Dtype, Files, Mix, ModelSection, OptimizerSection, Overlong, ResultDtype, RunSection, ScheduleKind,
-    ScheduleSection, checks, parse_device, total_steps,
+    ScheduleSection, checks, parse_device,
 };
 
 /// The keys of one section with what they mean, as [`documented!`](crate::documented) collects them from the doc comments.

@@ -1,5 +1,7 @@
 //! What may change between a run and its resumption.
 
+use std::collections::BTreeSet;
+
 use toml::{Table, Value};
 
 use super::print::inline;
@@ -21,12 +23,16 @@ pub fn differences(old: &Table, new: &Table) -> Vec<(String, Option<String>, Opt
 }
 
 /// Refuses a resumption whose config differs from the run's in anything but the number of steps, `[run]`, `[guards]` and eval settings.
+/// Under the keys `by_content` another path may stand: what lies there is compared elsewhere.
 ///
 /// # Errors
 /// [`Error::Invalid`] with every key that differs, or when either text is not TOML.
-pub fn resume_differences(place: &str, old: &str, new: &str) -> Result<()> {
+pub fn resume_differences(place: &str, old: &str, new: &str, by_content: &BTreeSet<String>) -> Result<()> {
     let parse = |text: &str| {
-        toml::from_str::<Table>(text).map_err(|error| Error::invalid(place, format!("is damaged: {}", error.message())))
+        let table = toml::from_str::<Table>(text);
+        table
+            .map(|table| without_paths(table, by_content))
+            .map_err(|error| Error::invalid(place, format!("is damaged: {}", error.message())))
     };
     let mut problems = Problems::new();
     for (key, old, new) in differences(&parse(old)?, &parse(new)?) {
@@ -54,6 +60,20 @@ pub fn same_result_dtype(old: &str, new: &str) -> bool {
     };
     let default = || "auto".to_owned();
     dtype(old).unwrap_or_else(default) == dtype(new).unwrap_or_else(default)
+}
+
+/// The config without the paths under some keys; of a list of tables, such as `[[data.mix]]`, the rest stays.
+fn without_paths(mut config: Table, keys: &BTreeSet<String>) -> Table {
+    for (section, leaf) in keys.iter().filter_map(|key| key.split_once('.')) {
+        let Some(Value::Table(section)) = config.get_mut(section) else { continue };
+        match section.get_mut(leaf) {
+            Some(Value::Array(entries)) if entries.iter().any(Value::is_table) => {
+                entries.iter_mut().filter_map(Value::as_table_mut).for_each(|entry| drop(entry.remove("path")));
+            }
+            _ => drop(section.remove(leaf)),
+        }
+    }
+    config
 }
 
 /// `train.epochs` is a number of steps; `ppo.epochs` is not, it is part of the algorithm.

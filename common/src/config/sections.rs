@@ -350,11 +350,6 @@ pub enum Overlong {
     Truncate,
 }
 
-/// The number of steps of a run: `steps`, or as many as `epochs` passes over `rows` rows take, the last one rounded up.
-pub fn total_steps(steps: Option<u64>, epochs: Option<u64>, rows: u64, batch_size: u64) -> u64 {
-    steps.unwrap_or_else(|| (epochs.unwrap_or(1) * rows).div_ceil(batch_size.max(1)))
-}
-
 /// Checks that many keys share. Each adds a problem in the words of [`super::Config::validate`].
 pub mod checks {
     use super::{Files, Mix, Path, Problems, parse_device};

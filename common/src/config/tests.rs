@@ -1,5 +1,6 @@
 //! A stage config as the stages write theirs, and every way to get it wrong.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -300,12 +301,16 @@ fn every_key_has_a_doc() {
 fn what_may_change_across_a_resume() {
     let old = to_toml(&good("", &[]).unwrap());
     let new = |sets: &[&str]| to_toml(&good("", sets).unwrap());
+    let none = BTreeSet::new();
     let may = ["train.steps=9", "run.log_every=2", "run.out=\"moved\"", "data.eval='e'", "run.threads=1"];
-    resume_differences("config.toml", &old, &new(&may)).unwrap();
-    resume_differences("config.toml", &old, &new(&["train.epochs=2"])).unwrap();
-    let Err(Error::Invalid(found)) =
-        resume_differences("config.toml", &old, &new(&["optimizer.lr=1e-4", "data.shuffle=false", "train.steps=9"]))
-    else {
+    resume_differences("config.toml", &old, &new(&may), &none).unwrap();
+    resume_differences("config.toml", &old, &new(&["train.epochs=2"]), &none).unwrap();
+    let Err(Error::Invalid(found)) = resume_differences(
+        "config.toml",
+        &old,
+        &new(&["optimizer.lr=1e-4", "data.shuffle=false", "train.steps=9"]),
+        &none,
+    ) else {
         panic!("expected problems")
     };
     let found: Vec<String> = found.iter().map(Problem::to_string).collect();
@@ -318,17 +323,23 @@ fn what_may_change_across_a_resume() {
         ]
     );
     // A key that one of the two does not have.
-    assert!(resume_differences("c", "[a]\nx = 1\n", "").is_err());
+    assert!(resume_differences("c", "[a]\nx = 1\n", "", &none).is_err());
     // ppo.epochs is part of the algorithm, ppo.steps is not.
-    assert!(resume_differences("c", "[ppo]\nepochs = 1\n", "[ppo]\nepochs = 2\n").is_err());
-    assert!(resume_differences("c", "[ppo]\nsteps = 1\n", "[ppo]\nsteps = 2\n").is_ok());
+    assert!(resume_differences("c", "[ppo]\nepochs = 1\n", "[ppo]\nepochs = 2\n", &none).is_err());
+    assert!(resume_differences("c", "[ppo]\nsteps = 1\n", "[ppo]\nsteps = 2\n", &none).is_ok());
 }
 
 #[test]
-fn steps_from_epochs() {
-    assert_eq!(total_steps(Some(7), None, 100, 10), 7);
-    assert_eq!(total_steps(None, Some(1), 101, 10), 11);
-    assert_eq!(total_steps(None, Some(3), 101, 10), 31); // 303 rows
+fn paths_whose_content_is_compared_may_change() {
+    let keys = ["data.train", "data.mix", "model.path"].map(str::to_owned).into();
+    let differ = |old: &str, new: &str| resume_differences("c", old, new, &keys);
+    differ("[data]\ntrain = ['a']\n[model]\npath = 'm'", "[data]\ntrain = ['b', 'c']\n[model]\npath = 'n'").unwrap();
+    let mix = |path: &str, weight: f64| format!("[[data.mix]]\npath = ['{path}']\nweight = {weight}\n");
+    differ(&mix("a", 0.5), &mix("b", 0.5)).unwrap();
+    let refused = differ(&mix("a", 0.5), &mix("b", 0.25)).unwrap_err().to_string();
+    assert!(refused.contains("data.mix was [{ weight = 0.5 }], now [{ weight = 0.25 }]"), "{refused}");
+    assert!(differ("[data]\ntrain = ['a']", "[data]\ntrain = ['a']\nsystem = 's'").is_err());
+    assert!(differ("[data]\ncache = 'a'", "[data]\ncache = 'b'").is_err());
 }
 
 /// A run that began before a key was there goes on with what it did.

@@ -1,6 +1,8 @@
-//! Rows from files: which files a path stands for ([`files`]), rows as they stand there ([`raw`]), the shapes that are understood ([`records`]), whole files of them ([`reader`]), more than
-//! memory holds ([`stream`]), and in which order rows are used ([`order`]).
+//! Rows from files: which files a path stands for ([`files`]), rows as they stand there ([`raw`]), the shapes that are understood
+//! ([`records`]), whole files of them ([`reader`]), more than memory holds ([`stream`]), in which order rows are used ([`order`]), and
+//! which of them a step takes ([`batches`]).
 
+pub mod batches;
 mod delimited;
 pub mod files;
 mod foreign;
@@ -16,6 +18,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use batches::{Batches, Length};
 pub use files::{Found, files_of, find};
 pub(crate) use foreign::is_lfs_pointer;
 pub use kinds::kind_of_rows;

@@ -78,6 +78,22 @@ impl Order {
         pool.first + position as usize
     }
 
+    /// Of every list that is passed through on its own, how many of the first `globals` rows of the run come from it, and how many
+    /// it has.
+    pub fn taken(&self, globals: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let round_len = self.turns.len() as u64;
+        self.pools.iter().enumerate().map(move |(index, pool)| {
+            let taken = match globals.checked_div(round_len) {
+                None => globals,
+                Some(rounds) => {
+                    let begun = self.turns.iter().take((globals % round_len) as usize);
+                    rounds * self.shares[index] + begun.filter(|(pool, _)| *pool == index).count() as u64
+                }
+            };
+            (taken, pool.len)
+        })
+    }
+
     /// Rows in one epoch: as many as the files hold together.
     pub fn epoch_len(&self) -> usize {
         self.num_rows
@@ -148,6 +164,19 @@ mod tests {
         let mut first_pass: Vec<usize> = rows.iter().copied().filter(|&row| row >= 700).take(300).collect();
         first_pass.sort_unstable();
         assert_eq!(first_pass, (700..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_taken_of_each_file_is_what_its_turns_say() {
+        let order = Order::new(&[7, 3, 5], Some(&[0.2, 0.5, 0.3]), 3, true);
+        for globals in [0, 1, 13, 1000, 2345] {
+            let count = |rows: std::ops::Range<usize>| {
+                (0..globals).filter(|global| rows.contains(&order.row(*global))).count() as u64
+            };
+            let expected = [(count(0..7), 7), (count(7..10), 3), (count(10..15), 5)];
+            assert_eq!(order.taken(globals).collect::<Vec<_>>(), expected, "{globals}");
+        }
+        assert_eq!(Order::new(&[4, 2], None, 0, true).taken(9).collect::<Vec<_>>(), [(9, 6)]);
     }
 
     #[test]

@@ -74,6 +74,11 @@ impl LmRows {
         self.len
     }
 
+    /// Whether they are documents merged to rows of one length.
+    pub fn are_merged(&self) -> bool {
+        self.parts.iter().any(|(_, part)| matches!(part.as_ref(), Part::Merged(_)))
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -127,6 +132,26 @@ impl LmRows {
         self.parts.iter().map(of_part).max().unwrap_or(0)
     }
 
+    /// How many runs of tokens that see one another are longer than `limit`, and the longest.
+    pub fn longer_than(&self, limit: usize) -> (u64, usize) {
+        let mut longer = (0, 0);
+        let mut look = |length: usize| {
+            if length > limit {
+                longer = (longer.0 + 1, longer.1.max(length));
+            }
+        };
+        for (_, part) in &self.parts {
+            match part.as_ref() {
+                Part::Dialogues(prepared) => lengths(prepared).for_each(&mut look),
+                Part::Documents(Documents { prepared, max_tokens, .. }) => {
+                    lengths(prepared).for_each(|length| look((length + 1).min(*max_tokens)));
+                }
+                Part::Merged(merged) => merged.pieces().for_each(&mut look),
+            }
+        }
+        longer
+    }
+
     /// A number for every dialogue or document: equal for equal ones, and hardly ever for others.
     pub fn hashes(&self) -> impl Iterator<Item = u64> + '_ {
         let all = self.parts.iter().flat_map(|(_, part)| match part.as_ref() {
@@ -146,7 +171,11 @@ impl LmRows {
 }
 
 fn longest(prepared: &Prepared) -> usize {
-    (0..prepared.store.len()).map(|list| prepared.store.length(list)).max().unwrap_or(0)
+    lengths(prepared).max().unwrap_or(0)
+}
+
+fn lengths(prepared: &Prepared) -> impl Iterator<Item = usize> + '_ {
+    (0..prepared.store.len()).map(|list| prepared.store.length(list))
 }
 
 impl std::fmt::Debug for LmRows {
@@ -196,6 +225,19 @@ impl Merged {
             self.empty.push(row as usize);
         }
         self.num_targets += std::mem::take(of_row);
+    }
+
+    /// The lengths of all pieces into which rows cut documents.
+    fn pieces(&self) -> impl Iterator<Item = usize> + '_ {
+        let width = self.max_tokens as u64;
+        self.ends.iter().enumerate().flat_map(move |(index, &end)| {
+            let mut at = end - self.length(index) as u64;
+            std::iter::from_fn(move || {
+                let piece = end.min((at / width + 1) * width) - at;
+                at += piece;
+                (piece > 0).then_some(piece as usize)
+            })
+        })
     }
 
     /// Tokens of a document with its end.

@@ -117,6 +117,13 @@ impl ModelConfig {
         Ok(config)
     }
 
+    /// The longest sequence that the positions are meant for, with YaRN where it acts; `None` of the first generation, which brings NTK
+    /// and LogN for longer ones.
+    pub fn meant_positions(&self) -> Option<usize> {
+        let extended = self.yarn.as_ref().map_or(0.0, |yarn| yarn.original_max_position_embeddings * yarn.factor);
+        (self.family != Family::Qwen).then(|| (self.max_position_embeddings as usize).max(extended as usize))
+    }
+
     /// The width of all query heads together, H·E.
     pub fn query_width(&self) -> i64 {
         self.num_attention_heads * self.head_dim

@@ -363,6 +363,17 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
     }
 }
 
+/// The files of a folder that decide what a model made of it computes: its config, its tokenizer and its weights.
+///
+/// # Errors
+/// As [`inspect`] where the weights are looked for.
+pub fn read_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = ["config.json", "tokenizer.json", "qwen.tiktoken"].map(|name| dir.join(name)).into();
+    files.retain(|file| file.is_file());
+    files.extend(file_names(dir)?.into_iter().flat_map(|(weights, _)| weights));
+    Ok(files)
+}
+
 /// A file name that cannot leave its folder.
 fn is_plain(name: &str) -> bool {
     let path = Path::new(name);

@@ -8,7 +8,7 @@
 //!   two heads.
 //! - `product`: products of matrices; on the CPU `few_rows`: those while decoding, `elementwise` and `softmax`: what lies between
 //!   products.
-//! - `untrained`: whether the ChatML tokens were ever trained.
+//! - `untrained`: whether the ChatML tokens were ever trained; `finite`: weights that are no numbers.
 //! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it; `written`: these in the
 //!   files of a folder, to be compared.
 
@@ -19,6 +19,7 @@ mod config;
 mod differences;
 mod elementwise;
 mod few_rows;
+mod finite;
 mod folder;
 mod header;
 mod heads;
@@ -32,6 +33,7 @@ mod scalar;
 mod softmax;
 mod tiles;
 mod transformer;
+mod unfound;
 mod untrained;
 mod weights;
 mod written;
@@ -40,8 +42,9 @@ pub(crate) use attention::extent;
 pub use backbone::See;
 pub use causal::CausalLm;
 pub use config::{Family, ModelConfig, Yarn, dtype_name};
+pub use finite::require_finite;
 pub use folder::check_folder;
-pub use header::{Face, Header, dtypes, inspect};
+pub use header::{Face, Header, dtypes, inspect, read_files};
 pub(crate) use header::{READ_BYTES, num_parameters, num_parameters_without};
 pub use heads::{GradOf, LmHead, Over, TokenStats};
 pub(crate) use heads::{block_ids, chunk_rows};

@@ -7,9 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
+use super::inputs;
 use crate::checkpoint::{self, write_whole};
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Problems, Result};
 
 /// The names inside a run folder.
 pub(super) const CONFIG: &str = "config.toml";
@@ -20,6 +21,11 @@ pub(super) const TENSORBOARD: &str = "tensorboard";
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 pub(super) const RECORDS: &str = "records";
 const LOCK: &str = ".lock";
+
+/// What run.json calls the files that a run is made of.
+pub(super) const INPUTS: &str = "inputs";
+/// Rows in the last batch of an epoch, where it is shorter than the others: the name of the fact. A resume must find the same.
+pub const SHORT_BATCH: &str = "last batch of an epoch";
 
 /// A held lock. The system gives it back however the process ends.
 #[derive(Debug)]
@@ -61,8 +67,9 @@ pub(super) fn holds_run(out: &Path) -> bool {
     [CONFIG, RUN, METRICS, SAMPLES, CHECKPOINTS, "model", "value"].iter().any(|name| out.join(name).exists())
 }
 
-/// Refuses a folder that holds a run unless it is to be resumed, and a resumption with another config or other inputs.
-pub(super) fn check(out: &Path, resume: bool, config: &str, inputs: Option<&Value>) -> Result<()> {
+/// Refuses a folder that holds a run unless it is to be resumed, and a resumption with another config, other inputs or other batches than
+/// `facts` tell.
+pub(super) fn check(out: &Path, resume: bool, config: &str, facts: &Map<String, Value>) -> Result<()> {
     if !holds_run(out) {
         return Ok(());
     }
@@ -72,12 +79,20 @@ pub(super) fn check(out: &Path, resume: bool, config: &str, inputs: Option<&Valu
             "holds a run already; expected a new or empty folder, or --resume to go on with it",
         ));
     }
-    let path = out.join(CONFIG);
+    let (path, run, then) = (out.join(CONFIG), out.join(RUN), read_facts(out)?);
+    let (inputs_then, inputs_now) = (then.get(INPUTS), facts.get(INPUTS));
+    let mut problems = Problems::new();
     match fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        text => config::resume_differences(&path.display().to_string(), &text.map_err(Error::io(&path))?, config)?,
+        text => {
+            let by_content = inputs::compared_keys(inputs_then, inputs_now);
+            let text = text.map_err(Error::io(&path))?;
+            problems.absorb(config::resume_differences(&path.display().to_string(), &text, config, &by_content))?;
+        }
     }
-    compare_inputs(&out.join(RUN), read_facts(out)?.get("inputs"), inputs)
+    problems.absorb(inputs::compare(&run, inputs_then, inputs_now))?;
+    compare_batches(&run, &then, facts, &mut problems);
+    problems.into_result()
 }
 
 /// The steps of a finished run that has nothing left to do: it neither has to go on to `steps`, nor to write its result in another dtype.
@@ -91,15 +106,25 @@ pub(super) fn finished(out: &Path, config: &str, steps: Option<u64>) -> Result<O
     Ok((!rewrites).then_some(done))
 }
 
-/// Refuses other inputs than those that run.json, at `path`, names.
-pub(super) fn compare_inputs(path: &Path, then: Option<&Value>, now: Option<&Value>) -> Result<()> {
-    match (then, now) {
-        (Some(then), Some(now)) if then != now => Err(Error::invalid(
-            path.display(),
-            format!("the run's inputs have changed: they were {then}, now {now}; expected the same data and weights"),
-        )),
-        _ => Ok(()),
+/// Refuses a resumption whose steps use other rows than the run's: where rows are left at the end of an epoch, `train.epochs` ends it with a
+/// smaller batch, and `train.steps` goes on into the next.
+fn compare_batches(run: &Path, then: &Map<String, Value>, now: &Map<String, Value>, problems: &mut Problems) {
+    let key = SHORT_BATCH.replace(' ', "_");
+    let (Some(steps), was, is) = (then.get("steps"), then.get(&key), now.get(&key)) else { return };
+    if was == is {
+        return;
     }
+    problems.push(
+        run.display(),
+        match was {
+            None => format!(
+                "the run's batches go on from one epoch into the next (train.steps, or an earlier version), which those of train.epochs do not; expected train.steps, which was {steps}"
+            ),
+            Some(rows) => format!(
+                "the last batch of the run's epochs has {rows} rows (train.epochs), which those of train.steps go on beyond; expected train.epochs"
+            ),
+        },
+    );
 }
 
 /// run.json, or nothing where there is none.

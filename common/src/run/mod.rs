@@ -40,6 +40,7 @@
 mod best;
 mod contents;
 mod folder;
+mod inputs;
 mod past;
 mod recorded;
 mod saving;
@@ -64,6 +65,8 @@ use saving::Saving;
 
 pub use best::Best;
 pub use contents::{Contents, read};
+pub use folder::SHORT_BATCH;
+pub use inputs::{Input, fingerprints};
 pub use recorded::{Failure, Recorded};
 
 use folder::{CHECKPOINTS, CONFIG, METRICS, RECORDS, SAMPLES, TENSORBOARD};
@@ -102,8 +105,8 @@ pub struct Spec<'a> {
     pub resume: bool,
     /// Steps of the whole run.
     pub steps: u64,
-    /// What run.json says: version, commit, libtorch, device, seed, parameter and row counts. A value under `inputs` (sizes
-    /// or hashes of data and weights) must be the same across a resume.
+    /// What run.json says: version, commit, libtorch, device, seed, parameter and row counts. What `inputs` tells of data and weights
+    /// ([`fingerprints`]) must be the same across a resume.
     pub facts: Map<String, Value>,
     /// Set by the binary when the run is asked to stop.
     pub interrupt: Arc<AtomicBool>,
@@ -164,7 +167,13 @@ pub struct Run {
 ///
 /// # Errors
 /// [`Error::Invalid`] when [`Run::start`] would refuse; a lock is not looked at.
-pub fn preflight(out: &Path, resume: bool, config: &str, steps: Option<u64>) -> Result<Preflight> {
+pub fn preflight(
+    out: &Path,
+    resume: bool,
+    config: &str,
+    steps: Option<u64>,
+    facts: &Map<String, Value>,
+) -> Result<Preflight> {
     if out.exists() && !out.is_dir() {
         return Err(Error::invalid(out.display(), "is a file, expected a folder to write the run into"));
     }
@@ -172,7 +181,7 @@ pub fn preflight(out: &Path, resume: bool, config: &str, steps: Option<u64>) -> 
         let what = format!("lies below {}, which is a file; expected a folder to write the run into", file.display());
         return Err(Error::invalid(out.display(), what));
     }
-    folder::check(out, resume, config, None)?;
+    folder::check(out, resume, config, facts)?;
     if let Some(step) = folder::finished(out, config, steps)? {
         return Ok(Preflight::Finished { step });
     }
@@ -180,6 +189,14 @@ pub fn preflight(out: &Path, resume: bool, config: &str, steps: Option<u64>) -> 
         Some((step, _)) => Preflight::Resume { step },
         None => Preflight::Fresh,
     })
+}
+
+/// How many steps the run in a folder was to have; `None` where there is none.
+///
+/// # Errors
+/// [`Error::Invalid`] when its run.json is damaged.
+pub fn planned_steps(out: &Path) -> Result<Option<u64>> {
+    Ok(folder::read_facts(out)?.get("steps").and_then(Value::as_u64))
 }
 
 impl Run {
@@ -192,7 +209,7 @@ impl Run {
     pub fn start(spec: Spec<'_>) -> Result<Started> {
         let out = spec.section.out.clone();
         let lock = folder::lock(&out)?;
-        folder::check(&out, spec.resume, spec.config, spec.facts.get("inputs"))?;
+        folder::check(&out, spec.resume, spec.config, &spec.facts)?;
         let old = folder::read_facts(&out)?;
         if let Some(step) = folder::finished(&out, spec.config, Some(spec.steps))? {
             return Ok(Started::Finished { step });

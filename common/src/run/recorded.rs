@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::contents::no_run;
-use super::folder::{self, CONFIG, RECORDS, RUN};
+use super::folder::{self, CONFIG, INPUTS, RECORDS, RUN};
+use super::inputs::{self, Input};
 use crate::checkpoint;
 use crate::error::{Error, Problems, Result};
-use crate::stage::input_sizes;
 
 /// A number that is none, where a step expected one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,11 +115,11 @@ impl Recorded {
         })
     }
 
-    /// Refuses data files of another size than the run read.
+    /// Refuses other data and models than the run was made of.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with both.
-    pub fn check_inputs(&self, files: &[PathBuf]) -> Result<()> {
-        folder::compare_inputs(&self.run, self.facts.get("inputs"), Some(&input_sizes(files)?))
+    /// [`Error::Invalid`] with every file that is another one.
+    pub fn check_inputs(&self, inputs: &[Input]) -> Result<()> {
+        inputs::compare(&self.run, self.facts.get(INPUTS), Some(&inputs::fingerprints(inputs)?))
     }
 }

@@ -61,6 +61,11 @@ impl Models for Weights {
     }
 }
 
+/// What run.json says of a data file of so many rows.
+fn rows(count: u64) -> Value {
+    json!({ "data.train": [{ "file": "a.jsonl", "bytes": 9, "blake3": count.to_string() }] })
+}
+
 impl<'a> Stage<'a> {
     fn new(out: &'a Path, steps: u64, resume: bool) -> Self {
         let section =
@@ -86,7 +91,7 @@ impl<'a> Stage<'a> {
             config,
             resume: self.resume,
             steps: self.steps,
-            facts: json!({"seed": 1, "inputs": {"rows": 3}}).as_object().unwrap().clone(),
+            facts: json!({"seed": 1, "inputs": rows(3)}).as_object().unwrap().clone(),
             interrupt: self.interrupt.clone(),
         })
     }
@@ -197,7 +202,7 @@ fn a_run_from_start_to_end() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("a/b");
     let stage = Stage::new(&out, 10, false);
-    assert_eq!(preflight(&out, false, &stage.config(), Some(10)).unwrap(), Preflight::Fresh);
+    assert_eq!(preflight(&out, false, &stage.config(), Some(10), &Map::new()).unwrap(), Preflight::Fresh);
     assert_eq!(stage.train().unwrap(), Outcome::Finished { step: 10 });
 
     let lines: Vec<Map<String, Value>> = fs::read_to_string(out.join(METRICS))
@@ -242,10 +247,13 @@ fn a_run_from_start_to_end() {
     // A finished run says so; without --resume it is in the way.
     let before = fs::read(out.join(RUN)).unwrap();
     assert_eq!(Stage::new(&out, 10, true).train().unwrap(), Outcome::AlreadyFinished { step: 10 });
-    assert_eq!(preflight(&out, true, &stage.config(), Some(10)).unwrap(), Preflight::Finished { step: 10 });
+    assert_eq!(
+        preflight(&out, true, &stage.config(), Some(10), &Map::new()).unwrap(),
+        Preflight::Finished { step: 10 }
+    );
     assert_eq!(fs::read(out.join(RUN)).unwrap(), before);
     assert!(refusal(stage.train()).contains("holds a run already"));
-    assert!(refusal(preflight(&out, false, &stage.config(), Some(10))).contains("holds a run already"));
+    assert!(refusal(preflight(&out, false, &stage.config(), Some(10), &Map::new())).contains("holds a run already"));
 }
 
 #[test]
@@ -263,7 +271,7 @@ fn folders_that_are_fine_and_that_are_not() {
         let message = refusal(Stage::new(&out, 1, false).train());
         assert!(message.starts_with(&out.display().to_string()), "{message}");
     }
-    assert!(refusal(preflight(&file, false, "", None)).contains("is a file"));
+    assert!(refusal(preflight(&file, false, "", None, &Map::new())).contains("is a file"));
 }
 
 #[test]
@@ -292,13 +300,16 @@ fn a_resume_with_another_config_or_other_inputs() {
         config: &other.config(),
         resume: true,
         steps: 9,
-        facts: json!({"inputs": {"rows": 4}}).as_object().unwrap().clone(),
+        facts: json!({"inputs": rows(4)}).as_object().unwrap().clone(),
         interrupt: Arc::default(),
     };
-    assert!(refusal(Run::start(spec)).contains("inputs have changed"));
+    assert!(refusal(Run::start(spec)).starts_with("a.jsonl: its content is not that of data.train"));
     let message = refusal(Stage::new(folder.path(), 2, true).train());
     assert!(message.contains("is at step 3 already"), "{message}");
-    assert_eq!(preflight(folder.path(), true, &other.config(), Some(9)).unwrap(), Preflight::Resume { step: 3 });
+    assert_eq!(
+        preflight(folder.path(), true, &other.config(), Some(9), &Map::new()).unwrap(),
+        Preflight::Resume { step: 3 }
+    );
 }
 
 fn stop() -> Error {

@@ -4,11 +4,20 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 
-use super::Trainer;
+use super::{Outset, Trainer};
 use crate::batch::FlatBatch;
 use crate::chatml::{ChatFormat, Dialogue, Message, Role};
 use crate::error::{Error, Result};
 use crate::template::Template;
+
+/// What `align doctor` found of a config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// What is told before any run of it.
+    pub outset: Outset,
+    /// The findings.
+    pub checks: Vec<Check>,
+}
 
 /// One line of `align doctor`: what was looked at, what was found and what a sound stage gives.
 #[derive(Debug, Clone, PartialEq, Eq)]

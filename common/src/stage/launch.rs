@@ -1,19 +1,22 @@
 //! From a checked stage to its last step: what will run is said, the run's folder taken, and the loop driven.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tch::Kind;
 
+use super::misfits::{Outset, another_end};
 use super::written::{self, Comparison};
-use super::{Alarm, Examination, Job, News, input_sizes};
+use super::{Alarm, Examination, Job, News};
 use crate::checkpoint::{Snapshot, State};
-use crate::config::RunSection;
+use crate::config::{RunSection, ScheduleSection};
 use crate::error::{Error, Problem, Result, few_lines};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::run::{Best, Failure, Outcome, Preflight, Recorded, Run, Spec, Started, preflight};
+use crate::run::{
+    Best, Failure, Input, Outcome, Preflight, Recorded, Run, Spec, Started, fingerprints, planned_steps, preflight,
+};
 
 /// A stage whose config, data and checkpoints passed every check.
 pub struct Plan<'a> {
@@ -27,12 +30,16 @@ pub struct Plan<'a> {
     pub seed: u64,
     /// Steps of the whole run.
     pub steps: u64,
+    /// Of a stage whose learning rate moves, how it does.
+    pub schedule: Option<&'a ScheduleSection>,
     /// What is shown before the first step and stands in run.json: counts of rows and tokens, and choices made from the data.
     pub facts: Vec<(&'static str, Value)>,
+    /// What the models are before the first step, and what does not fit together: told last, and in run.json.
+    pub outset: Outset,
     /// Bad rows that were left out.
     pub skipped: &'a [Problem],
-    /// The data files.
-    pub inputs: Vec<PathBuf>,
+    /// The data and the models that it is made of.
+    pub inputs: Vec<Input>,
 }
 
 /// What became of a plan.
@@ -47,8 +54,10 @@ pub enum Launched<'a> {
 ///
 /// # Errors
 /// As [`preflight`] and [`Run::start`].
-pub fn launch<'a>(plan: Plan<'_>, job: Job<'a>) -> Result<Launched<'a>> {
-    let state = preflight(&plan.section.out, job.resume, plan.config, Some(plan.steps))?;
+pub fn launch<'a>(mut plan: Plan<'_>, job: Job<'a>) -> Result<Launched<'a>> {
+    plan.warn_of_another_end(job.resume)?;
+    let facts = plan.facts(job.program)?;
+    let state = preflight(&plan.section.out, job.resume, plan.config, Some(plan.steps), &facts)?;
     let progress = job.progress;
     if job.dry_run {
         plan.show(progress);
@@ -58,19 +67,7 @@ pub fn launch<'a>(plan: Plan<'_>, job: Job<'a>) -> Result<Launched<'a>> {
         return Ok(Launched::Over(Some(Outcome::AlreadyFinished { step })));
     }
 
-    let num_threads = plan.section.num_threads();
-    tch::set_num_threads(num_threads as i32);
-    let mut facts = job.program;
-    let mut set = |key: &str, value: Value| facts.insert(key.replace(' ', "_"), value);
-    set("stage", json!(plan.stage));
-    set("device", json!(format!("{:?}", plan.section.device())));
-    set("threads", json!(num_threads));
-    set("seed", json!(plan.seed));
-    set("steps", json!(plan.steps));
-    for (what, value) in &plan.facts {
-        set(what, value.clone());
-    }
-    set("inputs", input_sizes(&plan.inputs)?);
+    tch::set_num_threads(plan.section.num_threads() as i32);
     let spec = Spec {
         section: plan.section,
         config: plan.config,
@@ -89,12 +86,40 @@ pub fn launch<'a>(plan: Plan<'_>, job: Job<'a>) -> Result<Launched<'a>> {
 }
 
 impl Plan<'_> {
+    /// What run.json says, beside the run's life.
+    fn facts(&self, program: Map<String, Value>) -> Result<Map<String, Value>> {
+        let mut facts = program;
+        let mut set = |key: &str, value: Value| facts.insert(key.replace(' ', "_"), value);
+        set("stage", json!(self.stage));
+        set("device", json!(format!("{:?}", self.section.device())));
+        set("threads", json!(self.section.num_threads()));
+        set("seed", json!(self.seed));
+        set("steps", json!(self.steps));
+        set("starts from", json!(self.outset.starts_from));
+        for (what, value) in &self.facts {
+            set(what, value.clone());
+        }
+        set("warnings", json!(self.outset.warnings));
+        set("inputs", fingerprints(&self.inputs)?);
+        Ok(facts)
+    }
+
+    /// A schedule that falls towards the end of a run falls anew where the run gets another end.
+    fn warn_of_another_end(&mut self, resume: bool) -> Result<()> {
+        let before = if resume { planned_steps(&self.section.out)? } else { None };
+        if let (Some(schedule), Some(before)) = (self.schedule, before) {
+            self.outset.warnings.extend(another_end(schedule, before, self.steps));
+        }
+        Ok(())
+    }
+
     fn show(&self, progress: &mut dyn Progress) {
         progress.note(self.config.trim_end());
         progress.note("");
-        let steps = ("steps", json!(self.steps));
-        let width = self.facts.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
-        for (what, value) in self.facts.iter().chain([&steps]) {
+        let (start, steps) = (("starts from", json!(self.outset.starts_from)), ("steps", json!(self.steps)));
+        let facts = || std::iter::once(&start).chain(&self.facts).chain([&steps]);
+        let width = facts().map(|(what, _)| what.len()).max().unwrap_or(0);
+        for (what, value) in facts() {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             progress.note(&format!("{what:>width$}  {value}"));
         }
@@ -103,6 +128,7 @@ impl Plan<'_> {
         if rest > 0 {
             progress.note(&format!("skipped rows for {rest} more reasons"));
         }
+        self.outset.warn(progress);
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod doctor;
 mod launch;
+pub mod misfits;
 mod replay;
 mod scoring;
 mod warnings;
@@ -18,13 +19,15 @@ use tch::{Device, Kind};
 use crate::chatml::ChatFormat;
 use crate::config::{Files, Mix};
 use crate::contract::ScoreContract;
-use crate::data::{self, Order};
-use crate::error::{Error, Problems, Result};
+use crate::data::{self, Batches, Order};
+use crate::error::{Problems, Result};
 use crate::model::{self, Face, Family, Header, ModelOptions};
 use crate::progress::Progress;
+use crate::run::{Input, SHORT_BATCH};
 use crate::tokenizer::Tokenizer;
 
 pub use launch::{Action, Launched, Plan, Trainer, Watch, launch, train};
+pub use misfits::Outset;
 pub use replay::{Examination, Part, Quantity, Replay, gradients, merge, replay};
 pub use scoring::{ScorePlace, ScoreWish, Scorer, check_reward_model, check_scalar_model, refuse_value_model};
 pub use warnings::{Alarm, Lasting, News};
@@ -214,19 +217,58 @@ impl Mixture {
         let weights: Vec<f64> = self.mix.iter().map(|(_, weight)| *weight).collect();
         Order::new(&lengths, Some(&weights), seed, shuffle)
     }
+
+    /// What a resume must find unchanged.
+    pub fn inputs(&self) -> Vec<Input> {
+        if self.mix.is_empty() {
+            return vec![Input::new("data.train", self.files.iter().cloned())];
+        }
+        let entries = self.sources().enumerate();
+        entries.map(|(index, files)| Input::new(format!("data.mix[{index}]"), files.iter().cloned())).collect()
+    }
+
+    /// What is said of a run's batches: how often it passes over the data (of a mix, over each source), and the rows in the last batch
+    /// of an epoch where those are fewer.
+    pub fn facts(&self, batches: &Batches) -> Vec<(&'static str, Value)> {
+        let passes = match self.mix.is_empty() {
+            true => rounded(batches.passes()),
+            false => {
+                let name = |files: &[PathBuf]| files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
+                let of_source = |(files, passes)| (name(files).join(" + "), rounded(passes));
+                Value::Object(self.sources().zip(batches.passes_by_source()).map(of_source).collect())
+            }
+        };
+        let short = batches.short_batch().map(|rows| (SHORT_BATCH, json!(rows)));
+        std::iter::once(("passes over the data", passes)).chain(short).collect()
+    }
+
+    /// The files of each mix entry.
+    fn sources(&self) -> impl Iterator<Item = &[PathBuf]> {
+        let mut rest = self.files.as_slice();
+        self.mix.iter().map(move |(count, _)| {
+            let (own, others) = rest.split_at(*count);
+            rest = others;
+            own
+        })
+    }
 }
 
-/// The files' lengths in bytes, by path: what a resume must find unchanged. (A hash would read everything twice.)
+/// The files of a model's folder under their key of the config: what a resume must find unchanged.
 ///
 /// # Errors
-/// [`Error::Io`] when a file cannot be looked at.
-pub fn input_sizes<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<Value> {
-    let mut sizes = Map::new();
-    for file in files {
-        let length = std::fs::metadata(file).map_err(Error::io(file))?.len();
-        sizes.insert(file.display().to_string(), json!(length));
+/// As [`model::read_files`].
+pub fn model_input(key: &str, dir: &Path) -> Result<Input> {
+    Ok(Input::new(key, model::read_files(dir)?))
+}
+
+/// In as many digits as say something: how often a run passes over data.
+pub fn rounded(number: f64) -> Value {
+    if number.fract() == 0.0 && number < 1e15 {
+        return json!(number as u64);
     }
-    Ok(Value::Object(sizes))
+    let digits = (2 - number.log10().floor() as i32).max(1);
+    let scale = 10f64.powi(digits);
+    json!((number * scale).round() / scale)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use align_common::progress::Progress;
-use align_common::stage::doctor::{alone, host, widest};
+use align_common::stage::doctor::{Check, alone, host, widest};
 
 use super::*;
 use crate::models::Opinions;

@@ -14,12 +14,12 @@ use align_common::error::Result;
 use align_common::generate::Response;
 use align_common::progress::Progress;
 use align_common::random::{self, Purpose};
-use align_common::stage::doctor::{Check, tolerance};
+use align_common::stage::doctor::{Diagnosis, tolerance};
 
 use crate::config::{Logprobs, PpoConfig};
 use crate::rewards::{MissingEnd, Normalize};
 use crate::rollout::{Reading, Rollout};
-use crate::run::{build, check};
+use crate::run::{build, check, outset};
 
 use checks::{Bed, examine};
 pub use subject::{Pieces, Subject};
@@ -32,7 +32,8 @@ const MAX_TOKENS: usize = 48;
 ///
 /// # Errors
 /// As [`crate::ppo`] before its first step.
-pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Vec<Check>> {
+pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Diagnosis> {
+    let asked = config;
     let mut config = config.clone();
     // A learning step, large enough to be seen, of one optimiser step.
     config.ppo.value_warmup_steps = 0;
@@ -44,6 +45,7 @@ pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Vec<Che
     tch::set_num_threads(config.run.num_threads() as i32);
     let inputs = check(&config)?;
     let assumed = inputs.assumed.clone();
+    let outset = outset(asked, &inputs);
     let reward_tokenizer = inputs.reward.tokenizer.fingerprint();
     let shares_value = config.models.value.is_none();
     let session = build(&config, inputs)?;
@@ -68,5 +70,6 @@ pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Vec<Che
         format: format.clone(),
         folder: config.models.policy.clone(),
     };
-    examine(&mut Pieces { trainer, format, reward_tokenizer }, &bed, progress)
+    let checks = examine(&mut Pieces { trainer, format, reward_tokenizer }, &bed, progress)?;
+    Ok(Diagnosis { outset, checks })
 }

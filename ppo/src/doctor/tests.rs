@@ -13,7 +13,7 @@ use super::checks::Bed;
 use super::*;
 use crate::models::{Models, Opinions};
 use crate::train::tests::{END, PAD, trainer};
-use align_common::stage::doctor::host;
+use align_common::stage::doctor::{Check, host};
 
 /// What is wrong with a [`Faulty`] subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

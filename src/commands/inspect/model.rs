@@ -81,7 +81,7 @@ fn architecture(header: &Header) -> Map<String, Value> {
         Family::Qwen3 => "qwen3",
     };
     let holds = match (header.face, header.has_weights) {
-        (_, false) => "a config without weights",
+        (_, false) => "a config without weights: pretrain begins with new random ones",
         (Face::CausalLm, _) => "a language model",
         (Face::Scalar, _) => "a reward or value model",
     };

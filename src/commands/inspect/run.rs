@@ -13,6 +13,17 @@ use super::super::eval::{align_right, print_line};
 use super::{bare_table, first_problem, print_facts, rounded};
 use crate::cli::InspectRunArgs;
 
+/// A fact as it is told: the best checkpoint is no count, and warnings stand on lines of their own.
+fn told(name: &str, value: &Value) -> Value {
+    match (name, value) {
+        ("best", best) => json!(format!("step {}, loss {}", best["step"], best["loss"])),
+        ("warnings", Value::Array(texts)) if !texts.is_empty() => {
+            json!(texts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n"))
+        }
+        _ => value.clone(),
+    }
+}
+
 /// Shows a run.
 pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
     let contents = run::read(&args.run)?;
@@ -50,7 +61,7 @@ pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
                 .facts
                 .iter()
                 .filter(|(name, _)| *name != "inputs" && *name != written::FACT)
-                .map(|(name, value)| (name.replace('_', " "), value.clone())),
+                .map(|(name, value)| (name.replace('_', " "), told(name, value))),
         );
         print_facts(facts.iter().map(|(name, value)| (name.as_str(), value)));
         for said in

@@ -74,6 +74,7 @@ fn render(dir: &Path, contents: &Contents) -> Result<String> {
         "status": status(contents),
         "finished": contents.facts.contains_key("finished_step"),
         "written": what_was_written(&contents.facts),
+        "warnings": warnings(&contents.facts),
         "facts": facts(&contents.facts, log),
         "is_ppo": is_ppo,
         "findings": if is_ppo { [guards(&contents.alarms), findings(log, kl_limit(&contents.config))].concat() } else { Vec::new() },
@@ -136,17 +137,16 @@ fn facts(facts: &Map<String, Value>, log: &Log) -> Vec<[String; 2]> {
                 times => times.join(", "),
             }
         }
-        Value::Object(parts) => {
-            let part = |(part, value): (&String, &Value)| match name {
-                "inputs" => format!("{part} ({value} bytes)"),
-                _ => format!("{part}: {value}"),
-            };
-            printable(&parts.iter().map(part).collect::<Vec<_>>().join("\n"))
+        Value::Object(files) if name == "inputs" => printable(&inputs(files).join("\n")),
+        Value::Object(best) if name == "best" => format!("step {}, loss {}", best["step"], best["loss"]),
+        Value::Object(counts) => {
+            let counts: Vec<String> = counts.iter().map(|(what, count)| format!("{count} × {what}")).collect();
+            printable(&counts.join("\n"))
         }
         other => other.to_string(),
     };
-    let apart = ["finished_step", "stage", written::FACT];
-    let shown = facts.iter().filter(|(name, _)| !apart.contains(&name.as_str()));
+    let elsewhere = ["finished_step", "stage", "warnings", written::FACT];
+    let shown = facts.iter().filter(|(name, _)| !elsewhere.contains(&name.as_str()));
     let mut facts: Vec<[String; 2]> =
         shown.map(|(name, value)| [printable(&name.replace('_', " ")), text(name, value)]).collect();
     let mean = |name: &str| {
@@ -160,6 +160,26 @@ fn facts(facts: &Map<String, Value>, log: &Log) -> Vec<[String; 2]> {
     let memory = series(log, "memory/peak_gib").into_iter().map(|(_, gib)| gib).reduce(f64::max);
     facts.extend(memory.map(|gib| ["memory, most".to_owned(), format!("{} GiB", short(gib))]));
     facts
+}
+
+/// What did not fit together, as it was told before the first step.
+fn warnings(facts: &Map<String, Value>) -> Vec<String> {
+    let told = facts.get("warnings").and_then(Value::as_array).into_iter().flatten();
+    told.filter_map(Value::as_str).map(printable).collect()
+}
+
+/// The files that a run is made of; earlier versions kept their sizes alone.
+fn inputs(inputs: &Map<String, Value>) -> Vec<String> {
+    let of_key = |(key, files): (&String, &Value)| match files.as_array() {
+        None => vec![format!("{key} ({files} bytes)")],
+        Some(files) => {
+            let of_file = |file: &Value| {
+                format!("{key}: {} ({} bytes)", file["file"].as_str().unwrap_or_default(), file["bytes"])
+            };
+            files.iter().map(of_file).collect()
+        }
+    };
+    inputs.iter().flat_map(of_key).collect()
 }
 
 fn duration(seconds: f64) -> String {
