@@ -1,12 +1,11 @@
 //! From config to result: everything checked before a model loads, then step after step.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use align_common::chatml::{ChatFormat, Dialogue};
+use align_common::chatml::ChatFormat;
 use align_common::checkpoint::{Snapshot, State};
 use align_common::config::to_toml;
 use align_common::contract::{self, ScoreContract};
-use align_common::data::Order;
 use align_common::error::{Problems, Result};
 use align_common::generate::Sampling;
 use align_common::metrics::Metrics;
@@ -19,13 +18,12 @@ use align_common::stage::{
     check_causal_lm, check_format, check_reward_model, check_scalar_model, check_trained_length, launch, model_input,
     passed_over, rounded, train,
 };
-};
 use serde_json::{Value, json};
 
 use crate::config::{KlControl, Logprobs, PpoConfig};
 use crate::evaluation::{EvalSet, Evaluation};
 use crate::guards::Guards;
-use crate::inputs::Data;
+use crate::inputs::{Data, Reader};
 use crate::misfits::misfits;
 use crate::models::Models;
 use crate::ptx::PtxStream;
@@ -293,7 +291,10 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs) -> Result<Session> {
         models,
     };
     let guards = Guards::new(config.guards.clone(), config.ppo.value_warmup_steps);
-    let sets = eval.into_iter().map(|(name, set)| EvalSet { name, prompts: set.tokens, reference: None }).collect();
+    let sets = eval
+        .into_iter()
+        .map(|(name, set)| EvalSet { name, prompts: set.tokens, latest: None, reference: None })
+        .collect();
     let evaluation = Evaluation { sets, format: inputs.format, second_reward_model };
     Ok(Session { trainer, evaluation, guards, last: None })
 }

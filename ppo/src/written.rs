@@ -87,8 +87,7 @@ fn responses(session: &Session) -> Result<Vec<(String, Cow<'_, Rollout>)>> {
         found.push((set.name.clone(), rollout));
     }
     if found.is_empty() {
-        let rows = 0..trainer.prompts.len().min(PROMPTS) as u64;
-        let prompts: Vec<Vec<i64>> = rows.map(|row| trainer.prompts[trainer.order.row(row)].clone()).collect();
+        let prompts: Vec<Vec<i64>> = trainer.prompts.iter().take(PROMPTS).cloned().collect();
         let name = format!("the first {} training prompts", prompts.len());
         found.push((name, Cow::Owned(respond(trainer, &trainer.models.policy, &prompts)?)));
     }

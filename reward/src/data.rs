@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use align_common::batch::FlatBatch;
-use align_common::chatml::{ChatFormat, Encoded};
+use align_common::chatml::{ChatFormat, Dialogue, Encoded};
 use align_common::data::{self, BadRows, Comparison, Kind, Place, Record, Unread};
 use align_common::error::{Problem, Problems, Result};
 use tch::{Device, Tensor};
@@ -120,6 +120,7 @@ impl Row {
             scores: self.scores.clone(),
             turns: self.turns,
             has_special_text: self.has_special_text,
+            begins_with_newline: self.begins_with_newline,
             place: self.place.clone(),
         }
     }

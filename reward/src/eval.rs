@@ -108,6 +108,7 @@ mod tests {
             scores: None,
             turns: 4,
             has_special_text: false,
+            begins_with_newline: false,
             place: Place { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
         }
     }

@@ -84,6 +84,7 @@ mod tests {
             scores: scores.map(<[f64]>::to_vec),
             turns: 2 * answers.len() as u64,
             has_special_text: prompt == 9,
+            begins_with_newline: false,
             place: Place { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
         }
     }

@@ -50,13 +50,14 @@ pub(crate) fn compare(trainer: &Trainer<'_>, checkpoint: &Path, progress: &mut d
 }
 
 fn first_comparisons(trainer: &Trainer<'_>) -> Vec<Row> {
-    let (mut tokens, epoch) = (0, trainer.rows.order.epoch_len() as u64);
+    let mut tokens = 0;
     let within = |row: &&Row| {
         let goes_on = tokens < COMPARED_TOKENS;
         tokens += row.len();
         goes_on
     };
-    trainer.rows.batch(0, epoch).take_while(within).cloned().collect()
+    let rows = trainer.rows.batches.first_epoch().map(|row| &trainer.rows.train.rows[row]);
+    rows.take_while(within).cloned().collect()
 }
 
 /// How two models' scores of the same comparisons differ.
@@ -108,6 +109,9 @@ mod tests {
             best: 0,
             answer_starts: vec![1, 1],
             scores: None,
+            turns: 2,
+            has_special_text: false,
+            begins_with_newline: false,
             place: Place { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
         };
         let rows = [row(), row(), row()];

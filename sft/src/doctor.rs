@@ -48,7 +48,7 @@ fn examine(mut inputs: Inputs<'_>, mut checks: Vec<Check>, progress: &mut dyn Pr
     tch::set_num_threads(run.num_threads() as i32);
     progress.begin("examining", 2);
     let few: Vec<LmRow> = inputs.rows.train.iter().take(ROWS).collect();
-    let model = load(&inputs, None)?;
+    let model = load(&inputs, false)?;
     let logprobs = |rows: &[LmRow]| {
         let mut found = Vec::new();
         lm::evaluate(&model, rows, train.microbatch_tokens, &mut |_, _, logprobs| {

@@ -24,8 +24,8 @@ pub(crate) fn compare(trainer: &Trainer<'_>, checkpoint: &Path, progress: &mut d
         compare_set(trainer, &written, &set.name, || set.rows.iter(), trained, progress, &mut found);
     }
     if sets.is_empty() {
-        let epoch = trainer.rows.order.epoch_len() as u64;
-        let rows = first_rows(trainer.rows.batch(0, epoch), COMPARED_TARGETS);
+        let first = trainer.rows.batches.first_epoch().map(|row| trainer.rows.train.row(row));
+        let rows = first_rows(first, COMPARED_TARGETS);
         let name = format!("the first {} training rows", rows.len());
         compare_set(trainer, &written, &name, || rows.iter().cloned(), None, progress, &mut found);
     }

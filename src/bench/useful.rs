@@ -132,6 +132,7 @@ mod tests {
             scores: None,
             turns: 4,
             has_special_text: false,
+            begins_with_newline: false,
             place: Place { file: std::path::Path::new("pairs.jsonl").into(), index: 0, line: 1 },
         };
         // Five tokens, of which two are scored; pairs: 3 in the prompt, 1 + 2 and 3 + 4 behind it.

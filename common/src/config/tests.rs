@@ -345,7 +345,10 @@ fn paths_whose_content_is_compared_may_change() {
 /// A run that began before a key was there goes on with what it did.
 #[test]
 fn a_key_that_came_later_is_no_difference_as_long_as_it_means_what_was_done() {
-    resume_differences("c", "[reward]\n", "[reward]\nscore_at = \"auto\"\n").unwrap();
-    assert!(resume_differences("c", "[reward]\n", "[reward]\nscore_at = \"last\"\n").is_err());
-    assert!(resume_differences("c", "[reward]\nscore_at = \"end\"\n", "[reward]\nscore_at = \"auto\"\n").is_err());
+    let none = BTreeSet::new();
+    resume_differences("c", "[reward]\n", "[reward]\nscore_at = \"auto\"\n", &none).unwrap();
+    assert!(resume_differences("c", "[reward]\n", "[reward]\nscore_at = \"last\"\n", &none).is_err());
+    assert!(
+        resume_differences("c", "[reward]\nscore_at = \"end\"\n", "[reward]\nscore_at = \"auto\"\n", &none).is_err()
+    );
 }

@@ -51,6 +51,11 @@ impl Batches {
         self.globals(step).map(|global| self.order.row(global))
     }
 
+    /// The rows of the first pass over the data, in order.
+    pub fn first_epoch(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.order.epoch_len() as u64).map(|global| self.order.row(global))
+    }
+
     /// How often the run passes over the data: all rows of all steps over the rows of one epoch.
     pub fn passes(&self) -> f64 {
         self.num_rows() as f64 / self.order.epoch_len() as f64

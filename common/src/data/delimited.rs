@@ -238,7 +238,9 @@ mod tests {
     use super::*;
 
     /// Every row with the line it begins on, or what is wrong with it; or what is wrong with the file.
-    fn rows(name: &str, bytes: impl AsRef<[u8]>) -> Result<Vec<(u64, Result<Value, String>)>, String> {
+    type Read = Vec<(u64, Result<Value, String>)>;
+
+    fn rows(name: &str, bytes: impl AsRef<[u8]>) -> Result<Read, String> {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join(name);
         std::fs::write(&file, bytes).unwrap();

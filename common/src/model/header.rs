@@ -14,6 +14,7 @@ use super::config::ModelConfig;
 use super::differences::{self, Alike, Held};
 use super::folder::other_weights;
 use super::transformer::Transformer;
+use super::unfound::refuse_unfound;
 use crate::data::is_lfs_pointer;
 use crate::error::{Error, Problems, Result};
 use crate::memory;
@@ -359,7 +360,7 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
     }
     match other_weights(dir) {
         Some((path, what)) => Err(Error::invalid(path.display(), what)),
-        None => Ok(None),
+        None => refuse_unfound(dir).map(|()| None),
     }
 }
 
