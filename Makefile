@@ -1,6 +1,8 @@
 # make quickstart   set everything up and run the whole recipe on the embedded model and data
 # make test         format, lints, tests, docs
 # make interop      compare with Python's transformers and PyTorch, which it installs in .venv (5 GB)
+# make real         a real pretrained model through sft, rm and ppo, checked; 20 minutes. DATA=DIR takes data of your own: alpaca_en_demo.json,
+#                   hh-harmless.jsonl.gz and wiki_demo.txt
 # make bench        what every stage does on this machine, as parts of what the machine could do: an hour; HH=FILE takes a file of HH-RLHF,
 #                   BENCH_DATA=DIR data of your own, BENCH_MODELS="nano small" fewer models, BENCH_FLAGS=… flags of `align bench`
 # make compare      TRL, transformers and align in turns, some hours; installs them in target/bench/venv (5 GB). COMPARE_FLAGS=--quick
@@ -38,6 +40,20 @@ interop: build .venv/complete
 	@target/release/examples/write_sets target/interop/sets 0
 	@.venv/bin/python interop/run.py --align target/release/align --sets target/interop/sets --work target/interop/work
 
+REAL := target/interop/real
+
+.venv/real: .venv/complete interop/requirements-real.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r interop/requirements-real.txt >.venv/real.log 2>&1 || \
+		{ echo "real: gguf cannot be installed here, .venv/real.log says why"; exit 1; }
+	@touch $@
+
+$(REAL)/model/config.json: .venv/real interop/real_model.py interop/weights-real.txt
+	@.venv/bin/python interop/real_model.py --work $(REAL)/weights --out $(REAL)/model
+
+real: build $(REAL)/model/config.json
+	@target/release/examples/write_sets target/interop/sets 0
+	@.venv/bin/python interop/real.py --align target/release/align --sets target/interop/sets --work $(REAL)/work --model $(REAL)/model $(if $(DATA),--data $(DATA))
+
 BENCH := target/bench
 BENCH_MODELS ?= nano small half-b
 BENCH_DATA ?= $(BENCH)/data
@@ -60,5 +76,5 @@ $(BENCH)/venv/complete: bench/requirements.txt bench/requirements-ppo.txt
 compare: bench-inputs $(BENCH)/venv/complete
 	@python3 bench/compare.py --dir $(BENCH) --data $(BENCH_DATA) $(COMPARE_FLAGS)
 
-.PHONY: setup build quickstart test interop bench-inputs bench compare
+.PHONY: setup build quickstart test interop real bench-inputs bench compare
 .DEFAULT_GOAL := build

@@ -61,14 +61,19 @@ class Lab:
 
     def train(self, stage, name, config, *flags):
         """Runs a stage with a config given as {section: {key: value}}; its run folder."""
+        file, out = self.write_config(name, config), self.path("runs", name)
+        self.run(stage, "--config", file, "--out", out, *flags)
+        return out
+
+    def write_config(self, name, config):
+        """The file of a config given as {section: {key: value}}."""
         lines = [f"{key} = {toml(value)}" for key, value in config.items() if not isinstance(value, dict)]
         for section, keys in config.items():
             if isinstance(keys, dict):
                 lines += [f"[{section}]", *(f"{key} = {toml(value)}" for key, value in keys.items())]
-        file, out = self.path("configs", f"{name}.toml"), self.path("runs", name)
+        file = self.path("configs", f"{name}.toml")
         file.write_text("\n".join(lines) + "\n")
-        self.run(stage, "--config", file, "--out", out, *flags)
-        return out
+        return file
 
     def per_row(self, what, model, data):
         """The lines that `align eval WHAT --per-row` writes."""

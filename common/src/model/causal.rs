@@ -145,19 +145,22 @@ impl CausalLm {
     /// # Errors
     /// [`crate::error::Error::Io`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        self.saved(Writing::default()).write(dir)
+        self.as_it_stands(Writing::default()).write(dir)
     }
 
     /// The model as it stands, for another thread to write and check.
     pub fn saved(&self, writing: Writing) -> Saved {
         let _no_grad = tch::no_grad_guard();
-        let probe = || Probed {
+        self.as_it_stands(writing).ask(|| Probed {
             says: self.head.logits(&self.hidden(&probe(self.config().vocab_size), None)),
             options: self.backbone.options.frozen(),
             read: Self::say,
-        };
+        })
+    }
+
+    fn as_it_stands(&self, writing: Writing) -> Saved {
         let side_files = self.backbone.side_files.clone();
-        Saved::new(self.parameters(), writing, self.config().clone(), side_files, Face::CausalLm, probe)
+        Saved::new(self.parameters(), writing, self.config().clone(), side_files, Face::CausalLm)
     }
 
     /// The logits of a folder's model on the probe.

@@ -38,14 +38,13 @@ pub(super) struct Probed {
 }
 
 impl Saved {
-    /// `config` is that of the model but for its dtype; the probe is asked for where an answer can be compared.
+    /// `config` is that of the model but for its dtype.
     pub(super) fn new<'a>(
         parameters: impl IntoIterator<Item = &'a Parameter>,
         writing: Writing,
         mut config: ModelConfig,
         side_files: SideFiles,
         face: Face,
-        probe: impl FnOnce() -> Probed,
     ) -> Self {
         let parameters = detached(parameters);
         let mut kinds = parameters.iter().map(|parameter| parameter.written_as(writing));
@@ -54,10 +53,14 @@ impl Saved {
             set_dtype(&mut config.source, first);
             config.dtype = first;
         }
-        let is_as_in_memory =
-            parameters.iter().all(|parameter| parameter.written_as(writing) == parameter.tensor.kind());
-        let probed = is_as_in_memory.then(probe);
-        Self { parameters, writing, config, side_files, face, probed, sums: RefCell::default() }
+        Self { parameters, writing, config, side_files, face, probed: None, sums: RefCell::default() }
+    }
+
+    /// Asks the model, where the answer of the written one will be the same: where no weight is rounded.
+    pub(super) fn ask(mut self, probe: impl FnOnce() -> Probed) -> Self {
+        let is_exact = |parameter: &Parameter| parameter.written_as(self.writing) == parameter.tensor.kind();
+        self.probed = self.parameters.iter().all(is_exact).then(probe);
+        self
     }
 
     /// Adds a file to those beside the weights, in place of one of that name.

@@ -169,20 +169,23 @@ impl ScalarModel {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        self.saved(Writing::default()).write(dir)
+        self.as_it_stands(Writing::default()).write(dir)
     }
 
     /// The model as it stands, for another thread to write and check.
     pub fn saved(&self, writing: Writing) -> Saved {
         let _no_grad = tch::no_grad_guard();
-        let probe = || Probed {
+        self.as_it_stands(writing).ask(|| Probed {
             says: self.scalars(&self.hidden(&probe(self.config().vocab_size), None)) - self.shift(),
             options: self.backbone.options.frozen(),
             read: Self::say,
-        };
+        })
+    }
+
+    fn as_it_stands(&self, writing: Writing) -> Saved {
         let parameters = self.parameters().iter().filter(|parameter| parameter.name != LM_HEAD);
         let side_files = self.backbone.side_files.clone();
-        Saved::new(parameters, writing, self.written_config(), side_files, Face::Scalar, probe)
+        Saved::new(parameters, writing, self.written_config(), side_files, Face::Scalar)
     }
 
     /// The scalars of a folder's model on the probe.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicU64;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -497,10 +498,8 @@ fn a_model_that_is_not_saved_ends_the_run_and_nothing_is_lost() {
 fn a_finished_run_is_written_again_in_another_dtype() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let (written, count) =
-        (Arc::new(std::sync::atomic::AtomicU64::new(0)), |hook: &Arc<std::sync::atomic::AtomicU64>| {
-            hook.load(Ordering::Relaxed)
-        });
+    let written = Arc::new(AtomicU64::new(0));
+    let count = || written.load(Ordering::Relaxed);
     let hook: Hook = {
         let written = written.clone();
         Arc::new(move |_, at| {
@@ -516,14 +515,14 @@ fn a_finished_run_is_written_again_in_another_dtype() {
         stage.train_with(&config).unwrap()
     };
     train(ResultDtype::Auto, false);
-    assert_eq!(count(&written), 2); // 3 and the last
+    assert_eq!(count(), 2); // 3 and the last
     let expected = facts_of(&out);
     assert_eq!(train(ResultDtype::Auto, true), Outcome::AlreadyFinished { step: 4 });
     assert_eq!(train(ResultDtype::Float32, true), Outcome::Finished { step: 4 });
-    assert_eq!(count(&written), 3);
+    assert_eq!(count(), 3);
     assert_eq!(facts_of(&out), expected);
     assert_eq!(train(ResultDtype::Float32, true), Outcome::AlreadyFinished { step: 4 });
-    assert_eq!(count(&written), 3);
+    assert_eq!(count(), 3);
 }
 
 /// What a checkpoint holds is what there was when it was asked for, however far training would like to be by then.
