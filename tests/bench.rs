@@ -85,7 +85,7 @@ fn what_is_missing_is_refused_at_once() {
     let args = ["bench", "--models", "nowhere", "--data", "sets"];
     folder.refuse(
         &[&args[..], &["--steps", "0"]].concat(),
-        &[&["--steps", "at least 1"], &["nowhere/config.json"], &["nowhere"]],
+        &[&["--steps", "at least 1"], &["nowhere: ", "no such folder, expected a model folder"]],
     );
     fs::remove_file(folder.join("sets/preferences.jsonl")).unwrap();
     fs::remove_file(folder.join("sets/prompts.jsonl")).unwrap();

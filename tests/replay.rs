@@ -126,7 +126,7 @@ fn a_replay_is_refused_without_a_record_or_with_other_files() {
     folder.succeed(&set(&["sft", "--config", "sft.toml", "--out", "runs/healthy"], &common));
     folder.refuse(&["replay", "runs/healthy"], &[&["runs/healthy: ", "no record of a step"]]);
     folder.refuse(&["replay", "data"], &[&["data: ", "run.json"]]);
-    folder.refuse(&["replay", "nowhere"], &[&["nowhere: ", "run.json"]]);
+    folder.refuse(&["replay", "nowhere"], &[&["nowhere: ", "no such folder, expected the folder of a run"]]);
 
     let broken = set(&["sft", "--config", "sft.toml"], &[&common[..], &["optimizer.lr=1e30"]].concat());
     assert_eq!(folder.align(&broken).code, Some(1));

@@ -86,7 +86,7 @@ fn a_second_reward_model_only_watches() {
     );
     folder.refuse(
         &[&config[..], &["reward.second='nowhere'"]].concat(),
-        &[&["nowhere/config.json: ", "expected a checkpoint"], &["nowhere: ", "no tokenizer"]],
+        &[&["nowhere: ", "no such folder, expected a model folder"]],
     );
 }
 
@@ -188,8 +188,8 @@ fn every_stage_has_a_page() {
 #[test]
 fn folders_that_hold_no_run_or_a_damaged_one_are_refused() {
     let folder = Folder::new();
-    folder.refuse(&["report", "nowhere"], &[&["nowhere: ", "holds no run.json, expected the folder of a run"]]);
-    folder.refuse(&["report", "policy"], &[&["policy: ", "holds no run.json"]]);
+    folder.refuse(&["report", "nowhere"], &[&["nowhere: ", "no such folder, expected the folder of a run"]]);
+    folder.refuse(&["report", "policy"], &[&["policy: ", "a model folder, which holds no run.json"]]);
     folder.succeed(&["sft", "--config", "sft.toml", "--set", "train.steps=2"]);
     let whole = folder.read("runs/sft/metrics.jsonl");
     // A run on its way may just be writing a line.

@@ -179,6 +179,10 @@ impl ChatFormat {
     ) -> std::result::Result<Option<(String, String)>, String> {
         for (dialogue, generation_prompt) in probes {
             let dialogue = self.with_system(&dialogue);
+            // Of a vocabulary that lacks bytes no row has such a text.
+            if dialogue.texts().any(|text| self.inner.tokenizer.lacks(text).is_some()) {
+                continue;
+            }
             let theirs = template.render(&dialogue, generation_prompt)?;
             let tokens = if generation_prompt {
                 self.prompt(&dialogue)?

@@ -22,9 +22,6 @@ use tokenizers::{NormalizedString, Normalizer};
 use crate::data::is_lfs_pointer;
 use crate::error::{Error, Result};
 
-/// The text between the contents of a dialogue.
-const CHATML: &str = "system\nuser\nassistant\n";
-
 /// Far above every published vocabulary; bounds the table that a damaged file can ask for.
 const MAX_ID: u32 = 1 << 22;
 
@@ -120,9 +117,12 @@ impl Tokenizer {
         let control = table.iter().flatten().filter(|entry| entry.special).map(|entry| &entry.bytes);
         let control = AhoCorasick::new(control).map_err(|error| Error::invalid(file.display(), error))?;
         let tokenizer = Self(Arc::new(Inner { encoder, byte_level, table, special, control, missing }));
-        if let Some(byte) = tokenizer.lacks(CHATML) {
-            let what =
-                format!("the vocabulary lacks the byte 0x{byte:02x}, expected those that ChatML is written with");
+        // ChatML is written with these, and so are the dialogues that a model is examined with.
+        let ascii: String = (' '..='~').chain(['\n']).collect();
+        if let Some(byte) = tokenizer.lacks(&ascii) {
+            let what = format!(
+                "the vocabulary lacks the byte 0x{byte:02x}, expected all of printable ASCII and the line break"
+            );
             return Err(Error::invalid(file.display(), what));
         }
         Ok(tokenizer)

@@ -85,7 +85,7 @@ fn inspecting_gives_the_reason_that_training_gives() {
         ),
         ("role.jsonl", r#"{"conversations": [{"from": "robot", "value": "q"}]}"#, "the role `robot`"),
         ("number.jsonl", r#"{"instruction": 1, "output": "a"}"#, "`instruction` is a number"),
-        ("ends.jsonl", r#"{"messages": [{"role": "user", "content": "q"}]}"#, "no assistant turn"),
+        ("silent.jsonl", r#"{"messages": [{"role": "system", "content": "q"}]}"#, "no assistant turn"),
         ("nan.jsonl", r#"{"messages": [], "score": NaN}"#, "`NaN` at column 27 is not JSON, expected null or a number"),
         (
             "twice.jsonl",

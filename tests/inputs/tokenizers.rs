@@ -2,7 +2,21 @@
 
 use super::*;
 
-/// The character that stands for a byte in byte-level vocabularies, of those below 0x21 and of 0xf0 and above. Source: `bytes_to_unicode`
+/// Bytes of Chinese are not there, which the dialogues hold that a chat template is compared on.
+#[test]
+fn a_vocabulary_of_one_script_is_enough_for_its_rows() {
+    let folder = Folder::new();
+    without_bytes(&folder, "base", "narrow", &[0xe4, 0xe5, 0xf0]);
+    folder.succeed(&[&set(&SFT, &["model.path='narrow'"])[..], &["--dry-run"]].concat());
+    folder.write_rows(
+        "rows.jsonl",
+        &[json!({ "instruction": "東", "output": "a" }), json!({ "instruction": "京", "output": "a" })],
+    );
+    let sets = ["model.path='narrow'", "data.train='rows.jsonl'", "data.eval=[]"];
+    folder.refuse(&set(&SFT, &sets), &[&["rows.jsonl:2: ", "byte 0xe4"]]);
+}
+
+/// The character that stands for a byte in byte-level vocabularies, of those below 0x21 and of 0xe0 and above. Source: `bytes_to_unicode`
 /// of GPT-2's encoder.
 fn spelled(byte: u8) -> String {
     let char = if byte < 0x21 { char::from_u32(0x100 + u32::from(byte)) } else { char::from_u32(u32::from(byte)) };
