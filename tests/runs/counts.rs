@@ -94,7 +94,7 @@ fn prompts_and_pretraining_text() {
         json!({ "prompt": "Say <|im_start|>." }),
         json!({ "prompt": "word ".repeat(100) }),
     ]);
-    rows.push(json!({ "question": "?" }));
+    rows.push(json!({ "picture": "?" }));
     folder.write_rows("prompts.jsonl", &rows);
     folder.write_rows("held.jsonl", &[prompt(3), prompt(80), prompt(81), json!({ "prompt": "word ".repeat(100) })]);
     let mut texts = folder.rows("data/pretrain.jsonl")[..9].to_vec();

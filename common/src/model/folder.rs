@@ -176,7 +176,8 @@ pub(super) fn other_weights(dir: &Path) -> Option<(PathBuf, String)> {
     /// What trainers keep beside weights.
     const NO_WEIGHTS: [&str; 7] =
         ["training_", "optimizer", "scheduler", "rng_state", "scaler", "trainer_", "adapter_"];
-    let names = names(dir).unwrap_or_default();
+    let mut names = names(dir).unwrap_or_default();
+    names.retain(|name| dir.join(name).exists()); // a link to nothing holds none
     let ending = |endings: &[&str]| {
         let is_one = |name: &&String| {
             endings.iter().any(|ending| name.ends_with(ending)) && !NO_WEIGHTS.iter().any(|none| name.starts_with(none))
