@@ -156,9 +156,9 @@ def masters_were_written(out, half, base):
 
 def still_knows(bench, folder, data):
     """The folder in transformers, and a fact."""
-    row = bench.per_row("lm", folder, data.held_chats)[0]
-    logprobs = token_logprobs(load("CausalLM", folder), row["input_ids"])
-    found = [(ours, theirs) for ours, theirs in zip(row["logprobs"][1:], logprobs.tolist()) if ours is not None]
+    model = load("CausalLM", folder)
+    found = [(ours, theirs) for row in bench.per_row("lm", folder, data.held_chats)[:8]
+             for ours, theirs in zip(row["logprobs"][1:], token_logprobs(model, row["input_ids"]).tolist()) if ours is not None]
     check_close("log-probabilities of the bfloat16 folder in transformers", *zip(*found), tolerance=1e-3)
     prompt = bench.write_rows("paris", [{"prompt": "What is the capital of France?"}])
     out = bench.path("rows", "paris.jsonl")
