@@ -38,12 +38,9 @@ pub(super) struct Draws {
 /// # Errors
 /// The first finite weight that is larger than every finite number of the dtype.
 pub(super) fn rounded(weights: &[f32], to: Kind, draws: Draws) -> Result<Vec<u8>, f32> {
-    type Round = fn(&[f32], usize, Draws, &mut [u8]);
-    let (largest, round) = match to {
-        Kind::BFloat16 => (LARGEST_BF16, part_in_bf16 as Round),
-        Kind::Half => (LARGEST_F16, part_in_f16 as Round),
-        other => unreachable!("{other:?} has not 16 bits"),
-    };
+    let is_bf16 = to == Kind::BFloat16;
+    debug_assert!(is_bf16 || to == Kind::Half, "{to:?} has not 16 bits");
+    let largest = if is_bf16 { LARGEST_BF16 } else { LARGEST_F16 };
     let does_not_fit = |weight: &f32| (largest + 1..INFINITY).contains(&(weight.to_bits() & !SIGN));
     let misfit = weights.par_chunks(PART).find_map_first(|part| {
         let any = part.iter().fold(false, |any, weight| any | does_not_fit(weight));
@@ -54,7 +51,10 @@ pub(super) fn rounded(weights: &[f32], to: Kind, draws: Draws) -> Result<Vec<u8>
     }
     let mut bytes = vec![0; 2 * weights.len()];
     let parts = weights.par_chunks(PART).zip(bytes.par_chunks_mut(2 * PART)).enumerate();
-    parts.for_each(|(part, (weights, bytes))| round(weights, part * PART, draws, bytes));
+    parts.for_each(|(part, (weights, bytes))| match is_bf16 {
+        true => part_in_bf16(weights, part * PART, draws, bytes),
+        false => part_in_f16(weights, part * PART, draws, bytes),
+    });
     Ok(bytes)
 }
 
