@@ -200,4 +200,28 @@ fn rows_under_another_system_text_are_no_copies() {
     folder.write_rows("rows.jsonl", &rows);
     folder.succeed(&["data", "dedup", "rows.jsonl", "--out", "unique.jsonl"]);
     assert_eq!(folder.rows("unique.jsonl"), rows[..5]);
+    // Nor are rows that differ in calls, scores, ends or marks.
+    let call = |days: u64| {
+        json!({"messages": [{"role": "user", "content": "How will the weather be in the next days?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "weather", "arguments": {"days": days}}}]}]})
+    };
+    let ranked = |scores: Value| json!({"prompt": "How are you doing today, my friend?", "responses": ["Very well indeed", "Not so well"], "scores": scores});
+    let ended = |ended: bool| json!({"prompt": "What is it that you would like?", "response": "A cup of tea and some cake", "ended": ended});
+    let marked = |weight: u64| {
+        json!({"messages": [{"role": "user", "content": "Tell me about it, will you?"},
+        {"role": "assistant", "content": "There is not much to tell", "weight": weight}]})
+    };
+    let rows = [
+        call(1),
+        call(2),
+        ranked(json!([1, 2])),
+        ranked(json!([2, 1])),
+        ended(true),
+        ended(false),
+        marked(0),
+        marked(1),
+    ];
+    folder.write_rows("rows.jsonl", &[&rows[..], &rows[..]].concat());
+    folder.succeed(&["data", "dedup", "rows.jsonl", "--out", "unique.jsonl"]);
+    assert_eq!(folder.rows("unique.jsonl"), rows);
 }

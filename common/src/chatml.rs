@@ -139,7 +139,9 @@ impl ChatFormat {
             Some(_) if thinking.compare(&template, plain()).map_err(refused)?.is_none() => thinking,
             Some((theirs, ours)) => {
                 let advice = if system.is_empty() {
-                    format!("; a `data.system` text, or \"{TEMPLATES_SYSTEM}\" for the template's own, may help")
+                    format!(
+                        "; a system text (data.system, --system), or \"{TEMPLATES_SYSTEM}\" for the template's own, may help"
+                    )
                 } else {
                     String::new()
                 };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use align_common::data::{Place, RawRow, Stream, system_text};
+use align_common::data::{Place, RawRow, Stream, meaning_beside_texts, system_text};
 use align_common::error::Result;
 use align_common::progress::Progress;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ struct Compared {
     sketch: Option<Sketch>,
 }
 
-/// Passes on every row but those whose text a row before has: the same after normalisation, or one under the same system text whose
+/// Passes on every row but those whose text a row before has: the same after normalisation, or one under the same system text, with the same calls, marks and scores, whose
 /// shingles of five words have a Jaccard similarity of 0.8 or more to it. Copies are looked for among the rows that are kept. `scratch` is an empty file for their
 /// shingles, eight bytes a word.
 ///
@@ -48,7 +48,7 @@ pub fn dedup(
     let stream = Stream { files: inputs.files, kind: None, bad_rows: inputs.bad_rows };
     let prepare = |row: &RawRow| {
         let row = row.value()?;
-        Ok(compared(&content(&row)?, &system_text(&row).unwrap_or_default()))
+        Ok(compared(&content(&row)?, &system_text(&row).unwrap_or_default(), &meaning_beside_texts(&row)))
     };
     stream.each("dedup", progress, prepare, |row, compared| {
         let compared = match compared {
@@ -73,14 +73,14 @@ pub fn dedup(
     Ok(judged.files)
 }
 
-fn compared(texts: &[&str], system: &str) -> Compared {
+fn compared(texts: &[&str], system: &str, meaning: &str) -> Compared {
     let texts: Vec<String> = texts.iter().map(|text| normalized(text)).collect();
     let mut hash = Sha256::new();
-    for text in &texts {
+    for text in texts.iter().map(String::as_str).chain([meaning]) {
         // With its length, so that texts cannot run into each other.
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }
     let fingerprint = hash.finalize()[..16].try_into().expect("16 bytes");
-    Compared { fingerprint, sketch: Sketch::of(&texts, &normalized(system)) }
+    Compared { fingerprint, sketch: Sketch::of(&texts, &format!("{}{meaning}", normalized(system))) }
 }

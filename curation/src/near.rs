@@ -27,10 +27,10 @@ pub(crate) struct Sketch {
 }
 
 impl Sketch {
-    /// The sketch of normalised texts, taken as one; none of texts without words. Sketches of another `system` text have nothing in
-    /// common: a few words there make another dialogue.
-    pub(crate) fn of(texts: &[String], system: &str) -> Option<Self> {
-        let seed = if system.is_empty() { 0 } else { XxHash64::oneshot(0, system.as_bytes()) };
+    /// The sketch of normalised texts, taken as one; none of texts without words. Sketches of another `setting` (a system text,
+    /// calls, scores) have nothing in common: a few words there make another row.
+    pub(crate) fn of(texts: &[String], setting: &str) -> Option<Self> {
+        let seed = if setting.is_empty() { 0 } else { XxHash64::oneshot(0, setting.as_bytes()) };
         let hashes = texts.iter().flat_map(|text| words(text)).map(|word| XxHash64::oneshot(0, word.as_bytes()));
         let hashes: Vec<u64> = hashes.collect();
         if hashes.is_empty() {

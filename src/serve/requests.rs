@@ -139,7 +139,13 @@ impl Asked {
         })?;
         let (inputs, is_batch) = match content {
             Value::Object(mut content) if content.contains_key("inputs") => match content.remove("inputs") {
-                Some(Value::Array(inputs)) if !inputs.is_empty() => (inputs, true),
+                Some(Value::Array(inputs)) if !inputs.is_empty() => {
+                    if let Some(key) = content.keys().next() {
+                        let what = format!("`{key}` beside `inputs`, expected it in each of them");
+                        return Err(Refusal::malformed(what));
+                    }
+                    (inputs, true)
+                }
                 _ => return Err(Refusal::malformed("`inputs` is no list or an empty one, expected a list of objects")),
             },
             single => (vec![single], false),

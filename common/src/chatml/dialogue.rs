@@ -72,7 +72,8 @@ impl Message {
 
     /// Whether an answer says nothing: no text, no reasoning, no call.
     pub fn is_empty_answer(&self) -> bool {
-        self.role == Role::Assistant && self.content.trim().is_empty() && self.tool_calls.is_empty()
+        let reasons = self.reasoning.as_ref().is_some_and(|reasoning| !reasoning.trim().is_empty());
+        self.role == Role::Assistant && self.content.trim().is_empty() && self.tool_calls.is_empty() && !reasons
     }
 
     /// As `{"role", "content"}` with what else it holds, in the spelling of OpenAI's messages: what rows say and templates read.

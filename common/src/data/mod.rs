@@ -25,7 +25,7 @@ pub use kinds::kind_of_rows;
 pub use order::Order;
 pub use raw::{Parsed, Place, RawRow, RawRows, format_by_name};
 pub use reader::{BadRows, Rows, Unread, read, read_as};
-pub use records::{Comparison, Kind, ReadRow, Record, holds_text, parse, system_text};
+pub use records::{Comparison, Kind, ReadRow, Record, holds_text, meaning_beside_texts, parse, system_text};
 pub use source::STDIN;
 pub use stream::Stream;
 pub use table::panic_is_expected;

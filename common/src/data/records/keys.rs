@@ -7,6 +7,7 @@ use std::cell::RefCell;
 
 use serde_json::{Map, Value};
 
+use super::turns::truth;
 use super::{Kind, Parsed, a_value};
 
 /// The system text, beside the turns.
@@ -40,6 +41,12 @@ const NO_TEMPLATE: &str =
 pub fn holds_text(key: &str) -> bool {
     const MORE: [&str; 7] = ["text", HISTORY, TOOLS, "chosen", "rejected", "rejected_response", "responses"];
     [SYSTEM, QUESTION, CONTEXT, ANSWER, TURNS, REASONING, &MORE].iter().any(|keys| keys.contains(&key))
+}
+
+/// Whether a key of a row or a turn says something that is no text of a turn, and that a stage reads.
+pub(super) fn means_beside_texts(key: &str) -> bool {
+    const MORE: [&str; 5] = [TOOLS, "tool_calls", "scores", "margin", "ended"];
+    TRAINED.contains(&key) || MORE.contains(&key)
 }
 
 /// Keys that carry a meaning which is not rendered, with what to do about it: rows with one of them (not empty) are refused.
@@ -81,6 +88,11 @@ const ROW_WEIGHTS: &[&str] = &["weight", "sample_weight", "loss_weight"];
 
 /// What `align generate` writes beside prompt and response, and no dialogue needs.
 const GENERATED: &[&str] = &["index", "sample", "tokens", "ended"];
+
+/// Whether a row is what `align generate` wrote.
+pub(super) fn is_generated(keys: &Keys<'_>) -> bool {
+    GENERATED.iter().all(|key| keys.has(key))
+}
 
 /// Keys of turns that say what ChatML has no place for, and nothing that is trained on.
 const SILENT: &[&str] = &["tool_call_id", "id"];
@@ -147,19 +159,20 @@ impl<'a> Keys<'a> {
             if let Some(why) = why.filter(|_| !is_empty(value)) {
                 return Err(format!("{place}: {why}"));
             }
-            let is_weight = of_turn.is_none() && ROW_WEIGHTS.contains(&key);
-            if is_weight
-                && value.as_f64().is_some_and(|weight| weight != 1.0)
-                && matches!(kind, Kind::Chat | Kind::Comparison)
-            {
+            let is_weight =
+                of_turn.is_none() && ROW_WEIGHTS.contains(&key) && matches!(kind, Kind::Chat | Kind::Comparison);
+            if is_weight && truth(value) == Some(true) {
+                continue;
+            }
+            if is_weight {
                 return Err(format!("{place}: rows have no weights, expected 1 or none ([[data.mix]] weighs files)"));
             }
-            if key == "enable_thinking" && value == &Value::Bool(true) {
+            if key == "enable_thinking" && truth(value) != Some(false) {
                 return Err(format!("{place}: prompts are written with thinking turned off, expected false or none"));
             }
             let is_silent = match of_turn {
                 Some(_) => SILENT.contains(&key),
-                None => GENERATED.contains(&key) && GENERATED.iter().all(|key| self.has(key)),
+                None => GENERATED.contains(&key) && is_generated(self),
             };
             if !is_silent {
                 rest.push(key);

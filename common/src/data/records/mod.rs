@@ -50,7 +50,7 @@ impl Kind {
                 "`messages`, `conversations`, `instruction` with `output`, or `prompt` with `completion` or `response`"
             }
             Kind::Comparison => {
-                "`chosen` and `rejected` (alone, or with `prompt` or `conversations`), or `prompt` with `responses` and `scores`"
+                "`chosen` and `rejected` (alone, or with `prompt`, `messages` or `conversations`), `messages` with `rejected_response`, or `prompt` with `responses` and `scores`"
             }
             Kind::Prompt => "`prompt`, or `messages` that end with a user turn",
             Kind::Response => "`prompt` with `response` or `responses`, or `messages` alone",
@@ -179,6 +179,37 @@ pub fn system_text(row: &Value) -> Option<String> {
         says.then(|| turn.get("content").or(turn.get("value"))).flatten()
     };
     turns::text_of(beside.or_else(first_turn)?, "system").ok()
+}
+
+/// What beside texts makes a row of a stage's shapes what it is: tools and their calls, marks of what is trained on, scores, margins.
+/// Equal for rows that mean the same by equal texts, and for no others.
+pub fn meaning_beside_texts(row: &Value) -> String {
+    fn walk(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Array(values) => {
+                // Of which of several answers or turns something is said matters, too.
+                for (index, value) in values.iter().enumerate() {
+                    let before = found.len();
+                    walk(value, found);
+                    found[before..].iter_mut().for_each(|said| *said = format!("{index}.{said}"));
+                }
+            }
+            Value::Object(values) => {
+                for (key, value) in values.iter().filter(|(_, value)| !keys::is_empty(value)) {
+                    if keys::means_beside_texts(key) {
+                        found.push(format!("{key}={value}"));
+                    } else if holds_text(key) || key == "function" {
+                        walk(value, found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(row, &mut found);
+    found.sort();
+    found.join("\n")
 }
 
 /// As [`parse`], of a row as it is written: whole numbers that JSON's reader cannot hold would come out of a tool's description changed.

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::keys::{ANSWER, CONTEXT, HISTORY, Keys, QUESTION, REASONING, SYSTEM, TOOLS, TURNS, is_empty};
-use super::turns::{Turns, is_transcript, no_empty_answers, text_of, transcript};
+use super::keys::{ANSWER, CONTEXT, HISTORY, Keys, QUESTION, REASONING, SYSTEM, TOOLS, TURNS, is_empty, is_generated};
+use super::turns::{Turns, is_transcript, is_whole_transcript, no_empty_answers, text_of, trained, transcript, truth};
 use super::{Comparison, Kind, MAX_RANKED, Parsed, Record, a_value, last_role, wrong_shape};
 use crate::chatml::{Dialogue, Message, Role};
 
@@ -42,9 +42,9 @@ impl<'a> Row<'a> {
             let start = self.question()?.ok_or_else(|| self.wrong_shape())?;
             let mut whole = self.continued(&start, answer, key)?;
             self.give_reasoning(&mut whole)?;
-            // What `align generate` wrote: a response that was cut off has no end.
-            if let Some(last) = whole.last_mut().filter(|_| self.keys.get("ended") == Some(&Value::Bool(false))) {
-                last.is_whole = false;
+            if let Some(last) = whole.last_mut() {
+                last.is_whole = self.is_whole()?;
+                last.is_trained &= trained(self.keys, Role::Assistant, "the row")?;
             }
             whole
         };
@@ -57,6 +57,14 @@ impl<'a> Row<'a> {
             return Err("every answer is marked as not to be trained on, expected at least one that is".to_owned());
         }
         Ok(dialogue)
+    }
+
+    /// What `align generate` says of an answer: one that was cut off has no end.
+    fn is_whole(&self) -> Parsed<bool> {
+        match self.keys.get("ended") {
+            None => Ok(true),
+            Some(ended) => truth(ended).ok_or_else(|| format!("`ended` is {}, expected true or false", a_value(ended))),
+        }
     }
 
     /// Dialogues that differ in what they are worth.
@@ -283,6 +291,7 @@ impl<'a> Row<'a> {
             match messages.first().filter(|first| first.role == Role::System) {
                 None => messages.insert(0, Message::new(Role::System, system)),
                 Some(own) if own.content == system => {}
+                Some(own) if own.content.is_empty() => messages[0].content = system,
                 Some(_) => {
                     return Err(format!(
                         "`{key}` and the first turn are two system texts that differ, expected one of them"
@@ -318,7 +327,11 @@ impl<'a> Row<'a> {
     fn continued(&self, start: &[Message], value: &Value, key: &str) -> Parsed<Vec<Message>> {
         let rest = match value {
             // Where the prompt is a transcript, the space behind `Assistant:` is none of the answer's.
-            Value::String(text) if self.asks_in_a_transcript() => vec![Message::new(Role::Assistant, text.trim())],
+            Value::String(text) if self.asks_in_a_transcript() && !is_whole_transcript(text) => {
+                vec![Message::new(Role::Assistant, text.trim())]
+            }
+            // A whole dialogue, which has to begin as the prompt does.
+            Value::String(text) if is_whole_transcript(text) => transcript(text, key)?,
             Value::String(text) => vec![Message::new(Role::Assistant, text)],
             Value::Object(_) => vec![self.turns.message(value, key)?],
             list => self.turns.list(list, key)?,
@@ -329,7 +342,14 @@ impl<'a> Row<'a> {
             return Err(format!("`{key}` begins with another turn than the prompt or an answer, expected either"));
         }
         let behind = if repeats { &rest[start.len()..] } else { &rest[..] };
-        answered([start, behind].concat(), key)
+        let whole = [start, behind].concat();
+        // What `align generate` wrote may be nothing but an end.
+        let is_generated = self.kind == Kind::Response && is_generated(self.keys);
+        if is_generated && whole.last().is_some_and(Message::is_empty_answer) {
+            Ok(whole)
+        } else {
+            answered(whole, key)
+        }
     }
 
     fn asks_in_a_transcript(&self) -> bool {

@@ -375,3 +375,79 @@ fn whether_two_turns_say_the_same_does_not_depend_on_marks() {
         (Message::new(Role::Assistant, "a"), Message { is_trained: false, ..Message::new(Role::Assistant, "a") });
     assert!(one.says_the_same(&other) && !one.says_the_same(&Message::new(Role::User, "a")));
 }
+
+#[test]
+fn what_a_call_holds_is_all_read_or_named() {
+    let with = |call: Value| json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]});
+    let row = read(
+        Kind::Chat,
+        with(json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": {}, "strict": true}})),
+    );
+    assert_eq!(row.unread, ["messages.tool_calls.strict"]);
+    for (call, expected) in [
+        (json!({"function": {"name": "f", "parameters": {"x": 1}}}), "`messages[1].tool_calls[0]` has no `arguments`"),
+        (json!({"name": "f", "arguments": null}), "`messages[1].tool_calls[0].arguments` is null"),
+        (
+            json!({"name": "f", "arguments": "not json"}),
+            "`messages[1].tool_calls[0].arguments` is a text that is no JSON object",
+        ),
+    ] {
+        let what = refused(Kind::Chat, with(call));
+        assert!(what.starts_with(expected), "{what}");
+    }
+    let bare = json!({"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "{\"name\": \"f\", \"parameters\": {}}"}]});
+    assert!(refused(Kind::Chat, bare).contains("has no `arguments`"));
+    let call = |name: &str, mark: u64| json!({"role": "tool_call", "content": format!("{{\"name\": \"{name}\", \"arguments\": {{}}}}"), "loss": mark});
+    let torn = json!({"messages": [{"role": "user", "content": "q"}, call("f", 1), call("g", 0)]});
+    assert!(refused(Kind::Chat, torn).contains("of which only one is marked as trained on"));
+}
+
+#[test]
+fn marks_of_a_row_are_those_of_its_only_answer_and_may_be_texts() {
+    for ended in [json!(false), json!("false"), json!("False"), json!(0), json!("0")] {
+        assert!(!dialogue(Kind::Chat, json!({"prompt": "q", "completion": "a", "ended": ended})).messages[1].is_whole);
+    }
+    assert_eq!(
+        refused(Kind::Chat, json!({"prompt": "q", "completion": "a", "ended": "maybe"})),
+        "`ended` is a string, expected true or false"
+    );
+    for mark in [json!(false), json!(0), json!("false")] {
+        for key in ["train", "loss", "weight"] {
+            let what = refused(Kind::Chat, json!({"prompt": "q", "completion": "a", key: mark}));
+            assert!(what.starts_with("every answer is marked as not to be trained on"), "{what}");
+        }
+    }
+    assert!(read(Kind::Chat, json!({"prompt": "q", "completion": "a", "weight": "1"})).unread.is_empty());
+    assert!(
+        refused(Kind::Chat, json!({"prompt": "q", "completion": "a", "weight": "0.5"})).contains("expected 0 or 1")
+    );
+    assert!(
+        refused(Kind::Comparison, json!({"prompt": "q", "chosen": "a", "rejected": "b", "weight": "0"}))
+            .starts_with("`weight`: rows have no weights")
+    );
+}
+
+#[test]
+fn whole_transcripts_behind_a_prompt_have_to_repeat_it() {
+    let (a, b) = ("\n\nHuman: q\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b");
+    for prompt in [json!("\n\nHuman: q\n\nAssistant:"), json!("q"), json!([{"role": "user", "content": "q"}])] {
+        let pair = dialogue(Kind::Comparison, json!({"prompt": prompt, "chosen": a, "rejected": b}));
+        assert_eq!(said(&pair), ["user: q", "assistant: a"]);
+    }
+    let other = json!({"prompt": "another", "chosen": a, "rejected": b});
+    assert!(refused(Kind::Comparison, other).starts_with("`chosen` begins with another turn than the prompt"));
+}
+
+#[test]
+fn what_generate_wrote_is_scored_even_if_it_is_nothing() {
+    let row = json!({"index": 0, "sample": 0, "prompt": [{"role": "user", "content": "q"}], "response": "", "tokens": [1], "ended": true});
+    assert_eq!(said(&dialogue(Kind::Response, row.clone())), ["user: q", "assistant: "]);
+    assert_eq!(refused(Kind::Chat, row), "`response` is empty, expected an answer");
+}
+
+#[test]
+fn reasoning_without_an_answer_is_an_answer_and_an_empty_system_turn_is_none() {
+    let row = json!({"system": "S", "messages": [{"role": "system", "content": ""}, {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "", "reasoning_content": "r"}]});
+    assert_eq!(said(&dialogue(Kind::Chat, row)), ["system: S", "user: q", "assistant: "]);
+}

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::keys::{Keys, REASONING, TRAINED, WEIGHT, is_empty};
 use super::{Kind, Parsed, a_value, shown};
@@ -39,6 +39,11 @@ impl Turns {
             match messages.last_mut() {
                 // Calls that stand in turns of their own, one behind the other, are the calls of one answer.
                 Some(last) if is_bare_call && last.role == Role::Assistant && last.content.is_empty() => {
+                    if last.is_trained != turn.is_trained {
+                        return Err(format!(
+                            "`{key}[{index}]` and the call before it are one answer, of which only one is marked as trained on, expected both or none"
+                        ));
+                    }
                     last.tool_calls.extend(turn.tool_calls);
                 }
                 Some(last) if is_bare_call && last.role == Role::Assistant => {
@@ -51,6 +56,23 @@ impl Turns {
         }
         no_empty_answers(&messages, key)?;
         Ok(messages)
+    }
+
+    /// Counts what calls hold beside a name and its arguments.
+    fn count_unread_of_calls(&self, calls: &[Value]) {
+        let own = |call: &Value| {
+            let is_wrapped = call.get("function").is_some_and(Value::is_object);
+            let known: &[&str] =
+                if is_wrapped { &["function", "id", "type", "index"] } else { &["id", "type", "index"] };
+            let function = call.get("function").unwrap_or(call);
+            let outer = if is_wrapped { call.as_object() } else { None };
+            let outer = outer.into_iter().flat_map(|call| call.keys()).filter(|key| !known.contains(&key.as_str()));
+            let inner = function.as_object().into_iter().flat_map(|call| call.keys());
+            let inner =
+                inner.filter(|key| !known.contains(&key.as_str()) && !["name", "arguments"].contains(&key.as_str()));
+            outer.chain(inner).map(|key| format!("messages.tool_calls.{}", super::clipped(key))).collect::<Vec<_>>()
+        };
+        self.unread.borrow_mut().extend(calls.iter().flat_map(own));
     }
 
     /// One turn.
@@ -95,6 +117,10 @@ impl Turns {
         if let Some(calls) = calls {
             message.tool_calls = called(calls, role, &format!("{place}.tool_calls"))?;
         }
+        // Of a tool it says who answers; no chat template of these families writes anybody else's name.
+        if role == Role::Tool {
+            message.name = keys.get("name").and_then(Value::as_str).map(str::to_owned);
+        }
         if is_bare_call {
             message.tool_calls = bare_calls(&message.content, &format!("{place}.{content}"))?;
             message.content.clear();
@@ -105,7 +131,7 @@ impl Turns {
             }
             message.reasoning = Some(text_of(text, &format!("{place}.{key}"))?);
         }
-        message.name = keys.get("name").and_then(Value::as_str).map(str::to_owned);
+        self.count_unread_of_calls(&message.tool_calls);
         message.is_trained = trained(&keys, role, place)?;
         let unread = keys.rest(self.kind, Some(place))?;
         self.unread.borrow_mut().extend(unread.into_iter().map(|key| format!("messages.{key}")));
@@ -149,19 +175,28 @@ pub(super) fn text_of(value: &Value, place: &str) -> Parsed<String> {
     Ok(joined)
 }
 
-/// Whether a turn is trained on, by its marks.
-fn trained(keys: &Keys<'_>, role: Role, place: &str) -> Parsed<bool> {
+/// What true and false, 1 and 0 say, also as the texts that a table has; `None` for anything else.
+pub(super) fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(truth) => Some(*truth),
+        Value::Number(number) => [0.0, 1.0].iter().position(|known| number.as_f64() == Some(*known)).map(|at| at == 1),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "false" | "0" | "0.0" => Some(false),
+            "true" | "1" | "1.0" => Some(true),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether a turn, or the row's only answer, is trained on, by its marks.
+pub(super) fn trained(keys: &Keys<'_>, role: Role, place: &str) -> Parsed<bool> {
     let mut said: Option<(&str, bool)> = None;
     for key in TRAINED {
         let Some(mark) = keys.get(key) else { continue };
-        let mark = match (mark.as_bool(), mark.as_f64()) {
-            (Some(mark), _) => mark,
-            (_, Some(0.0)) => false,
-            (_, Some(1.0)) => true,
-            _ => {
-                let what = mark.as_f64().map_or_else(|| a_value(mark).to_owned(), |weight| weight.to_string());
-                return Err(format!("`{place}.{key}` is {what}, expected 0 or 1 (or false or true)"));
-            }
+        let Some(mark) = truth(mark) else {
+            let what = mark.as_f64().map_or_else(|| shown(mark), |weight| weight.to_string());
+            return Err(format!("`{place}.{key}` is {what}, expected 0 or 1 (or false or true)"));
         };
         if mark && role != Role::Assistant && *key != WEIGHT {
             return Err(format!(
@@ -192,6 +227,17 @@ fn called(calls: &Value, role: Role, place: &str) -> Parsed<Vec<Value>> {
         if !function.get("name").is_some_and(Value::is_string) {
             return Err(format!("`{place}[{index}]` has no `name`, expected a function's name and its `arguments`"));
         }
+        match function.get("arguments") {
+            Some(Value::Object(_)) => {}
+            Some(Value::String(text)) if serde_json::from_str::<Map<String, Value>>(text).is_ok() => {}
+            Some(Value::String(_)) => {
+                return Err(format!("`{place}[{index}].arguments` is a text that is no JSON object, expected one"));
+            }
+            Some(other) => {
+                return Err(format!("`{place}[{index}].arguments` is {}, expected an object", a_value(other)));
+            }
+            None => return Err(format!("`{place}[{index}]` has no `arguments`, expected an object ({{}} for none)")),
+        }
     }
     Ok(list.clone())
 }
@@ -206,7 +252,10 @@ fn bare_calls(text: &str, place: &str) -> Parsed<Vec<Value>> {
         _ => return Err(expected()),
     };
     let list = list.into_iter().map(|call| json!({"type": "function", "function": call})).collect();
-    called(&Value::Array(list), Role::Assistant, place).map_err(|_| expected())?.into_iter().map(Ok).collect()
+    called(&Value::Array(list), Role::Assistant, place).map_err(|what| match what.contains("no `arguments`") {
+        true => what,
+        false => expected(),
+    })
 }
 
 /// An answer must say something.
@@ -224,6 +273,12 @@ const MARKERS: [(&str, Role); 2] = [("\n\nHuman:", Role::User), ("\n\nAssistant:
 pub(super) fn is_transcript(text: &str) -> bool {
     let [(human, _), (assistant, _)] = MARKERS;
     text.starts_with(human) || (text.trim_start().starts_with("Human:") && text.trim_end().ends_with(assistant))
+}
+
+/// Whether an answer is a transcript of the whole dialogue.
+pub(super) fn is_whole_transcript(text: &str) -> bool {
+    let [(human, _), (assistant, _)] = MARKERS;
+    (text.starts_with(human) || text.trim_start().starts_with("Human:")) && text.contains(assistant)
 }
 
 /// Splits `\n\nHuman: … \n\nAssistant: …` into turns, whitespace around them removed. Where one speaker has two turns in a
