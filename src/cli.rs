@@ -259,7 +259,7 @@ pub(crate) struct InspectDataArgs {
     /// Longest dialogue, in tokens, for the counts
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub(crate) max_tokens: usize,
-    /// System text where a dialogue brings none; "" inserts none
+    /// System text where a dialogue brings none; "" inserts none, "template" what the chat template would
     #[arg(long, value_name = "TEXT", default_value = SYSTEM)]
     pub(crate) system: String,
     /// Which tokens carry loss: `assistant` or `qwen-finetune`
@@ -410,7 +410,7 @@ pub(crate) struct SampleArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
-    /// System text where a dialogue brings none; "" inserts none
+    /// System text where a dialogue brings none; "" inserts none, "template" what the chat template would
     #[arg(long, value_name = "TEXT", default_value = SYSTEM)]
     pub(crate) system: String,
     /// Softmax temperature; 0 takes the likeliest token
