@@ -51,3 +51,12 @@ pub mod footprint;
 pub mod masked;
 pub mod memory;
 mod parallel;
+
+/// Seeds libtorch's generator for a test. There is one for the process: whoever draws from it, dropout included, holds this meanwhile.
+#[cfg(test)]
+fn seeded(seed: i64) -> impl Drop {
+    static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tch::manual_seed(seed);
+    guard
+}

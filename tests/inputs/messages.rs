@@ -98,8 +98,8 @@ fn inspecting_gives_the_reason_that_training_gives() {
         assert!(trained.len() == 1 && trained[0].contains(reason), "{trained:?}");
         assert!(inspect(name).contains(&trained[0]), "{}", inspect(name));
     }
-    folder.write("pair.jsonl", r#"{"prompt": "q", "chosen": "a"}"#);
-    assert!(inspect("pair.jsonl").contains("a row with `prompt`, `chosen`, expected a comparison row"));
+    folder.write("pair.jsonl", r#"{"prompt": "q", "chosen": 3, "rejected": "b"}"#);
+    assert!(inspect("pair.jsonl").contains("`chosen` is a number, expected messages"));
     folder.write("text.jsonl", r#"{"text": ""}"#);
     assert!(inspect("text.jsonl").contains("`text` is empty, expected a document"));
     folder.write("none.jsonl", r#"{"a": 1, "b": 2}"#);

@@ -32,6 +32,13 @@ fn without_bytes(folder: &Folder, from: &str, to: &str, bytes: &[u8]) {
         let id = vocab.remove(&spelled(*byte)).unwrap();
         vocab.insert(format!("no byte {byte}"), id);
     }
+    // Merges of what is not there any more are no part of such a file.
+    let known = vocab.clone();
+    let merges = tokenizer["model"]["merges"].as_array_mut().unwrap();
+    merges.retain(|merge| match merge {
+        Value::String(pair) => pair.split(' ').all(|half| known.contains_key(half)),
+        pair => pair.as_array().unwrap().iter().all(|half| known.contains_key(half.as_str().unwrap())),
+    });
     fs::write(&file, tokenizer.to_string()).unwrap();
     let _ = fs::remove_file(folder.join(to).join("align.json")); // it names the tokenizer that was
 }

@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_norm_and_its_gradients_are_those_of_autograd_in_double_precision() {
-        tch::manual_seed(1);
+        let _generator = crate::seeded(1);
         both_ways(&[150, 40], |new| {
             let (input, grad, weight) = (new(), new(), random(&[40]));
             let (x, w) = (leaf(&input), leaf(&weight));
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_gate_and_its_gradients_are_those_of_autograd_in_double_precision() {
-        tch::manual_seed(2);
+        let _generator = crate::seeded(2);
         both_ways(&[500, 70], |new| {
             let (gate, up, grad) = (new() * 8.0, new(), new());
             let (g, u) = (leaf(&gate), leaf(&up));
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn rotating_back_is_the_gradient_of_rotating() {
-        tch::manual_seed(3);
+        let _generator = crate::seeded(3);
         let (heads, grad) = (random(&[130, 3, 8]), random(&[130, 3, 8]));
         let (cos, sin) = (random(&[130, 1, 8]), random(&[130, 1, 8]));
         let x = leaf(&heads);

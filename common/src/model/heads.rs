@@ -332,7 +332,7 @@ mod tests {
     /// Three blocks, the last of another size: what they give together is what autograd gives over whole rows.
     #[test]
     fn blocks_of_the_vocabulary_are_the_whole() {
-        tch::manual_seed(3);
+        let _generator = crate::seeded(3);
         let (rows, vocab, width) = (5, 2 * BLOCK_IDS as i64 + 100, 16);
         let random = |size: [i64; 2]| Tensor::randn(size, (Kind::Float, Device::Cpu));
         let weight = random([vocab, width]).set_requires_grad(true);

@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn our_ways_are_the_product_whatever_is_transposed() {
-        tch::manual_seed(1);
+        let _generator = crate::seeded(1);
         let mut ways = vec![(Way::Gemm, Kind::Float)];
         for (element, kind) in [(tiles::Element::Single, Kind::Float), (tiles::Element::Bfloat16, Kind::BFloat16)] {
             if tiles::has(element) {
@@ -281,7 +281,7 @@ mod tests {
         if !tiles::has(tiles::Element::Single) {
             return;
         }
-        tch::manual_seed(4);
+        let _generator = crate::seeded(4);
         let (a, b) = (random([300, 900]), random([900, 200]));
         let way = Way::Tiles(tiles::Element::Single);
         let product = |a: &Tensor| {
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn factors_are_rounded_and_nothing_else() {
-        tch::manual_seed(2);
+        let _generator = crate::seeded(2);
         let [a, b] = [random([90, 300]), random([300, 70])];
         let exact = |factor: &Tensor| factor.to_kind(Kind::BFloat16).to_kind(Kind::Double);
         let expected = exact(&a).mm(&exact(&b));

@@ -342,7 +342,7 @@ mod tests {
         if !tiles::has(Element::Single) {
             return;
         }
-        tch::manual_seed(5);
+        let _generator = crate::seeded(5);
         // A long run and, in a tree of its own, a branch that sees a part of its root.
         let (tokens, long, root) = (760, 700, 40);
         let random = |count: i64| Tensor::randn([tokens, count, 16], (Kind::Float, Device::Cpu));
