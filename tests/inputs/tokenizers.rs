@@ -7,7 +7,9 @@ use super::*;
 fn a_vocabulary_of_one_script_is_enough_for_its_rows() {
     let folder = Folder::new();
     without_bytes(&folder, "base", "narrow", &[0xe4, 0xe5, 0xf0]);
-    folder.succeed(&[&set(&SFT, &["model.path='narrow'"])[..], &["--dry-run"]].concat());
+    folder.write_rows("plain.jsonl", &[json!({ "instruction": "q", "output": "a" })]);
+    let plain = ["model.path='narrow'", "data.train='plain.jsonl'", "data.eval=[]"];
+    folder.succeed(&[&set(&SFT, &plain)[..], &["--dry-run"]].concat());
     folder.write_rows(
         "rows.jsonl",
         &[json!({ "instruction": "東", "output": "a" }), json!({ "instruction": "京", "output": "a" })],
