@@ -11,11 +11,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from checkpoints import greedy
-from lab import ChatMl, check, check_close, end_scores, load, random_model, read_lines, token_logprobs
+from lab import SYSTEM, ChatMl, check, check_close, end_scores, load, random_model, read_lines, token_logprobs
 
 PROMPTS, STEPS, LONGEST = 4, 2, 12
 KL_COEF, GAMMA, LAMBDA, CLIP, VALUE_CLIP, GRAD_CLIP = 0.04, 1.0, 0.95, 0.2, 0.15, 1.0
 POLICY_LR, VALUE_LR = 1e-3, 2e-3
+
+# The reward model is transformers' own: without align.json, its place and its system text are said here.
+READ_AT_THE_END = {"score_at": "end", "system": SYSTEM}
 
 
 def run(bench):
@@ -31,7 +34,7 @@ def run(bench):
 def check_greedy(bench, policy, reward):
     prompts = bench.set_rows("ppo", PROMPTS * STEPS)
     out = bench.train("ppo", "ppo", {
-        "models": {"policy": policy, "reward": reward},
+        "models": {"policy": policy, "reward": reward}, "reward": READ_AT_THE_END,
         "data": {"prompts": bench.write_rows("ppo-prompts", prompts), "shuffle": False},
         "rollout": {"prompts_per_step": PROMPTS, "responses_per_prompt": 1, "max_response_tokens": LONGEST, "top_p": 1e-6},
         "ppo": {"steps": STEPS, "value_warmup_steps": 0, "policy_lr": POLICY_LR, "value_lr": VALUE_LR, "microbatch_tokens": 120},
@@ -52,7 +55,7 @@ def check_updates(bench, policy, reward, convention, ptx_coef):
     """Two steps of two epochs of three minibatches."""
     name = f"ppo-{convention}" + ("-ptx" if ptx_coef else "")
     config = {
-        "models": {"policy": policy, "reward": reward},
+        "models": {"policy": policy, "reward": reward}, "reward": READ_AT_THE_END,
         "data": {"prompts": bench.write_rows("ppo-prompts", bench.set_rows("ppo", 8)),
                  "pretrain": bench.write_rows("ppo-text", bench.set_rows("pretrain", 40))},
         "rollout": {"prompts_per_step": PROMPTS, "max_response_tokens": LONGEST, "temperature": 0.8, "logprobs": convention},
@@ -245,7 +248,7 @@ def check_ptx(bench, policy, reward):
     """A run as people have it: sampling, two responses, value warm-up, pretrained gradient. Its results load, and the held-out
     log-probabilities are transformers'."""
     out = bench.train("ppo", "ppo-ptx", {
-        "models": {"policy": policy, "reward": reward},
+        "models": {"policy": policy, "reward": reward}, "reward": READ_AT_THE_END,
         "data": {"prompts": bench.write_rows("ppo-prompts", bench.set_rows("ppo", 8)),
                  "pretrain": bench.write_rows("ppo-text", bench.set_rows("pretrain", 40))},
         "rollout": {"prompts_per_step": 4, "max_response_tokens": 10},
