@@ -42,6 +42,15 @@ fn schedule(config: &PpoConfig) -> Vec<String> {
              went in; set ppo.steps above it"
         ));
     }
+    let (rollout, minibatch) = (config.rollout_rows(), config.minibatch_rows());
+    if rollout % minibatch != 0 {
+        let left = rollout % minibatch;
+        found.push(format!(
+            "ppo.minibatch_size = {minibatch}: a rollout has {rollout} responses, of which the last optimiser step of an epoch takes {left}, so that each of \
+             them weighs {:.1} times as much; set a divisor of {rollout}",
+            minibatch as f64 / left as f64
+        ));
+    }
     for (key, rate, model) in [("policy_lr", ppo.policy_lr, "policy"), ("value_lr", ppo.value_lr, "value model")] {
         if rate == 0.0 {
             found.push(format!("ppo.{key} = 0: the {model} learns nothing"));
@@ -120,6 +129,17 @@ mod tests {
             assert!(found.iter().all(|line| line.contains("the policy comes out as it went in")));
         }
         assert!(told(|config| config.ppo.policy_lr = 0.0)[0].contains("the policy learns nothing"));
+    }
+
+    /// 128 responses by 50: the last 28 of an epoch get an optimiser step of their own.
+    #[test]
+    fn minibatches_that_are_not_alike() {
+        let found = told(|config| config.ppo.minibatch_size = Some(50));
+        assert!(
+            found.len() == 1 && found[0].contains("takes 28, so that each of them weighs 1.8 times as much"),
+            "{found:?}"
+        );
+        assert_eq!(told(|config| config.ppo.minibatch_size = Some(32)), Vec::<String>::new());
     }
 
     #[test]

@@ -205,6 +205,6 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
         seen.extend(&train.rows);
         unread.add(&train.unread);
         let uses = sources.facts(&batches);
-        Rows { survey: Survey::new(&train), uses, train, batches, eval, skipped, unread, seen }
+        Rows { survey: Survey::new(&train), key: sources.key(), uses, train, batches, eval, skipped, unread, seen }
     }))
 }

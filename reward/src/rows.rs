@@ -31,6 +31,8 @@ pub struct Rows {
     pub survey: Survey,
     /// Which of them each step takes.
     pub batches: Batches,
+    /// Under which key the config names the training files.
+    pub key: &'static str,
     /// What is said of the batches.
     pub uses: Vec<(&'static str, Value)>,
     /// Held-out files.
@@ -93,22 +95,22 @@ impl Rows {
     pub fn misfits(&self, max_tokens: usize) -> Vec<String> {
         let (train, Survey { pairs, identical, contradicting, duplicates, .. }) = (&self.train, self.survey.clone());
         let (kept, dropped) = (train.rows.len() as u64, train.dropped as u64);
-        let all = kept + dropped + train.tied as u64;
+        let (all, key) = (kept + dropped + train.tied as u64, self.key);
         let mut found = Vec::new();
         if identical > 0 {
             found.push(format!(
-                "data.train: {identical} of {pairs} pairs are the same text twice: they stay, each adds log 2 to the loss whatever the model says, and \
+                "{key}: {identical} of {pairs} pairs are the same text twice: they stay, each adds log 2 to the loss whatever the model says, and \
                  none teaches what is better"
             ));
         }
         if contradicting as f64 > MANY_CONTRADICTING * pairs as f64 {
             let share = misfits::percent(contradicting as f64 / pairs as f64);
             found.push(format!(
-                "data.train: {contradicting} of {pairs} pairs ({share}) are also there the other way round, and no model can be right on both"
+                "{key}: {contradicting} of {pairs} pairs ({share}) are also there the other way round, and no model can be right on both"
             ));
         }
         found.extend(misfits::dropped("data.max_tokens", max_tokens, "comparisons", dropped, all));
-        found.extend(misfits::duplicates("data.train", "comparisons", duplicates, kept));
+        found.extend(misfits::duplicates(key, "comparisons", duplicates, kept));
         for set in &self.eval {
             let (known, all) = known(&set.rows, &self.seen);
             found.extend(misfits::known("data.eval", &set.name, "comparisons", known, all));

@@ -39,6 +39,8 @@ pub struct Rows {
     pub eval_counts: Counts,
     /// Bad rows of all files that were left out, by name.
     pub skipped: Vec<Problem>,
+    /// Under which key the config names the training files.
+    key: &'static str,
     /// What is said of the batches.
     uses: Vec<(&'static str, Value)>,
     /// Rows (documents, where those are merged) that equal an earlier one.
@@ -62,6 +64,7 @@ impl Rows {
         };
         Self {
             known: sets.iter().map(known).collect(),
+            key: sources.key(),
             uses: sources.facts(&batches),
             train: train.rows,
             batches,
@@ -137,7 +140,8 @@ impl Rows {
         let sets = self.eval.iter().zip(&self.known);
         let mut found = misfits::schedule(sections.optimizer.lr, sections.schedule, self.batches.steps());
         found.extend(misfits::dropped("data.max_tokens", max_tokens, rows, train.dropped, all));
-        found.extend(misfits::duplicates("data.train", rows, self.duplicates, train.rows));
+        found.extend(misfits::truncated("data.max_tokens", max_tokens, rows, train.truncated, train.rows));
+        found.extend(misfits::duplicates(self.key, rows, self.duplicates, train.rows));
         found.extend(sets.filter_map(|(set, (known, all))| misfits::known("data.eval", &set.name, rows, *known, *all)));
         if sections.train.steps.is_some() {
             found.extend(misfits::repeated("train.batch_size", sections.train.batch_size, "rows", self.train.len()));

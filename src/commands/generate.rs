@@ -87,6 +87,10 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
 
     let mut terminal = Terminal::new();
+    if args.n > 1 && args.sampling.temperature == 0.0 {
+        let n = args.n;
+        terminal.note(&format!("warning: --n = {n}: at --temperature 0 all {n} responses to a prompt are the same"));
+    }
     let longest = |prompt: &Vec<i64>| prompt.len() + args.sampling.max_tokens;
     let what = format!("prompts, with --max-tokens = {}, are", args.sampling.max_tokens);
     let longer_than = |limit| misfits::longer(prompts.iter().map(longest), limit);

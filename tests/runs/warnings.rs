@@ -170,3 +170,33 @@ fn rows_beyond_the_positions_of_the_model() {
         assert_eq!(warnings(&output.stderr).len(), expected, "{output}");
     }
 }
+
+#[test]
+fn rows_that_lose_their_ends_and_responses_that_are_all_the_same() {
+    let folder = Folder::new();
+    let told = told_everywhere(&folder, "sft", "sft.toml", &["data.max_tokens=64", "data.overlong='truncate'"]);
+    let facts = run_json(&folder, "runs/sft");
+    let (rows, cut) = (facts["rows"].as_u64().unwrap(), facts["rows_truncated"].as_u64().unwrap());
+    assert!(cut > rows / 10);
+    let expected = format!("data.max_tokens = 64: {cut} of {rows} rows (");
+    assert!(told.iter().any(|line| line.starts_with(&expected) && line.contains("longer and cut")), "{told:?}");
+
+    let args = [
+        "generate",
+        "--model",
+        "policy",
+        "--prompts",
+        "data/heldout-prompts.jsonl",
+        "--out",
+        "g.jsonl",
+        "--max-tokens",
+        "4",
+    ];
+    let output = folder.succeed(&with(&args, &["--n", "3", "--temperature", "0"]));
+    assert_eq!(warnings(&output.stderr), ["--n = 3: at --temperature 0 all 3 responses to a prompt are the same"]);
+    let rows = folder.rows("g.jsonl");
+    assert!(
+        rows.chunks(3).all(|same| same[0]["tokens"] == same[1]["tokens"] && same[1]["tokens"] == same[2]["tokens"])
+    );
+    assert_eq!(warnings(&folder.succeed(&with(&args, &["--n", "3"])).stderr), Vec::<String>::new());
+}

@@ -23,8 +23,12 @@ fn weights_that_lie_elsewhere_are_refused_by_every_command() {
             "2 safetensors files without model.safetensors.index.json",
         ),
         ("named", &["qwen.safetensors"], "qwen.safetensors: weights under another name"),
-        ("partial", &["model.safetensors.partial"], "model.safetensors.partial: it is not whole"),
-        ("below", &["checkpoint-500/model.safetensors"], "give below/checkpoint-500 where those are meant"),
+        (
+            "partial",
+            &["model.safetensors.partial"],
+            "model.safetensors.partial: weights that were not written or fetched to their end",
+        ),
+        ("below", &["checkpoint-500/model.safetensors"], "give below/checkpoint-500"),
         ("pickled", &["pytorch_model.bin"], "pickled weights are not read"),
         ("gguf", &["qwen-q4.gguf"], "qwen-q4.gguf: "),
     ];
@@ -46,7 +50,7 @@ fn a_link_to_weights_that_are_gone_and_a_reward_model_without_any() {
     let folder = Folder::new();
     with_weights(&folder, "cached", &[]);
     std::os::unix::fs::symlink("../../blobs/0123", folder.join("cached/model.safetensors")).unwrap();
-    folder.refuse(&set(&PRETRAIN, &["model.path='cached'"]), &[&["cached: ", "a link to nothing"]]);
+    folder.refuse(&set(&PRETRAIN, &["model.path='cached'"]), &[&["cached/model.safetensors: ", "a link to nothing"]]);
     with_weights(&folder, "scores", &[]);
     folder.write("scores/align.json", folder.read("reward/align.json"));
     folder.refuse(&set(&PRETRAIN, &["model.path='scores'"]), &[&["scores/align.json: ", "whose weights are missing"]]);

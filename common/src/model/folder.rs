@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
+/// What is said of GGUF files.
+pub(super) const GGUF: &str =
+    "GGUF weights, expected safetensors in Hugging Face layout; take the checkpoint that they were made from";
 const LAYOUT: &str = "config.json, model.safetensors, tokenizer.json";
 
 /// Refuses what is no model folder, on one line.
@@ -82,7 +85,7 @@ fn a_file(path: &Path) -> String {
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     if ends(&[".gguf", ".ggml"]) {
-        return gguf();
+        return GGUF.to_owned();
     }
     if ends(&[".zip", ".tar", ".tgz", ".tar.gz"]) {
         return "an archive, expected a model folder; unpack it".to_owned();
@@ -95,10 +98,6 @@ fn a_file(path: &Path) -> String {
         return format!("a file, expected the folder that it lies in: {}", parent.display());
     }
     format!("a file, expected a model folder ({LAYOUT})")
-}
-
-fn gguf() -> String {
-    "GGUF weights, expected safetensors in Hugging Face layout; take the checkpoint that they were made from".to_owned()
 }
 
 fn an_adapter(path: &Path, has_weights: bool) -> String {
@@ -147,7 +146,7 @@ fn elsewhere(path: &Path, names: &[String]) -> Option<String> {
         });
     }
     if let Some(name) = names.iter().find(|name| name.to_lowercase().ends_with(".gguf")) {
-        return Some(format!("holds {name}: {}", gguf()));
+        return Some(format!("holds {name}: {GGUF}"));
     }
     let inside: Vec<PathBuf> = names.iter().map(|name| path.join(name)).filter(|folder| is_model(folder)).collect();
     let snapshots = self::names(&path.join("snapshots")).unwrap_or_default();
@@ -169,45 +168,4 @@ fn newest_checkpoint(run: &Path) -> Option<PathBuf> {
     let names = names(&checkpoints).unwrap_or_default();
     let models = names.iter().rev().map(|name| checkpoints.join(name).join("model"));
     models.into_iter().find(|model| model.join("config.json").is_file())
-}
-
-/// Of a folder with config.json and without weights that are read, what weights it has; `None` where it has none at all.
-pub(super) fn other_weights(dir: &Path) -> Option<(PathBuf, String)> {
-    /// What trainers keep beside weights.
-    const NO_WEIGHTS: [&str; 7] =
-        ["training_", "optimizer", "scheduler", "rng_state", "scaler", "trainer_", "adapter_"];
-    let mut names = names(dir).unwrap_or_default();
-    names.retain(|name| dir.join(name).exists()); // a link to nothing holds none
-    let ending = |endings: &[&str]| {
-        let is_one = |name: &&String| {
-            endings.iter().any(|ending| name.ends_with(ending)) && !NO_WEIGHTS.iter().any(|none| name.starts_with(none))
-        };
-        names.iter().find(is_one).map(|name| dir.join(name))
-    };
-    let shards = names.iter().filter(|name| name.ends_with(".safetensors")).count();
-    if let Some(first) = ending(&[".safetensors"]) {
-        let what = if shards > 1 {
-            format!(
-                "{shards} safetensors files without model.safetensors.index.json, expected the index with them; fetch the checkpoint's whole folder"
-            )
-        } else {
-            "weights under another name, expected model.safetensors; rename it if it is the whole model".to_owned()
-        };
-        return Some((first, what));
-    }
-    if let Some(first) = ending(&[".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"]) {
-        let what = "pickled weights are not read, expected model.safetensors; convert once with transformers: \
-            AutoModelForCausalLM.from_pretrained(DIR, torch_dtype=\"auto\").save_pretrained(NEW, safe_serialization=True)";
-        return Some((first, what.to_owned()));
-    }
-    if let Some(first) = ending(&[".gguf"]) {
-        return Some((first, gguf()));
-    }
-    if names.iter().any(|name| name == "zero_to_fp32.py") {
-        let what = "a DeepSpeed checkpoint, expected model.safetensors; gather it: \
-            python zero_to_fp32.py DIR NEW --safe_serialization";
-        return Some((dir.to_owned(), what.to_owned()));
-    }
-    let first = ending(&[".h5", ".msgpack", ".onnx"])?;
-    Some((first, "weights of another framework, expected model.safetensors of PyTorch's transformers".to_owned()))
 }

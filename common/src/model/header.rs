@@ -12,7 +12,6 @@ use tch::Kind;
 
 use super::config::ModelConfig;
 use super::differences::{self, Alike, Held};
-use super::folder::other_weights;
 use super::transformer::Transformer;
 use super::unfound::refuse_unfound;
 use crate::data::is_lfs_pointer;
@@ -358,10 +357,8 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
     if single.exists() {
         return Ok(Some((vec![single], None)));
     }
-    match other_weights(dir) {
-        Some((path, what)) => Err(Error::invalid(path.display(), what)),
-        None => refuse_unfound(dir).map(|()| None),
-    }
+    refuse_unfound(dir)?;
+    Ok(None)
 }
 
 /// The files of a folder that decide what a model made of it computes: its config, its tokenizer and its weights.

@@ -4,107 +4,100 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::folder::GGUF;
 use super::header::INDEX;
 use crate::error::{Error, Result};
 
-/// What the format's name is followed by where a file was not written or loaded to its end, or is an index.
-const FORMAT: &str = ".safetensors";
-/// Ends of the names of files that hold weights in other formats.
-const ENDS: [&str; 14] = [
-    ".bin",
-    ".bin.index.json",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".distcp",
-    ".gguf",
-    ".ggml",
-    ".h5",
-    ".msgpack",
-    ".npz",
-    ".onnx",
-    ".pdparams",
-    ".mlmodel",
-];
+/// What trainers keep beside weights, and we beside a reward model's.
+const NO_WEIGHTS: [&str; 7] = ["training_", "optimizer", "scheduler", "rng_state", "scaler", "trainer_", "adapter_"];
 
-/// Files with such an end that hold none.
-const OTHERS: [&str; 2] = ["training_args.bin", "training_pairs.bin"];
+const PICKLED: &str = "pickled weights are not read, expected model.safetensors; convert once with transformers: \
+    AutoModelForCausalLM.from_pretrained(DIR, torch_dtype=\"auto\").save_pretrained(NEW, safe_serialization=True)";
+const DEEPSPEED: &str = "a DeepSpeed checkpoint, expected model.safetensors; gather it: \
+    python zero_to_fp32.py DIR NEW --safe_serialization";
+const ANOTHER: &str = "weights of another framework, expected model.safetensors of PyTorch's transformers";
+const NOT_WHOLE: &str = "weights that were not written or fetched to their end, expected model.safetensors";
+const NO_TARGET: &str = "a link to nothing, expected the weights that it leads to";
 
-/// How many are named.
-const NAMED: usize = 3;
-
-/// Refuses a folder in which nothing is found under the names that are read, while something in it, or one level below, looks like
+/// Refuses a folder in which no weights are found under the names that are read, while something in it, or one level below, looks like
 /// weights.
 ///
 /// # Errors
 /// [`Error::Invalid`] with what lies there and what to do about it; [`Error::Io`] when the folder cannot be listed.
 pub(super) fn refuse_unfound(dir: &Path) -> Result<()> {
-    let found = look_alikes(dir)?;
-    let scores = dir.join(crate::contract::FILE);
-    if found.is_empty() && scores.exists() {
-        let what = "is that of a reward or value model whose weights are missing, expected model.safetensors beside it";
-        return Err(Error::invalid(scores.display(), what));
+    match unfound(dir)? {
+        Some((path, what)) => Err(Error::invalid(path.display(), what)),
+        None => Ok(()),
     }
-    let Some(first) = found.first() else { return Ok(()) };
-    let names: Vec<String> = found.iter().take(NAMED).map(|name| name.display().to_string()).collect();
-    let more = if found.len() > NAMED { format!(" and {} more", found.len() - NAMED) } else { String::new() };
-    let what = format!(
-        "holds no model.safetensors and no {INDEX}, but {}{more}: {}; only a folder without anything like weights is one to begin with new ones",
-        names.join(", "),
-        fix(dir, first)
-    );
-    Err(Error::invalid(dir.display(), what))
 }
 
-/// The names in the folder, and one level below, that look like weights, in order.
-fn look_alikes(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in list(dir)? {
-        let path = dir.join(&entry);
-        if path.is_dir() {
-            // What cannot be listed below is none of ours.
-            let below = list(&path).unwrap_or_default();
-            found.extend(below.into_iter().filter(|name| is_weights(name)).map(|name| entry.join(name)));
-        } else if is_weights(&entry) {
-            found.push(entry);
+fn unfound(dir: &Path) -> Result<Option<(PathBuf, String)>> {
+    let names = list(dir)?;
+    let ending = |ends: &[&str]| -> Vec<PathBuf> {
+        let found = names.iter().filter(|name| ends_with(name, ends)).map(|name| dir.join(name));
+        found.filter(|path| path.is_file()).collect()
+    };
+    if let [first, rest @ ..] = ending(&[".safetensors"]).as_slice() {
+        let what = match rest.len() {
+            0 => {
+                "weights under another name, expected model.safetensors; rename it if it is the whole model".to_owned()
+            }
+            others => format!(
+                "{} safetensors files without {INDEX}, expected the index with them; fetch the checkpoint's whole folder",
+                others + 1
+            ),
+        };
+        return Ok(Some((first.clone(), what)));
+    }
+    let formats: [(&[&str], &str); 3] = [
+        (&[".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"], PICKLED),
+        (&[".gguf", ".ggml"], GGUF),
+        (&[".h5", ".msgpack", ".onnx", ".npz", ".pdparams", ".mlmodel", ".distcp"], ANOTHER),
+    ];
+    if let Some((path, what)) = formats.iter().find_map(|(ends, what)| Some((ending(ends).first()?.clone(), *what))) {
+        return Ok(Some((path, what.to_owned())));
+    }
+    if names.iter().any(|name| name == "zero_to_fp32.py") {
+        return Ok(Some((dir.to_owned(), DEEPSPEED.to_owned())));
+    }
+    if let Some(path) = names.iter().find(|name| looks_like(name)).map(|name| dir.join(name)) {
+        let what = match fs::metadata(&path) {
+            Err(_) => NO_TARGET,
+            Ok(found) if found.is_dir() => "a folder, expected the file",
+            Ok(_) => NOT_WHOLE,
+        };
+        return Ok(Some((path, what.to_owned())));
+    }
+    for folder in names.iter().map(|name| dir.join(name)).filter(|path| path.is_dir()) {
+        // What cannot be listed below is none of ours.
+        if let Some(name) = list(&folder).unwrap_or_default().into_iter().find(|name| looks_like(name)) {
+            let what = format!("lies below the folder that was given, which has no weights; give {}", folder.display());
+            return Ok(Some((folder.join(name), what)));
         }
     }
-    Ok(found)
+    let scores = dir.join(crate::contract::FILE);
+    let what = "is that of a reward or value model whose weights are missing, expected model.safetensors beside it";
+    Ok(scores.exists().then(|| (scores, what.to_owned())))
 }
 
-fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The names in a folder, in order.
+fn list(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
-        names.push(PathBuf::from(entry.map_err(Error::io(dir))?.file_name()));
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        names.push(entry.map_err(Error::io(folder))?.file_name().to_string_lossy().into_owned());
     }
     names.sort();
     Ok(names)
 }
 
-fn is_weights(name: &Path) -> bool {
-    let name = name.to_string_lossy().to_lowercase();
-    (name.contains(FORMAT) || ENDS.iter().any(|end| name.ends_with(end))) && !OTHERS.contains(&name.as_str())
+fn ends_with(name: &str, ends: &[&str]) -> bool {
+    let name = name.to_lowercase();
+    ends.iter().any(|end| name.ends_with(end)) && !NO_WEIGHTS.iter().any(|none| name.starts_with(none))
 }
 
-/// What to do about the first of them.
-fn fix(dir: &Path, first: &Path) -> String {
-    let name = first.to_string_lossy().to_lowercase();
-    let below = first.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if fs::symlink_metadata(dir.join(first)).is_ok_and(|it| it.is_symlink()) && !dir.join(first).exists() {
-        format!("{} is a link to nothing, expected the file that it names", first.display())
-    } else if let Some(below) = below {
-        format!("give {} where those are meant", dir.join(below).display())
-    } else if name.ends_with(".index.json") {
-        "expected the files that it names, as safetensors".to_owned()
-    } else if !name.contains(FORMAT) {
-        "expected safetensors; convert them with the program that wrote them".to_owned()
-    } else if !name.ends_with(FORMAT) {
-        "it is not whole, expected a file that was written to its end".to_owned()
-    } else if name.contains("-of-") {
-        "these are shards, expected the index beside them, which says what lies in which".to_owned()
-    } else {
-        "expected one of those names; rename it where it holds the whole model".to_owned()
-    }
+/// Weights in a format that others read, or what became of a safetensors file: `.partial`, `.incomplete`, `.aria2`, an index.
+fn looks_like(name: &str) -> bool {
+    name.to_lowercase().contains(".safetensors") || ends_with(name, &[".bin", ".pt", ".pth", ".ckpt", ".gguf"])
 }
 
 #[cfg(test)]
@@ -119,14 +112,8 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "x").unwrap();
         }
-        match refuse_unfound(folder.path()) {
-            Ok(()) => None,
-            Err(Error::Invalid(problems)) => {
-                assert_eq!(problems.len(), 1);
-                Some(problems[0].what.replace(&folder.path().display().to_string(), "DIR"))
-            }
-            Err(other) => panic!("{other}"),
-        }
+        let (path, what) = unfound(folder.path()).unwrap()?;
+        Some(format!("{}: {what}", path.display()).replace(&folder.path().display().to_string(), "DIR"))
     }
 
     #[test]
@@ -139,40 +126,32 @@ mod tests {
     #[test]
     fn whatever_looks_like_weights_is_named_with_what_to_do() {
         let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
-        let cases: [(&[&str], &str); 10] = [
-            (
-                &shards,
-                "model-00001-of-00002.safetensors, model-00002-of-00002.safetensors: these are shards, expected the index beside them",
-            ),
-            (&["qwen.safetensors"], "qwen.safetensors: expected one of those names; rename it"),
-            (&["MODEL.SAFETENSORS"], "MODEL.SAFETENSORS: expected one of those names"),
-            (&["model.safetensors.partial"], "it is not whole"),
-            (&["model.safetensors.aria2"], "it is not whole"),
-            (&["pytorch_model-00001-of-00002.bin"], "convert them"),
-            (&["consolidated.00.pth"], "convert them"),
-            (&["qwen2-0_5b-q4_k_m.gguf"], "convert them"),
-            (&["checkpoint-500/model.safetensors"], "give DIR/checkpoint-500 where those are meant"),
-            (&["pytorch_model.bin.index.json"], "expected the files that it names"),
+        let cases: [(&[&str], &str); 12] = [
+            (&shards, "DIR/model-00001-of-00002.safetensors: 2 safetensors files without model.safetensors.index.json"),
+            (&["qwen.safetensors"], "DIR/qwen.safetensors: weights under another name"),
+            (&["MODEL.SAFETENSORS"], "DIR/MODEL.SAFETENSORS: weights under another name"),
+            (&["model.safetensors.partial"], "DIR/model.safetensors.partial: weights that were not written"),
+            (&["model.safetensors.aria2"], "DIR/model.safetensors.aria2: weights that were not written"),
+            (&["pytorch_model-00001-of-00002.bin"], "pickled weights"),
+            (&["pytorch_model.bin.index.json"], "pickled weights"),
+            (&["consolidated.00.pth", "optimizer.pt"], "DIR/consolidated.00.pth: pickled weights"),
+            (&["qwen2-0_5b-q4_k_m.gguf"], "GGUF weights"),
+            (&["checkpoint-500/model.safetensors"], "DIR/checkpoint-500/model.safetensors: lies below"),
+            (&["zero_to_fp32.py", "global_step9/mp_rank_00_model_states.pt"], "DIR: a DeepSpeed checkpoint"),
+            (&["align.json"], "DIR/align.json: is that of a reward or value model whose weights are missing"),
         ];
         for (files, expected) in cases {
             let said = said(files).unwrap_or_else(|| panic!("{files:?} passed for a model to begin"));
             assert!(said.contains(expected), "{files:?}: {said}");
-            assert!(said.ends_with("is one to begin with new ones"), "{said}");
         }
-        assert!(
-            said(&["a.bin", "b.bin", "c.bin", "d.bin", "e.bin"]).unwrap().contains("a.bin, b.bin, c.bin and 2 more")
-        );
+        assert!(said(&["sub/model.safetensors"]).unwrap().ends_with("give DIR/sub"));
     }
 
     #[test]
-    fn links_to_nothing_and_reward_models_without_weights_are_told() {
+    fn a_link_to_nothing_is_told() {
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("../../blobs/0123", folder.path().join("model.safetensors")).unwrap();
         let said = refuse_unfound(folder.path()).unwrap_err().to_string();
-        assert!(said.contains("model.safetensors is a link to nothing"), "{said}");
-        fs::remove_file(folder.path().join("model.safetensors")).unwrap();
-        fs::write(folder.path().join("align.json"), "{}").unwrap();
-        let said = refuse_unfound(folder.path()).unwrap_err().to_string();
-        assert!(said.contains("align.json: is that of a reward or value model whose weights are missing"), "{said}");
+        assert!(said.contains("model.safetensors: a link to nothing"), "{said}");
     }
 }

@@ -96,6 +96,18 @@ pub fn dropped(key: &str, limit: usize, rows: &str, dropped: u64, of: u64) -> Op
     })
 }
 
+/// Rows that are cut to the limit, and with it lose their ends.
+pub fn truncated(key: &str, limit: usize, rows: &str, truncated: u64, of: u64) -> Option<String> {
+    let share = share(truncated, of);
+    (share > MUCH_DROPPED).then(|| {
+        format!(
+            "{key} = {limit}: {truncated} of {of} {rows} ({}) are longer and cut, and where they end is not learned from them; raise it to train on the \
+             whole",
+            percent(share)
+        )
+    })
+}
+
 /// Rows of a held-out set that are trained on.
 pub fn known(key: &str, set: &str, rows: &str, known: u64, of: u64) -> Option<String> {
     let share = share(known, of);

@@ -218,6 +218,11 @@ impl Mixture {
         Order::new(&lengths, Some(&weights), seed, shuffle)
     }
 
+    /// The key under which the config names the files.
+    pub fn key(&self) -> &'static str {
+        if self.mix.is_empty() { "data.train" } else { "data.mix" }
+    }
+
     /// What a resume must find unchanged.
     pub fn inputs(&self) -> Vec<Input> {
         if self.mix.is_empty() {
