@@ -75,10 +75,10 @@ class Lab:
         file.write_text("\n".join(lines) + "\n")
         return file
 
-    def per_row(self, what, model, data):
+    def per_row(self, what, model, data, *flags):
         """The lines that `align eval WHAT --per-row` writes."""
         file = self.path("rows", f"{what}-{'-'.join(model.parts[-2:])}.jsonl")
-        self.run("eval", what, "--model", model, "--data", data, "--per-row", file, "--json")
+        self.run("eval", what, "--model", model, "--data", data, "--per-row", file, "--json", *flags)
         return read_lines(file)
 
     def set_rows(self, name, count):

@@ -12,6 +12,7 @@ import gzip
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import traceback
 
 import torch
 from safetensors import safe_open
+from transformers import AutoTokenizer
 
 import lab
 from lab import check, check_close, load, read_lines, token_logprobs
@@ -45,9 +47,10 @@ def main():
     bench = lab.Lab(arguments.work.resolve(), arguments.align, arguments.sets)
     data = Data(bench, arguments.data)
     model = arguments.model.resolve()
-    for part in (dialogues, bfloat16_dialogues, comparisons, responses):
-        if arguments.only not in (None, part.__name__) and part is not comparisons:
-            continue
+    parts = [dialogues, bfloat16_dialogues, comparisons, responses]
+    if arguments.only is not None:  # ppo needs a reward model
+        parts = [part for part in parts if part.__name__ == arguments.only or (part, arguments.only) == (comparisons, "responses")]
+    for part in parts:
         started = time.monotonic()
         try:
             part(bench, model, data)
@@ -73,7 +76,8 @@ class Data:
         else:
             chats = [row for row in json.loads((folder / "alpaca_en_demo.json").read_text()) if 20 < len(row["output"]) < 500]
             with gzip.open(folder / "hh-harmless.jsonl.gz", "rt") as lines:
-                pairs = [row for row in map(json.loads, lines) if len(row["chosen"]) + len(row["rejected"]) < 1200]
+                pairs = [row for row in map(json.loads, lines) if len(row["chosen"]) + len(row["rejected"]) < 1200
+                         and is_whole(row["chosen"]) and is_whole(row["rejected"])]
             questions = [row["instruction"] for row in chats if not row["input"]]
             self.prompts = bench.write_rows("prompts", [{"prompt": question} for question in questions[:40]])
             self.text = (folder / "wiki_demo.txt").resolve()
@@ -81,6 +85,11 @@ class Data:
                                        (("chats", chats[:-24]), ("held-chats", chats[-24:])))
         self.pairs, self.held_pairs = (bench.write_rows(name, rows) for name, rows in
                                        (("pairs", pairs[:-40]), ("held-pairs", pairs[-40:])))
+
+
+def is_whole(transcript):
+    """Whether no turn of it is empty: such rows are refused."""
+    return all(turn.strip() for turn in re.split(r"\n\n(?:Human|Assistant):", transcript)[1:])
 
 
 def sft_config(model, data, seed=0, lr=2e-6, steps=STEPS, compute="float32"):
@@ -177,7 +186,7 @@ def bfloat16_dialogues(bench, model, data):
     check_close("sft in bfloat16: the loss that run.json says the folder has", [written["loss_written"]],
                 [loss(bench, out / "model", data)])
     check("sft in bfloat16: trained and written are near", 0 < written["kl"] < 1e-2,
-          f"{written['loss_trained']:.4f} and {written['loss_written']:.4f}, KL {written['kl']:.1e}")
+          f"from {loss(bench, model, data):.4f} to {written['loss_trained']:.4f} and {written['loss_written']:.4f}, KL {written['kl']:.1e}")
     goes_on_after_a_kill(bench, "sft", "sft-bf16-killed", config, out)
 
 
@@ -189,26 +198,62 @@ def comparisons(bench, model, data):
             "train": {"batch_size": 4, "steps": 6}, "optimizer": {"lr": 1e-5}, "run": {"eval_every": 1000},
         }
         out = bench.train("rm", f"rm-{compute}", config)
-        rows = bench.per_row("rm", out / "model", data.held_pairs)
-        scores = [row[key] for row in rows for key in ("chosen_score", "rejected_score")]
-        right = [(row["chosen_score"] > row["rejected_score"]) + (row["chosen_score"] == row["rejected_score"]) / 2 for row in rows]
-        accuracy, mean = sum(right) / len(right), sum(scores) / len(scores)
+        scores, accuracy = pair_scores(bench, out / "model", data, compute)
         line = read_lines(out / "metrics.jsonl")[-1]
         written = json.loads((out / "run.json").read_text())["written"]
-        if compute == "float32":
-            check_close("rm: accuracy and mean score of `eval rm` are those of the last evaluation", [accuracy, mean],
-                        [line["eval/held-pairs/accuracy"], line["eval/held-pairs/score_mean"]])
-            samples = [score for row in read_lines(out / "samples.jsonl") for score in row["scores"]]
-            check_close("rm: scores of `eval rm` are those of the last evaluation", scores[:len(samples)], samples)
-        else:
+        trained = [line["eval/held-pairs/accuracy"], line["eval/held-pairs/score_mean"]]
+        check_close(f"rm in {compute}: accuracy and mean score of `eval rm --dtype {compute}` are those of the last evaluation",
+                    [accuracy, sum(scores) / len(scores)], trained)
+        samples = [score for row in read_lines(out / "samples.jsonl") for score in row["scores"]]
+        check_close(f"rm in {compute}: scores of `eval rm --dtype {compute}` are those of the last evaluation",
+                    scores[:len(samples)], samples)
+        if compute == "bfloat16":
             found = written["sets"][0]
-            check_close("rm in bfloat16: accuracy as run.json says it, in training and of the folder",
-                        [found["accuracy_trained"], found["accuracy_written"]], [line["eval/held-pairs/accuracy"], accuracy])
-            check("rm in bfloat16: scores are near", found["score_difference_rms"] < 0.1,
-                  f"{found['score_difference_rms']:.1e} rms, {found['reordered']} of {found['pairs']} pairs change their order")
+            others, other_accuracy = pair_scores(bench, out / "model", data, "float32")
+            check_close("rm in bfloat16: run.json says what float32 makes of it: accuracies, and how far scores are apart",
+                        [found["accuracy_trained"], found["accuracy_written"], found["score_difference_rms"]],
+                        [accuracy, other_accuracy, rms(others, scores)])
+            theirs = rms(*(transformers_scores(out / "model", data, dtype) for dtype in (torch.float32, torch.bfloat16)))
+            check("rm in bfloat16: as near to float32 as transformers in bfloat16 is", rms(others, scores) < 1.5 * theirs,
+                  f"{rms(others, scores):.2f} rms, transformers {theirs:.2f}; {found['reordered']} of {found['pairs']} pairs "
+                  "change their order")
         check(f"rm in {compute}: the folder is in float32", written["model"] == "float32")
         goes_on_after_a_kill(bench, "rm", f"rm-{compute}-killed", config, out)
         shutil.rmtree(out / "checkpoints")
+
+
+def pair_scores(bench, folder, data, dtype):
+    """Scores of the held-out pairs, and how often the better one has the higher score."""
+    rows = bench.per_row("rm", folder, data.held_pairs, "--dtype", dtype)
+    pairs = [(row["chosen_score"], row["rejected_score"]) for row in rows]
+    right = [(chosen > rejected) + (chosen == rejected) / 2 for chosen, rejected in pairs]
+    return [score for pair in pairs for score in pair], sum(right) / len(right)
+
+
+def transformers_scores(folder, data, dtype):
+    """The same scores by transformers, of its own rendering of the same turns."""
+    model, tokenizer = load("SequenceClassification", folder).to(dtype), AutoTokenizer.from_pretrained(folder)
+    scores = []
+    for row in read_lines(data.held_pairs):
+        for text in (row["chosen"], row["rejected"]):
+            ids = tokenizer.apply_chat_template(turns(row, text), return_tensors="pt", return_dict=True)["input_ids"]
+            with torch.no_grad():
+                scores.append(model(ids).logits.item())
+    return scores
+
+
+def turns(row, answer):
+    """The messages of a dialogue: of a transcript, or of a prompt and its answer."""
+    parts = re.split(r"\n\n(Human|Assistant):", answer)[1:]
+    if not parts:
+        question = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
+        return [*question, {"role": "assistant", "content": answer}]
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2])]
+
+
+def rms(found, others):
+    return (sum((one - other) ** 2 for one, other in zip(found, others, strict=True)) / len(found)) ** 0.5
 
 
 def responses(bench, model, data):

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use align_common::chatml::SYSTEM;
+use align_common::config::Dtype;
 use align_common::stage::{ScorePlace, ScoreWish};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -127,7 +128,7 @@ pub(crate) struct BenchArgs {
     pub(crate) jobs: Vec<BenchJob>,
     /// What the stages compute in; `generate` always computes in float32
     #[arg(long, value_name = "DTYPE", value_delimiter = ',', default_value = "float32")]
-    pub(crate) dtype: Vec<BenchDtype>,
+    pub(crate) dtype: Vec<ComputeDtype>,
     /// Steps of a stage that are measured, after one or two that are not
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) steps: usize,
@@ -156,9 +157,18 @@ pub(crate) enum BenchJob {
 
 /// The dtypes that a config names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchDtype {
+pub(crate) enum ComputeDtype {
     Float32,
     Bfloat16,
+}
+
+impl From<ComputeDtype> for Dtype {
+    fn from(named: ComputeDtype) -> Self {
+        match named {
+            ComputeDtype::Float32 => Self::Float32,
+            ComputeDtype::Bfloat16 => Self::Bfloat16,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -174,6 +184,9 @@ pub(crate) struct EvalData {
     /// Files to measure on; a folder is one set of files, a pattern as many as it matches
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub(crate) data: Vec<PathBuf>,
+    /// What the model computes in; that of the training gives the numbers of its last evaluation
+    #[arg(long, value_name = "DTYPE", default_value = "float32")]
+    pub(crate) dtype: ComputeDtype,
     /// Write one JSON object a row here
     #[arg(long, value_name = "FILE")]
     pub(crate) per_row: Option<PathBuf>,

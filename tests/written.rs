@@ -142,6 +142,11 @@ fn a_result_says_its_dtype_and_how_it_differs_from_what_was_trained() {
             assert!(!stderr.contains("loss in training"), "{stderr}");
             continue;
         }
+        if said == "float32" {
+            let data = ["--data", "data/heldout-sft.jsonl", "--dtype", compute, "--json"];
+            let found = folder.succeed(&[&["eval", "lm", "--model", &model], &data[..]].concat()).json();
+            assert_near(number(&found["sets"][0]["loss"]), trained(&run), 1e-4, "in the dtype of training");
+        }
         let set = &facts["sets"][0];
         assert_near(number(&set["loss_trained"]), trained(&run), 0.0, "the last evaluation's loss");
         assert_near(number(&set["loss_written"]), eval(&model), 1e-5, "the loss that `align eval` gives");
@@ -169,14 +174,15 @@ fn a_reward_model_scores_as_it_did_in_training() {
     let folder = Folder::new();
     in_bfloat16(&folder);
     let base = ["model.path='base16'", "train.steps=6"];
-    let eval = |model: &str| {
-        let data = ["--data", "data/heldout-comparisons.jsonl", "--json", "--per-row", "rows.jsonl"];
+    let eval_in = |model: &str, dtype: &str| {
+        let data = ["--data", "data/heldout-comparisons.jsonl", "--json", "--per-row", "rows.jsonl", "--dtype", dtype];
         let found = folder.succeed(&[&["eval", "rm", "--model", model], &data[..]].concat()).json();
         let rows = folder.rows("rows.jsonl").into_iter();
         let scores: Vec<f64> =
             rows.flat_map(|row| [number(&row["chosen_score"]), number(&row["rejected_score"])]).collect();
         (number(&found["models"][0]["sets"][0]["accuracy"]), scores)
     };
+    let eval = |model: &str| eval_in(model, "float32");
     let metric =
         |run: &str, name: &str| *folder.metric(run, &format!("eval/heldout-comparisons/{name}")).last().unwrap();
     let (facts, _) = written(&folder, "rm", "runs/auto", &base);
@@ -208,6 +214,15 @@ fn a_reward_model_scores_as_it_did_in_training() {
     let reordered = ordered(&scores).iter().zip(ordered(&others)).filter(|(one, other)| **one != *other).count();
     assert_eq!(set["reordered"], reordered);
     assert!(stderr.contains("pairs change their order"), "{stderr}");
+
+    // Computed in bfloat16, as its training computed, the result gives the numbers of the last evaluation again.
+    let (facts, _) = written(&folder, "rm", "runs/bfloat16", &[&base[..], &["model.dtype='bfloat16'"]].concat());
+    assert_eq!(facts["model"], "float32", "{facts}");
+    let (accuracy, scores) = eval_in("runs/bfloat16/model", "bfloat16");
+    let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+    assert_near(accuracy, metric("runs/bfloat16", "accuracy"), 0.0, "accuracy in bfloat16");
+    assert_near(mean, metric("runs/bfloat16", "score_mean"), 1e-4, "mean score in bfloat16");
+    assert!(scores != eval("runs/bfloat16/model").1, "bfloat16 computes something else");
 }
 
 #[test]

@@ -33,7 +33,7 @@ use jobs::Place;
 use table::Measured;
 use useful::Model;
 
-use crate::cli::{BenchArgs, BenchDtype, BenchJob};
+use crate::cli::{BenchArgs, BenchJob, ComputeDtype};
 use crate::commands::eval::print_line;
 use crate::commands::stages::program;
 use crate::supervise::Supervisor;
@@ -57,7 +57,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<ExitCode> {
     let supervisor = Supervisor::start()?;
     let mut terminal = Terminal::new();
     terminal.note("measuring what this machine can do");
-    let dtypes = dtypes(&args.dtype);
+    let dtypes: Vec<Dtype> = args.dtype.iter().map(|dtype| Dtype::from(*dtype)).collect();
     // `generate` computes in float32 whatever the stages do.
     let mut all = vec![Dtype::Float32];
     all.extend(dtypes.iter().filter(|dtype| **dtype != Dtype::Float32));
@@ -89,14 +89,6 @@ pub(crate) fn run(args: BenchArgs) -> Result<ExitCode> {
         table::print(&rows, &probe, &measured);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn dtypes(named: &[BenchDtype]) -> Vec<Dtype> {
-    let of_name = |dtype: &BenchDtype| match dtype {
-        BenchDtype::Float32 => Dtype::Float32,
-        BenchDtype::Bfloat16 => Dtype::Bfloat16,
-    };
-    named.iter().map(of_name).collect()
 }
 
 /// A model, and the rows that its jobs will take, as they will take them.

@@ -4,6 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use align_common::chatml::{Dialogue, Message, Role};
+use align_common::config::Dtype;
 use align_common::error::Problems;
 use align_common::generate::generate;
 use align_common::model::{CausalLm, require_finite};
@@ -23,7 +24,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
     problems.into_result()?;
     let known = "no problem was found";
     let (source, format) = (source.expect(known), format.expect(known));
-    let mut model = CausalLm::load(&args.model, &evaluation_options())?;
+    let mut model = CausalLm::load(&args.model, &evaluation_options(Dtype::Float32))?;
     require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());

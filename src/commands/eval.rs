@@ -81,7 +81,7 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     sets.iter().for_each(|(_, data)| unread.add(&data.counts.unread));
     tell_unread(&unread);
     let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
-    let mut model = CausalLm::load(&args.model, &evaluation_options())?;
+    let mut model = CausalLm::load(&args.model, &evaluation_options(args.data.dtype.into()))?;
     require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let mut results = Vec::new();

@@ -59,7 +59,7 @@ pub(crate) fn rm(mut args: EvalRmArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::new();
     let mut models: Vec<(&Path, Vec<Judged<'_>>)> = Vec::new();
     for model in &checked {
-        let mut loaded = ScalarModel::load(&model.dir, &evaluation_options(), 0)?;
+        let mut loaded = ScalarModel::load(&model.dir, &evaluation_options(args.data.dtype.into()), 0)?;
         require_finite(&model.dir, loaded.parameters())?;
         loaded.set_extrapolate(true);
         let sets = args.data.data.iter().zip(&model.sets);

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use align_common::chatml::Message;
+use align_common::config::Dtype;
 use align_common::data::{self, BadRows, Kind, Place, Record};
 use align_common::error::Problems;
 use align_common::generate::{Sampling, generate};
@@ -81,7 +82,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
         prompts.push(prompt);
     }
     let mut out = Lines::create(&args.out)?;
-    let mut model = CausalLm::load(&args.model, &evaluation_options())?;
+    let mut model = CausalLm::load(&args.model, &evaluation_options(Dtype::Float32))?;
     require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use align_common::chatml::Dialogue;
+use align_common::config::Dtype;
 use align_common::data::{self, BadRows, Kind, Place, Record, STDIN};
 use align_common::error::Problems;
 use align_common::model::{ScalarModel, require_finite};
@@ -55,7 +56,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
         answers.push(texts);
     }
     let mut out = if args.out == standard { Lines::stdout() } else { Lines::create(&args.out)? };
-    let mut model = ScalarModel::load(&args.model, &evaluation_options(), 0)?;
+    let mut model = ScalarModel::load(&args.model, &evaluation_options(Dtype::Float32), 0)?;
     require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let mut terminal = Terminal::new();

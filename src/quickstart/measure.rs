@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use align_common::chatml::ChatFormat;
+use align_common::config::Dtype;
 use align_common::data::{self, BadRows, Kind, Record};
 use align_common::generate::{Response, Sampling, generate};
 use align_common::lm::{self, Cache, LmRow, Piece, Reading};
@@ -53,7 +54,7 @@ pub(super) fn measure(
     let comparisons = align_reward::data::read(&data("heldout-comparisons.jsonl"), &format, None, BadRows::Error)?.rows;
 
     for stage in ["pmp", "rm"] {
-        let reward_model = ScalarModel::load(&model(stage), &evaluation_options(), 0)?;
+        let reward_model = ScalarModel::load(&model(stage), &evaluation_options(Dtype::Float32), 0)?;
         terminal.begin(&format!("scoring {stage}"), comparisons.len() as u64);
         let scores =
             score(&reward_model, &comparisons, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
@@ -65,9 +66,9 @@ pub(super) fn measure(
         entry["accuracy_ci95"] = json!(accuracy.ci95);
     }
 
-    let reference = CausalLm::load(&model("sft"), &evaluation_options())?;
+    let reference = CausalLm::load(&model("sft"), &evaluation_options(Dtype::Float32))?;
     for stage in ["pretrain", "sft", "ppo", "ppo-without-ptx"] {
-        let policy = CausalLm::load(&model(stage), &evaluation_options())?;
+        let policy = CausalLm::load(&model(stage), &evaluation_options(Dtype::Float32))?;
         terminal.begin(&format!("asking {stage}"), prompts.tokens.len() as u64);
         let responses = respond(&policy, &prompts, &format, config, terminal)?;
         terminal.end();

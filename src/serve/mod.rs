@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use align_common::config::Dtype;
 use align_common::error::{Error, Problems, Result};
 use align_common::model::{ScalarModel, require_finite};
 use align_common::stage::{Scorer, check_reward_model, evaluation_options};
@@ -54,7 +55,7 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     let address = address.expect(known);
     tell_assumed(&args.model, assumed.as_deref());
 
-    let mut model = ScalarModel::load(&args.model, &evaluation_options(), 0)?;
+    let mut model = ScalarModel::load(&args.model, &evaluation_options(Dtype::Float32), 0)?;
     require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);
     let (jobs, thread) = model::start(model, args.queue).context("the model's thread cannot start")?;

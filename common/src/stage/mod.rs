@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind};
+use tch::Device;
 
 use crate::chatml::ChatFormat;
-use crate::config::{Files, Mix};
+use crate::config::{Dtype, Files, Mix};
 use crate::contract::ScoreContract;
 use crate::data::{self, Batches, Order};
 use crate::error::{Problems, Result};
@@ -141,11 +141,11 @@ pub fn check_trained_length(
     }
 }
 
-/// How the commands that only measure or sample load a model: fp32, on a GPU where there is one.
-pub fn evaluation_options() -> ModelOptions {
+/// How the commands that only measure or sample load a model: on a GPU where there is one.
+pub fn evaluation_options(dtype: Dtype) -> ModelOptions {
     ModelOptions {
         device: Device::cuda_if_available(),
-        compute: Kind::Float,
+        compute: dtype.kind(),
         trainable: false,
         recompute_layers: false,
     }
