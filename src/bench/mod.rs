@@ -33,7 +33,7 @@ use jobs::Place;
 use table::Measured;
 use useful::Model;
 
-use crate::cli::{BenchArgs, BenchJob, ComputeDtype};
+use crate::cli::{BenchArgs, BenchJob};
 use crate::commands::eval::print_line;
 use crate::commands::stages::program;
 use crate::supervise::Supervisor;
