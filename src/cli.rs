@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use align_common::chatml::SYSTEM;
-use align_common::config::Dtype;
-use align_common::stage::{ScorePlace, ScoreWish};
+use align_core::config::Dtype;
+use align_text::chatml::SYSTEM;
+use align_train::stage::{ScorePlace, ScoreWish};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The alignment recipe of the Qwen technical report: SFT, reward model, PPO.

@@ -11,7 +11,7 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use align_common::error::{Error, lines};
+use align_core::error::{Error, lines};
 use clap::Parser;
 use clap::error::ErrorKind;
 
@@ -23,7 +23,7 @@ fn version() -> &'static str {
 }
 
 fn main() -> ExitCode {
-    align_common::memory::keep_freed();
+    align_core::process_memory::keep_freed();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => error.exit(),
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     };
     // Nothing should panic. What does (libtorch out of memory, a mistake of ours) is one line and exit code 1 like any failure.
     std::panic::set_hook(Box::new(|panic| {
-        if !align_common::data::panic_is_expected() {
+        if !align_data::panic_is_expected() {
             say(&format!("align: failed unexpectedly: {}", one_line_of(panic)));
         }
     }));

@@ -1,6 +1,6 @@
 //! What must hold between runs, seen from outside.
 
-use align_common::tokenizer::Tokenizer;
+use align_text::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::resume::deterministic_metrics;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use align_common::config::{self, Config};
+use align_core::config::{self, Config};
 use align_ppo::config::PpoConfig;
 use align_reward::config::RmConfig;
 use align_sft::config::{PretrainConfig, SftConfig};

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use align_common::data::{BadRows, Place, RawRow, Stream};
-use align_common::error::{Error, Result};
-use align_common::progress::Progress;
+use align_core::error::{Error, Result};
+use align_core::progress::Progress;
+use align_data::{BadRows, Place, RawRow, Stream};
 use hashbrown::HashTable;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -191,7 +191,7 @@ fn hash(gram: &[u32]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use align_common::progress::Silent;
+    use align_core::progress::Silent;
 
     use super::*;
 

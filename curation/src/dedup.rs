@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use align_common::data::{Place, RawRow, Stream, meaning_beside_texts, system_text};
-use align_common::error::Result;
-use align_common::progress::Progress;
+use align_core::error::Result;
+use align_core::progress::Progress;
+use align_data::{Place, RawRow, Stream, meaning_beside_texts, system_text};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -34,7 +34,7 @@ struct Compared {
 /// shingles, eight bytes a word.
 ///
 /// # Errors
-/// [`align_common::error::Error::Invalid`] for files and rows that cannot be read; what the sink returns.
+/// [`align_core::error::Error::Invalid`] for files and rows that cannot be read; what the sink returns.
 pub fn dedup(
     inputs: Inputs<'_>,
     scratch: File,

@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use align_common::data::{BadRows, Place, RawRow};
-use align_common::error::Result;
+use align_core::error::Result;
+use align_data::{BadRows, Place, RawRow};
 use serde::Serialize;
 
 pub mod decontaminate;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use align_common::error::{Error, Result};
+use align_core::error::{Error, Result};
 use minhash_rs::prelude::{MinHash, MinHasher};
 use twox_hash::XxHash64;
 

@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use align_common::data::{Parsed, RawRow, Stream};
-use align_common::error::{Error, Result};
-use align_common::progress::Progress;
+use align_core::error::{Error, Result};
+use align_core::progress::Progress;
+use align_data::{Parsed, RawRow, Stream};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -169,7 +169,7 @@ impl Tagged {
 mod tests {
     use std::collections::BTreeSet;
 
-    use align_common::random::{Purpose, stream};
+    use align_core::random::{Purpose, stream};
     use rand::Rng;
 
     use super::*;

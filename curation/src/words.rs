@@ -1,6 +1,6 @@
 //! What texts are compared by: their normalised form, and its words.
 
-use align_common::data::holds_text;
+use align_data::holds_text;
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;

@@ -1,8 +1,8 @@
 //! From a score to advantages, one token after the other: `cargo run --release -p align-ppo --example gae_by_hand`.
 #![allow(clippy::print_stdout)] // An example shows what it does.
 
-use align_common::masked::{mask, table, whiten};
 use align_ppo::gae::{GaeParams, gae};
+use align_ppo::masked::{mask, table, whiten};
 use align_ppo::rewards::{kl_k1, token_rewards};
 
 fn main() {

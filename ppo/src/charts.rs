@@ -1,6 +1,6 @@
 //! What an evaluation shows at a glance: what the score was bought with, and whether it hangs on length.
 
-use align_common::plot::{Line, Plot, Shape};
+use align_run::plot::{Line, Plot, Shape};
 
 use crate::findings::{Log, series};
 use crate::held_out::Decile;
@@ -76,7 +76,7 @@ fn length(decile: &Decile) -> String {
 
 #[cfg(test)]
 mod tests {
-    use align_common::metrics::Metrics;
+    use align_run::metrics::Metrics;
 
     use super::*;
 

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use align_common::chatml::SYSTEM;
-use align_common::config::{Config, Dtype, Files, KeyDocs, RunSection, checks, parse_device};
-use align_common::data::{BadRows, Batches, Length, Order};
-use align_common::documented;
-use align_common::error::Problems;
-use align_common::stage::{Action, ScorePlace};
+use align_core::config::Files;
+use align_core::config::{Config, DeviceSpec, Dtype, KeyDocs, RunSection, checks};
+use align_core::documented;
+use align_core::error::Problems;
+use align_data::{BadRows, Batches, Length, Order};
+use align_text::chatml::SYSTEM;
+use align_train::stage::{Action, ScorePlace};
 use serde::{Deserialize, Serialize};
-use tch::Device;
 
 use crate::rewards::{MissingEnd, Normalize};
 
@@ -69,7 +69,7 @@ documented! {
 
 impl ModelsSection {
     /// The devices that are named, by key.
-    fn devices(&self) -> [(&'static str, &Option<String>); 4] {
+    pub(crate) fn devices(&self) -> [(&'static str, &Option<String>); 4] {
         [
             ("policy_device", &self.policy_device),
             ("reference_device", &self.reference_device),
@@ -341,8 +341,8 @@ impl PpoConfig {
     ///
     /// # Panics
     /// When the config was not validated.
-    pub fn device(&self, named: &Option<String>) -> Device {
-        named.as_deref().map_or_else(|| self.run.device(), |text| parse_device(text).expect("validated"))
+    pub fn device(&self, named: &Option<String>) -> DeviceSpec {
+        named.as_deref().map_or_else(|| self.run.device(), |text| text.parse().expect("validated"))
     }
 
     /// Dtype of reference and reward model.
@@ -366,9 +366,9 @@ impl Config for PpoConfig {
     }
 
     fn find_files(&mut self) {
-        self.data.prompts.find();
-        self.data.eval_prompts.find_sets();
-        self.data.pretrain.find();
+        align_data::find_files(&mut self.data.prompts);
+        align_data::find_sets(&mut self.data.eval_prompts);
+        align_data::find_files(&mut self.data.pretrain);
     }
 
     fn validate(&self, problems: &mut Problems) {

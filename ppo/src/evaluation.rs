@@ -1,14 +1,14 @@
 //! What a policy is watched by: its responses to held-out prompts, beside those of the reference to the same prompts with the
 //! same draws.
 
-use align_common::chatml::ChatFormat;
-use align_common::error::Result;
-use align_common::metrics::Metrics;
-use align_common::metrics::markdown::{prompt_and_response, side_by_side};
-use align_common::model::{CausalLm, ScalarModel};
-use align_common::plot::Plot;
-use align_common::random::{self, Purpose};
-use align_common::run::Run;
+use align_core::error::Result;
+use align_core::random::{self, Purpose};
+use align_model::{CausalLm, ScalarModel};
+use align_run::metrics::Metrics;
+use align_run::metrics::markdown::{prompt_and_response, side_by_side};
+use align_run::plot::Plot;
+use align_run::run::Run;
+use align_text::chatml::ChatFormat;
 use serde_json::{Map, json};
 
 use crate::charts::{JUDGES, by_length, frontier};

@@ -3,8 +3,8 @@
 //! A pathology is one that holds at the end. Numbers of held-out responses are taken as they are, since every evaluation has the
 //! same draws; those of training steps are means over five logged ones.
 
-use align_common::metrics::Metrics;
-use align_common::stage::Alarm;
+use align_run::metrics::Metrics;
+use align_train::stage::Alarm;
 
 /// What was logged, by steps done, in their order.
 pub type Log = [(u64, Metrics)];

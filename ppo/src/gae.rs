@@ -1,6 +1,6 @@
 //! Which token deserves how much of what was rewarded: generalised advantage estimation.
 
-use align_common::masked::{self, Mask, Table};
+use crate::masked::{self, Mask, Table};
 
 /// How far credit reaches back.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,7 +53,7 @@ pub fn gae(rewards: &Table, values: &Table, response_mask: &Mask, params: &GaePa
 
 #[cfg(test)]
 mod tests {
-    use align_common::masked::{mask, table};
+    use crate::masked::{mask, table};
     use ndarray::array;
     use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 //! Guards: what tells that a run has gone wrong, from the numbers that every step logs.
 
-use align_common::metrics::Metrics;
-use align_common::stage::{Action, Alarm, Lasting, News, Watch};
+use align_run::metrics::Metrics;
+use align_train::stage::{Action, Alarm, Lasting, News, Watch};
 use serde::{Deserialize, Serialize};
 
 use crate::config::GuardsSection;

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use align_common::metrics::Metrics;
+use align_run::metrics::Metrics;
 
 /// Tokens of the n-grams in which a response repeats itself.
 const REPEATED: usize = 4;

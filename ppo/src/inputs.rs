@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
-use align_common::chatml::{ChatFormat, Dialogue};
-use align_common::data::{self, Kind, Parsed, Place, Record, Unread, files_of};
-use align_common::error::{Problem, Problems, Result, cause};
-use align_common::lm;
-use align_common::stage::{Scorer, set_names};
+use align_core::error::{Problem, Problems, Result, cause};
+use align_data::{self as data, Kind, Parsed, Place, Record, Unread, files_of};
+use align_text::chatml::{ChatFormat, Dialogue};
+use align_train::stage::{Scorer, set_names};
 use serde_json::{Value, json};
 
 use crate::config::PpoConfig;
@@ -91,7 +90,7 @@ impl Data {
             found.eval.push((name, prompts));
         }
         if config.ptx.coef > 0.0 {
-            let read = lm::documents(&data.pretrain, format.tokenizer(), data.bad_rows);
+            let read = align_tokens::documents(&data.pretrain, format.tokenizer(), data.bad_rows);
             if let Some((documents, bad)) = problems.absorb(read)? {
                 found.documents = documents;
                 found.skipped.extend(bad);

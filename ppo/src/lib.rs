@@ -7,7 +7,7 @@
 //! went wrong.
 //!
 //! ```
-//! use align_common::masked::{mask, table};
+//! use align_ppo::masked::{mask, table};
 //! use align_ppo::gae::{GaeParams, gae};
 //!
 //! // Two tokens, rewarded with 1 at the end, that the value model expected to bring 0.5 and 0.4.
@@ -28,6 +28,7 @@ pub mod guards;
 pub mod held_out;
 mod inputs;
 pub mod loss;
+pub mod masked;
 mod misfits;
 pub mod models;
 pub mod plan;

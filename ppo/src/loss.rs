@@ -4,7 +4,7 @@
 //! chunk's tokens, divided by the *minibatch's* number of tokens), so that shares add up, and how a minibatch is cut into
 //! chunks changes nothing but rounding.
 
-use align_common::masked::{self, Mask, Table};
+use crate::masked::{self, Mask, Table};
 use tch::{Kind, Tensor};
 
 /// Log-ratios are held within ± this before the exponential, so that no ratio overflows.
@@ -158,7 +158,7 @@ fn flat_alike(tensors: &[(&str, &Tensor)]) {
 
 #[cfg(test)]
 mod tests {
-    use align_common::masked::mask;
+    use crate::masked::mask;
     use ndarray::array;
     use proptest::prelude::*;
 

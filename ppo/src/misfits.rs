@@ -1,8 +1,8 @@
 //! What of a config of ppo does not fit together, or does nothing.
 
-use align_common::config::Dtype;
-use align_common::model::ModelConfig;
-use align_common::stage::{Action, misfits};
+use align_core::config::Dtype;
+use align_model::ModelConfig;
+use align_train::stage::{Action, misfits};
 
 use crate::config::{KlControl, PpoConfig};
 use crate::inputs::{Data, duplicates};

@@ -1,7 +1,7 @@
 //! The four models, and who is frozen.
 
-use align_common::model::Over;
-use align_common::model::{CausalLm, ScalarModel};
+use align_model::Over;
+use align_model::{CausalLm, ScalarModel};
 use tch::{Kind, Tensor};
 
 use crate::rollout::{Layout, Reading, Rollout};

@@ -1,9 +1,11 @@
 //! `align plan` for PPO: what its three phases need of memory and arithmetic. Responses are taken as long as they may be.
 
-use align_common::error::Result;
-use align_common::footprint::{Held, Outline, Phase, STEPS, Work, resident};
-use align_common::lm::microbatches;
-use align_common::model::{Face, Header, ModelOptions};
+use align_core::error::Result;
+use align_kernels::batch::microbatches;
+use align_kernels::kind_of;
+use align_model::Writing;
+use align_model::{Face, Header, ModelOptions};
+use align_train::footprint::{Held, Outline, Phase, STEPS, Work, resident};
 use tch::Device;
 
 use crate::config::PpoConfig;
@@ -36,13 +38,13 @@ pub fn plan(config: &PpoConfig) -> Result<Outline> {
         config: header.config.clone(),
         options: ModelOptions {
             device: Device::Cpu,
-            compute: if trainable { config.models.dtype } else { config.frozen_dtype() }.kind(),
+            compute: kind_of(if trainable { config.models.dtype } else { config.frozen_dtype() }),
             trainable,
             recompute_layers: trainable && config.models.recompute_layers,
         },
         has_lm_head,
         dropout: false,
-        written: config.run.result_dtype.writing(if has_lm_head { Face::CausalLm } else { Face::Scalar }, 0).dtype,
+        written: Writing::of(config.run.result_dtype, if has_lm_head { Face::CausalLm } else { Face::Scalar }, 0).dtype,
     };
     let (policy, reward) = (&inputs.policy.header, &inputs.reward.header);
     let models = Models {
@@ -66,7 +68,7 @@ pub fn plan(config: &PpoConfig) -> Result<Outline> {
     Ok(Outline {
         stage: "ppo",
         outset,
-        compute: config.models.dtype.kind(),
+        compute: kind_of(config.models.dtype),
         microbatch_tokens: config.ppo.microbatch_tokens,
         key: "ppo.microbatch_tokens",
         step_tokens,

@@ -1,8 +1,9 @@
 //! The pretrained gradient's data: a stream of document pieces, of far larger volume than the PPO text.
 
-use align_common::data::Order;
-use align_common::lm::{self, LmRow, Piece};
-use align_common::model::{CausalLm, Parameter};
+use align_data::Order;
+use align_model::{CausalLm, Parameter};
+use align_tokens::{LmRow, Piece};
+use align_train::lm;
 use tch::Tensor;
 
 /// Pieces of documents in an order that is a pure function of (seed, epoch), taken one after the other.
@@ -56,7 +57,7 @@ impl PtxStream {
 pub fn ptx_backward(policy: &CausalLm, rows: &[LmRow], coef: f64, microbatch_tokens: usize) -> f64 {
     let num_targets = rows.iter().map(LmRow::num_loss_tokens).sum::<usize>() as f64;
     let lengths: Vec<usize> = rows.iter().map(LmRow::len).collect();
-    let microbatches = lm::microbatches(&lengths, microbatch_tokens).into_iter();
+    let microbatches = align_kernels::batch::microbatches(&lengths, microbatch_tokens).into_iter();
     microbatches.map(|range| lm::backward(policy, &rows[range], None, coef / num_targets)).sum::<f64>() / num_targets
 }
 
@@ -92,7 +93,7 @@ pub fn add_grads(parameters: &[Parameter], grads: Vec<Tensor>) {
 mod tests {
     use std::path::Path;
 
-    use align_common::model::{ModelOptions, ScalarModel};
+    use align_model::{ModelOptions, ScalarModel};
     use tch::{Device, Kind};
 
     use super::*;

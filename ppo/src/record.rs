@@ -1,7 +1,7 @@
 //! What one step worked on, in full: enough to compute its numbers again by other means.
 
-use align_common::error::{Error, Result};
-use align_common::generate::Response;
+use align_core::error::{Error, Result};
+use align_model::generate::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

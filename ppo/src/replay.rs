@@ -1,10 +1,10 @@
 //! A recorded step of ppo, repeated, and what is in it.
 
-use align_common::batch::FlatBatch;
-use align_common::error::Result;
-use align_common::model::{CausalLm, Over, ScalarModel};
-use align_common::run::{Failure, Recorded};
-use align_common::stage::{Examination, Part, Quantity, Trainer as _, gradients, merge};
+use align_core::error::Result;
+use align_kernels::batch::FlatBatch;
+use align_model::{CausalLm, Over, ScalarModel};
+use align_run::run::{Failure, Recorded};
+use align_train::stage::{Examination, Part, Quantity, Trainer as _, gradients, merge};
 use tch::Tensor;
 
 use crate::record::Record;

@@ -1,7 +1,7 @@
 //! From the reward model's scores to a reward for every token: what becomes of responses without an end, normalising by
 //! running statistics, clipping, and the KL penalty.
 
-use align_common::masked::{self, EPSILON, Mask, Table};
+use crate::masked::{self, EPSILON, Mask, Table};
 use serde::{Deserialize, Serialize};
 
 /// What becomes of the score of a response that was cut off before its end token.

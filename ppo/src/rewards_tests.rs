@@ -1,4 +1,4 @@
-use align_common::masked::mask;
+use crate::masked::mask;
 use ndarray::array;
 use proptest::prelude::*;
 

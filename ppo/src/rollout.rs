@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use align_common::batch::FlatBatch;
-use align_common::generate::Response;
-use align_common::lm::microbatches;
+use align_kernels::batch::FlatBatch;
+use align_kernels::batch::microbatches;
+use align_model::generate::Response;
 use tch::{Device, Tensor};
 
 /// A batch of prompts and what the policy answered.

@@ -1,19 +1,21 @@
 //! From config to result: everything checked before a model loads, then step after step.
 
+use align_kernels::kind_of;
+use align_model::Writing;
 use std::path::Path;
 
-use align_common::chatml::ChatFormat;
-use align_common::checkpoint::{Snapshot, State};
-use align_common::config::to_toml;
-use align_common::contract::{self, ScoreContract};
-use align_common::error::{Problems, Result};
-use align_common::generate::Sampling;
-use align_common::metrics::Metrics;
-use align_common::model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
-use align_common::optim::{AdamW, AdamWOptions};
-use align_common::progress::Progress;
-use align_common::run::{Input, Outcome, Recorded, Run};
-use align_common::stage::{
+use align_core::config::to_toml;
+use align_core::error::{Problems, Result};
+use align_core::progress::Progress;
+use align_model::contract::{self, ScoreContract};
+use align_model::generate::Sampling;
+use align_model::{CausalLm, Face, Family, ModelOptions, ScalarModel};
+use align_run::checkpoint::{Snapshot, State};
+use align_run::metrics::Metrics;
+use align_run::run::{Input, Outcome, Recorded, Run};
+use align_text::chatml::ChatFormat;
+use align_train::optim::{AdamW, AdamWOptions};
+use align_train::stage::{
     self, Action, Comparison, Examination, Job, Launched, Outset, Plan, Replay, ScoreWish, Scorer, Source, Watch,
     check_causal_lm, check_format, check_reward_model, check_scalar_model, check_trained_length, launch, model_input,
     passed_over, rounded, train,
@@ -64,8 +66,8 @@ pub(crate) struct Inputs {
 /// Runs `align ppo`. `None` after a dry run.
 ///
 /// # Errors
-/// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoints, before a model loads;
-/// [`align_common::error::Error::NonFinite`] when a loss or gradient is no longer a number.
+/// [`align_core::error::Error::Invalid`] with every mistake in config, data and checkpoints, before a model loads;
+/// [`align_core::error::Error::NonFinite`] when a loss or gradient is no longer a number.
 pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let inputs = check(config)?;
     let mut facts = vec![
@@ -103,7 +105,7 @@ pub fn ppo(config: &PpoConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 /// Repeats a step of `align ppo` that the run recorded: whole, or its last optimiser step where others went before.
 ///
 /// # Errors
-/// [`align_common::error::Error::Invalid`] as [`ppo`], and when the data or the record is not what the run left.
+/// [`align_core::error::Error::Invalid`] as [`ppo`], and when the data or the record is not what the run left.
 pub fn replay(config: &PpoConfig, recorded: &Recorded) -> Result<Replay> {
     let inputs = check(config)?;
     recorded.check_inputs(&made_of(config)?)?;
@@ -141,6 +143,10 @@ pub(crate) fn outset(config: &PpoConfig, inputs: &Inputs) -> Outset {
 pub(crate) fn check(config: &PpoConfig) -> Result<Inputs> {
     let mut problems = Problems::new();
     let models = &config.models;
+    stage::check_device("run.device", config.run.device(), &mut problems);
+    for (key, named) in models.devices().into_iter().filter(|(_, named)| named.is_some()) {
+        stage::check_device(&format!("models.{key}"), config.device(named), &mut problems);
+    }
     let policy = check_causal_lm(&models.policy, &mut problems)?;
     let format = check_format(&models.policy, policy.as_ref(), &config.data.system, &mut problems)?;
     let wish = ScoreWish { place: config.reward.score_at, system: config.reward.system.clone() };
@@ -222,14 +228,14 @@ fn compare(path: &Path, scorer: &Scorer, format: &ChatFormat, own_system: bool, 
 /// Loads the models as they were given. Where a run goes on, a checkpoint's state brings the weights of those that are trained.
 pub(crate) fn build(config: &PpoConfig, inputs: Inputs) -> Result<Session> {
     let trained = |device: &Option<String>| ModelOptions {
-        device: config.device(device),
-        compute: config.models.dtype.kind(),
+        device: stage::checked_device(config.device(device)),
+        compute: kind_of(config.models.dtype),
         trainable: true,
         recompute_layers: config.models.recompute_layers,
     };
     let frozen = |device: &Option<String>| ModelOptions {
-        device: config.device(device),
-        compute: config.frozen_dtype().kind(),
+        device: stage::checked_device(config.device(device)),
+        compute: kind_of(config.frozen_dtype()),
         trainable: false,
         recompute_layers: false,
     };
@@ -252,7 +258,7 @@ pub(crate) fn build(config: &PpoConfig, inputs: Inputs) -> Result<Session> {
     }
     // AdamW as the report's sft has it, without weight decay.
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 };
-    let optimizer = |parameters: &[align_common::model::Parameter]| {
+    let optimizer = |parameters: &[align_model::Parameter]| {
         AdamW::new(parameters.iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor)), options)
     };
     let (kl_coef, reward) = (config.reward.kl_coef, &config.reward);
@@ -359,7 +365,7 @@ impl stage::Trainer for Session {
         state.set("ptx_taken", trainer.ptx.as_ref().map(|stream| stream.taken));
         let contract =
             ScoreContract { value_shift: trainer.value_shift, ..ScoreContract::new(&self.evaluation.format) };
-        let writing = |face| trainer.config.run.result_dtype.writing(face, trainer.config.ppo.seed);
+        let writing = |face| Writing::of(trainer.config.run.result_dtype, face, trainer.config.ppo.seed);
         let policy = trainer.models.policy.saved(writing(Face::CausalLm));
         let mut value = trainer.models.value_model.saved(writing(Face::Scalar));
         value.add_file(contract::FILE, contract.to_bytes());
@@ -367,7 +373,7 @@ impl stage::Trainer for Session {
     }
 
     fn compute(&self) -> tch::Kind {
-        self.trainer.config.models.dtype.kind()
+        kind_of(self.trainer.config.models.dtype)
     }
 
     fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {

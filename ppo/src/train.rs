@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use align_common::data::Batches;
-use align_common::error::{Error, Result, finite};
-use align_common::generate::{Sampling, generate};
-use align_common::lm::LmRow;
-use align_common::masked::{self, mask, table};
-use align_common::metrics::Metrics;
-use align_common::model::CausalLm;
-use align_common::optim::{AdamW, clip_scale};
-use align_common::random::{self, Permutation, Purpose};
+use crate::masked::{self, mask, table};
+use align_core::error::{Error, Result, finite};
+use align_core::random::{self, Permutation, Purpose};
+use align_data::Batches;
+use align_model::CausalLm;
+use align_model::generate::{Sampling, generate};
+use align_run::metrics::Metrics;
+use align_tokens::LmRow;
+use align_train::optim::{AdamW, clip_scale};
 use tch::Tensor;
 
 use crate::config::PpoConfig;
@@ -367,7 +367,7 @@ impl Trainer {
         prompts: &[Vec<i64>],
         samples: usize,
         draws: &dyn Fn(usize, usize, usize) -> f64,
-    ) -> Result<Vec<align_common::generate::Response>> {
+    ) -> Result<Vec<align_model::generate::Response>> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + sampling.max_tokens;
         let max_rows = rollout_rows(self.config.ppo.microbatch_tokens, longest, samples);
         let responses = generate(model, prompts, samples, sampling, max_rows, draws, &mut |_, _, _| {})?;

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use align_common::generate::Response;
-use align_common::model::{CausalLm, ModelOptions, Parameter, ScalarModel};
-use align_common::optim::AdamWOptions;
+use align_model::generate::Response;
+use align_model::{CausalLm, ModelOptions, Parameter, ScalarModel};
+use align_train::optim::AdamWOptions;
 use tch::{Device, Kind};
 
 use super::*;

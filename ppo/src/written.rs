@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use align_common::error::Result;
-use align_common::model::{ScalarReader, WrittenLm, WrittenScalar, divergence, dtype_name};
-use align_common::progress::Progress;
-use align_common::stage::{Comparison, Trainer as _, written};
+use align_core::error::Result;
+use align_core::progress::Progress;
+use align_model::{ScalarReader, WrittenLm, WrittenScalar, divergence, dtype_name};
+use align_train::stage::{Comparison, Trainer as _, written};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 

@@ -1,13 +1,13 @@
 //! The config of `align rm`. Every default is given here, once.
 
-use align_common::chatml::SYSTEM;
-use align_common::config::{
-    Config, Files, KeyDocs, Mix, ModelSection, OptimizerSection, Overlong, RunSection, ScheduleKind, ScheduleSection,
-    checks,
+use align_core::config::{
+    Config, KeyDocs, ModelSection, OptimizerSection, RunSection, ScheduleKind, ScheduleSection, checks,
 };
-use align_common::data::{BadRows, Batches, Length, Order};
-use align_common::documented;
-use align_common::error::Problems;
+use align_core::config::{Files, Mix, Overlong};
+use align_core::documented;
+use align_core::error::Problems;
+use align_data::{BadRows, Batches, Length, Order};
+use align_text::chatml::SYSTEM;
 use serde::{Deserialize, Serialize};
 
 /// The two stages of a reward model.
@@ -159,9 +159,9 @@ impl Config for RmConfig {
     }
 
     fn find_files(&mut self) {
-        self.data.train.find();
-        self.data.mix.iter_mut().for_each(|source| source.path.find());
-        self.data.eval.find_sets();
+        align_data::find_files(&mut self.data.train);
+        self.data.mix.iter_mut().for_each(|source| align_data::find_files(&mut source.path));
+        align_data::find_sets(&mut self.data.eval);
     }
 
     fn validate(&self, problems: &mut Problems) {

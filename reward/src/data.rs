@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use align_common::batch::FlatBatch;
-use align_common::chatml::{ChatFormat, Dialogue, Encoded};
-use align_common::data::{self, BadRows, Comparison, Kind, Place, Record, Unread};
-use align_common::error::{Problem, Problems, Result};
+use align_core::error::{Problem, Problems, Result};
+use align_data::{self as data, BadRows, Comparison, Kind, Place, Record, Unread};
+use align_kernels::batch::FlatBatch;
+use align_text::chatml::{ChatFormat, Dialogue, Encoded};
 use tch::{Device, Tensor};
 
 use crate::loss::Pairs;
@@ -208,7 +208,7 @@ pub struct Comparisons {
 /// than anything.
 ///
 /// # Errors
-/// [`align_common::error::Error::Invalid`] for bad rows (unless skipped), and for a file of which no comparison is left.
+/// [`align_core::error::Error::Invalid`] for bad rows (unless skipped), and for a file of which no comparison is left.
 pub fn read(
     files: &[PathBuf],
     format: &ChatFormat,

@@ -1,11 +1,12 @@
 //! `align doctor` for reward models: whether a score is read where it should be and depends on nothing but its text, on the user's
 //! own checkpoint and comparisons.
 
-use align_common::chatml::Dialogue;
-use align_common::data::{Batches, Length, Order};
-use align_common::error::Result;
-use align_common::progress::Progress;
-use align_common::stage::doctor::{Check, Diagnosis, LEARNING_RATE, alone, host, tolerance};
+use align_core::error::Result;
+use align_core::progress::Progress;
+use align_data::{Batches, Length, Order};
+use align_kernels::kind_of;
+use align_text::chatml::Dialogue;
+use align_train::stage::doctor::{Check, Diagnosis, LEARNING_RATE, alone, host, tolerance};
 
 use crate::config::RmConfig;
 use crate::data::Row;
@@ -52,7 +53,7 @@ pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Diagnosi
     };
     let each: Vec<f64> = dialogues.iter().map(last_scalar).collect();
     let scale = each.iter().map(|score| score.abs()).fold(1.0, f64::max);
-    let limit = scale * tolerance(config.model.dtype.kind());
+    let limit = scale * tolerance(kind_of(config.model.dtype));
     checks.push(Check::compare("scores do not depend on batch, packing and prefix", &together.concat(), &each, limit));
     checks.push(Check::same_twice(&together, &again));
     drop(model);

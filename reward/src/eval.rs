@@ -1,7 +1,7 @@
 //! Scores without gradient.
 
-use align_common::lm::microbatches;
-use align_common::model::ScalarReader;
+use align_kernels::batch::microbatches;
+use align_model::ScalarReader;
 
 use crate::data::{Branches, Row, lay_out};
 use crate::seen::SeenPairs;
@@ -93,8 +93,8 @@ pub fn score_pairs(rows: &[Row], scores: &[Vec<f64>]) -> Vec<(f64, f64)> {
 mod tests {
     use std::path::Path;
 
-    use align_common::data::Place;
-    use align_common::model::{ModelOptions, ScalarModel};
+    use align_data::Place;
+    use align_model::{ModelOptions, ScalarModel};
 
     use super::*;
 

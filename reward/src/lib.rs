@@ -33,15 +33,16 @@ pub mod train;
 pub mod verdict;
 mod written;
 
+use align_kernels::kind_of;
 use std::path::PathBuf;
 
-use align_common::chatml::ChatFormat;
-use align_common::config::to_toml;
-use align_common::data::{Unread, files_of};
-use align_common::error::{Problems, Result};
-use align_common::model::{Face, ModelOptions, ScalarModel};
-use align_common::run::{Input, Outcome, Recorded};
-use align_common::stage::{
+use align_core::config::to_toml;
+use align_core::error::{Problems, Result};
+use align_data::{Unread, files_of};
+use align_model::{Face, ModelOptions, ScalarModel};
+use align_run::run::{Input, Outcome, Recorded};
+use align_text::chatml::ChatFormat;
+use align_train::stage::{
     self, Job, Launched, Mixture, Outset, Plan, Replay, Source, check_format, check_source, check_trained_length,
     launch, misfits, model_input, passed_over, set_names,
 };
@@ -59,7 +60,7 @@ use train::Trainer;
 /// Runs `align rm`. `None` after a dry run.
 ///
 /// # Errors
-/// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
+/// [`align_core::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
 /// [`stage::train`] returns.
 pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let (source, format, rows) = check(config)?;
@@ -92,7 +93,7 @@ pub fn rm(config: &RmConfig, job: Job<'_>) -> Result<Option<Outcome>> {
 /// Repeats a step of `align rm` that the run recorded.
 ///
 /// # Errors
-/// [`align_common::error::Error::Invalid`] as [`rm`], and when the data or the record is not what the run left.
+/// [`align_core::error::Error::Invalid`] as [`rm`], and when the data or the record is not what the run left.
 pub fn replay(config: &RmConfig, recorded: &Recorded) -> Result<Replay> {
     let (source, format, rows) = check(config)?;
     recorded.check_inputs(&made_of(config)?)?;
@@ -130,8 +131,8 @@ fn outset(config: &RmConfig, source: &Source, rows: &Rows) -> Outset {
 fn load(config: &RmConfig, source: &Source) -> Result<ScalarModel> {
     let path = &config.model.path;
     let options = ModelOptions {
-        device: config.run.device(),
-        compute: config.model.dtype.kind(),
+        device: stage::checked_device(config.run.device()),
+        compute: kind_of(config.model.dtype),
         trainable: true,
         recompute_layers: config.model.recompute_layers,
     };
@@ -149,6 +150,7 @@ fn load(config: &RmConfig, source: &Source) -> Result<ScalarModel> {
 fn check(config: &RmConfig) -> Result<(Source, ChatFormat, Rows)> {
     let mut problems = Problems::new();
     let path = &config.model.path;
+    stage::check_device("run.device", config.run.device(), &mut problems);
     let source = check_source(path, &mut problems)?;
     if let Some(source) = &source {
         if !source.header.has_weights {

@@ -1,10 +1,12 @@
 //! `align plan` for reward models: what a step needs of memory and arithmetic, for the comparisons that the run will take.
 
+use align_kernels::kind_of;
+use align_model::Writing;
 use std::rc::Rc;
 
-use align_common::error::Result;
-use align_common::footprint::{self, Held, Outline, STEPS, Work};
-use align_common::model::{Face, ModelOptions};
+use align_core::error::Result;
+use align_model::{Face, ModelOptions};
+use align_train::footprint::{self, Held, Outline, STEPS, Work};
 use tch::Device;
 
 use crate::config::{RmConfig, Stage};
@@ -20,13 +22,13 @@ pub fn plan(config: &RmConfig) -> Result<Outline> {
     let train = &config.train;
     let options = ModelOptions {
         device: Device::Cpu,
-        compute: config.model.dtype.kind(),
+        compute: kind_of(config.model.dtype),
         trainable: true,
         recompute_layers: config.model.recompute_layers,
     };
     let has_lm_head = config.loss.lm_coef > 0.0;
     let outset = outset(config, &source, &rows);
-    let written = config.run.result_dtype.writing(Face::Scalar, train.seed).dtype;
+    let written = Writing::of(config.run.result_dtype, Face::Scalar, train.seed).dtype;
     let held = Held { config: source.header.config, options, has_lm_head, dropout: false, written };
     let targets = move |row: &Row| if has_lm_head { row.num_answer_tokens(row.best) } else { 0 };
     let rows = Rc::new(rows);

@@ -1,8 +1,8 @@
 //! A step of the reward model, repeated microbatch by microbatch.
 
-use align_common::error::Result;
-use align_common::run::Failure;
-use align_common::stage::{Examination, Part, Quantity, Trainer as _, gradients};
+use align_core::error::Result;
+use align_run::run::Failure;
+use align_train::stage::{Examination, Part, Quantity, Trainer as _, gradients};
 
 use crate::data::Row;
 use crate::train::{Trainer, num_lm_tokens};

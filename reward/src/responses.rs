@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use align_common::chatml::{ChatFormat, Dialogue};
-use align_common::data::Record;
-use align_common::lm::microbatches;
-use align_common::model::ScalarModel;
+use align_data::Record;
+use align_kernels::batch::microbatches;
+use align_model::ScalarModel;
+use align_text::chatml::{ChatFormat, Dialogue};
 use serde_json::{Map, Value, json};
 
 use crate::data::{Branches, share_prefix};
@@ -24,7 +24,7 @@ pub struct Responses {
 }
 
 impl Responses {
-    /// Renders what was read as [`align_common::data::Kind::Response`].
+    /// Renders what was read as [`align_data::Kind::Response`].
     ///
     /// # Errors
     /// As [`ChatFormat::dialogue`].

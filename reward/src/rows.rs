@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use align_common::data::{Batches, Unread};
-use align_common::error::{Problem, cause};
-use align_common::stage::misfits;
+use align_core::error::{Problem, cause};
+use align_data::{Batches, Unread};
+use align_train::stage::misfits;
 use serde_json::{Value, json};
 
 use crate::data::{Comparisons, Row};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use align_common::error::{Error, Result};
+use align_core::error::{Error, Result};
 use sha2::{Digest, Sha256};
 
 use crate::data::Row;

@@ -70,7 +70,7 @@ pub fn known(rows: &[Row], seen: &SeenPairs) -> (u64, u64) {
 mod tests {
     use std::path::Path;
 
-    use align_common::data::Place;
+    use align_data::Place;
 
     use super::*;
 

@@ -1,20 +1,22 @@
 //! The training loop of the reward model: batch → loss → update → metrics → maybe save.
 
+use align_kernels::kind_of;
+use align_model::Writing;
 use std::ops::Range;
 use std::path::Path;
 
-use align_common::chatml::ChatFormat;
-use align_common::checkpoint::{Snapshot, State};
-use align_common::contract::{self, Reference, ScoreContract};
-use align_common::error::{Result, finite};
-use align_common::lm::microbatches;
-use align_common::metrics::Metrics;
-use align_common::model::{Face, Over, ScalarModel};
-use align_common::optim::{AdamW, clip_scale};
-use align_common::progress::Progress;
-use align_common::run::{Recorded, Run};
-use align_common::schedule::lr;
-use align_common::stage::{self, Comparison, Examination};
+use align_core::error::{Result, finite};
+use align_core::progress::Progress;
+use align_kernels::batch::microbatches;
+use align_model::contract::{self, Reference, ScoreContract};
+use align_model::{Face, Over, ScalarModel};
+use align_run::checkpoint::{Snapshot, State};
+use align_run::metrics::Metrics;
+use align_run::run::{Recorded, Run};
+use align_text::chatml::ChatFormat;
+use align_train::optim::{AdamW, clip_scale};
+use align_train::schedule::lr;
+use align_train::stage::{self, Comparison, Examination};
 use serde_json::{Map, json};
 use tch::{Kind, Tensor};
 
@@ -231,7 +233,8 @@ impl stage::Trainer for Trainer<'_> {
             let scores = self.held_out_scores(0).cloned().unwrap_or_else(|| self.score(set));
             contract.reference = Some(Reference::new(name, &scores.concat()));
         }
-        let mut model = self.model.saved(self.config.run.result_dtype.writing(Face::Scalar, self.config.train.seed));
+        let mut model =
+            self.model.saved(Writing::of(self.config.run.result_dtype, Face::Scalar, self.config.train.seed));
         model.add_file(contract::FILE, contract.to_bytes());
         model.add_file(seen::FILE, self.rows.seen.to_bytes());
         model.add_scoring_files(self.format);
@@ -241,7 +244,7 @@ impl stage::Trainer for Trainer<'_> {
     }
 
     fn compute(&self) -> Kind {
-        self.config.model.dtype.kind()
+        kind_of(self.config.model.dtype)
     }
 
     fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use align_common::error::Result;
-use align_common::model::{WrittenScalar, dtype_name};
-use align_common::progress::Progress;
-use align_common::stage::{Comparison, Trainer as _};
+use align_core::error::Result;
+use align_core::progress::Progress;
+use align_model::{WrittenScalar, dtype_name};
+use align_train::stage::{Comparison, Trainer as _};
 use serde_json::json;
 
 use crate::data::Row;
@@ -97,7 +97,7 @@ impl Differences {
 
 #[cfg(test)]
 mod tests {
-    use align_common::data::Place;
+    use align_data::Place;
 
     use super::*;
 

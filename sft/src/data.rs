@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use align_common::chatml::ChatFormat;
-use align_common::config::Files;
-use align_common::data::{Batches, files_of};
-use align_common::error::{Problem, Problems, Result};
-use align_common::lm::{Cache, Counts, LmData, LmRow, LmRows, Reading, chat_rows, text_rows};
-use align_common::model::{Header, ModelConfig};
-use align_common::progress::Progress;
-use align_common::stage::{Mixture, check_trained_length, misfits, set_names};
-use align_common::tokenizer::Tokenizer;
+use align_core::config::Files;
+use align_core::error::{Problem, Problems, Result};
+use align_core::progress::Progress;
+use align_data::{Batches, files_of};
+use align_model::{Header, ModelConfig};
+use align_text::chatml::ChatFormat;
+use align_text::tokenizer::Tokenizer;
+use align_tokens::{Cache, Counts, LmData, LmRow, LmRows, Reading, chat_rows, text_rows};
+use align_train::stage::{Mixture, check_trained_length, misfits, set_names};
 use serde_json::{Value, json};
 
 use crate::config::{PretrainConfig, SftConfig};

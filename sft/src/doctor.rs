@@ -1,15 +1,17 @@
 //! `align doctor` for supervised finetuning and pretraining: whether the loss stands on the answers and on nothing else, and depends on no
 //! batch, on the user's own checkpoint and data.
 
-use align_common::chatml::{ChatFormat, Dialogue, LossOn, Message, Role};
-use align_common::config::{OptimizerSection, ScheduleSection};
-use align_common::data::{Batches, Kind, Length, Order, RawRows, Record};
-use align_common::error::Result;
-use align_common::lm::{self, LmRow};
-use align_common::model::CausalLm;
-use align_common::progress::Progress;
-use align_common::stage::Mixture;
-use align_common::stage::doctor::{Check, Diagnosis, LEARNING_RATE, alone, tolerance};
+use align_core::config::{OptimizerSection, ScheduleSection};
+use align_core::error::Result;
+use align_core::progress::Progress;
+use align_data::{Batches, Kind, Length, Order, RawRows, Record};
+use align_kernels::kind_of;
+use align_model::CausalLm;
+use align_text::chatml::{ChatFormat, Dialogue, LossOn, Message, Role};
+use align_tokens::LmRow;
+use align_train::lm;
+use align_train::stage::Mixture;
+use align_train::stage::doctor::{Check, Diagnosis, LEARNING_RATE, alone, tolerance};
 
 use crate::config::{PretrainConfig, SftConfig, TrainSection};
 use crate::train::{Sections, Trainer};
@@ -58,7 +60,7 @@ fn examine(mut inputs: Inputs<'_>, mut checks: Vec<Check>, progress: &mut dyn Pr
     };
     let (together, again) = (logprobs(&few), logprobs(&few));
     let each: Vec<f64> = few.iter().flat_map(|row| truth(&model, row)).collect();
-    let limit = tolerance(base.dtype.kind());
+    let limit = tolerance(kind_of(base.dtype));
     checks.push(Check::compare("log-probabilities do not depend on the batch", &together, &each, limit));
     checks.push(Check::same_twice(&together, &again));
 
@@ -116,7 +118,7 @@ fn mask(config: &SftConfig, format: &ChatFormat) -> Result<Check> {
 /// Log-probabilities of a row's targets, every piece alone in its batch.
 fn truth(model: &CausalLm, row: &LmRow) -> Vec<f64> {
     let _no_grad = tch::no_grad_guard();
-    let of_piece = |piece: &lm::Piece| -> Vec<f64> {
+    let of_piece = |piece: &align_tokens::Piece| -> Vec<f64> {
         let logits = model.head().logits(&model.hidden(&alone(&piece.tokens), None)); // (T, V)
         let logprobs = logits.to_kind(tch::Kind::Double).log_softmax(-1, tch::Kind::Double);
         piece.targets().map(|at| logprobs.double_value(&[at as i64 - 1, piece.tokens[at]])).collect()

@@ -1,10 +1,10 @@
 //! Supervised finetuning on dialogues in ChatML, and pretraining on plain text, which shares its loop.
 //!
 //! A run reads its config ([`config`]), turns files into rows ([`data`]) and trains on them step by step ([`train`]); the loss
-//! is the mean −log p over all targets of a batch ([`align_common::lm`]).
+//! is the mean −log p over all targets of a batch ([`align_train::lm`]).
 //!
 //! ```
-//! use align_common::config::load_text;
+//! use align_core::config::load_text;
 //! use align_sft::config::SftConfig;
 //!
 //! // What a file leaves out is the report's; epochs take the place of its 4000 steps.
@@ -25,17 +25,19 @@ mod replay;
 pub mod train;
 mod written;
 
-use align_common::chatml::ChatFormat;
-use align_common::config::{Config, Files, Mix, to_toml};
-use align_common::error::{Problems, Result};
-use align_common::model::{CausalLm, Face, ModelOptions, SideFiles, untrained_chatml};
-use align_common::progress::Progress;
-use align_common::run::{Input, Outcome, Recorded};
-use align_common::stage::{
+use align_core::config::{Config, to_toml};
+use align_core::config::{Files, Mix};
+use align_core::error::{Problems, Result};
+use align_core::progress::Progress;
+use align_kernels::kind_of;
+use align_model::{CausalLm, Face, ModelOptions, SideFiles, untrained_chatml};
+use align_run::run::{Input, Outcome, Recorded};
+use align_text::chatml::ChatFormat;
+use align_text::tokenizer::Special;
+use align_train::stage::{
     self, Job, Launched, Mixture, Outset, Plan, Replay, Source, check_causal_lm, check_format, check_source, launch,
     model_input, passed_over,
 };
-use align_common::tokenizer::Special;
 use serde_json::{Value, json};
 
 pub use doctor::{doctor, doctor_pretrain};
@@ -48,7 +50,7 @@ use train::{Sections, Trainer};
 /// Runs `align sft`. `None` after a dry run.
 ///
 /// # Errors
-/// [`align_common::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
+/// [`align_core::error::Error::Invalid`] with every mistake in config, data and checkpoint, before a model loads; what
 /// [`stage::train`] returns.
 pub fn sft(config: &SftConfig, job: Job<'_>) -> Result<Option<Outcome>> {
     let (inputs, _) = sft_inputs(config, job.progress)?;
@@ -77,6 +79,7 @@ fn sft_inputs<'a>(config: &'a SftConfig, progress: &mut dyn Progress) -> Result<
 fn check(config: &SftConfig, progress: &mut dyn Progress) -> Result<(Source, ChatFormat, Rows)> {
     let mut problems = Problems::new();
     let path = &config.model.path;
+    stage::check_device("run.device", config.run.device(), &mut problems);
     let source = check_causal_lm(path, &mut problems)?;
     let format = check_format(path, source.as_ref(), &config.data.system, &mut problems)?;
     let rows = match &format {
@@ -110,6 +113,7 @@ pub fn pretrain(config: &PretrainConfig, job: Job<'_>) -> Result<Option<Outcome>
 fn pretrain_inputs<'a>(config: &'a PretrainConfig, progress: &mut dyn Progress) -> Result<Inputs<'a>> {
     let mut problems = Problems::new();
     let path = &config.model.path;
+    stage::check_device("run.device", config.run.device(), &mut problems);
     let source = check_source(path, &mut problems)?;
     if source.as_ref().is_some_and(|source| source.header.face != Face::CausalLm) {
         problems.push(path.display(), "holds a reward or value model, expected a language model");
@@ -195,7 +199,7 @@ fn sound(source: Option<Source>, rows: Option<Rows>, mut problems: Problems) -> 
 /// Repeats a step of `align sft` that the run recorded.
 ///
 /// # Errors
-/// [`align_common::error::Error::Invalid`] as [`sft`], and when the data or the record is not what the run left.
+/// [`align_core::error::Error::Invalid`] as [`sft`], and when the data or the record is not what the run left.
 pub fn replay_sft(config: &SftConfig, recorded: &Recorded, progress: &mut dyn Progress) -> Result<Replay> {
     repeat(&sft_inputs(config, progress)?.0, recorded)
 }
@@ -219,8 +223,8 @@ fn load(inputs: &Inputs<'_>, state_follows: bool) -> Result<CausalLm> {
     let Sections { model: base, train, run, .. } = inputs.sections;
     let Source { header, tokenizer, .. } = &inputs.source;
     let options = ModelOptions {
-        device: run.device(),
-        compute: base.dtype.kind(),
+        device: stage::checked_device(run.device()),
+        compute: kind_of(base.dtype),
         trainable: true,
         recompute_layers: base.recompute_layers,
     };

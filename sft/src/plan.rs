@@ -1,10 +1,13 @@
 //! `align plan` for sft and pretraining: what a step needs of memory and arithmetic, for the rows that the run will take.
 
-use align_common::error::Result;
-use align_common::footprint::{self, Held, Outline, STEPS, Work};
-use align_common::lm::{LmRow, flatten};
-use align_common::model::{Face, ModelOptions};
-use align_common::progress::Progress;
+use align_core::error::Result;
+use align_core::progress::Progress;
+use align_kernels::kind_of;
+use align_model::Writing;
+use align_model::{Face, ModelOptions};
+use align_tokens::LmRow;
+use align_train::footprint::{self, Held, Outline, STEPS, Work};
+use align_train::lm::flatten;
 use tch::Device;
 
 use crate::config::{PretrainConfig, SftConfig};
@@ -32,11 +35,11 @@ fn outline(inputs: Inputs<'_>) -> Outline {
     let (train, steps) = (sections.train, rows.batches.steps().min(STEPS));
     let options = ModelOptions {
         device: Device::Cpu,
-        compute: sections.model.dtype.kind(),
+        compute: kind_of(sections.model.dtype),
         trainable: true,
         recompute_layers: sections.model.recompute_layers,
     };
-    let written = sections.run.result_dtype.writing(Face::CausalLm, train.seed).dtype;
+    let written = Writing::of(sections.run.result_dtype, Face::CausalLm, train.seed).dtype;
     let dropout = train.dropout > 0.0;
     let held = Held { config: source.header.config, options, has_lm_head: true, dropout, written };
     let microbatch_tokens = train.microbatch_tokens;

@@ -1,10 +1,11 @@
 //! A step of sft or pretraining, repeated microbatch by microbatch.
 
-use align_common::error::Result;
-use align_common::lm::{self, LmRow};
-use align_common::model::Over;
-use align_common::run::Failure;
-use align_common::stage::{Examination, Part, Quantity, Trainer as _, gradients};
+use align_core::error::Result;
+use align_model::Over;
+use align_run::run::Failure;
+use align_tokens::LmRow;
+use align_train::lm;
+use align_train::stage::{Examination, Part, Quantity, Trainer as _, gradients};
 
 use crate::train::Trainer;
 

@@ -1,24 +1,27 @@
 //! The training loop of sft and pretraining: batch → loss → update → metrics → maybe save.
 
+use align_kernels::kind_of;
+use align_model::Writing;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
-use align_common::checkpoint::{Snapshot, State};
-use align_common::config::{ModelSection, OptimizerSection, RunSection, ScheduleSection};
-use align_common::error::{Result, finite};
-use align_common::generate::{Sampling, generate};
-use align_common::lm::{self, LmRow};
-use align_common::metrics::Metrics;
-use align_common::metrics::markdown::prompt_and_response;
-use align_common::model::{CausalLm, Dropout, Face};
-use align_common::optim::{AdamW, clip_scale};
-use align_common::progress::Progress;
-use align_common::random::{self, Purpose};
-use align_common::run::{Recorded, Run};
-use align_common::schedule::lr;
-use align_common::stage::{self, Comparison, Examination};
-use align_common::tokenizer::Tokenizer;
+use align_core::config::{ModelSection, OptimizerSection, RunSection, ScheduleSection};
+use align_core::error::{Result, finite};
+use align_core::progress::Progress;
+use align_core::random::{self, Purpose};
+use align_model::generate::{Sampling, generate};
+use align_model::{CausalLm, Dropout, Face};
+use align_run::checkpoint::{Snapshot, State};
+use align_run::metrics::Metrics;
+use align_run::metrics::markdown::prompt_and_response;
+use align_run::run::{Recorded, Run};
+use align_text::tokenizer::Tokenizer;
+use align_tokens::LmRow;
+use align_train::lm;
+use align_train::optim::{AdamW, clip_scale};
+use align_train::schedule::lr;
+use align_train::stage::{self, Comparison, Examination};
 use serde_json::{Map, json};
 use tch::Kind;
 
@@ -119,7 +122,11 @@ impl<'a> Trainer<'a> {
             let key = random::key(train.seed, Purpose::Dropout, step, index as u64);
             (range, (train.dropout > 0.0).then_some(Dropout { p: train.dropout, key }))
         };
-        lm::microbatches(&lengths, train.microbatch_tokens).into_iter().enumerate().map(with_dropout).collect()
+        align_kernels::batch::microbatches(&lengths, train.microbatch_tokens)
+            .into_iter()
+            .enumerate()
+            .map(with_dropout)
+            .collect()
     }
 }
 
@@ -176,14 +183,14 @@ impl stage::Trainer for Trainer<'_> {
         Snapshot {
             models: Box::new(vec![(
                 "model",
-                self.model.saved(self.sections.run.result_dtype.writing(Face::CausalLm, self.sections.train.seed)),
+                self.model.saved(Writing::of(self.sections.run.result_dtype, Face::CausalLm, self.sections.train.seed)),
             )]),
             state,
         }
     }
 
     fn compute(&self) -> Kind {
-        self.sections.model.dtype.kind()
+        kind_of(self.sections.model.dtype)
     }
 
     fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use align_common::error::Result;
-use align_common::lm::{self, LmRow, first_rows, mean_divergence};
-use align_common::model::{WrittenLm, dtype_name};
-use align_common::progress::Progress;
-use align_common::stage::{Comparison, Trainer as _};
+use align_core::error::Result;
+use align_core::progress::Progress;
+use align_model::{WrittenLm, dtype_name};
+use align_tokens::LmRow;
+use align_train::lm::{self, first_rows, mean_divergence};
+use align_train::stage::{Comparison, Trainer as _};
 use serde_json::json;
 
 use crate::train::Trainer;

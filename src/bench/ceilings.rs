@@ -1,9 +1,10 @@
 //! What this machine can do at best: products through libtorch, and reading memory. Measured before and after each job, since a
 //! processor's clock, and who else uses it, change within seconds.
 
+use align_kernels::kind_of;
 use std::time::Instant;
 
-use align_common::config::Dtype;
+use align_core::config::Dtype;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -45,18 +46,18 @@ impl Probe {
     /// Which path is the faster one depends on processor and dtype.
     pub(super) fn choose(dtypes: &[Dtype]) -> Self {
         let best = |dtype: Dtype| {
-            let rate = |path: &Path| path.rate(dtype.kind()).unwrap_or(0.0);
+            let rate = |path: &Path| path.rate(kind_of(dtype)).unwrap_or(0.0);
             // Of equal ones the last; in fp32 nothing is to be widened.
             let paths = [Path::Widened, Path::Mkldnn, Path::Mm]
                 .into_iter()
-                .filter(|path| !matches!(path, Path::Widened) || dtype.kind() != Kind::Float);
+                .filter(|path| !matches!(path, Path::Widened) || kind_of(dtype) != Kind::Float);
             paths.max_by(|one, other| rate(one).total_cmp(&rate(other))).expect("two paths at least")
         };
         Self(dtypes.iter().map(|dtype| (*dtype, best(*dtype))).collect())
     }
 
     pub(super) fn measure(&self) -> Ceilings {
-        let rate = |(dtype, path): &(Dtype, Path)| (*dtype, path.rate(dtype.kind()).expect("the path was tried"));
+        let rate = |(dtype, path): &(Dtype, Path)| (*dtype, path.rate(kind_of(*dtype)).expect("the path was tried"));
         let products = self.0.iter().map(rate).collect();
         let long = Tensor::ones([ELEMENTS], (Kind::Float, Device::Cpu));
         let pass = usual(|| drop(long.sum(Kind::Float)));

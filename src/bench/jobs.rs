@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use align_common::config::Dtype;
-use align_common::error::Error;
+use align_core::config::Dtype;
+use align_core::error::Error;
 use anyhow::{Context, Result};
 use serde_json::Value;
 

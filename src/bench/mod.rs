@@ -13,17 +13,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_common::chatml::{ChatFormat, Dialogue, LossOn, Message, SYSTEM};
-use align_common::config::{Dtype, Overlong};
-use align_common::contract::ScoreContract;
-use align_common::data::{self, BadRows, Batches, Kind, Length, Order, Record};
-use align_common::error::{Error, Problems};
-use align_common::lm::{self, Cache, LmRow, Reading};
-use align_common::memory;
-use align_common::model::{ModelOptions, ScalarModel};
-use align_common::progress::{Progress, Silent};
-use align_common::stage::{Source, check_causal_lm, check_format};
+use align_core::config::Dtype;
+use align_core::config::Overlong;
+use align_core::error::{Error, Problems};
+use align_core::process_memory;
+use align_core::progress::{Progress, Silent};
+use align_data::{self as data, BadRows, Batches, Kind, Length, Order, Record};
+use align_model::contract::ScoreContract;
+use align_model::{ModelOptions, ScalarModel};
 use align_reward::data::Row;
+use align_text::chatml::{ChatFormat, Dialogue, LossOn, Message, SYSTEM};
+use align_tokens::{Cache, LmRow, Reading};
+use align_train::stage::{Source, check_causal_lm, check_format};
 use anyhow::Result;
 use serde_json::{Value, json};
 use tch::Device;
@@ -150,7 +151,7 @@ fn read(args: &BenchArgs, dir: &Path, source: Source, format: ChatFormat, proble
     if runs(&[BenchJob::Sft]) {
         let (files, limit) = ([args.data.join("sft.jsonl")], Some((longest, Overlong::Drop)));
         let mut reading = Reading { bad_rows: BadRows::Error, cache: Cache::Off, progress: &mut Silent };
-        let rows = lm::chat_rows(&files, &subject.format, LossOn::Assistant, limit, &mut reading);
+        let rows = align_tokens::chat_rows(&files, &subject.format, LossOn::Assistant, limit, &mut reading);
         subject.dialogues = problems.absorb(rows)?.map_or_else(Vec::new, |data| data.rows.iter().collect());
     }
     if runs(&[BenchJob::Rm]) {
@@ -348,7 +349,7 @@ impl Bench<'_> {
             };
             ScalarModel::load(&subject.dir, &options, 0)?.save(&folder)?;
             ScoreContract::new(&subject.format).write(&folder)?;
-            memory::give_back();
+            process_memory::give_back();
         }
         Ok(folder)
     }

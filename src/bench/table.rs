@@ -1,6 +1,6 @@
 //! What was measured: rows, as JSON and as a table.
 
-use align_common::config::Dtype;
+use align_core::config::Dtype;
 use comfy_table::TableComponent;
 use serde_json::{Map, Value, json};
 

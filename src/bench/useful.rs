@@ -8,10 +8,10 @@
 //! - A prompt that several responses share counts once. What is computed again, or for padding, does not count.
 //! - decoding: each step reads P and the head once, and the keys and values of every row.
 
-use align_common::footprint::{Held, Work};
-use align_common::lm::LmRow;
-use align_common::model::{ModelConfig, ModelOptions};
+use align_model::{ModelConfig, ModelOptions};
 use align_reward::data::Row;
+use align_tokens::LmRow;
+use align_train::footprint::{Held, Work};
 use tch::{Device, Kind};
 
 /// A model as a language model and as a scalar model.
@@ -93,7 +93,7 @@ fn triangle(tokens: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use align_common::data::Place;
+    use align_data::Place;
     use serde_json::json;
 
     use super::*;

@@ -3,13 +3,13 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
-use align_common::chatml::{Dialogue, Message, Role};
-use align_common::config::Dtype;
-use align_common::error::Problems;
-use align_common::generate::generate;
-use align_common::model::{CausalLm, require_finite};
-use align_common::random::{self, Purpose};
-use align_common::stage::{check_causal_lm, check_format, evaluation_options};
+use align_core::config::Dtype;
+use align_core::error::Problems;
+use align_core::random::{self, Purpose};
+use align_model::generate::generate;
+use align_model::{CausalLm, require_finite};
+use align_text::chatml::{Dialogue, Message, Role};
+use align_train::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
 
 use crate::cli::ChatArgs;

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_common::data::{BadRows, Found};
-use align_common::error::{Error, Problems};
+use align_core::error::{Error, Problems};
 use align_curation::decontaminate::{self, AgainstCounts};
 use align_curation::sample::SampleCounts;
 use align_curation::{FileCounts, Inputs, Removed, Sink, dedup as copies};
+use align_data::{BadRows, Found};
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -121,11 +121,11 @@ impl Results {
 }
 
 impl Sink for Results {
-    fn keep(&mut self, line: &[u8]) -> align_common::error::Result<()> {
+    fn keep(&mut self, line: &[u8]) -> align_core::error::Result<()> {
         self.kept.write_line(line)
     }
 
-    fn remove(&mut self, removed: &Removed) -> align_common::error::Result<()> {
+    fn remove(&mut self, removed: &Removed) -> align_core::error::Result<()> {
         let separator = if std::mem::replace(&mut self.any, true) { "," } else { "" };
         self.report.write_text(&format!("{separator}\n{}", json!(removed)))
     }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use align_common::config::{self, Config};
-use align_common::stage::doctor::{Check, Diagnosis};
+use align_core::config::{self, Config};
+use align_train::stage::doctor::{Check, Diagnosis};
 use anyhow::Result;
 use serde_json::{Value, json};
 

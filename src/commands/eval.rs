@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_common::chatml::{LossOn, SYSTEM};
-use align_common::data::{BadRows, Unread};
-use align_common::error::{Error, Problems};
-use align_common::lm::{self, Cache, LmData, LmRow, Reading, chat_rows};
-use align_common::model::{CausalLm, ModelConfig, require_finite};
-use align_common::progress::Progress;
-use align_common::stage::{check_causal_lm, check_format, evaluation_options, misfits};
+use align_core::error::{Error, Problems};
+use align_core::progress::Progress;
+use align_data::{BadRows, Unread};
+use align_model::{CausalLm, ModelConfig, require_finite};
+use align_text::chatml::{LossOn, SYSTEM};
+use align_tokens::{Cache, LmData, LmRow, Reading, chat_rows};
+use align_train::lm;
+use align_train::stage::{check_causal_lm, check_format, evaluation_options, misfits};
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
@@ -50,9 +51,9 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     let given = inputs::sets(&args.data.data);
     if let Some(source) = &source {
         for set in &given {
-            let rows = if set.files.first().is_some_and(|file| lm::is_text(file)) {
+            let rows = if set.files.first().is_some_and(|file| align_tokens::is_text(file)) {
                 let longest = source.header.config.max_position_embeddings as usize;
-                problems.absorb(lm::document_rows(
+                problems.absorb(align_tokens::document_rows(
                     &set.files,
                     &source.tokenizer,
                     longest.min(TEXT_TOKENS),

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_common::chatml::ChatFormat;
-use align_common::data::{BadRows, Found, Unread};
-use align_common::error::Problems;
-use align_common::model::{ScalarModel, require_finite};
-use align_common::progress::Progress;
-use align_common::stage::{Scorer, check_reward_model, evaluation_options, misfits, set_names};
+use align_core::error::Problems;
+use align_core::progress::Progress;
+use align_data::{BadRows, Found, Unread};
+use align_model::{ScalarModel, require_finite};
 use align_reward::data::{Comparisons, Row};
 use align_reward::eval::{behind_other_prompts, judged_pairs, score};
 use align_reward::seen::SeenPairs;
 use align_reward::verdict::Evaluation;
+use align_text::chatml::ChatFormat;
+use align_train::stage::{Scorer, check_reward_model, evaluation_options, misfits, set_names};
 use anyhow::Result;
 use comfy_table::Cell;
 use serde_json::{Value, json};

@@ -3,16 +3,16 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use align_common::chatml::Message;
-use align_common::config::Dtype;
-use align_common::data::{self, BadRows, Kind, Place, Record};
-use align_common::error::Problems;
-use align_common::generate::{Sampling, generate};
-use align_common::memory;
-use align_common::model::{CausalLm, require_finite};
-use align_common::progress::Progress;
-use align_common::random::{self, Purpose};
-use align_common::stage::{check_causal_lm, check_format, evaluation_options, misfits};
+use align_core::config::Dtype;
+use align_core::error::Problems;
+use align_core::process_memory;
+use align_core::progress::Progress;
+use align_core::random::{self, Purpose};
+use align_data::{self as data, BadRows, Kind, Place, Record};
+use align_model::generate::{Sampling, generate};
+use align_model::{CausalLm, require_finite};
+use align_text::chatml::Message;
+use align_train::stage::{check_causal_lm, check_format, evaluation_options, misfits};
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -133,7 +133,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
             "responses": prompts.len() * args.n, "tokens": tokens, "seconds": seconds,
             // Reading the prompts (of the first responses, where not all grow at once) ends with the first token.
             "first_token_seconds": first.map(|first| (first - started).as_secs_f64()),
-            "peak_gib": memory::peak() as f64 / f64::from(1 << 30),
+            "peak_gib": process_memory::peak() as f64 / f64::from(1 << 30),
         });
         print_line(&report.to_string());
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use align_common::data::{self, Found};
+use align_data::{self as data, Found};
 
 use crate::output::say;
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use align_common::error::{Error, Problems};
+use align_core::error::{Error, Problems};
 use anyhow::Result;
 use serde_json::Value;
 
@@ -49,12 +49,12 @@ impl Lines {
     }
 
     /// Writes a line as it is; its end is added.
-    pub(crate) fn write_line(&mut self, line: &[u8]) -> align_common::error::Result<()> {
+    pub(crate) fn write_line(&mut self, line: &[u8]) -> align_core::error::Result<()> {
         self.out.write_all(line).and_then(|()| self.out.write_all(b"\n")).map_err(Error::io(&self.at))
     }
 
     /// Writes a text as it is, for a result that is no JSON.
-    pub(crate) fn write_text(&mut self, text: &str) -> align_common::error::Result<()> {
+    pub(crate) fn write_text(&mut self, text: &str) -> align_core::error::Result<()> {
         self.out.write_all(text.as_bytes()).map_err(Error::io(&self.at))
     }
 

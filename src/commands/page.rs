@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use align_common::plot::{GREY, INK, failed, svg};
-use align_common::stage::set_names;
 use align_reward::eval::score_pairs;
 use align_reward::stats::PairAccuracy;
 use align_reward::verdict::{Bucket, Evaluation};
+use align_run::plot::{GREY, INK, failed, svg};
+use align_train::stage::set_names;
 use anyhow::Result;
 use plotters::prelude::*;
 use serde_json::{Value, json};

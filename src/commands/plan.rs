@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use align_common::config::{self, Config};
-use align_common::footprint::{Outline, Phase};
-use align_common::memory;
+use align_core::config::{self, Config};
+use align_core::process_memory;
+use align_train::footprint::{Outline, Phase};
 use anyhow::Result;
 use comfy_table::TableComponent;
 use serde_json::{Map, Value, json};
@@ -33,7 +33,7 @@ pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
     };
     let machine = Machine::measure(outline.compute);
     // Program, tokenizer and data are here now as they will be then.
-    let beside = memory::held() + PROGRAM;
+    let beside = process_memory::held() + PROGRAM;
     let available = args.memory.map_or_else(total_memory, |gib| (gib * GIB) as u64);
     let mut phases = (outline.phases)(outline.microbatch_tokens);
     for phase in &mut phases {

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use align_common::config::{self, Config};
-use align_common::run::{Failure, Recorded};
-use align_common::stage::{Examination, Part, Quantity, Replay};
+use align_core::config::{self, Config};
+use align_run::run::{Failure, Recorded};
+use align_train::stage::{Examination, Part, Quantity, Replay};
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -86,7 +86,7 @@ fn outlines(found: &Examination) -> Vec<Quantity> {
             let name = of_model.map_or_else(|| one.name.clone(), |model| format!("{model}: {}", one.name));
             Quantity { name, ..one.clone() }
         });
-        align_common::stage::merge(&mut outlines, named.collect());
+        align_train::stage::merge(&mut outlines, named.collect());
     }
     outlines
 }

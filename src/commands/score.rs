@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use align_common::chatml::Dialogue;
-use align_common::config::Dtype;
-use align_common::data::{self, BadRows, Kind, Place, Record, STDIN};
-use align_common::error::Problems;
-use align_common::model::{ScalarModel, require_finite};
-use align_common::progress::Progress;
-use align_common::stage::{check_reward_model, evaluation_options, misfits};
+use align_core::config::Dtype;
+use align_core::error::Problems;
+use align_core::progress::Progress;
+use align_data::{self as data, BadRows, Kind, Place, Record, STDIN};
+use align_model::{ScalarModel, require_finite};
 use align_reward::responses::{Responses, score};
 use align_reward::stats::best;
+use align_text::chatml::Dialogue;
+use align_train::stage::{check_reward_model, evaluation_options, misfits};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 

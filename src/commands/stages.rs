@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_common::config::{self, Config, RunSection};
-use align_common::data::files_of;
-use align_common::error::Error;
-use align_common::lm;
-use align_common::run::Outcome;
-use align_common::stage::Job;
+use align_core::config::{self, Config, RunSection};
+use align_core::error::Error;
+use align_data::files_of;
+use align_run::run::Outcome;
+use align_train::stage::Job;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -35,7 +34,7 @@ has_run!(
 /// Reads the config and runs a stage on it.
 pub(crate) fn run<C: Config + HasRun>(
     args: StageArgs,
-    stage: impl FnOnce(&C, Job<'_>) -> align_common::error::Result<Option<Outcome>>,
+    stage: impl FnOnce(&C, Job<'_>) -> align_core::error::Result<Option<Outcome>>,
 ) -> Result<ExitCode> {
     let config: C = config::load(&args.config, &args.sets, args.out.as_deref())?;
     let supervisor = Supervisor::start()?;
@@ -107,5 +106,5 @@ pub(super) fn stage_of(config: &Path) -> Result<Stage> {
     let source = first(data("mix")).and_then(|source| first(source.get("path")));
     let given = first(data("train")).or(source).and_then(|file| file.as_str().map(PathBuf::from));
     let file = given.and_then(|path| files_of(&path).into_iter().next());
-    Ok(if file.is_some_and(|file| lm::is_text(&file)) { Stage::Pretrain } else { Stage::Sft })
+    Ok(if file.is_some_and(|file| align_tokens::is_text(&file)) { Stage::Pretrain } else { Stage::Sft })
 }

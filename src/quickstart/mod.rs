@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use align_common::checkpoint;
-use align_common::config::{self, Config};
-use align_common::error::Error;
-use align_common::progress::Progress;
-use align_common::run::Outcome;
-use align_common::stage::Job;
+use align_core::config::{self, Config};
+use align_core::error::Error;
+use align_core::progress::Progress;
 use align_ppo::config::PpoConfig;
+use align_run::checkpoint;
+use align_run::run::Outcome;
+use align_train::stage::Job;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
@@ -147,7 +147,7 @@ impl Quickstart<'_> {
         name: &str,
         toml: &str,
         sets: &[String],
-        stage: impl FnOnce(&C, Job<'_>) -> align_common::error::Result<Option<Outcome>>,
+        stage: impl FnOnce(&C, Job<'_>) -> align_core::error::Result<Option<Outcome>>,
     ) -> Result<Option<Outcome>> {
         let config: C = config::load_text(&format!("configs/quickstart/{name}.toml"), toml, sets, None)?;
         let mut quiet = Quiet { terminal: &mut self.terminal, name };

@@ -15,10 +15,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use align_common::config::Dtype;
-use align_common::error::{Error, Problems, Result};
-use align_common::model::{ScalarModel, require_finite};
-use align_common::stage::{Scorer, check_reward_model, evaluation_options};
+use align_core::config::Dtype;
+use align_core::error::{Error, Problems, Result};
+use align_model::{ScalarModel, require_finite};
+use align_train::stage::{Scorer, check_reward_model, evaluation_options};
 use anyhow::Context;
 use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use align_common::model::ScalarModel;
+use align_model::ScalarModel;
 use align_reward::eval::score_at_once;
 use align_reward::responses::Responses;
 use tokio::sync::{mpsc, oneshot};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use align_common::chatml::ChatFormat;
-use align_common::data::{self, Kind};
+use align_data::{self as data, Kind};
 use align_reward::responses::Responses;
+use align_text::chatml::ChatFormat;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderValue;

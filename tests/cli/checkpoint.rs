@@ -1,6 +1,6 @@
 //! Mistakes in checkpoint folders.
 
-use align_common::tokenizer::Tokenizer;
+use align_text::tokenizer::Tokenizer;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 

@@ -1,6 +1,6 @@
 //! One recorded case and its numbers, as tables and flat tensors.
 
-use align_common::masked::{self, Mask, Table};
+use align_ppo::masked::{self, Mask, Table};
 use serde::Deserialize;
 use serde_json::Value;
 use tch::{Kind, Tensor};

@@ -1,9 +1,9 @@
 //! Each recorded function, said with our functions. Where conventions differ, the inputs are prepared so that both mean the
 //! same thing, and the difference is named; no formula of another program is repeated here.
 
-use align_common::masked::{self, Mask, Table};
 use align_ppo::gae::{Credit, GaeParams, gae};
 use align_ppo::loss::{PolicyLoss, policy_loss, value_loss};
+use align_ppo::masked::{self, Mask, Table};
 use align_ppo::rewards::{KlController, clip_scores, kl_k1, kl_k3, token_rewards};
 use align_reward::loss::{LossParams, Pairs, RewardLoss, reward_loss};
 use ndarray::Axis;

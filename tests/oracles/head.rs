@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use align_common::masked;
-use align_common::model::{CausalLm, ModelConfig, ModelOptions, Over};
+use align_model::{CausalLm, ModelConfig, ModelOptions, Over};
 use align_ppo::loss::{PolicyStats, policy_loss};
+use align_ppo::masked;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 

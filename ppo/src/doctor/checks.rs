@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use align_common::progress::Progress;
-use align_common::stage::doctor::{Check, alone, host, widest};
+use align_core::progress::Progress;
+use align_train::stage::doctor::{Check, alone, host, widest};
 
 use super::*;
 use crate::models::Opinions;
@@ -228,7 +228,7 @@ fn truth(subject: &dyn Subject, bed: &Bed, prompt: &[i64], response: &Response) 
     let sequence = [prompt, &response.tokens].concat();
     let before = prompt.len() as i64 - 1;
     let count = response.tokens.len() as i64;
-    let logprobs = |model: &align_common::model::CausalLm| -> Vec<f64> {
+    let logprobs = |model: &align_model::CausalLm| -> Vec<f64> {
         let hidden = model.hidden(&alone(&sequence), None).narrow(0, before, count);
         let logits = model.head().logits(&hidden).to_kind(tch::Kind::Double) / bed.temperature; // (count, V)
         let taken = |row: usize| -> f64 {

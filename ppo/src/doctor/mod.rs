@@ -7,14 +7,15 @@ mod subject;
 #[cfg(test)]
 mod tests;
 
+use align_kernels::kind_of;
 use std::path::PathBuf;
 
-use align_common::chatml::{ChatFormat, Dialogue};
-use align_common::error::Result;
-use align_common::generate::Response;
-use align_common::progress::Progress;
-use align_common::random::{self, Purpose};
-use align_common::stage::doctor::{Diagnosis, tolerance};
+use align_core::error::Result;
+use align_core::progress::Progress;
+use align_core::random::{self, Purpose};
+use align_model::generate::Response;
+use align_text::chatml::{ChatFormat, Dialogue};
+use align_train::stage::doctor::{Diagnosis, tolerance};
 
 use crate::config::{Logprobs, PpoConfig};
 use crate::rewards::{MissingEnd, Normalize};
@@ -62,7 +63,7 @@ pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Diagnos
         normalize: config.reward.normalize,
         shares_value,
         same_dtype: config.frozen_dtype() == config.models.dtype,
-        tolerance: tolerance(config.models.dtype.kind()),
+        tolerance: tolerance(kind_of(config.models.dtype)),
         end_id: special.im_end,
         reading: trainer.reading.clone(),
         assumed,

@@ -1,10 +1,10 @@
 //! What the doctor examines: the pieces that a PPO step is made of, and the models to compare them with.
 
-use align_common::chatml::{ChatFormat, Dialogue};
-use align_common::error::Result;
-use align_common::generate::{Response, Sampling};
-use align_common::metrics::Metrics;
-use align_common::stage::doctor::host;
+use align_core::error::Result;
+use align_model::generate::{Response, Sampling};
+use align_run::metrics::Metrics;
+use align_text::chatml::{ChatFormat, Dialogue};
+use align_train::stage::doctor::host;
 
 use crate::models::{Models, Opinions, score};
 use crate::rollout::Rollout;

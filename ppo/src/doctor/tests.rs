@@ -3,17 +3,17 @@
 use std::fs::File;
 use std::path::Path;
 
-use align_common::generate::Sampling;
-use align_common::metrics::Metrics;
-use align_common::model::{CausalLm, Dropout};
-use align_common::progress::Silent;
-use align_common::tokenizer::Tokenizer;
+use align_core::progress::Silent;
+use align_model::generate::Sampling;
+use align_model::{CausalLm, Dropout};
+use align_run::metrics::Metrics;
+use align_text::tokenizer::Tokenizer;
 
 use super::checks::Bed;
 use super::*;
 use crate::models::{Models, Opinions};
 use crate::train::tests::{END, PAD, trainer};
-use align_common::stage::doctor::{Check, host};
+use align_train::stage::doctor::{Check, host};
 
 /// What is wrong with a [`Faulty`] subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +152,7 @@ fn with_dropout(policy: &CausalLm, rollout: &Rollout, dropout: Dropout) -> Vec<f
     let rows: Vec<usize> = (0..rollout.responses.len()).collect();
     let layout = rollout.layout(&rows, policy.device());
     let hidden = policy.hidden(&layout.flat, Some(dropout)).index_select(0, &layout.before);
-    let over = align_common::model::Over { temperature: 0.7, nucleus: None };
+    let over = align_model::Over { temperature: 0.7, nucleus: None };
     Vec::try_from(policy.logprobs(&hidden, &layout.tokens, &over).logprobs).unwrap()
 }
 

@@ -5,12 +5,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use align_common::chatml::{ChatFormat, Dialogue, Encoded, LossOn, Role};
-use align_common::config::Overlong;
-use align_common::data::{BadRows, Kind, Parsed, Place, RawRows, Record, find, kind_of_rows};
-use align_common::error::{Problems, few_lines};
-use align_common::lm::{Cache, LmData, Reading, chat_rows, document_rows, seen_rows};
-use align_common::stage::{check_format, check_source};
+use align_core::config::Overlong;
+use align_core::error::{Problems, few_lines};
+use align_data::{BadRows, Kind, Parsed, Place, RawRows, Record, find, kind_of_rows};
+use align_text::chatml::{ChatFormat, Dialogue, Encoded, LossOn, Role};
+use align_tokens::{Cache, LmData, Reading, chat_rows, document_rows, seen_rows};
+use align_train::stage::{check_format, check_source};
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde_json::{Map, Value, json};

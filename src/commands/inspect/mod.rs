@@ -8,7 +8,7 @@ pub(crate) use data::run as data;
 pub(crate) use model::run as model;
 pub(crate) use run::run;
 
-use align_common::error::{Error, Problem};
+use align_core::error::{Error, Problem};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 

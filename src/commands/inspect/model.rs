@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use align_common::chatml::{ChatFormat, SYSTEM, TEMPLATES_SYSTEM};
-use align_common::error::{Error, Problems};
-use align_common::model::{Face, Family, Header, untrained_chatml};
-use align_common::stage::{ScoreWish, check_scalar_model, check_source};
+use align_core::error::{Error, Problems};
+use align_model::{Face, Family, Header, untrained_chatml};
+use align_text::chatml::{ChatFormat, SYSTEM, TEMPLATES_SYSTEM};
+use align_train::stage::{ScoreWish, check_scalar_model, check_source};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use tch::Kind;
@@ -57,7 +57,7 @@ pub(crate) fn run(args: InspectModelArgs) -> Result<ExitCode> {
         set("system text of its scores", json!(contract.system));
         set("value shift", json!(contract.value_shift));
         let reference = contract.reference.as_ref();
-        let scores = |reference: &align_common::contract::Reference| {
+        let scores = |reference: &align_model::contract::Reference| {
             json!(format!("{:.4} ± {:.4} on {} of {}", reference.mean, reference.std, reference.scores, reference.set))
         };
         set("scores", reference.map_or(Value::Null, scores));

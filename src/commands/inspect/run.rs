@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use align_common::checkpoint;
-use align_common::error::Error;
-use align_common::run;
-use align_common::stage::written;
+use align_core::error::Error;
+use align_run::checkpoint;
+use align_run::run;
+use align_train::stage::written;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 

@@ -1,10 +1,10 @@
 //! A PPO run on a held-out set: what the score was bought with, and with which lengths.
 
-use align_common::metrics::Metrics;
-use align_common::plot::{Line, Plot, Steps, short};
 use align_ppo::charts::{JUDGES, by_length, frontier};
 use align_ppo::findings::{Log, series, sets};
 use align_ppo::held_out::{Decile, measured_deciles};
+use align_run::metrics::Metrics;
+use align_run::plot::{Line, Plot, Steps, short};
 use anyhow::Result;
 use serde_json::{Value, json};
 

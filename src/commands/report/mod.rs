@@ -6,12 +6,12 @@ mod samples;
 use std::path::Path;
 use std::process::ExitCode;
 
-use align_common::error::Problems;
-use align_common::metrics::Metrics;
-use align_common::plot::{Legend, Line, Plot, Steps, short};
-use align_common::run::{Contents, read};
-use align_common::stage::written;
+use align_core::error::Problems;
 use align_ppo::findings::{KL_LIMIT, Log, findings, series};
+use align_run::metrics::Metrics;
+use align_run::plot::{Legend, Line, Plot, Steps, short};
+use align_run::run::{Contents, read};
+use align_train::stage::written;
 use anyhow::Result;
 use plotters::style::RGBColor;
 use serde_json::{Map, Value, json};

@@ -1,6 +1,6 @@
 //! The samples of a run's last evaluation: each prompt with its texts side by side.
 
-use align_common::plot::short;
+use align_run::plot::short;
 use serde_json::{Map, Value, json};
 
 use crate::commands::html::printable;

@@ -1,0 +1,42 @@
+//! Operations on tensors, and how each kind of device computes them.
+//!
+//! Imports `align-core`, libtorch, and nothing else of the workspace. A model is not known here: an operation is given its sizes.
+//!
+//! To read: [`batch`], then [`attention`]. Shapes are written with one legend in the whole workspace: **B** rows, **P** prompt, **R**
+//! response, **T** tokens of a flat batch, **N** the tokens among them that something is asked about, **V** vocabulary, **D** hidden,
+//! **H** query heads, **K** key/value heads, **E** head width. A mask is true where something counts. Entry t of a per-token tensor of a
+//! response belongs to its token t, and is computed from the hidden state one position earlier.
+
+pub mod adamw;
+mod arithmetic;
+pub mod attention;
+pub mod batch;
+mod device;
+pub mod elementwise;
+pub mod few_rows;
+pub mod kv_cache;
+pub mod memory;
+pub mod parallel;
+pub mod product;
+pub mod rotary;
+pub mod sampler;
+pub mod softmax;
+mod tiles;
+
+use tch::{Kind, Tensor};
+
+pub use device::{find_device, kind_of};
+
+/// Goes backward from `output` with ∂L/∂output = `grad`.
+pub fn backward_with(output: &Tensor, grad: &Tensor) {
+    (output * grad.detach()).sum(Kind::Float).backward();
+}
+
+/// Seeds libtorch's generator for a test. There is one for the process: whoever draws from it, dropout included, holds this meanwhile.
+#[doc(hidden)]
+pub fn seeded(seed: i64) -> impl Drop {
+    static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tch::manual_seed(seed);
+    guard
+}

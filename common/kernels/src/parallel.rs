@@ -1,0 +1,143 @@
+//! Work shared among the threads that libtorch computes on.
+//!
+//! They wait for work awake for some milliseconds after each of libtorch's operations. Threads of our own would share the cores with
+//! them, and each would have to be started: for what takes a fraction of a millisecond, that is most of the time.
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+/// Elements below which a second thread has less to do than it costs to call it.
+const WORTH_A_THREAD: usize = 1 << 16;
+
+/// Calls `work` with every item, on as many threads as libtorch uses, or fewer where there are few `elements` to go through. Which
+/// thread takes which item is left open: a result must not depend on it.
+pub fn each<T: Send>(items: Vec<T>, elements: usize, work: impl Fn(T) + Sync) {
+    let threads = (tch::get_num_threads().max(1) as usize).min(elements / WORTH_A_THREAD).min(items.len());
+    if threads <= 1 {
+        items.into_iter().for_each(work);
+        return;
+    }
+    let queue = Mutex::new(items.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    team(threads, &|| {
+        while let Some(item) = next() {
+            work(item);
+        }
+    });
+}
+
+/// Starts a thread on which libtorch computes without others' help: what it does goes on beside a training step, which has them all.
+pub fn spawn_alone<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<JoinHandle<T>> {
+    let threads = tch::get_num_threads();
+    let (tell, told) = mpsc::channel();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        tch::get_num_threads(); // the first call on a thread sets it to the common number, whatever was set before
+        tch::set_num_threads(1);
+        let _ = tell.send(());
+        work()
+    })?;
+    // libtorch knows the number of each thread, and one for threads that are still to come, which was changed with it.
+    let _ = told.recv();
+    tch::set_num_threads(threads);
+    Ok(thread)
+}
+
+/// Runs `body` on so many threads at once, this one among them.
+fn team(threads: usize, body: &(dyn Fn() + Sync)) {
+    let Some(parallel) = openmp() else {
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(body);
+            }
+            body();
+        });
+        return;
+    };
+    let region = Region { body, panic: Mutex::new(None) };
+    let data: *const Region<'_> = &raw const region;
+    #[expect(unsafe_code, reason = "the threads of OpenMP have no other door")]
+    // SAFETY: `enter` is what it calls, on every thread, with a region that lives until all have returned.
+    unsafe {
+        parallel(enter, data.cast_mut().cast(), threads as u32, 0);
+    }
+    let panic = region.panic.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(panic) = panic {
+        resume_unwind(panic);
+    }
+}
+
+struct Region<'a> {
+    body: &'a (dyn Fn() + Sync),
+    /// The first panic: none may cross into C.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+extern "C" fn enter(data: *mut c_void) {
+    #[expect(unsafe_code, reason = "the threads of OpenMP have no other door")]
+    // SAFETY: `team` passes a region and waits for it; it is shared, never changed but through its lock.
+    let region = unsafe { &*data.cast_const().cast::<Region<'_>>() };
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(region.body)) {
+        region.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+    }
+}
+
+/// `GOMP_parallel(fn, data, num_threads, flags)`: what compilers call for a parallel region.
+type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, u32, u32);
+
+/// The OpenMP that libtorch was loaded with; nothing where it came without.
+fn openmp() -> Option<Parallel> {
+    static FOUND: OnceLock<Option<Parallel>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        #[cfg(unix)]
+        {
+            #[expect(unsafe_code, reason = "the threads of OpenMP have no other door")]
+            // SAFETY: a look for a name among the loaded libraries; GNU's and LLVM's OpenMP give it this signature.
+            unsafe {
+                let found = libc::dlsym(libc::RTLD_DEFAULT, c"GOMP_parallel".as_ptr());
+                (!found.is_null()).then(|| std::mem::transmute::<*mut c_void, Parallel>(found))
+            }
+        }
+        #[cfg(not(unix))]
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_worked_on_once() {
+        let mut counts = vec![0u32; 1000];
+        for _ in 0..20 {
+            each(counts.iter_mut().collect(), 1 << 30, |count| *count += 1);
+        }
+        assert_eq!(counts, vec![20; 1000]);
+    }
+
+    #[test]
+    fn a_panic_arrives_where_it_was_called() {
+        let result = catch_unwind(|| each((0..64).collect(), 1 << 30, |item| assert!(item != 40, "item {item}")));
+        let message = *result.unwrap_err().downcast::<String>().unwrap();
+        assert_eq!(message, "item 40");
+        each((0..64).collect(), 1 << 30, |_| ()); // the threads are still there
+    }
+
+    #[test]
+    fn a_thread_alone_leaves_this_one_its_helpers() {
+        let threads = tch::get_num_threads();
+        let alone = spawn_alone("alone", tch::get_num_threads).unwrap().join().unwrap();
+        assert_eq!((alone, tch::get_num_threads()), (1, threads));
+    }
+
+    #[test]
+    fn libtorchs_own_threads_are_used_where_there_are_any() {
+        assert!(openmp().is_some() || !cfg!(target_os = "linux"));
+    }
+}

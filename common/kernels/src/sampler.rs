@@ -1,0 +1,217 @@
+//! Draws from rows of logits. The nucleus of top-p is found without sorting the vocabulary, which would cost more than the model: the
+//! leading bits of its edge by bisection over the mass above them, and only what shares them is sorted.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::arithmetic::by_processor;
+use crate::memory::elements_mut;
+use crate::parallel;
+use crate::softmax::exponentials;
+use align_core::error::{Error, Result};
+
+/// How tokens are drawn.
+#[derive(Debug, Clone)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 takes the most probable token.
+    pub temperature: f64,
+    /// The smallest set of most probable tokens whose mass reaches it is kept.
+    pub top_p: f64,
+    /// The longest response, in tokens.
+    pub max_tokens: usize,
+    /// Tokens that end a response.
+    pub stop_ids: Vec<i64>,
+    /// Ids from here on are never sampled: rows of the embedding that no token uses.
+    pub vocab: i64,
+    /// Whether the kept tokens of every draw are returned.
+    pub record_nucleus: bool,
+}
+
+/// One draw.
+pub struct Pick {
+    /// The id that was drawn.
+    pub token: i64,
+    /// The kept ids in ascending order, when they were asked for.
+    pub nucleus: Option<Vec<i64>>,
+}
+
+/// Draws a token from each row of logits (B, V); `draw(row)` is uniform in [0, 1).
+pub fn pick(logits: Tensor, sampling: &Sampling, draw: impl Fn(usize) -> f64) -> Result<Vec<Pick>> {
+    let _guard = tch::no_grad_guard();
+    let (_, all) = logits.size2().expect("logits are (B, V)");
+    let width = sampling.vocab.min(all);
+    let not_numbers =
+        || Error::Failed("the model's logits are not numbers: its weights are broken or diverged".to_owned());
+    if sampling.temperature == 0.0 {
+        let (best, tokens) = logits.narrow(1, 0, width).max_dim(-1, false);
+        if best.isfinite().all().int64_value(&[]) == 0 {
+            return Err(not_numbers());
+        }
+        let tokens = Vec::<i64>::try_from(tokens).expect("one id a row");
+        let nucleus = |token| sampling.record_nucleus.then(|| vec![token]);
+        return Ok(tokens.into_iter().map(|token| Pick { token, nucleus: nucleus(token) }).collect());
+    }
+    let mut logits = logits.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+    if sampling.temperature != 1.0 {
+        let _ = logits.g_div_scalar_(sampling.temperature);
+    }
+    let numel = logits.numel();
+    let rows = elements_mut(&mut logits).chunks_exact_mut(all as usize).map(|row| &mut row[..width as usize]);
+    let mut picks: Vec<(f64, Option<Pick>)> = (0..rows.len()).map(|row| (draw(row), None)).collect();
+    parallel::each(rows.zip(&mut picks).collect(), numel, |(row, (draw, pick))| {
+        *pick = pick_from(row, sampling, *draw);
+    });
+    picks.into_iter().map(|(_, pick)| pick.ok_or_else(not_numbers)).collect()
+}
+
+/// Draws from one row of logits, which it overwrites; nothing when they are not numbers.
+fn pick_from(logits: &mut [f32], sampling: &Sampling, draw: f64) -> Option<Pick> {
+    let total = exponentials(logits);
+    let weights = &*logits;
+    if !total.is_finite() {
+        return None;
+    }
+    let kept = if sampling.top_p >= 1.0 { Kept::all() } else { Kept::nucleus(weights, total, sampling.top_p * total) };
+    let nucleus = sampling.record_nucleus.then(|| kept.ids(weights));
+    Some(Pick { token: kept.draw(weights, draw), nucleus })
+}
+
+/// What top-p keeps, by weights in proportion to probabilities: the tokens above the edge's, and those equal to it up to the edge's id.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Kept {
+    weight: f32,
+    id: usize,
+}
+
+/// Leading bits of an fp32 number: its exponent and seven bits of its mantissa.
+const LEADING: u32 = 16;
+
+impl Kept {
+    /// Everything.
+    fn all() -> Self {
+        Self { weight: 0.0, id: usize::MAX }
+    }
+
+    /// Of `weights`, which lie in 0..=1 and sum up to `total`, token i is kept iff the mass of those before it is below `mass`, largest
+    /// first and of equal ones the lowest id; at least one.
+    pub fn nucleus(weights: &[f32], total: f64, mass: f64) -> Self {
+        let least = |leading: u32| f32::from_bits(leading << LEADING);
+        // However many are as small as that, they cannot make up what is left out. Half of it, for rounding.
+        let surely_kept = ((total - mass) / weights.len() as f64 / 2.0).clamp(0.0, 1.0) as f32;
+        // The leading bits above which there is less than `mass`, and from which on there is that much.
+        let (mut reached, mut beyond) = (surely_kept.to_bits() >> LEADING, (1.0f32.to_bits() >> LEADING) + 1);
+        let mut above = 0.0;
+        while beyond - reached > 1 {
+            let middle = reached.midpoint(beyond);
+            let from_there = mass_from(weights, least(middle));
+            if from_there < mass {
+                (beyond, above) = (middle, from_there);
+            } else {
+                reached = middle;
+            }
+        }
+        let mut members = Vec::new();
+        for (start, block) in (0..).step_by(MEMBERS).zip(weights.chunks(MEMBERS)) {
+            if any_leads(block, reached) {
+                let those = (start..).zip(block).filter(|(_, weight)| weight.to_bits() >> LEADING == reached);
+                members.extend(those.map(|(id, weight)| (*weight, id)));
+            }
+        }
+        members.sort_unstable_by(|one, other| other.0.total_cmp(&one.0).then(one.1.cmp(&other.1)));
+        for (weight, id) in members {
+            above += f64::from(weight);
+            if above >= mass {
+                return Self { weight, id };
+            }
+        }
+        Self::all() // rounding left the whole mass below
+    }
+
+    fn keeps(self, id: usize, weight: f32) -> bool {
+        weight > self.weight || (weight == self.weight && id <= self.id)
+    }
+
+    /// The kept ids, ascending.
+    pub fn ids(self, weights: &[f32]) -> Vec<i64> {
+        let kept = weights.iter().enumerate().filter(|(id, weight)| self.keeps(*id, **weight));
+        kept.map(|(id, _)| id as i64).collect()
+    }
+
+    /// The first kept id, ascending, up to which the kept mass exceeds the drawn part of all of it.
+    pub fn draw(self, weights: &[f32], draw: f64) -> i64 {
+        const BLOCK: usize = 1024;
+        let blocks = || (0..).step_by(BLOCK).zip(weights.chunks(BLOCK));
+        let masses: Vec<f64> = blocks().map(|(start, block)| self.mass(start, block)).collect();
+        let mut left = draw * masses.iter().sum::<f64>();
+        let mut last = 0;
+        for ((start, block), mass) in blocks().zip(&masses) {
+            if *mass == 0.0 {
+                continue;
+            }
+            if left >= *mass {
+                left -= mass;
+                last = start + block.len();
+                continue;
+            }
+            for (id, weight) in (start..).zip(block) {
+                if *weight > 0.0 && self.keeps(id, *weight) {
+                    last = id + 1;
+                    left -= f64::from(*weight);
+                    if left < 0.0 {
+                        return id as i64;
+                    }
+                }
+            }
+        }
+        // Rounding left nothing: the last kept one.
+        let before = weights[..last].iter().enumerate().rev();
+        before
+            .into_iter()
+            .find(|(id, weight)| **weight > 0.0 && self.keeps(*id, **weight))
+            .map_or(0, |(id, _)| id as i64)
+    }
+
+    /// The kept mass of a block of ids: up to the edge's id its weight is kept, behind it only what is larger.
+    fn mass(self, start: usize, block: &[f32]) -> f64 {
+        let (before, behind) = block.split_at(self.id.saturating_add(1).saturating_sub(start).min(block.len()));
+        mass_from(before, self.weight) + mass_from(behind, self.weight.next_up())
+    }
+}
+
+by_processor! {
+    /// The sum of the weights that are at least `least`.
+    fn mass_from(weights: &[f32], least: f32) -> f64 = mass_from_by;
+}
+
+/// So many weights are looked at together for one with certain leading bits, which few have.
+const MEMBERS: usize = 64;
+
+by_processor! {
+    /// Whether one of the weights has these leading bits.
+    fn any_leads(weights: &[f32], leading: u32) -> bool = any_leads_by;
+}
+
+#[inline(always)]
+fn any_leads_by<const FUSED: bool>(weights: &[f32], leading: u32) -> bool {
+    let mut any = false;
+    for weight in weights {
+        any |= weight.to_bits() >> LEADING == leading;
+    }
+    any
+}
+
+/// Many running sums, so that additions need not wait for each other.
+#[inline(always)]
+fn mass_from_by<const FUSED: bool>(weights: &[f32], least: f32) -> f64 {
+    const LANES: usize = 32;
+    let mut sums = [0.0f64; LANES];
+    let (whole, rest) = weights.as_chunks::<LANES>();
+    for weights in whole {
+        for (sum, weight) in sums.iter_mut().zip(weights) {
+            *sum += f64::from(if *weight >= least { *weight } else { 0.0 });
+        }
+    }
+    for (sum, weight) in sums.iter_mut().zip(rest) {
+        *sum += f64::from(if *weight >= least { *weight } else { 0.0 });
+    }
+    sums.iter().sum()
+}

@@ -1,0 +1,268 @@
+//! What the two faces share: a transformer's pass over flat batches, and the way back through what it kept or computes again.
+
+use std::cell::RefCell;
+
+use tch::{Kind, Tensor};
+
+use super::config::ModelConfig;
+use super::header::Files;
+use super::heads::ensure_grad;
+use super::layer::Kept;
+use super::rope::{ntk_factor, rotation, tree_stretch};
+use super::transformer::Transformer;
+use super::weights::{Parameter, SideFiles};
+use super::{Dropout, ModelOptions};
+use align_kernels::attention::{Heads, Plan};
+use align_kernels::backward_with;
+use align_kernels::batch::FlatBatch;
+use align_kernels::kv_cache::{KvCache, Prefilled};
+
+/// Config, parameters, transformer.
+pub(crate) struct Backbone {
+    pub(crate) config: ModelConfig,
+    pub(crate) options: ModelOptions,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) side_files: SideFiles,
+    pub(crate) extrapolate: bool,
+    transformer: Transformer,
+    /// Forward passes that wait for the gradient that arrives after them.
+    tapes: RefCell<Vec<Tape>>,
+}
+
+/// Is shown a tensor under its name.
+pub type See<'a> = dyn FnMut(String, &Tensor) + 'a;
+
+/// What is needed to go back through one forward pass.
+struct Tape {
+    plan: Plan,
+    dropout: Option<Dropout>,
+    /// Where hidden states were asked for (N); everywhere unless given.
+    places: Option<Tensor>,
+    /// The embedded tokens (T, D), with their graph.
+    embedded: Tensor,
+    layers: Vec<Trace>,
+    /// What came out of the last layer (N, D).
+    output: Tensor,
+    /// That behind the final norm: a leaf, to which the rest of the graph brings a gradient.
+    hidden: Tensor,
+}
+
+/// What is left of a layer's forward pass.
+enum Trace {
+    /// What went in (T, D): the rest is computed again.
+    Input(Tensor),
+    Kept(Kept),
+}
+
+impl Backbone {
+    /// Parameters come in the order in which [`Transformer::build`] asks for them, heads after them.
+    pub(crate) fn new(
+        config: ModelConfig,
+        parameters: Vec<Parameter>,
+        side_files: SideFiles,
+        options: &ModelOptions,
+    ) -> Self {
+        let mut tensors = parameters.iter().map(|parameter| parameter.tensor.shallow_clone());
+        let mut transformer =
+            Transformer::build(&config, &mut |_| tensors.next().expect("parameters follow the specs"));
+        transformer.shape.factors = options.compute;
+        transformer.shape.compute = options.between();
+        drop(tensors);
+        if options.trainable {
+            // Now rather than amid the first step's activations, where they would leave gaps for good. The embedding's own gradient is
+            // sparse, and needs a dense one to be added to.
+            parameters.iter().for_each(|parameter| drop(ensure_grad(&parameter.tensor)));
+        }
+        let (options, tapes) = (options.clone(), RefCell::default());
+        Self { config, options, parameters, side_files, extrapolate: false, transformer, tapes }
+    }
+
+    /// The parameter of a head.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&Tensor> {
+        self.parameters.iter().find(|parameter| parameter.name == name).map(|parameter| &parameter.tensor)
+    }
+
+    /// The embedding (V, D), which is also the language-model head where that is tied.
+    pub(crate) fn embedding(&self) -> &Tensor {
+        &self.transformer.embed_tokens
+    }
+
+    /// Hidden states (N, D) after the final norm at `places` (N), all T unless given, in the compute dtype.
+    pub(crate) fn hidden(&self, batch: &FlatBatch, places: Option<&Tensor>, dropout: Option<Dropout>) -> Tensor {
+        let plan = self.plan(batch);
+        // tch does not tell whether gradients are on. What is computed from a parameter does; a view of it would not.
+        if self.options.trainable && self.embedding().narrow(0, 0, 0).neg().requires_grad() {
+            return self.taped(plan, places, dropout);
+        }
+        if dropout.is_some() {
+            let _guard = tch::no_grad_guard();
+            let embedded = self.transformer.embed(&plan.tokens, dropout);
+            let through = |hidden, index| self.layer(index, &hidden, &plan, places, dropout).0;
+            return self.transformer.final_norm(&(0..self.transformer.layers.len()).fold(embedded, through));
+        }
+        self.transformer.forward(&plan.tokens, &plan.rotation, false, places, &mut |layer, heads| {
+            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+        })
+    }
+
+    /// As [`Backbone::hidden`] without a gradient, for a model in mapped files: of these, a layer is held at a time.
+    pub(crate) fn hidden_once(&self, batch: &FlatBatch, places: Option<&Tensor>, files: &Files) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let plan = self.plan(batch);
+        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, false, places, &mut |layer, heads| {
+            files.let_go();
+            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+        });
+        files.let_go();
+        hidden
+    }
+
+    /// The forward pass, with what the way back needs.
+    fn taped(&self, plan: Plan, places: Option<&Tensor>, dropout: Option<Dropout>) -> Tensor {
+        let embedded = self.transformer.embed(&plan.tokens, dropout);
+        let mut output = embedded.detach();
+        let mut layers = Vec::with_capacity(self.transformer.layers.len());
+        for layer in 0..self.transformer.layers.len() {
+            let (next, kept) = self.layer(layer, &output, &plan, places, dropout);
+            layers.push(if self.options.recompute_layers { Trace::Input(output) } else { Trace::Kept(kept) });
+            output = next;
+        }
+        let hidden = tch::no_grad(|| self.transformer.final_norm(&output)).set_requires_grad(true);
+        let (places, kept) = (places.map(Tensor::shallow_clone), hidden.shallow_clone());
+        self.tapes.borrow_mut().push(Tape { plan, dropout, places, embedded, layers, output, hidden: kept });
+        hidden
+    }
+
+    /// A forward pass as training takes it, of which every tensor is shown under its name. Returns the hidden states (T, D); no gradient.
+    pub(crate) fn trace(&self, batch: &FlatBatch, dropout: Option<Dropout>, see: &mut See<'_>) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let plan = self.plan(batch);
+        let mut hidden = self.transformer.embed(&plan.tokens, dropout);
+        see("embedding".to_owned(), &hidden);
+        for index in 0..self.transformer.layers.len() {
+            let (output, kept) = self.layer(index, &hidden, &plan, None, dropout);
+            kept.parts().into_iter().for_each(|(part, tensor)| see(format!("layer {index}, {part}"), tensor));
+            see(format!("layer {index}, output"), &output);
+            hidden = output;
+        }
+        hidden = self.transformer.final_norm(&hidden);
+        see("final norm".to_owned(), &hidden);
+        hidden
+    }
+
+    /// `places`: what is read behind the last layer.
+    fn layer(
+        &self,
+        index: usize,
+        input: &Tensor,
+        plan: &Plan,
+        places: Option<&Tensor>,
+        dropout: Option<Dropout>,
+    ) -> (Tensor, Kept) {
+        let (window, p) = (self.config.sliding_windows[index], dropout.map_or(0.0, |dropout| dropout.p));
+        let attend = &mut |_: usize, heads: &Heads| plan.attend(heads, window, p);
+        let layer = &self.transformer.layers[index];
+        let at = self.transformer.at(index, places);
+        layer.forward_kept(at, input, &self.transformer.shape, &plan.rotation, dropout, attend)
+    }
+
+    /// Goes back through the passes to whose hidden states the graph above them has brought a gradient.
+    pub(crate) fn finish_backward(&self) {
+        let arrived = |tape: &mut Tape| tape.hidden.grad().defined();
+        let tapes: Vec<Tape> = self.tapes.borrow_mut().extract_if(.., arrived).collect();
+        for Tape { plan, dropout, places, embedded, mut layers, output, hidden } in tapes {
+            let mut grad = self.transformer.final_norm_backward(&output, &hidden.grad());
+            drop((output, hidden));
+            for index in (0..layers.len()).rev() {
+                let kept = match layers.pop().expect("a trace for each layer") {
+                    Trace::Input(input) => self.layer(index, &input, &plan, places.as_ref(), dropout).1,
+                    Trace::Kept(kept) => kept,
+                };
+                let layer = &self.transformer.layers[index];
+                let window = self.config.sliding_windows[index];
+                let attend_back = &mut |heads: &Heads, attended: &Tensor, grad: &Tensor| {
+                    plan.attend_back(heads, window, attended, grad)
+                };
+                grad = layer.backward(kept, grad, &self.transformer.shape, &plan.rotation, attend_back);
+            }
+            backward_with(&embedded, &grad);
+        }
+    }
+
+    /// Hidden states (N, D) of prompts at `places` (N), and the keys and values that responses will see. No gradient.
+    pub(crate) fn prefill(&self, batch: &FlatBatch, places: &Tensor) -> (Tensor, Prefilled) {
+        let _guard = tch::no_grad_guard();
+        let plan = self.plan_by(batch, self.transformer.decoding());
+        let mut layers = Vec::with_capacity(self.transformer.layers.len());
+        let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, true, Some(places), &mut |layer, heads| {
+            layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
+            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+        });
+        (hidden, Prefilled { layers })
+    }
+
+    /// Hidden states (R, D) of one more token in every row of the cache. `prompt_lengths` fix each row's NTK factor. No
+    /// gradient.
+    pub(crate) fn decode(&self, cache: &mut KvCache, tokens: &[i64], prompt_lengths: &[usize]) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let (compute, device) = (self.options.between(), self.options.device);
+        let stretch: Option<Vec<f64>> =
+            self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
+        let rotation = rotation(&self.config, cache.lengths(), stretch.as_deref(), compute, device);
+        let step = cache.step(&self.config.attention_dims(), device, compute);
+        let tokens = Tensor::from_slice(tokens).to_device(device);
+        self.transformer.forward(&tokens, &rotation, true, None, &mut |layer, heads| {
+            cache.attend(layer, heads, self.config.sliding_windows[layer], &step)
+        })
+    }
+
+    /// A cache for up to `max_rows` rows of this model.
+    pub(crate) fn cache(&self, max_rows: usize) -> KvCache {
+        KvCache::new(&self.config.attention_dims(), max_rows, self.options.between(), self.options.device)
+    }
+
+    fn plan(&self, batch: &FlatBatch) -> Plan {
+        self.plan_by(batch, self.options.compute)
+    }
+
+    fn plan_by(&self, batch: &FlatBatch, factors: Kind) -> Plan {
+        let (compute, device) = (self.options.between(), self.options.device);
+        let stretch = self.extrapolate.then(|| tree_stretch(&self.config, batch));
+        let rotation = rotation(&self.config, batch.positions(), stretch.as_deref(), compute, device);
+        Plan::new(&self.config.attention_dims(), batch, rotation, factors, compute, device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CausalLm;
+    use crate::tests::{tiny, trainable};
+
+    #[test]
+    fn a_pass_without_gradients_leaves_nothing_behind() {
+        for recompute_layers in [false, true] {
+            let options = ModelOptions { recompute_layers, ..trainable() };
+            let backbone = CausalLm::load(&tiny("qwen2_tied_gqa"), &options).unwrap().backbone;
+            let mut batch = FlatBatch::new();
+            batch.push(&[1, 2, 3], None);
+            tch::no_grad(|| drop(backbone.hidden(&batch, None, None)));
+            assert!(backbone.tapes.borrow().is_empty(), "recompute_layers = {recompute_layers}");
+            drop(backbone.hidden(&batch, None, None));
+            assert_eq!(backbone.tapes.borrow().len(), 1);
+        }
+    }
+
+    /// To the bit, attention included: tokens are sampled with the fp32 weights as they are.
+    #[test]
+    fn prompts_are_read_in_fp32_by_a_model_that_is_trained_in_bfloat16() {
+        let mut batch = FlatBatch::new();
+        batch.push(&[1, 2, 3, 7, 5], None);
+        let hidden = |compute| {
+            let options = ModelOptions { compute, ..trainable() };
+            let backbone = CausalLm::load(&tiny("qwen2_tied_gqa"), &options).unwrap().backbone;
+            backbone.prefill(&batch, &Tensor::from_slice(&[2i64, 4])).0
+        };
+        assert!(hidden(Kind::BFloat16).equal(&hidden(Kind::Float)));
+    }
+}

@@ -1,0 +1,174 @@
+//! A transformer that ends in a distribution over tokens.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::backbone::{Backbone, See};
+use super::config::ModelConfig;
+use super::header::{Face, Files, LM_HEAD, Spec, causal_specs};
+use super::heads::{GradOf, LmHead, Over, TokenStats};
+use super::saved::{Probed, Saved, probe};
+use super::weights::{Parameter, SideFiles, Writing};
+use super::{Dropout, ModelOptions};
+use align_core::error::Result;
+use align_core::random::Purpose;
+use align_kernels::backward_with;
+use align_kernels::batch::FlatBatch;
+
+/// A language model.
+pub struct CausalLm {
+    pub(crate) backbone: Backbone,
+    head: LmHead,
+}
+
+impl CausalLm {
+    /// Reads a checkpoint folder.
+    ///
+    /// # Errors
+    /// [`align_core::error::Error::Invalid`] as [`super::inspect`]; also when the folder holds no weights or a scalar model.
+    pub fn load(dir: &Path, options: &ModelOptions) -> Result<Self> {
+        Self::read(dir, &Files::require(dir)?, options, Parameter::read)
+    }
+
+    pub(super) fn read(
+        dir: &Path,
+        files: &Files,
+        options: &ModelOptions,
+        parameter: fn(&Files, &Spec, &ModelOptions) -> Parameter,
+    ) -> Result<Self> {
+        let config = ModelConfig::read(dir)?;
+        let specs = causal_specs(&config);
+        files.compare(&specs, Face::CausalLm, &config)?;
+        let parameters = specs.iter().map(|spec| parameter(files, spec, options)).collect();
+        Ok(Self::assemble(Backbone::new(config, parameters, SideFiles::capture(dir)?, options)))
+    }
+
+    /// A new model, its weights a function of the seed.
+    pub fn random(config: ModelConfig, seed: u64, options: &ModelOptions) -> Self {
+        let specs = causal_specs(&config);
+        let new =
+            |(index, spec)| Parameter::random(spec, seed, Purpose::WeightInit, index as u64, config.dtype, options);
+        let parameters = specs.iter().enumerate().map(new).collect();
+        Self::assemble(Backbone::new(config, parameters, SideFiles::default(), options))
+    }
+
+    /// As [`CausalLm::random`] with weights of 0, for one whose weights are still to come.
+    pub fn blank(config: ModelConfig, options: &ModelOptions) -> Self {
+        let blank = |spec: &Spec| {
+            let zeros = Tensor::zeros(&spec.shape, (Kind::Float, options.device));
+            Parameter::new(&spec.name, &zeros, config.dtype, options)
+        };
+        let parameters = causal_specs(&config).iter().map(blank).collect();
+        Self::assemble(Backbone::new(config, parameters, SideFiles::default(), options))
+    }
+
+    fn assemble(backbone: Backbone) -> Self {
+        let weight = backbone.parameter(LM_HEAD).unwrap_or(backbone.embedding()).shallow_clone();
+        let head = LmHead::new(weight, backbone.options.compute);
+        Self { backbone, head }
+    }
+
+    /// Gives a model that was made by [`CausalLm::random`] the files that travel with it.
+    pub fn set_side_files(&mut self, side_files: SideFiles) {
+        self.backbone.side_files = side_files;
+    }
+
+    /// Whether the first generation's dynamic NTK and LogN act on sequences beyond `seq_length`: evaluation only. With them,
+    /// sequences that share a prefix are all treated as the longest of them.
+    pub fn set_extrapolate(&mut self, extrapolate: bool) {
+        self.backbone.extrapolate = extrapolate;
+    }
+
+    /// Hidden states (T, D) after the final norm, in the compute dtype. Where no [`CausalLm::backward`] will follow, call it
+    /// without gradients: what is kept for the way back is kept until then.
+    pub fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
+        self.backbone.hidden(batch, None, dropout)
+    }
+
+    /// Those at `places` (N) alone: (N, D). What lies behind the last layer's attention is computed for them only.
+    pub fn hidden_at(&self, batch: &FlatBatch, places: &Tensor, dropout: Option<Dropout>) -> Tensor {
+        self.backbone.hidden(batch, Some(places), dropout)
+    }
+
+    /// As [`CausalLm::hidden`] without gradients, showing every tensor on the way.
+    pub fn trace(&self, batch: &FlatBatch, dropout: Option<Dropout>, see: &mut See<'_>) -> Tensor {
+        self.backbone.trace(batch, dropout, see)
+    }
+
+    /// Log-probabilities of `targets` (N) i64 after `hidden` (N, D); no gradient.
+    pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor, over: &Over<'_>) -> TokenStats {
+        self.head.logprobs(hidden, targets, over)
+    }
+
+    /// One pass over the head and back through the body: log-probabilities, and the gradient of a loss that is a sum over
+    /// tokens. `grad_of(rows, logprobs)` gives ∂L/∂logprob of a chunk of rows.
+    pub fn backward(&self, hidden: &Tensor, targets: &Tensor, over: &Over<'_>, grad_of: &mut GradOf<'_>) -> TokenStats {
+        let (stats, grad) = self.head.gradient(hidden, targets, over, grad_of);
+        backward_with(hidden, &grad);
+        self.backbone.finish_backward();
+        stats
+    }
+
+    /// The head alone.
+    pub fn head(&self) -> &LmHead {
+        &self.head
+    }
+
+    /// All parameters, in the order of the transformer.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.backbone.parameters
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &ModelConfig {
+        &self.backbone.config
+    }
+
+    /// Whether equal weights give equal numbers: the same compute dtype on the same device.
+    pub fn computes_like(&self, other: &Self) -> bool {
+        let (own, other) = (&self.backbone.options, &other.backbone.options);
+        own.compute == other.compute && own.device == other.device
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        self.backbone.options.device
+    }
+
+    /// Makes `ends` tokens at which programs that load the written checkpoint stop generating.
+    pub fn add_ends(&mut self, ends: &[i64]) {
+        self.backbone.side_files.add_ends(ends);
+    }
+
+    /// Writes a checkpoint in Hugging Face layout, with the source's names and dtypes; the folder is made when missing.
+    ///
+    /// # Errors
+    /// [`align_core::error::Error::Io`].
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        self.as_it_stands(Writing::default()).write(dir)
+    }
+
+    /// The model as it stands, for another thread to write and check.
+    pub fn saved(&self, writing: Writing) -> Saved {
+        let _no_grad = tch::no_grad_guard();
+        self.as_it_stands(writing).ask(|| Probed {
+            says: self.head.logits(&self.hidden(&probe(self.config().vocab_size), None)),
+            options: self.backbone.options.frozen(),
+            read: Self::say,
+        })
+    }
+
+    fn as_it_stands(&self, writing: Writing) -> Saved {
+        let side_files = self.backbone.side_files.clone();
+        Saved::new(self.parameters(), writing, self.config().clone(), side_files, Face::CausalLm)
+    }
+
+    /// The logits of a folder's model on the probe.
+    fn say(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
+        let files = Files::require(dir)?;
+        let model = Self::read(dir, &files, options, Parameter::mapped)?;
+        let hidden = model.backbone.hidden_once(&probe(model.config().vocab_size), None, &files);
+        Ok(model.head.logits_once(&hidden, &files))
+    }
+}

@@ -1,0 +1,406 @@
+//! What a checkpoint folder holds, read from `config.json` and the safetensors headers alone, and compared both ways with
+//! what the transformer needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
+use serde_json::{Map, Value};
+use tch::Kind;
+
+use super::config::ModelConfig;
+use super::differences::{self, Alike, Held};
+use super::transformer::Transformer;
+use super::unfound::refuse_unfound;
+use align_core::atomic_files::is_lfs_pointer;
+use align_core::error::{Error, Problems, Result};
+use align_kernels::memory;
+
+/// What a folder holds, or is wanted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Face {
+    /// A language model.
+    CausalLm,
+    /// A `…ForSequenceClassification` with one label: a reward or value model.
+    Scalar,
+}
+
+/// A checkpoint that can be loaded: its config and headers were read and agree.
+#[derive(Debug)]
+pub struct Header {
+    /// The architecture.
+    pub config: ModelConfig,
+    /// Whether it ends in a scalar head.
+    pub face: Face,
+    /// The number of parameters; a tied head counts once.
+    pub num_parameters: u64,
+    /// Whether there is a language-model head: its own or the tied embedding.
+    pub has_lm_head: bool,
+    /// Whether there are weights at all; a folder with `config.json` alone describes a model to start from nothing.
+    pub has_weights: bool,
+}
+
+/// A tensor the transformer needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// Its name in the checkpoint.
+    pub(crate) name: String,
+    /// Its shape.
+    pub(crate) shape: Vec<i64>,
+    /// How a new one is filled.
+    pub(crate) init: Init,
+}
+
+/// How a new parameter is filled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Init {
+    /// Normal, with this standard deviation.
+    Normal(f64),
+    /// The same everywhere.
+    Constant(f64),
+}
+
+/// Weights are read from their files in parts of about this many bytes.
+pub const READ_BYTES: usize = 32 << 20;
+
+/// The name of the scalar head's weight.
+pub(crate) const SCORE: &str = "score.weight";
+/// The name of an untied language-model head's weight.
+pub(crate) const LM_HEAD: &str = "lm_head.weight";
+
+/// Checks a folder without loading a tensor: names, shapes and dtypes both ways, truncated files, overlapping tensors, shard
+/// names that leave the folder.
+///
+/// # Errors
+/// [`Error::Invalid`] with every difference.
+pub fn inspect(dir: &Path) -> Result<Header> {
+    let config = ModelConfig::read(dir)?;
+    let Some(files) = Files::open(dir)? else {
+        let specs = causal_specs(&config);
+        return Ok(Header {
+            num_parameters: count(&specs),
+            config,
+            face: Face::CausalLm,
+            has_lm_head: true,
+            has_weights: false,
+        });
+    };
+    let face = if files.tensors.contains_key(SCORE) { Face::Scalar } else { Face::CausalLm };
+    let specs = match face {
+        Face::CausalLm => causal_specs(&config),
+        Face::Scalar => scalar_specs(&config),
+    };
+    files.compare(&specs, face, &config)?;
+    let has_lm_head = face == Face::CausalLm || config.tie_word_embeddings || files.tensors.contains_key(LM_HEAD);
+    Ok(Header { num_parameters: count(&specs), config, face, has_lm_head, has_weights: true })
+}
+
+/// The dtypes of a folder's weights, each once.
+///
+/// # Errors
+/// [`Error::Invalid`] when it holds none, or none that can be read.
+pub fn dtypes(dir: &Path) -> Result<Vec<Kind>> {
+    let files = Files::require(dir)?;
+    let mut kinds: Vec<Kind> = Vec::new();
+    for kind in files.tensors.values().filter_map(|entry| kind(entry.dtype)) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    Ok(kinds)
+}
+
+/// Parameters of a language model, or of a scalar model, whose head is one row.
+pub fn num_parameters(config: &ModelConfig, has_lm_head: bool) -> u64 {
+    count(&specs(config, has_lm_head))
+}
+
+/// Those that the other model has none of the same name and shape as.
+pub fn num_parameters_without(
+    config: &ModelConfig,
+    has_lm_head: bool,
+    other: &ModelConfig,
+    other_has_lm_head: bool,
+) -> u64 {
+    let others = specs(other, other_has_lm_head);
+    let has = |spec: &Spec| others.iter().any(|other| other.name == spec.name && other.shape == spec.shape);
+    count(&specs(config, has_lm_head).into_iter().filter(|spec| !has(spec)).collect::<Vec<_>>())
+}
+
+fn specs(config: &ModelConfig, has_lm_head: bool) -> Vec<Spec> {
+    if has_lm_head { causal_specs(config) } else { scalar_specs(config) }
+}
+
+/// What a language model needs.
+pub(crate) fn causal_specs(config: &ModelConfig) -> Vec<Spec> {
+    let mut specs = body_specs(config);
+    if !config.tie_word_embeddings {
+        specs.push(lm_head_spec(config));
+    }
+    specs
+}
+
+/// What a scalar model needs.
+pub(crate) fn scalar_specs(config: &ModelConfig) -> Vec<Spec> {
+    let mut specs = body_specs(config);
+    specs.push(score_spec(config));
+    specs
+}
+
+/// The untied language-model head.
+pub(crate) fn lm_head_spec(config: &ModelConfig) -> Spec {
+    let shape = vec![config.vocab_size, config.hidden_size];
+    Spec { name: LM_HEAD.to_owned(), shape, init: Init::Normal(config.initializer_range) }
+}
+
+/// The scalar head: normal with standard deviation 1/√(D+1). Source: Huang et al. 2024 (arXiv 2403.17031), detail 11.
+pub(crate) fn score_spec(config: &ModelConfig) -> Spec {
+    let init = Init::Normal(1.0 / ((config.hidden_size + 1) as f64).sqrt());
+    Spec { name: SCORE.to_owned(), shape: vec![1, config.hidden_size], init }
+}
+
+fn body_specs(config: &ModelConfig) -> Vec<Spec> {
+    let mut specs = Vec::new();
+    Transformer::build(config, &mut |spec| {
+        specs.push(spec);
+        tch::Tensor::new()
+    });
+    specs
+}
+
+fn count(specs: &[Spec]) -> u64 {
+    specs.iter().map(|spec| spec.shape.iter().product::<i64>() as u64).sum()
+}
+
+/// The safetensors files of a folder, mapped, with their headers.
+pub(crate) struct Files {
+    dir: PathBuf,
+    files: Vec<Mapped>,
+    tensors: BTreeMap<String, Entry>,
+}
+
+struct Mapped {
+    path: PathBuf,
+    map: Mmap,
+}
+
+/// Where a tensor lies.
+pub(crate) struct Entry {
+    file: usize,
+    range: std::ops::Range<usize>,
+    dtype: Dtype,
+    shape: Vec<i64>,
+}
+
+impl Files {
+    /// Reads the headers of `model.safetensors`, or of the shards that `model.safetensors.index.json` names. `None` when the
+    /// folder holds no weights.
+    pub(crate) fn open(dir: &Path) -> Result<Option<Self>> {
+        let mut problems = Problems::new();
+        let Some((paths, index)) = problems.absorb(file_names(dir))?.flatten() else {
+            problems.into_result()?;
+            return Ok(None);
+        };
+        let mut found = Files { dir: dir.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        for path in paths {
+            problems.absorb(found.add(&path))?;
+        }
+        problems.into_result()?;
+        if let Some(index) = index {
+            found.compare_with_index(&index)?;
+        }
+        Ok(Some(found))
+    }
+
+    /// As [`Files::open`], for a folder that must hold weights.
+    pub(crate) fn require(dir: &Path) -> Result<Self> {
+        let what = "holds no weights, expected model.safetensors or shards with model.safetensors.index.json";
+        Self::open(dir)?.ok_or_else(|| Error::invalid(dir.display(), what))
+    }
+
+    /// The tensor as it lies in the file.
+    fn tensor(&self, name: &str) -> Option<tch::Tensor> {
+        let entry = self.tensors.get(name)?;
+        let bytes = &self.files[entry.file].map[entry.range.clone()];
+        Some(tch::Tensor::from_data_size(bytes, &entry.shape, kind(entry.dtype)?))
+    }
+
+    /// The tensor in the mapped file itself. It must not be used when this is gone.
+    #[allow(unsafe_code, reason = "a copy would be as large as the model")]
+    pub(crate) fn view(&self, name: &str) -> Option<tch::Tensor> {
+        let entry = self.tensors.get(name)?;
+        let kind = kind(entry.dtype)?;
+        let bytes = &self.files[entry.file].map[entry.range.clone()];
+        if !bytes.as_ptr().addr().is_multiple_of(kind.elt_size_in_bytes()) {
+            return self.tensor(name);
+        }
+        let strides: Vec<i64> =
+            (0..entry.shape.len()).map(|axis| entry.shape[axis + 1..].iter().product::<i64>()).collect();
+        // SAFETY: the header's check made sure that the bytes are those of the shape and dtype; the caller keeps the map.
+        Some(unsafe { tch::Tensor::from_blob(bytes.as_ptr(), &entry.shape, &strides, kind, tch::Device::Cpu) })
+    }
+
+    /// The dtype of a tensor and BLAKE3 of its bytes, of which some are held at a time.
+    pub(crate) fn sum(&self, name: &str) -> Option<(Kind, blake3::Hash)> {
+        let tensor = self.view(name)?;
+        let mut hasher = blake3::Hasher::new();
+        for part in memory::bytes(&tensor).chunks(READ_BYTES) {
+            hasher.update_rayon(part);
+            self.let_go();
+        }
+        Some((tensor.kind(), hasher.finalize()))
+    }
+
+    /// Lets go of what was read of the mapped files; who reads on finds it again.
+    #[allow(unsafe_code, reason = "no safe call lets go of mapped pages")]
+    pub(crate) fn let_go(&self) {
+        for file in &self.files {
+            // SAFETY: the map is of a file and only read: dropped pages come back from it with the same bytes. A refusal costs memory alone.
+            let _ = unsafe { file.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Compares names, shapes and dtypes both ways.
+    pub(crate) fn compare(&self, specs: &[Spec], face: Face, config: &ModelConfig) -> Result<()> {
+        let tensors = self.tensors.iter().map(|(name, entry)| {
+            let file = self.files[entry.file].path.as_path();
+            (name.as_str(), Held { file, dtype: entry.dtype, shape: &entry.shape })
+        });
+        let held = tensors.collect();
+        differences::compare(&self.dir, &held, specs, face, config)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<()> {
+        let file = File::open(path).map_err(|error| {
+            Error::invalid(path.display(), format!("cannot be read ({error}), expected a safetensors file"))
+        })?;
+        // SAFETY: a file that another process cuts short while it is mapped would fault; checkpoints are replaced by rename,
+        // which leaves the mapped one whole.
+        #[allow(unsafe_code, reason = "mapping a file")]
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+        if is_lfs_pointer(&map) {
+            let what =
+                "a Git LFS pointer in place of the weights, expected the weights themselves; fetch them: git lfs pull";
+            return Err(Error::invalid(path.display(), what));
+        }
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| header_error(path, &map, &error))?;
+        let data = header + 8;
+        for (name, info) in metadata.tensors() {
+            let shape = info.shape.iter().map(|&size| size as i64).collect();
+            let range = data + info.data_offsets.0..data + info.data_offsets.1;
+            let entry = Entry { file: self.files.len(), range, dtype: info.dtype, shape };
+            if let Some(other) = self.tensors.insert(name.clone(), entry) {
+                let first = self.files[other.file].path.display();
+                return Err(Error::invalid(path.display(), format!("{name} is also in {first}, expected it once")));
+            }
+        }
+        self.files.push(Mapped { path: path.to_owned(), map });
+        Ok(())
+    }
+
+    /// Every tensor lies where the index says.
+    fn compare_with_index(&self, index: &Map<String, Value>) -> Result<()> {
+        let (mut problems, mut elsewhere) = (Problems::new(), Alike::default());
+        let place = self.dir.join(INDEX);
+        for (name, file) in index {
+            let file = file.as_str().unwrap_or_default();
+            match self.tensors.get(name) {
+                Some(entry) if self.files[entry.file].path.file_name().is_some_and(|found| found == file) => {}
+                _ => elsewhere
+                    .add(place.display(), || format!("{name} is not in {file}, expected it where the index puts it")),
+            }
+        }
+        elsewhere.tell(&mut problems);
+        problems.into_result()
+    }
+}
+
+const SINGLE: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+type Names = (Vec<PathBuf>, Option<Map<String, Value>>);
+
+/// The files that hold the weights, with the index's map from tensor to file where there is one.
+fn file_names(dir: &Path) -> Result<Option<Names>> {
+    let index = dir.join(INDEX);
+    if index.is_file() {
+        let text = std::fs::read_to_string(&index).map_err(Error::io(&index))?;
+        let json: Value = serde_json::from_str(&text)
+            .map_err(|error| Error::invalid(index.display(), format!("not JSON: {error}")))?;
+        let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
+            return Err(Error::invalid(index.display(), "weight_map is missing, expected a map from tensor to file"));
+        };
+        let (mut problems, mut outside) = (Problems::new(), Alike::default());
+        let mut names = BTreeSet::new();
+        for (tensor, file) in map {
+            match file.as_str() {
+                Some(name) if is_plain(name) => {
+                    names.insert(name);
+                }
+                _ => outside.add(index.display(), || {
+                    format!("{tensor} is in {file}, expected the plain name of a file in the folder")
+                }),
+            }
+        }
+        outside.tell(&mut problems);
+        problems.into_result()?;
+        return Ok(Some((names.into_iter().map(|name| dir.join(name)).collect(), Some(map.clone()))));
+    }
+    let single = dir.join(SINGLE);
+    if single.exists() {
+        return Ok(Some((vec![single], None)));
+    }
+    refuse_unfound(dir)?;
+    Ok(None)
+}
+
+/// The files of a folder that decide what a model made of it computes: its config, its tokenizer and its weights.
+///
+/// # Errors
+/// As [`inspect`] where the weights are looked for.
+pub fn read_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = ["config.json", "tokenizer.json", "qwen.tiktoken"].map(|name| dir.join(name)).into();
+    files.retain(|file| file.is_file());
+    files.extend(file_names(dir)?.into_iter().flat_map(|(weights, _)| weights));
+    Ok(files)
+}
+
+/// A file name that cannot leave its folder.
+fn is_plain(name: &str) -> bool {
+    let path = Path::new(name);
+    path.file_name().is_some_and(|last| last == name) && name.ends_with(".safetensors") && !name.contains('\\')
+}
+
+/// The torch kind of a dtype that weights may have.
+pub(crate) fn kind(dtype: Dtype) -> Option<Kind> {
+    match dtype {
+        Dtype::F32 => Some(Kind::Float),
+        Dtype::BF16 => Some(Kind::BFloat16),
+        Dtype::F16 => Some(Kind::Half),
+        _ => None,
+    }
+}
+
+fn header_error(path: &Path, map: &[u8], error: &SafeTensorError) -> Error {
+    let what = match error {
+        SafeTensorError::MetadataIncompleteBuffer
+        | SafeTensorError::InvalidHeaderLength
+        | SafeTensorError::HeaderTooSmall => {
+            format!(
+                "{} bytes, not what its header promises; the file is truncated or was not written to its end",
+                map.len()
+            )
+        }
+        SafeTensorError::InvalidOffset(name) => format!("{name} overlaps another tensor or leaves a gap before it"),
+        SafeTensorError::TensorInvalidInfo => "a tensor's size in bytes is not that of its shape and dtype".to_owned(),
+        other => format!("not a safetensors file: {other}"),
+    };
+    Error::invalid(path.display(), what)
+}

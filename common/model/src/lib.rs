@@ -1,0 +1,103 @@
+//! The transformers: [`CausalLm`], which ends in a distribution over tokens, and [`ScalarModel`], which ends in a number per
+//! position, a score or a value. `config.json` decides the architecture.
+//!
+//! Imports `align-core`, `align-text` and `align-kernels`.
+//!
+//! - `folder`: what people give in place of a model folder; `config`: `config.json` of the three families; `header`: what a folder
+//!   holds, checked before anything loads, and `differences` from what it should; `unfound`: weights that nobody looks for; `weights`:
+//!   safetensors ⇄ parameters; `rounding`: fp32 weights in 16 bits; `saved`: a model on its way to the disk.
+//! - `transformer`: top-down; `layer`: one layer, forward and back; `rope`: positions; `heads`: the two heads.
+//! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it; `written`: these in the
+//!   files of a folder, to be compared; [`generate`]: sampling.
+//! - `untrained`: whether the ChatML tokens were ever trained; `finite`: weights that are no numbers; [`contract`]: what a score means.
+
+mod backbone;
+mod causal;
+mod config;
+pub mod contract;
+mod differences;
+mod finite;
+mod folder;
+pub mod generate;
+mod header;
+mod heads;
+mod layer;
+mod rope;
+mod rounding;
+mod saved;
+mod scalar;
+mod transformer;
+mod unfound;
+mod untrained;
+mod weights;
+mod written;
+
+pub use align_kernels::kv_cache::Prefilled;
+pub use backbone::See;
+pub use causal::CausalLm;
+pub use config::{Family, ModelConfig, Yarn, dtype_name};
+pub use finite::require_finite;
+pub use folder::check_folder;
+pub use header::{Face, Header, READ_BYTES, dtypes, inspect, num_parameters, num_parameters_without, read_files};
+pub use heads::{GradOf, LmHead, Over, TokenStats, block_ids, chunk_rows};
+pub use saved::{Models, Saved};
+pub use scalar::ScalarModel;
+pub use untrained::untrained_chatml;
+pub use weights::{Parameter, SideFiles, Writing};
+pub use written::{LmReader, ScalarReader, WrittenLm, WrittenScalar, divergence};
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use tch::{Device, Kind, Tensor};
+
+/// How a model is held and computed.
+#[derive(Debug, Clone)]
+pub struct ModelOptions {
+    /// Where it lives.
+    pub device: Device,
+    /// The dtype of the factors of products: `Float` or `BFloat16`. Their sums, and on the CPU all between them, are fp32.
+    pub compute: Kind,
+    /// Whether it is trained: fp32 master weights that require gradients. Otherwise weights are held in the compute dtype.
+    pub trainable: bool,
+    /// Whether activations inside layers are computed again during the backward pass instead of kept.
+    pub recompute_layers: bool,
+}
+
+impl ModelOptions {
+    /// The same place and dtype for a model that is only read.
+    fn frozen(&self) -> Self {
+        Self { trainable: false, recompute_layers: false, ..self.clone() }
+    }
+
+    /// The dtype of what lies between products: on the CPU fp32, since factors are rounded there as they are read.
+    pub fn between(&self) -> Kind {
+        if self.device == Device::Cpu { Kind::Float } else { self.compute }
+    }
+
+    /// The dtype in which weights are held.
+    fn kept(&self) -> Kind {
+        if self.trainable { Kind::Float } else { self.compute }
+    }
+}
+
+/// Dropout in one forward pass: at the embedding, the attention probabilities and both residual outputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout {
+    /// The probability that a value is dropped.
+    pub p: f64,
+    /// What the masks are a function of, with the layer.
+    pub key: u64,
+}
+
+impl Dropout {
+    /// Seeds libtorch's generator for a layer (0: the embedding), so that its masks depend on nothing drawn before.
+    fn reseed(&self, layer: u64) {
+        tch::manual_seed((self.key ^ layer.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64 & i64::MAX);
+    }
+
+    /// What outputs are multiplied with: 0 with probability p, else 1/(1 − p).
+    fn noise(&self, outputs: &Tensor) -> Tensor {
+        outputs.empty_like().bernoulli_float_(1.0 - self.p).g_div_scalar_(1.0 - self.p)
+    }
+}

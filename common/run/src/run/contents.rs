@@ -1,0 +1,166 @@
+//! A run folder, read back: what a run said of itself and logged, without its models.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::folder::{CONFIG, METRICS, RECORDS, RUN, SAMPLES};
+use crate::checkpoint::numbered;
+use crate::metrics::Metrics;
+use align_core::error::{Error, Problems, Result};
+
+/// What a run folder holds beside models and checkpoints.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    /// run.json.
+    pub facts: Map<String, Value>,
+    /// config.toml, as it stands.
+    pub config: String,
+    /// metrics.jsonl: steps done, and what was logged; a `null` is not a number.
+    pub log: Vec<(u64, Metrics)>,
+    /// samples.jsonl.
+    pub samples: Vec<Map<String, Value>>,
+    /// records/: steps in which a guard found something wrong, and what.
+    pub alarms: Vec<(u64, Vec<String>)>,
+    /// The files that were read.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads a run folder, of a finished run or of one on its way.
+///
+/// # Errors
+/// [`Error::Invalid`] when the folder holds no run, no step is logged yet, or a file is damaged.
+pub fn read(out: &Path) -> Result<Contents> {
+    let files: Vec<PathBuf> = [RUN, CONFIG, METRICS, SAMPLES].iter().map(|name| out.join(name)).collect();
+    if !files[0].is_file() {
+        return Err(no_run(out));
+    }
+    let mut problems = Problems::new();
+    let facts = problems.absorb(text(&files[0]).and_then(|text| object(&text, &files[0].display().to_string())))?;
+    let config = problems.absorb(text(&files[1]).and_then(|text| match toml::from_str::<toml::Table>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Error::invalid(files[1].display(), format!("is damaged: {}", error.message()))),
+    }))?;
+    let log = problems.absorb(lines(&files[2], logged))?;
+    if log.as_ref().is_some_and(Vec::is_empty) {
+        problems.push(files[2].display(), "has no line yet, expected a run that has logged a step");
+    }
+    let samples = problems.absorb(lines(&files[3], |line, _| Ok(line)))?;
+    let alarms = problems.absorb(alarms(&out.join(RECORDS)))?;
+    problems.into_result()?;
+    let known = "no problem was found";
+    let (facts, config) = (facts.expect(known), config.expect(known));
+    Ok(Contents {
+        facts,
+        config,
+        log: log.expect(known),
+        samples: samples.expect(known),
+        alarms: alarms.expect(known),
+        files,
+    })
+}
+
+/// What a path is that is not a run folder.
+pub(super) fn no_run(out: &Path) -> Error {
+    let what = match (out.exists(), out.is_dir(), out.join("config.json").is_file()) {
+        (false, ..) => "no such folder".to_owned(),
+        (_, false, _) => "a file".to_owned(),
+        (.., true) => format!("a model folder, which holds no {RUN}"),
+        _ => format!("holds no {RUN}"),
+    };
+    Error::invalid(out.display(), format!("{what}, expected the folder of a run"))
+}
+
+/// What was wrong with the steps that have a record, in their order.
+fn alarms(folder: &Path) -> Result<Vec<(u64, Vec<String>)>> {
+    let of_record = |(step, path): (u64, PathBuf)| {
+        let record = object(&text(&path)?, &path.display().to_string())?;
+        let said = record.get("alarms").and_then(Value::as_array).cloned().unwrap_or_default();
+        Ok((step, said.iter().filter_map(Value::as_str).map(str::to_owned).collect()))
+    };
+    numbered(folder, ".json")?.into_iter().map(of_record).collect()
+}
+
+/// A file's text; where it cannot be read, the folder is not one that a run left.
+fn text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::invalid(path.display(), format!("cannot be read: {error}, expected what a run wrote")))
+}
+
+fn object(text: &str, place: &str) -> Result<Map<String, Value>> {
+    serde_json::from_str(text).map_err(|error| Error::invalid(place, format!("is damaged: {error}")))
+}
+
+/// The lines of a JSONL file, given with their places; what a killed or working process left of a last line does not count.
+fn lines<T>(path: &Path, of_line: impl Fn(Map<String, Value>, &str) -> Result<T>) -> Result<Vec<T>> {
+    let text = text(path)?;
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).enumerate();
+    let parsed = whole.map(|(index, line)| {
+        let place = format!("{}:{}", path.display(), index + 1);
+        of_line(object(line.trim_end(), &place)?, &place)
+    });
+    parsed.collect()
+}
+
+/// A line of metrics.jsonl.
+fn logged(line: Map<String, Value>, place: &str) -> Result<(u64, Metrics)> {
+    let damaged = |what: String| Error::invalid(place, format!("is damaged: {what}"));
+    let step = line.get("step").and_then(Value::as_u64).ok_or_else(|| damaged("no step".to_owned()))?;
+    let mut metrics = Metrics::new();
+    for (name, value) in line.iter().filter(|(name, _)| *name != "step") {
+        let number = if value.is_null() { Some(f64::NAN) } else { value.as_f64() };
+        metrics.set(name.as_str(), number.ok_or_else(|| damaged(format!("{name} is no number")))?);
+    }
+    Ok((step, metrics))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(metrics: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in
+            [(RUN, "{\"stage\": \"ppo\"}"), (CONFIG, "[run]\nout = 'x'\n"), (METRICS, metrics), (SAMPLES, "")]
+        {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn a_null_is_not_a_number_and_half_a_line_no_line() {
+        let folder = folder("{\"step\":1,\"a\":null,\"b\":2}\n{\"step\":2,\"b\":3.5}\n{\"step\":3,\"b");
+        let record = read(folder.path()).unwrap();
+        assert_eq!(record.facts["stage"], "ppo");
+        assert_eq!(record.log.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 2]);
+        assert!(record.log[0].1.get("a").unwrap().is_nan());
+        assert_eq!((record.log[0].1.get("b"), record.log[1].1.get("b")), (Some(2.0), Some(3.5)));
+    }
+
+    #[test]
+    fn damage_is_named_with_its_place() {
+        let refused = |folder: &Path| read(folder).unwrap_err().to_string();
+        let whole = "{\"step\":1,\"a\":1.0}\n";
+        for (metrics, part) in [
+            ("", "metrics.jsonl: has no line yet"),
+            ("{\"step\":1}\n{\"step\n", "metrics.jsonl:2: is damaged"),
+            ("[1]\n", "metrics.jsonl:1: is damaged"),
+            ("{\"a\":1}\n", "metrics.jsonl:1: is damaged: no step"),
+            ("{\"step\":1,\"a\":\"x\"}\n", "metrics.jsonl:1: is damaged: a is no number"),
+        ] {
+            let said = refused(folder(metrics).path());
+            assert!(said.contains(part), "`{part}` is not in `{said}`");
+        }
+        for (name, part) in [(RUN, "holds no run.json"), (CONFIG, "config.toml: cannot be read")] {
+            let folder = folder(whole);
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+            assert!(refused(folder.path()).contains(part));
+        }
+        let folder = folder(whole);
+        std::fs::write(folder.path().join(RUN), "{").unwrap();
+        std::fs::write(folder.path().join(SAMPLES), [0xff, b'\n']).unwrap();
+        let said = refused(folder.path());
+        assert!(said.contains("run.json: is damaged") && said.contains("samples.jsonl: cannot be read"), "{said}");
+    }
+}

@@ -1,0 +1,218 @@
+//! AdamW whose state can be saved, and the clipping of gradients by their norm.
+
+use tch::{Kind, Tensor, no_grad_guard};
+
+use align_core::config::OptimizerSection;
+use align_core::error::{Problems, Result};
+use align_kernels::adamw as cpu;
+use align_kernels::memory;
+use align_run::checkpoint::{Gate, State};
+
+/// The constants of AdamW; the learning rate comes with every step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWOptions {
+    /// Decay of the first and of the second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the bias-corrected second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, on every parameter.
+    pub weight_decay: f64,
+}
+
+impl From<&OptimizerSection> for AdamWOptions {
+    fn from(section: &OptimizerSection) -> Self {
+        Self { betas: section.betas, eps: section.eps, weight_decay: section.weight_decay }
+    }
+}
+
+/// AdamW (Loshchilov and Hutter 2019, algorithm 2) with fp32 moments:
+///
+/// p ← p − lr·wd·p; m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; p ← p − lr·(m / (1−β₁ᵗ)) / (√v / √(1−β₂ᵗ) + ε)
+///
+/// A parameter that received no gradient counts as one whose gradient is zero: whether libtorch has allocated a gradient
+/// depends on the process's past, and a resumed run must not.
+#[derive(Debug)]
+pub struct AdamW {
+    options: AdamWOptions,
+    slots: Vec<Slot>,
+    steps: u64,
+    /// Shut while a [`State`] holds masters and moments.
+    gate: Gate,
+}
+
+/// What gradients of this 2-norm are multiplied by so that it is at most `max_norm`; 1 where it is no number. The 1e-6 is that of
+/// `torch.nn.utils.clip_grad_norm_`.
+pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
+    if norm.is_finite() { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}
+
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    parameter: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    /// Which blocks of the moments may be other than zero, where the step is ours.
+    moved: Vec<bool>,
+}
+
+impl AdamW {
+    /// Over named fp32 leaves; those that do not require a gradient are left out.
+    ///
+    /// # Panics
+    /// When a trainable parameter is not fp32 or not contiguous: masters are.
+    pub fn new<'a>(
+        parameters: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+        options: impl Into<AdamWOptions>,
+    ) -> Self {
+        let slots: Vec<Slot> = parameters
+            .into_iter()
+            .filter(|(_, parameter)| parameter.requires_grad())
+            .map(|(name, parameter)| {
+                assert_eq!(parameter.kind(), Kind::Float, "{name}: the optimiser works on fp32 masters");
+                assert!(parameter.is_contiguous(), "{name}: the optimiser works on contiguous masters");
+                let parameter = parameter.shallow_clone();
+                let zeros = || parameter.detach().zeros_like();
+                let moved = vec![false; parameter.numel().div_ceil(cpu::BLOCK)];
+                Slot { name: name.to_owned(), exp_avg: zeros(), exp_avg_sq: zeros(), parameter, moved }
+            })
+            .collect();
+        Self { options: options.into(), slots, steps: 0, gate: Gate::default() }
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Sets every gradient to zero; the memory stays.
+    pub fn zero_grad(&mut self) {
+        for slot in &mut self.slots {
+            slot.parameter.zero_grad();
+        }
+    }
+
+    /// The 2-norm of all gradients together, summed in f64.
+    pub fn grad_norm(&self) -> f64 {
+        let _guard = no_grad_guard();
+        let grads: Vec<Tensor> = self.slots.iter().filter_map(Slot::grad).collect();
+        if grads.iter().all(memory::takes) {
+            return cpu::sum_of_squares(&grads).sqrt();
+        }
+        let norms = grads.iter().map(|grad| grad.norm_scalaropt_dtype(2.0, Kind::Double).double_value(&[]));
+        norms.map(|norm| norm * norm).sum::<f64>().sqrt()
+    }
+
+    /// One step with learning rate `lr` on the gradients times `grad_scale`, which are zero after it. Waits until no [`State`] holds
+    /// masters and moments: another thread may be writing them.
+    pub fn step(&mut self, lr: f64, grad_scale: f64) {
+        self.gate.wait();
+        let _guard = no_grad_guard();
+        self.steps += 1;
+        let AdamWOptions { betas: [beta1, beta2], eps, weight_decay } = self.options;
+        let t = self.steps as f64;
+        let step_size = lr / (1.0 - beta1.powf(t));
+        let root_correction2 = (1.0 - beta2.powf(t)).sqrt();
+        let mut grads: Vec<Option<Tensor>> = self.slots.iter().map(Slot::grad).collect();
+        if self.slots.iter().map(|slot| &slot.parameter).chain(grads.iter().flatten()).all(memory::takes) {
+            let memory = self.slots.iter_mut().zip(&mut grads).map(|(slot, grad)| cpu::Memory {
+                parameter: memory::elements_mut(&mut slot.parameter),
+                exp_avg: memory::elements_mut(&mut slot.exp_avg),
+                exp_avg_sq: memory::elements_mut(&mut slot.exp_avg_sq),
+                grad: grad.as_mut().map(memory::elements_mut),
+                moved: &mut slot.moved,
+            });
+            let constants = cpu::Step {
+                grad_scale: grad_scale as f32,
+                keep: (1.0 - lr * weight_decay) as f32,
+                news: [(1.0 - beta1) as f32, (1.0 - beta2) as f32],
+                beta2: beta2 as f32,
+                step_size: step_size as f32,
+                root_correction2: root_correction2 as f32,
+                eps: eps as f32,
+            };
+            return cpu::step(memory, constants);
+        }
+        for (slot, grad) in self.slots.iter_mut().zip(&mut grads) {
+            let mut parameter = slot.parameter.detach();
+            let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
+            let _ = slot.exp_avg.g_mul_scalar_(beta1);
+            let _ = slot.exp_avg_sq.g_mul_scalar_(beta2);
+            if let Some(grad) = grad {
+                let _ = grad.g_mul_scalar_(grad_scale);
+                let _ = slot.exp_avg.g_add_(&(&*grad * (1.0 - beta1)));
+                let _ = slot.exp_avg_sq.addcmul_(&(&*grad * (1.0 - beta2)), grad);
+                let _ = grad.zero_();
+            }
+            let denominator = slot.exp_avg_sq.sqrt() / root_correction2 + eps;
+            let _ = parameter.addcdiv_(&(&slot.exp_avg * -step_size), &denominator);
+        }
+    }
+
+    /// Adds masters and moments to `state`, under `prefix/master/NAME`, `prefix/exp_avg/NAME` and `prefix/exp_avg_sq/NAME`,
+    /// and the number of steps under `prefix/steps`. The tensors share memory with the optimiser's, which takes no step while the
+    /// state is there.
+    pub fn save(&self, prefix: &str, state: &mut State) {
+        for slot in &self.slots {
+            for (part, tensor) in slot.parts() {
+                state.tensors.push((format!("{prefix}/{part}/{}", slot.name), tensor));
+            }
+        }
+        state.set(&format!("{prefix}/steps"), self.steps);
+        state.keep(self.gate.shut());
+    }
+
+    /// Takes masters (into the model's own parameters), moments and the number of steps from `state`.
+    ///
+    /// # Errors
+    /// [`align_core::error::Error::Invalid`] naming every tensor that is missing or has another shape.
+    pub fn load(&mut self, prefix: &str, state: &State) -> Result<()> {
+        let _guard = no_grad_guard();
+        let mut problems = Problems::new();
+        let by_name = state.by_name();
+        let mut copies = Vec::new();
+        for slot in &self.slots {
+            for (part, own) in slot.parts() {
+                let name = format!("{prefix}/{part}/{}", slot.name);
+                match by_name.get(name.as_str()) {
+                    None => problems.push(&state.place, format!("`{name}` is missing")),
+                    Some(saved) if saved.size() != own.size() => problems.push(
+                        &state.place,
+                        format!("`{name}` has shape {:?}, expected {:?}", saved.size(), own.size()),
+                    ),
+                    Some(saved) => copies.push((own, *saved)),
+                }
+            }
+        }
+        let steps = problems.absorb(state.get::<u64>(&format!("{prefix}/steps")))?;
+        problems.into_result()?;
+        for (mut own, saved) in copies {
+            own.copy_(saved);
+        }
+        for slot in self.slots.iter_mut().filter(|slot| memory::takes(&slot.parameter)) {
+            slot.moved = cpu::moved(memory::elements(&slot.exp_avg), memory::elements(&slot.exp_avg_sq));
+        }
+        self.steps = steps.unwrap_or(self.steps);
+        Ok(())
+    }
+}
+
+impl Slot {
+    /// The gradient, where libtorch has allocated one.
+    fn grad(&self) -> Option<Tensor> {
+        let grad = self.parameter.grad();
+        grad.defined().then_some(grad)
+    }
+
+    /// What a checkpoint keeps, as views.
+    fn parts(&self) -> [(&'static str, Tensor); 3] {
+        [
+            ("master", self.parameter.detach()),
+            ("exp_avg", self.exp_avg.detach()),
+            ("exp_avg_sq", self.exp_avg_sq.detach()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! What does not fit together in a run that may start nevertheless. Each is one line: the key and its value, what comes of it, and what to
+//! set instead. They are told before the first step, by a run and its `--dry-run`, by `doctor` and by `plan`, and stand in run.json.
+
+use align_core::config::{ScheduleKind, ScheduleSection};
+use align_core::progress::Progress;
+use align_model::ModelConfig;
+
+/// What is told of a run before its first step, whoever asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outset {
+    /// What the models are before it.
+    pub starts_from: String,
+    /// What does not fit together.
+    pub warnings: Vec<String>,
+}
+
+impl Outset {
+    /// The warnings as lines.
+    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.warnings.iter().map(|warning| format!("warning: {warning}"))
+    }
+
+    /// Shows the warnings, apart from what stands before them.
+    pub(super) fn warn(&self, progress: &mut dyn Progress) {
+        if !self.warnings.is_empty() {
+            progress.note("");
+        }
+        self.lines().for_each(|line| progress.note(&line));
+    }
+}
+
+/// A schedule that does not fit the run's steps, or has a key that does nothing.
+pub fn schedule(peak: f64, schedule: &ScheduleSection, steps: u64) -> Vec<String> {
+    let ScheduleSection { kind, warmup_steps, min_lr_ratio } = schedule;
+    let mut found = Vec::new();
+    if peak == 0.0 {
+        found.push("optimizer.lr = 0: nothing is learned".to_owned());
+    } else if *warmup_steps > steps {
+        let reached = percent(steps as f64 / *warmup_steps as f64);
+        found.push(format!(
+            "schedule.warmup_steps = {warmup_steps}: the run has {steps} steps, so the learning rate ends at {steps}/{warmup_steps} of optimizer.lr \
+             ({reached}); set schedule.warmup_steps = {}, or give the run more steps",
+            steps / 10
+        ));
+    } else if *warmup_steps > steps / 2 {
+        let behind = steps - warmup_steps;
+        found.push(format!(
+            "schedule.warmup_steps = {warmup_steps}: the learning rate rises for most of the run's {steps} steps and has {behind} behind that; set \
+             schedule.warmup_steps = {}, or give the run more steps",
+            steps / 10
+        ));
+    }
+    match kind {
+        ScheduleKind::Constant if *min_lr_ratio != ScheduleSection::new(*kind, 0).min_lr_ratio => found.push(format!(
+            "schedule.min_lr_ratio = {min_lr_ratio}: does nothing with schedule.kind = \"constant\", whose rate does not fall"
+        )),
+        ScheduleKind::Linear | ScheduleKind::Cosine if *min_lr_ratio == 1.0 => {
+            found.push("schedule.min_lr_ratio = 1: the learning rate does not fall".to_owned())
+        }
+        _ => {}
+    }
+    found
+}
+
+/// A schedule that falls towards the end of the run, of a run whose end has moved: its rate jumps, and the run is not the one that had so
+/// many steps from the start.
+pub(super) fn another_end(schedule: &ScheduleSection, before: u64, now: u64) -> Option<String> {
+    let kind = match schedule.kind {
+        ScheduleKind::Constant => return None,
+        ScheduleKind::Linear => "linear",
+        ScheduleKind::Cosine => "cosine",
+    };
+    (before != now).then(|| {
+        format!(
+            "schedule.kind = \"{kind}\": the run was to end at step {before} and now ends at step {now}, towards which the learning rate falls anew; a \
+             run of {now} steps from the start would have had other rates so far"
+        )
+    })
+}
+
+/// So much of the data is left out that what is trained may not be what was meant …
+const MUCH_DROPPED: f64 = 0.1;
+/// … so much of a held-out set known that its numbers say little of new data …
+const MUCH_KNOWN: f64 = 0.1;
+/// … or so much there more than once that some rows weigh more than others by accident.
+const MUCH_TWICE: f64 = 0.2;
+
+/// Rows that are left out for their length.
+pub fn dropped(key: &str, limit: usize, rows: &str, dropped: u64, of: u64) -> Option<String> {
+    let share = share(dropped, of);
+    (share > MUCH_DROPPED).then(|| {
+        format!(
+            "{key} = {limit}: {dropped} of {of} {rows} ({}) are longer and left out; raise it to train on them",
+            percent(share)
+        )
+    })
+}
+
+/// Rows that are cut to the limit, and with it lose their ends.
+pub fn truncated(key: &str, limit: usize, rows: &str, truncated: u64, of: u64) -> Option<String> {
+    let share = share(truncated, of);
+    (share > MUCH_DROPPED).then(|| {
+        format!(
+            "{key} = {limit}: {truncated} of {of} {rows} ({}) are longer and cut, and where they end is not learned from them; raise it to train on the \
+             whole",
+            percent(share)
+        )
+    })
+}
+
+/// Rows of a held-out set that are trained on.
+pub fn known(key: &str, set: &str, rows: &str, known: u64, of: u64) -> Option<String> {
+    let share = share(known, of);
+    (share > MUCH_KNOWN).then(|| {
+        format!("{key}: {known} of {of} {rows} of {set} ({}) are trained on, too: its numbers do not say how the model does on new ones", percent(share))
+    })
+}
+
+/// Rows that equal another one.
+pub fn duplicates(key: &str, rows: &str, duplicates: u64, of: u64) -> Option<String> {
+    let share = share(duplicates, of);
+    (share > MUCH_TWICE).then(|| {
+        format!("{key}: {duplicates} of {of} {rows} ({}) equal an earlier one and count again; `align data dedup` leaves one of each", percent(share))
+    })
+}
+
+/// A batch that is larger than the data, so that one step sees the same row more than once.
+pub fn repeated(key: &str, size: usize, rows: &str, num_rows: usize) -> Option<String> {
+    (size > num_rows).then(|| {
+        let times = size as f64 / num_rows as f64;
+        format!("{key} = {size}: there are {num_rows} {rows}, so that a step takes each {times:.1} times; set {key} = {num_rows}")
+    })
+}
+
+/// Sequences beyond the positions that a model is meant for; `None` where NTK, LogN or YaRN are there for them.
+pub fn beyond_positions(
+    config: &ModelConfig,
+    key: &str,
+    what: &str,
+    longer_than: impl FnOnce(usize) -> (u64, usize),
+) -> Option<String> {
+    let limit = config.meant_positions()?;
+    let (count, longest) = longer_than(limit);
+    (count > 0).then(|| {
+        format!("{key}: {count} {what} longer than the {limit} positions that the model is meant for (max_position_embeddings), the longest of {longest} tokens")
+    })
+}
+
+/// How many of some lengths are above a limit, and the longest.
+pub fn longer(lengths: impl Iterator<Item = usize>, limit: usize) -> (u64, usize) {
+    lengths.filter(|length| *length > limit).fold((0, 0), |(count, longest), length| (count + 1, longest.max(length)))
+}
+
+fn share(part: u64, of: u64) -> f64 {
+    part as f64 / of.max(1) as f64
+}
+
+/// A share, in the digits that say something.
+pub fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    let digits =
+        if percent >= 10.0 || percent == 0.0 { 0 } else { (1 - percent.log10().floor() as i32).min(6) as usize };
+    format!("{percent:.digits$} %")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(kind: ScheduleKind, warmup_steps: u64, steps: u64) -> Vec<String> {
+        schedule(2e-6, &ScheduleSection::new(kind, warmup_steps), steps)
+    }
+
+    #[test]
+    fn shares_in_the_digits_that_say_something() {
+        let shares = [0.0, 0.000_012_34, 0.001_398_6, 0.006_99, 0.0123, 0.1, 0.5, 1.0].map(percent);
+        assert_eq!(shares, ["0 %", "0.0012 %", "0.14 %", "0.70 %", "1.2 %", "10 %", "50 %", "100 %"]);
+    }
+
+    /// 10 of 1430 steps: 0.699 % of the rate. The report's own run, 1430 of 4000, is fine.
+    #[test]
+    fn a_warm_up_must_fit_the_run() {
+        let told = found(ScheduleKind::Constant, 1430, 10);
+        assert_eq!(told.len(), 1);
+        assert!(
+            told[0].contains("ends at 10/1430 of optimizer.lr (0.70 %); set schedule.warmup_steps = 1,"),
+            "{told:?}"
+        );
+        assert!(found(ScheduleKind::Cosine, 1430, 1429)[0].contains("ends at 1429/1430 of"));
+        let told = found(ScheduleKind::Constant, 1430, 2000);
+        assert!(told[0].contains("rises for most of the run's 2000 steps and has 570 behind that"), "{told:?}");
+        for (warmup, steps) in [(1430, 4000), (0, 1), (0, 10), (1, 2), (50, 100)] {
+            assert_eq!(found(ScheduleKind::Cosine, warmup, steps), Vec::<String>::new(), "{warmup} of {steps}");
+        }
+    }
+
+    #[test]
+    fn keys_that_do_nothing() {
+        let with = |kind, min_lr_ratio| schedule(1.0, &ScheduleSection { kind, warmup_steps: 0, min_lr_ratio }, 10);
+        assert!(with(ScheduleKind::Constant, 0.5)[0].starts_with("schedule.min_lr_ratio = 0.5: does nothing"));
+        assert!(with(ScheduleKind::Linear, 1.0)[0].contains("does not fall"));
+        for (kind, ratio) in [(ScheduleKind::Constant, 0.1), (ScheduleKind::Cosine, 0.5), (ScheduleKind::Linear, 0.0)] {
+            assert_eq!(with(kind, ratio), Vec::<String>::new());
+        }
+        assert!(
+            schedule(0.0, &ScheduleSection::new(ScheduleKind::Constant, 100), 10)[0].contains("nothing is learned")
+        );
+    }
+
+    #[test]
+    fn another_end_matters_to_a_schedule_that_falls() {
+        let told = |kind, now| another_end(&ScheduleSection::new(kind, 0), 12, now);
+        assert!(told(ScheduleKind::Cosine, 24).unwrap().contains("end at step 12 and now ends at step 24"));
+        assert_eq!(told(ScheduleKind::Cosine, 12), None);
+        assert_eq!(told(ScheduleKind::Constant, 24), None);
+    }
+}
