@@ -1,4 +1,4 @@
-//! Makes a model of random weights: `cargo run -p align-common --example random_model -- CONFIG OUT SEED`. CONFIG holds config.json,
+//! Makes a model of random weights: `cargo run -p align-model --example random_model -- CONFIG OUT SEED`. CONFIG holds config.json,
 //! tokenizer and template; OUT gets them too.
 
 use std::path::PathBuf;
