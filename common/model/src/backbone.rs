@@ -2,20 +2,20 @@
 
 use std::cell::RefCell;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::config::ModelConfig;
 use super::header::Files;
 use super::heads::ensure_grad;
-use super::layer::Kept;
+use super::layer::{Kept, Shape};
 use super::rope::{ntk_factor, rotation, tree_stretch};
 use super::transformer::Transformer;
 use super::weights::{Parameter, SideFiles};
 use super::{Dropout, ModelOptions};
 use align_kernels::attention::{Heads, Plan};
-use align_kernels::backward_with;
 use align_kernels::batch::FlatBatch;
 use align_kernels::kv_cache::{KvCache, Prefilled};
+use align_kernels::{Ops, Precision, backward_with};
 
 /// Config, parameters, transformer.
 pub(crate) struct Backbone {
@@ -63,10 +63,9 @@ impl Backbone {
         options: &ModelOptions,
     ) -> Self {
         let mut tensors = parameters.iter().map(|parameter| parameter.tensor.shallow_clone());
-        let mut transformer =
-            Transformer::build(&config, &mut |_| tensors.next().expect("parameters follow the specs"));
-        transformer.shape.factors = options.compute;
-        transformer.shape.compute = options.between();
+        let transformer = Transformer::build(&config, Shape::of(&config, options), &mut |_| {
+            tensors.next().expect("parameters follow the specs")
+        });
         drop(tensors);
         if options.trainable {
             // Now rather than amid the first step's activations, where they would leave gaps for good. The embedding's own gradient is
@@ -101,7 +100,7 @@ impl Backbone {
             return self.transformer.final_norm(&(0..self.transformer.layers.len()).fold(embedded, through));
         }
         self.transformer.forward(&plan.tokens, &plan.rotation, false, places, &mut |layer, heads| {
-            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+            self.ops().attention(&plan, heads, self.config.sliding_windows[layer], 0.0)
         })
     }
 
@@ -111,7 +110,7 @@ impl Backbone {
         let plan = self.plan(batch);
         let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, false, places, &mut |layer, heads| {
             files.let_go();
-            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+            self.ops().attention(&plan, heads, self.config.sliding_windows[layer], 0.0)
         });
         files.let_go();
         hidden
@@ -160,7 +159,7 @@ impl Backbone {
         dropout: Option<Dropout>,
     ) -> (Tensor, Kept) {
         let (window, p) = (self.config.sliding_windows[index], dropout.map_or(0.0, |dropout| dropout.p));
-        let attend = &mut |_: usize, heads: &Heads| plan.attend(heads, window, p);
+        let attend = &mut |_: usize, heads: &Heads| self.ops().attention(plan, heads, window, p);
         let layer = &self.transformer.layers[index];
         let at = self.transformer.at(index, places);
         layer.forward_kept(at, input, &self.transformer.shape, &plan.rotation, dropout, attend)
@@ -181,7 +180,7 @@ impl Backbone {
                 let layer = &self.transformer.layers[index];
                 let window = self.config.sliding_windows[index];
                 let attend_back = &mut |heads: &Heads, attended: &Tensor, grad: &Tensor| {
-                    plan.attend_back(heads, window, attended, grad)
+                    self.ops().attention_backward(&plan, heads, window, attended, grad)
                 };
                 grad = layer.backward(kept, grad, &self.transformer.shape, &plan.rotation, attend_back);
             }
@@ -192,11 +191,11 @@ impl Backbone {
     /// Hidden states (N, D) of prompts at `places` (N), and the keys and values that responses will see. No gradient.
     pub(crate) fn prefill(&self, batch: &FlatBatch, places: &Tensor) -> (Tensor, Prefilled) {
         let _guard = tch::no_grad_guard();
-        let plan = self.plan_by(batch, self.transformer.decoding());
+        let plan = self.plan_by(batch, self.transformer.decode_precision());
         let mut layers = Vec::with_capacity(self.transformer.layers.len());
         let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, true, Some(places), &mut |layer, heads| {
             layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
-            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+            self.ops().attention(&plan, heads, self.config.sliding_windows[layer], 0.0)
         });
         (hidden, Prefilled { layers })
     }
@@ -205,31 +204,40 @@ impl Backbone {
     /// gradient.
     pub(crate) fn decode(&self, cache: &mut KvCache, tokens: &[i64], prompt_lengths: &[usize]) -> Tensor {
         let _guard = tch::no_grad_guard();
-        let (compute, device) = (self.options.between(), self.options.device);
+        let (precision, device) = (self.transformer.decode_precision(), self.options.device);
         let stretch: Option<Vec<f64>> =
             self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
-        let rotation = rotation(&self.config, cache.lengths(), stretch.as_deref(), compute, device);
-        let step = cache.step(&self.config.attention_dims(), device, compute);
+        let rotation = rotation(&self.config, cache.lengths(), stretch.as_deref(), precision.activations, device);
+        let step = cache.step(self.ops());
         let tokens = Tensor::from_slice(tokens).to_device(device);
         self.transformer.forward(&tokens, &rotation, true, None, &mut |layer, heads| {
-            cache.attend(layer, heads, self.config.sliding_windows[layer], &step)
+            self.ops().decode_attention(cache, layer, heads, &step)
         })
     }
 
     /// A cache for up to `max_rows` rows of this model.
     pub(crate) fn cache(&self, max_rows: usize) -> KvCache {
-        KvCache::new(&self.config.attention_dims(), max_rows, self.options.between(), self.options.device)
+        KvCache::new(
+            &self.config.attention_dims(),
+            max_rows,
+            self.transformer.decode_precision().activations,
+            self.options.device,
+        )
     }
 
     fn plan(&self, batch: &FlatBatch) -> Plan {
-        self.plan_by(batch, self.options.compute)
+        self.plan_by(batch, self.options.precision())
     }
 
-    fn plan_by(&self, batch: &FlatBatch, factors: Kind) -> Plan {
-        let (compute, device) = (self.options.between(), self.options.device);
+    fn plan_by(&self, batch: &FlatBatch, precision: Precision) -> Plan {
+        let device = self.options.device;
         let stretch = self.extrapolate.then(|| tree_stretch(&self.config, batch));
-        let rotation = rotation(&self.config, batch.positions(), stretch.as_deref(), compute, device);
-        Plan::new(&self.config.attention_dims(), batch, rotation, factors, compute, device)
+        let rotation = rotation(&self.config, batch.positions(), stretch.as_deref(), precision.activations, device);
+        Plan::new(&self.config.attention_dims(), batch, rotation, precision, device)
+    }
+
+    fn ops(&self) -> &'static dyn Ops {
+        self.options.ops()
     }
 }
 

@@ -65,7 +65,7 @@ impl CausalLm {
 
     fn assemble(backbone: Backbone) -> Self {
         let weight = backbone.parameter(LM_HEAD).unwrap_or(backbone.embedding()).shallow_clone();
-        let head = LmHead::new(weight, backbone.options.compute);
+        let head = LmHead::new(weight, &backbone.options);
         Self { backbone, head }
     }
 

@@ -78,7 +78,7 @@ impl ScalarModel {
         let head = ScalarHead { weight, compute: options.compute, shift: 0.0 };
         let lm_head = with_lm_head.then(|| {
             let weight = backbone.parameter(LM_HEAD).unwrap_or(backbone.embedding()).shallow_clone();
-            LmHead::new(weight, options.compute)
+            LmHead::new(weight, options)
         });
         Ok(Self { backbone, head, lm_head, has_new_head })
     }
