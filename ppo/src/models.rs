@@ -135,5 +135,5 @@ pub fn values(model: &ScalarModel, layout: &Layout) -> Tensor {
 }
 
 fn host(tensor: &Tensor) -> Vec<f32> {
-    Vec::try_from(tensor.to_kind(Kind::Float).to_device(tch::Device::Cpu)).expect("a flat fp32 tensor")
+    Vec::try_from(tensor.to_kind(Kind::Float).to_device(align_kernels::HOST)).expect("a flat fp32 tensor")
 }

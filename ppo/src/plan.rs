@@ -6,7 +6,6 @@ use align_kernels::kind_of;
 use align_model::Writing;
 use align_model::{Face, Header, ModelOptions};
 use align_train::footprint::{Held, Outline, Phase, STEPS, Work, resident};
-use tch::Device;
 
 use crate::config::PpoConfig;
 use crate::rollout::layout;
@@ -37,7 +36,7 @@ pub fn plan(config: &PpoConfig) -> Result<Outline> {
     let held = |header: &Header, trainable: bool, has_lm_head: bool| Held {
         config: header.config.clone(),
         options: ModelOptions {
-            device: Device::Cpu,
+            device: align_kernels::HOST,
             compute: kind_of(if trainable { config.models.dtype } else { config.frozen_dtype() }),
             trainable,
             recompute_layers: trainable && config.models.recompute_layers,
@@ -230,7 +229,7 @@ impl Step<'_> {
     fn work(prompts: &[usize], samples: usize, response: usize) -> Work {
         let token = vec![0i64; prompts.iter().copied().max().unwrap_or(0).max(response)];
         let groups = prompts.iter().map(|prompt| (&token[..*prompt], vec![&token[..response]; samples]));
-        let layout = layout(groups, Device::Cpu);
+        let layout = layout(groups, align_kernels::HOST);
         Work::of(&layout.flat, samples * prompts.len() * response)
     }
 }

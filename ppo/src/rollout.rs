@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_response_token_is_read_at_the_place_before_it() {
-        let layout = layout([(&[7, 8, 9][..], vec![&[1, 2, 3][..], &[4][..]])], Device::Cpu);
+        let layout = layout([(&[7, 8, 9][..], vec![&[1, 2, 3][..], &[4][..]])], align_kernels::HOST);
         assert_eq!(layout.flat.tokens(), &[7, 8, 9, 1, 2]);
         assert_eq!(Vec::<i64>::try_from(&layout.before).unwrap(), vec![2, 3, 4, 2]);
         assert_eq!(Vec::<i64>::try_from(&layout.tokens).unwrap(), vec![1, 2, 3, 4]);
@@ -150,12 +150,12 @@ mod tests {
             samples: 2,
             responses: vec![response(&[1, 5], true), response(&[2, 0], true)],
         };
-        let (flat, ends) = rollout.scored(&[0, 1], 5, &Reading::default(), Device::Cpu);
+        let (flat, ends) = rollout.scored(&[0, 1], 5, &Reading::default(), align_kernels::HOST);
         assert_eq!(flat.tokens(), &[7, 8, 1, 5, 2, 0, 5]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![3, 6]);
         // A reward model that renders prompts in another way, and is read behind the end token.
         let reading = Reading { prompts: [(vec![7, 8], vec![9, 9, 8])].into(), behind_the_end: vec![6] };
-        let (flat, ends) = rollout.scored(&[0, 1], 5, &reading, Device::Cpu);
+        let (flat, ends) = rollout.scored(&[0, 1], 5, &reading, align_kernels::HOST);
         assert_eq!(flat.tokens(), &[9, 9, 8, 1, 5, 6, 2, 0, 5, 6]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![5, 9]);
     }

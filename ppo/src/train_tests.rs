@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use align_model::generate::Response;
 use align_model::{CausalLm, ModelOptions, Parameter, ScalarModel};
 use align_train::optim::AdamWOptions;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::*;
 use crate::rewards::Normalize;
@@ -19,7 +19,7 @@ fn tiny(name: &str) -> PathBuf {
 }
 
 fn options(trainable: bool) -> ModelOptions {
-    ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable, recompute_layers: false }
+    ModelOptions { device: align_kernels::HOST, compute: Kind::Float, trainable, recompute_layers: false }
 }
 
 /// A trainer on prompts of different lengths; `edit` changes the defaults.
@@ -154,7 +154,7 @@ fn the_value_model_starts_as_the_reward_model_less_the_first_mean_score() {
         let report = trainer.step(0).unwrap();
         let mean = report.scores.iter().sum::<f64>() / report.scores.len() as f64;
         let rows: Vec<usize> = (0..report.scores.len()).collect();
-        let (flat, ends) = report.rollout.scored(&rows, END, &Reading::default(), Device::Cpu);
+        let (flat, ends) = report.rollout.scored(&rows, END, &Reading::default(), align_kernels::HOST);
         let values =
             trainer.models.value_model.scalars(&trainer.models.value_model.hidden(&flat, None).index_select(0, &ends));
         for (value, score) in Vec::<f32>::try_from(values.detach()).unwrap().into_iter().zip(&report.scores) {

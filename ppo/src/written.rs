@@ -8,7 +8,7 @@ use align_core::progress::Progress;
 use align_model::{ScalarReader, WrittenLm, WrittenScalar, divergence, dtype_name};
 use align_train::stage::{Comparison, Trainer as _, written};
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::evaluation::respond;
 use crate::rollout::{Layout, Rollout};
@@ -108,7 +108,7 @@ fn first_rows(rollout: &Rollout) -> Vec<usize> {
 /// Written − trained, before every response token.
 fn value_differences(trainer: &Trainer, written: &WrittenScalar, layout: &Layout) -> Vec<f64> {
     let value_model = &trainer.models.value_model;
-    let values = |values: Tensor| values.to_device(Device::Cpu).to_kind(Kind::Double);
+    let values = |values: Tensor| values.to_device(align_kernels::HOST).to_kind(Kind::Double);
     let trained = values(value_model.scalars_at(&layout.flat, &layout.before.to_device(value_model.device())));
     let read = values(written.scalars_at(&layout.flat, &layout.before.to_device(written.device())));
     Vec::try_from(read - trained).expect("a flat f64 tensor")

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use align_core::error::Result;
 use align_model::{Face, ModelOptions};
 use align_train::footprint::{self, Held, Outline, STEPS, Work};
-use tch::Device;
 
 use crate::config::{RmConfig, Stage};
 use crate::data::{Row, flatten};
@@ -21,7 +20,7 @@ pub fn plan(config: &RmConfig) -> Result<Outline> {
     let (source, _, rows) = check(config)?;
     let train = &config.train;
     let options = ModelOptions {
-        device: Device::Cpu,
+        device: align_kernels::HOST,
         compute: kind_of(config.model.dtype),
         trainable: true,
         recompute_layers: config.model.recompute_layers,
@@ -38,7 +37,7 @@ pub fn plan(config: &RmConfig) -> Result<Outline> {
         sizes: Box::new(move |step| rows.batch(step).map(|row| (row.len(), targets(row))).collect()),
         layout: Box::new(move |step, range| {
             let rows: Vec<&Row> = again.batch(step).take(range.end).skip(range.start).collect();
-            Work::of(&flatten(&rows, false, Device::Cpu).flat, rows.iter().map(|row| targets(row)).sum())
+            Work::of(&flatten(&rows, false, align_kernels::HOST).flat, rows.iter().map(|row| targets(row)).sum())
         }),
     };
     Ok(Outline::of_training(config.stage.map_or("rm", Stage::name), outset, held, train.microbatch_tokens, rows))

@@ -91,7 +91,7 @@ impl<'a> Trainer<'a> {
     fn eval_loss(&self, rows: &[Row], scores: &[Vec<f64>]) -> f64 {
         let _no_grad = tch::no_grad_guard();
         let rows: Vec<&Row> = rows.iter().collect();
-        let pairs = flatten(&rows, self.config.loss.margin, tch::Device::Cpu).pairs;
+        let pairs = flatten(&rows, self.config.loss.margin, align_kernels::HOST).pairs;
         let scalars = Tensor::from_slice(&scores.concat());
         reward_loss(&scalars, &pairs, rows.len(), &self.loss_params()).stats.loss
     }

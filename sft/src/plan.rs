@@ -8,7 +8,6 @@ use align_model::{Face, ModelOptions};
 use align_tokens::LmRow;
 use align_train::footprint::{self, Held, Outline, STEPS, Work};
 use align_train::lm::flatten;
-use tch::Device;
 
 use crate::config::{PretrainConfig, SftConfig};
 use crate::{Inputs, pretrain_inputs, sft_inputs};
@@ -34,7 +33,7 @@ fn outline(inputs: Inputs<'_>) -> Outline {
     let Inputs { stage, sections, source, rows, .. } = inputs;
     let (train, steps) = (sections.train, rows.batches.steps().min(STEPS));
     let options = ModelOptions {
-        device: Device::Cpu,
+        device: align_kernels::HOST,
         compute: kind_of(sections.model.dtype),
         trainable: true,
         recompute_layers: sections.model.recompute_layers,
@@ -51,7 +50,7 @@ fn outline(inputs: Inputs<'_>) -> Outline {
         sizes: Box::new(move |step| sizes[step as usize].clone()),
         layout: Box::new(move |step, range| {
             let rows: Vec<LmRow> = rows.batch(step).take(range.end).skip(range.start).collect();
-            let batch = flatten(&rows, Device::Cpu);
+            let batch = flatten(&rows, align_kernels::HOST);
             Work::of(&batch.flat, batch.targets.size()[0] as usize)
         }),
     };

@@ -27,7 +27,6 @@ use align_tokens::{Cache, LmRow, Reading};
 use align_train::stage::{Source, check_causal_lm, check_format};
 use anyhow::Result;
 use serde_json::{Value, json};
-use tch::Device;
 
 use ceilings::{Ceilings, Probe};
 use jobs::Place;
@@ -342,7 +341,7 @@ impl Bench<'_> {
         let folder = self.out.join(format!("{}-reward", subject.name));
         if !folder.exists() {
             let options = ModelOptions {
-                device: Device::Cpu,
+                device: align_kernels::HOST,
                 compute: tch::Kind::Float,
                 trainable: false,
                 recompute_layers: false,

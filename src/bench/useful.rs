@@ -12,7 +12,7 @@ use align_model::{ModelConfig, ModelOptions};
 use align_reward::data::Row;
 use align_tokens::LmRow;
 use align_train::footprint::{Held, Work};
-use tch::{Device, Kind};
+use tch::Kind;
 
 /// A model as a language model and as a scalar model.
 pub(super) struct Model {
@@ -22,8 +22,12 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(config: &ModelConfig) -> Self {
-        let options =
-            ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: false, recompute_layers: false };
+        let options = ModelOptions {
+            device: align_kernels::HOST,
+            compute: Kind::Float,
+            trainable: false,
+            recompute_layers: false,
+        };
         let held = |has_lm_head: bool| Held {
             config: config.clone(),
             options: options.clone(),

@@ -9,7 +9,7 @@ use align_train::footprint::{Outline, Phase};
 use anyhow::Result;
 use comfy_table::TableComponent;
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::eval::{align_right, print_line, table};
 use super::stages::{Stage, stage_of};
@@ -66,9 +66,9 @@ impl Machine {
     fn measure(compute: Kind) -> Self {
         const SIZE: i64 = 1024;
         const ELEMENTS: i64 = 1 << 25;
-        let factor = Tensor::ones([SIZE, SIZE], (compute, Device::Cpu));
+        let factor = Tensor::ones([SIZE, SIZE], (compute, align_kernels::HOST));
         let product = best_of(|| drop(factor.mm(&factor)));
-        let mut long = Tensor::ones([ELEMENTS], (Kind::Float, Device::Cpu));
+        let mut long = Tensor::ones([ELEMENTS], (Kind::Float, align_kernels::HOST));
         let pass = best_of(|| drop(long.g_mul_scalar_(1.0)));
         Self { rate: 2.0 * (SIZE as f64).powi(3) / product, bandwidth: 2.0 * 4.0 * ELEMENTS as f64 / pass }
     }

@@ -246,6 +246,7 @@ mod tests {
     use super::*;
     use crate::CausalLm;
     use crate::tests::{tiny, trainable};
+    use tch::Kind;
 
     #[test]
     fn a_pass_without_gradients_leaves_nothing_behind() {

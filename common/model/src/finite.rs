@@ -31,7 +31,7 @@ pub fn require_finite(dir: &Path, parameters: &[Parameter]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Tensor};
+    use tch::Tensor;
 
     use super::*;
     use crate::ModelOptions;

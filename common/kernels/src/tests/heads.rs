@@ -19,14 +19,12 @@ fn log_probabilities_and_their_gradient() {
         for nucleus in [None, Some(nucleus.as_slice())] {
             let (over, exact) = (Over { temperature: 0.8, nucleus }, case.exact(&hidden).mm(&case.exact(&weight).tr()));
             let logits = leaf(&(exact / 0.8));
-            let mut masked = logits.shallow_clone();
-            if let Some(nucleus) = nucleus {
-                let mask = Tensor::full([rows, vocab], f64::NEG_INFINITY, (Kind::Double, HOST));
-                for (row, kept) in nucleus.iter().enumerate() {
-                    let _ = mask.get(row as i64).index_fill_(0, &Tensor::from_slice(kept), 0.0);
-                }
-                masked = masked + mask;
+            let mask = Tensor::zeros([rows, vocab], (Kind::Double, HOST));
+            for (row, kept) in nucleus.into_iter().flatten().enumerate() {
+                let row = mask.get(row as i64);
+                let _ = row.shallow_clone().fill_(f64::NEG_INFINITY).index_fill_(0, &Tensor::from_slice(kept), 0.0);
             }
+            let masked = &logits + mask;
             let log_softmax = masked.log_softmax(-1, Kind::Double);
             let logprobs = log_softmax.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
             backward(&logprobs, &grads);

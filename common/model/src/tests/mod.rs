@@ -8,7 +8,7 @@ mod written;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::ModelOptions;
 
@@ -28,11 +28,11 @@ pub(crate) fn tiny(model: &str) -> PathBuf {
 }
 
 pub(crate) fn trainable() -> ModelOptions {
-    ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: true, recompute_layers: false }
+    ModelOptions { device: align_kernels::HOST, compute: Kind::Float, trainable: true, recompute_layers: false }
 }
 
 pub(crate) fn frozen(compute: Kind) -> ModelOptions {
-    ModelOptions { device: Device::Cpu, compute, trainable: false, recompute_layers: false }
+    ModelOptions { device: align_kernels::HOST, compute, trainable: false, recompute_layers: false }
 }
 
 /// The arrays and numbers that the other program wrote.

@@ -17,7 +17,7 @@ fn state() -> State {
     state.tensors.push(("scalar".to_owned(), Tensor::from(7i64)));
     state
         .tensors
-        .push(("transposed".to_owned(), Tensor::arange(6, (Kind::Double, tch::Device::Cpu)).view([2, 3]).tr()));
+        .push(("transposed".to_owned(), Tensor::arange(6, (Kind::Double, align_kernels::HOST)).view([2, 3]).tr()));
     state.set("counts", [1, 2, 3]);
     state.set("mean", 0.1);
     state.set("sums", sums());

@@ -111,7 +111,7 @@ pub fn alone(tokens: &[i64]) -> FlatBatch {
 
 /// A tensor's numbers, flat.
 pub fn host(tensor: &Tensor) -> Vec<f64> {
-    Vec::try_from(tensor.to_kind(Kind::Double).to_device(tch::Device::Cpu).view([-1])).expect("a flat tensor of f64")
+    Vec::try_from(tensor.to_kind(Kind::Double).to_device(align_kernels::HOST).view([-1])).expect("a flat tensor of f64")
 }
 
 /// A learning rate at which one step is felt.
