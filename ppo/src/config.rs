@@ -13,6 +13,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::rewards::{MissingEnd, Normalize};
 
+/// What a step trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The value model alone: policy, its moments and its schedule stay as they are.
+    ValueWarmup,
+    /// Policy and value model.
+    Ppo,
+}
+
 /// Over what a token's log-probability is taken; one convention for old, new and reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -324,6 +333,11 @@ impl PpoConfig {
     /// Responses per optimiser step.
     pub fn minibatch_rows(&self) -> usize {
         self.ppo.minibatch_size.unwrap_or(self.rollout_rows())
+    }
+
+    /// What a step trains.
+    pub fn phase(&self, step: u64) -> Phase {
+        if step < self.ppo.value_warmup_steps { Phase::ValueWarmup } else { Phase::Ppo }
     }
 
     /// The prompts of each step, of so many.

@@ -1,8 +1,9 @@
 //! PPO with four models: a policy and a value model that learn, a reference and a reward model that never change.
 //!
-//! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), lets the models judge them ([`models`]), turns scores
-//! into per-token rewards ([`rewards`]), credits tokens ([`gae`]) and learns from that ([`loss`]), with pretraining text mixed
-//! in ([`ptx`]). [`run`] goes from config to result around it; [`held_out`] says what is looked for in responses to held-out prompts,
+//! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), has the models evaluate them ([`models`]), rewards tokens
+//! ([`rewards`]), finds their advantages ([`gae`]) and updates policy and value model ([`update`], [`loss`]), with pretraining text mixed
+//! in ([`ptx`]). What is known of a rollout is one [`trajectory`]; what is logged of a step is computed after it ([`statistics`]).
+//! [`run`] goes from config to result around it; [`held_out`] says what is looked for in responses to held-out prompts,
 //! [`charts`] draw it, and [`findings`] say what speaks against a run; [`guards`] watch every step, and keep the [`record`] of one that
 //! went wrong.
 //!
@@ -38,7 +39,10 @@ mod replay;
 pub mod rewards;
 pub mod rollout;
 pub mod run;
+pub mod statistics;
 pub mod train;
+pub mod trajectory;
+pub mod update;
 mod written;
 
 pub use doctor::doctor;

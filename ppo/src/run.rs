@@ -3,6 +3,7 @@
 use align_kernels::kind_of;
 use align_model::Writing;
 use std::path::Path;
+use std::rc::Rc;
 
 use align_core::config::to_toml;
 use align_core::error::{Problems, Result};
@@ -33,7 +34,8 @@ use crate::record;
 use crate::replay;
 use crate::rewards::{KlController, RunningMoments};
 use crate::rollout::Reading;
-use crate::train::{StepReport, Trainer};
+use crate::train::Trainer;
+use crate::trajectory::Trajectory;
 use crate::written;
 
 /// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length; of fewer where a
@@ -46,7 +48,7 @@ pub(crate) struct Session {
     pub(crate) evaluation: Evaluation,
     guards: Guards,
     /// The latest step: its responses are shown when an evaluation is due.
-    last: Option<StepReport>,
+    last: Option<Rc<Trajectory>>,
 }
 
 /// Everything that was read and checked.
@@ -310,7 +312,7 @@ impl stage::Trainer for Session {
         self.evaluation.sets.iter_mut().for_each(|set| set.latest = None);
         let (moments, shift) = (self.trainer.moments, self.trainer.value_shift);
         let report = self.trainer.step(step);
-        // A step that comes to no number in its first update has changed nothing, so that it can be repeated from its beginning.
+        // A step that is not finite in its first update leaves everything as it was, so that it can be repeated from its beginning.
         let updates = self.trainer.record.as_ref().map_or(0, |record| record.minibatches.len());
         if report.is_err() && updates <= 1 {
             self.trainer.moments = moments;
@@ -318,8 +320,8 @@ impl stage::Trainer for Session {
             self.trainer.models.value_model.set_shift(shift.unwrap_or(0.0));
         }
         let report = report?;
-        let metrics = report.metrics.clone();
-        self.last = Some(report);
+        let metrics = report.metrics();
+        self.last = Some(report.trajectory);
         Ok(metrics)
     }
 
@@ -327,7 +329,7 @@ impl stage::Trainer for Session {
         if !run.eval_recurs(done) {
             self.guards.expect_extra_evaluation();
         }
-        let metrics = self.evaluation.measure(&self.trainer, self.last.as_ref(), run, done)?;
+        let metrics = self.evaluation.measure(&self.trainer, self.last.as_deref(), run, done)?;
         let log = [self.guards.evaluations(), &[(done, metrics.clone())]].concat();
         self.evaluation.draw(run, done, &log)?;
         Ok(metrics)

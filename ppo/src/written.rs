@@ -36,13 +36,13 @@ pub(crate) fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn P
     let mut found = Comparison::default();
     for (name, rollout) in responses(session)? {
         let rows = first_rows(&rollout);
-        let microbatches = rollout.fill(&rows, trainer.config.ppo.microbatch_tokens);
+        let microbatches = rollout.split_into_microbatches(&rows, trainer.config.ppo.microbatch_tokens);
         progress.begin("comparing", rows.len() as u64);
         let (mut kl, mut differences) = (0.0, Vec::new());
         for rows in &microbatches {
             let layout = rollout.layout(rows, trainer.models.policy.device());
             if let Some(policy) = &policy {
-                kl += divergence(&trainer.models.policy, policy, &layout.flat, &layout.before);
+                kl += divergence(&trainer.models.policy, policy, &layout.flat, &layout.predict_indices);
             }
             if let Some(value_model) = &value_model {
                 differences.extend(value_differences(trainer, value_model, &layout));
@@ -50,7 +50,7 @@ pub(crate) fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn P
             progress.advance(rows.len() as u64, "");
         }
         progress.end();
-        let tokens = rows.iter().map(|row| rollout.responses[*row].tokens.len()).sum::<usize>();
+        let tokens = rollout.num_tokens(&rows);
         let (mut said, mut set) = (Vec::new(), json!({ "set": name, "responses": rows.len(), "tokens": tokens }));
         if policy.is_some() {
             let kl = kl / tokens as f64;
@@ -109,7 +109,7 @@ fn first_rows(rollout: &Rollout) -> Vec<usize> {
 fn value_differences(trainer: &Trainer, written: &WrittenScalar, layout: &Layout) -> Vec<f64> {
     let value_model = &trainer.models.value_model;
     let values = |values: Tensor| values.to_device(Device::Cpu).to_kind(Kind::Double);
-    let trained = values(value_model.scalars_at(&layout.flat, &layout.before.to_device(value_model.device())));
-    let read = values(written.scalars_at(&layout.flat, &layout.before.to_device(written.device())));
+    let trained = values(value_model.scalars_at(&layout.flat, &layout.predict_indices.to_device(value_model.device())));
+    let read = values(written.scalars_at(&layout.flat, &layout.predict_indices.to_device(written.device())));
     Vec::try_from(read - trained).expect("a flat f64 tensor")
 }
