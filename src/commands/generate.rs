@@ -70,10 +70,8 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let files = inputs::files(&given);
     let rows = problems.absorb(data::read_as(&files, Kind::Prompt, BadRows::Error, &prepare))?;
     files.iter().for_each(|file| refuse_same_file(&args.out, file, "--prompts", &mut problems));
-    problems.into_result()?;
+    let ((source, format), rows) = problems.into_checked(source.zip(format).zip(rows))?;
     say_passed_over(&given);
-    let known = "no problem was found";
-    let (source, format, rows) = (source.expect(known), format.expect(known), rows.expect(known));
 
     tell_unread(&rows.unread);
     let (mut dialogues, mut prompts): (Vec<_>, Vec<_>) = Default::default();

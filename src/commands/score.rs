@@ -43,16 +43,14 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     if args.out != standard {
         files.iter().for_each(|file| refuse_same_file(&args.out, file, "--data", &mut problems));
     }
-    problems.into_result()?;
+    let (read, scorer) = problems.into_checked(read.zip(scorer))?;
     say_passed_over(&given);
-    let known = "no problem was found";
-    let read = read.expect(known);
     tell_unread(&read.unread);
-    tell_assumed(&args.model, scorer.expect(known).assumed.as_deref());
+    tell_assumed(&args.model, scorer.assumed.as_deref());
     let (mut places, mut rows, mut answers): (Vec<Place>, Vec<Responses>, Vec<Vec<String>>) = Default::default();
     for (place, (responses, texts)) in read.records {
         places.push(place);
-        rows.push(responses.expect(known));
+        rows.push(responses.expect("a checked reward model has a format"));
         answers.push(texts);
     }
     let mut out = if args.out == standard { Lines::stdout() } else { Lines::create(&args.out)? };

@@ -43,9 +43,7 @@ pub(crate) fn run(args: InspectDataArgs) -> Result<ExitCode> {
     let given = find(&args.file);
     let files = inputs::files(&given);
     let kind = problems.absorb(kind_of_rows(files.first().unwrap_or(&args.file)))?;
-    problems.into_result()?;
-    let known = "no problem was found";
-    let (format, kind) = (format.expect(known), kind.expect(known));
+    let (format, kind) = problems.into_checked(format.zip(kind))?;
     let loss_on = if args.loss_on == "assistant" { LossOn::Assistant } else { LossOn::QwenFinetune };
     let data = read(&args, &files, kind, &format, loss_on)?;
     let rows = rows(&args, &files, kind, &format, loss_on)?;
