@@ -4,16 +4,22 @@ use align_core::error::Result;
 use align_kernels::batch::FlatBatch;
 use align_model::{CausalLm, Over, ScalarModel};
 use align_run::run::{Failure, Recorded};
-use align_train::stage::{Examination, Part, Quantity, Trainer as _, gradients, merge};
+use align_train::stage::{Examination, Part, Quantity, Replay, Trainer as _, gradients, merge};
 use tch::Tensor;
 
 use crate::record::Record;
-use crate::run::Session;
+use crate::session::Session;
 use crate::train::Trainer;
 
-/// Repeats the step, or, where it had updated something before it failed, the optimiser step in which it did: on the recorded responses,
-/// since the policy that wrote them is gone.
-pub(crate) fn examine(session: &mut Session, recorded: &Recorded) -> Result<Examination> {
+impl Replay for Session {
+    /// Repeats the step, or, where it had updated something before it failed, the optimiser step in which it did: on the recorded
+    /// responses, since the policy that wrote them is gone.
+    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
+        examine(self, recorded)
+    }
+}
+
+fn examine(session: &mut Session, recorded: &Recorded) -> Result<Examination> {
     let step = recorded.done - 1;
     let record = (!recorded.worked_on.is_null()).then(|| Record::from_json(&recorded.worked_on)).transpose()?;
     let later_update = record.filter(|record| record.minibatches.len() > 1);

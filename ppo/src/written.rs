@@ -6,13 +6,13 @@ use std::path::Path;
 use align_core::error::Result;
 use align_core::progress::Progress;
 use align_model::{ScalarReader, WrittenLm, WrittenScalar, divergence, dtype_name};
-use align_train::stage::{Comparison, Trainer as _, written};
+use align_train::stage::{CompareWritten, Comparison, Trainer as _, written};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use crate::evaluation::respond;
 use crate::rollout::{Layout, Rollout};
-use crate::run::Session;
+use crate::session::Session;
 use crate::train::Trainer;
 
 /// Tokens of responses before which the models are compared, in each set.
@@ -20,9 +20,15 @@ const COMPARED_TOKENS: usize = 2048;
 /// Without a held-out set, the policy answers so many training prompts.
 const PROMPTS: usize = 16;
 
-/// Compares the models in a checkpoint's folder with those in memory, on the policy's responses to the first prompts of every held-out
-/// set, or to the first training prompts: the KL over the whole vocabulary, and the values.
-pub(crate) fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+impl CompareWritten for Session {
+    /// On the policy's responses to the first prompts of every held-out set, or to the first training prompts: the KL over the whole
+    /// vocabulary, and the values.
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+        compare(self, checkpoint, progress)
+    }
+}
+
+fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
     let (trainer, compute) = (&session.trainer, session.compute());
     let folders = ["model", "value"].map(|name| checkpoint.join(name));
     let policy = match written::differs(&folders[0], compute)? {

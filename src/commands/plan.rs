@@ -6,6 +6,7 @@ use std::time::Instant;
 use align_core::config::{self, Config};
 use align_core::process_memory;
 use align_train::footprint::{Outline, Phase};
+use align_train::stage;
 use anyhow::Result;
 use comfy_table::TableComponent;
 use serde_json::{Map, Value, json};
@@ -26,10 +27,10 @@ const PROGRAM: u64 = 48 << 20;
 pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::new();
     let outline = match stage_of(&args.config)? {
-        Stage::Ppo => align_ppo::plan(&load(&args)?)?,
-        Stage::Rm => align_reward::plan(&load(&args)?)?,
-        Stage::Sft => align_sft::plan(&load(&args)?, &mut terminal)?,
-        Stage::Pretrain => align_sft::plan_pretrain(&load(&args)?, &mut terminal)?,
+        Stage::Ppo => stage::plan::<align_ppo::Ppo>(&load(&args)?, &mut terminal)?,
+        Stage::Rm => stage::plan::<align_reward::Rm>(&load(&args)?, &mut terminal)?,
+        Stage::Sft => stage::plan::<align_sft::Sft>(&load(&args)?, &mut terminal)?,
+        Stage::Pretrain => stage::plan::<align_sft::Pretrain>(&load(&args)?, &mut terminal)?,
     };
     let machine = Machine::measure(outline.compute);
     // Program, tokenizer and data are here now as they will be then.

@@ -12,7 +12,7 @@ use crate::train::Trainer;
 use crate::trajectory::RolloutStats;
 
 /// The pieces of a step, as a run uses them.
-pub trait Subject {
+pub(super) trait Subject {
     /// Token ids of a dialogue to be answered.
     fn prompt(&self, dialogue: &Dialogue) -> Vec<i64>;
 
@@ -57,7 +57,7 @@ pub trait Subject {
 }
 
 /// A run's own pieces.
-pub struct Pieces {
+pub(super) struct Pieces {
     pub(crate) trainer: Trainer,
     pub(crate) format: ChatFormat,
     /// Hash of the reward model's tokenizer.
