@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use align_core::error::{Problem, Problems, Result};
-use align_data::{self as data, BadRows, Comparison, Kind, Place, Record, Unread};
+use align_data::{self as data, BadRows, Comparison, Place, Unread};
 use align_kernels::batch::FlatBatch;
 use align_text::chatml::{ChatFormat, Dialogue, Encoded};
 use tch::{Device, Tensor};
@@ -216,12 +216,9 @@ pub fn read(
     bad_rows: BadRows,
 ) -> Result<Comparisons> {
     let (mut result, mut problems) = (Comparisons::default(), Problems::new());
-    let row = |place: &Place, record| match record {
-        Record::Comparison(comparison) => Row::new(&comparison, format, place.clone()),
-        _ => unreachable!("a comparison file gives comparisons"),
-    };
+    let row = |place: &Place, comparison: Comparison| Row::new(&comparison, format, place.clone());
     for file in files {
-        let read = data::read_as(std::slice::from_ref(file), Kind::Comparison, bad_rows, &row);
+        let read = data::read_rows(std::slice::from_ref(file), bad_rows, &row);
         let Some(read) = problems.absorb(read)? else { continue };
         result.skipped.extend(read.skipped);
         result.unread.add(&read.unread);

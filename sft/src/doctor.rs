@@ -3,7 +3,7 @@
 
 use align_core::error::Result;
 use align_core::progress::Progress;
-use align_data::{Batches, Kind, Length, Order, RawRows, Record};
+use align_data::{Batches, Chat, Kind, Length, Order, RawRows};
 use align_kernels::kind_of;
 use align_model::CausalLm;
 use align_text::chatml::{ChatFormat, Dialogue, LossOn, Message, Role};
@@ -66,8 +66,7 @@ fn mask(config: &SftConfig, format: &ChatFormat) -> Result<Check> {
     let files = Mixture::new(&config.data.train, &config.data.mix).files;
     let (mut looked, mut right, mut first_wrong) = (0, 0, None);
     let rows = RawRows::open(&files[0], Some(Kind::Chat))?.map_while(Result::ok);
-    for read in rows.filter_map(|row| row.record(Kind::Chat).ok()).take(ROWS) {
-        let Record::Chat(dialogue) = read.record else { unreachable!("a chat file gives chat records") };
+    for (Chat(dialogue), _) in rows.filter_map(|row| row.read().ok()).take(ROWS) {
         let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
         // Reasoning and calls are rendered by the family's own rules, which the template check is about.
         let is_text = |answer: &&Message| {
