@@ -4,6 +4,7 @@
 //! chunk's tokens, divided by the *minibatch's* number of tokens), so that shares add up, and how a minibatch is cut into
 //! chunks changes nothing but rounding.
 
+use align_kernels::HOST;
 use crate::masked::{self, Mask, Table};
 use tch::{Kind, Tensor};
 
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn rounding_is_no_clipping() {
         tch::manual_seed(1);
-        let near_zero = || Tensor::randn([1000], (Kind::Float, align_kernels::HOST)).clamp(-3.0, 3.0) * 0.02;
+        let near_zero = || Tensor::randn([1000], (Kind::Float, HOST)).clamp(-3.0, 3.0) * 0.02;
         let (old_values, values) = (near_zero(), near_zero());
         let moved = &old_values + (&values - &old_values);
         assert!(!moved.equal(&values), "expected some to be rounded");
@@ -253,7 +254,7 @@ mod tests {
 
     #[test]
     fn no_tokens_no_loss() {
-        let none = Tensor::zeros([0], (Kind::Float, align_kernels::HOST));
+        let none = Tensor::zeros([0], (Kind::Float, HOST));
         let policy = policy_loss(&none, &none, &none, 0.2, 0);
         assert_eq!(policy.stats, PolicyStats::default());
         assert_eq!(value_loss(&none, &none, &none, 0.15, 0).loss.double_value(&[]), 0.0);

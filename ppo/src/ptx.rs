@@ -1,5 +1,6 @@
 //! The pretrained gradient's data: a stream of document pieces, of far larger volume than the PPO text.
 
+use align_kernels::HOST;
 use align_data::Order;
 use align_model::{CausalLm, Parameter};
 use align_tokens::{LmRow, Piece};
@@ -101,7 +102,7 @@ mod tests {
     const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_models/qwen2_tied_gqa");
 
     fn options() -> ModelOptions {
-        ModelOptions { device: align_kernels::HOST, compute: Kind::Float, trainable: true, recompute_layers: false }
+        ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers: false }
     }
 
     #[test]

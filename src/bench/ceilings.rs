@@ -1,6 +1,7 @@
 //! What this machine can do at best: products through libtorch, and reading memory. Measured before and after each job, since a
 //! processor's clock, and who else uses it, change within seconds.
 
+use align_kernels::HOST;
 use align_kernels::kind_of;
 use std::time::Instant;
 
@@ -59,7 +60,7 @@ impl Probe {
     pub(super) fn measure(&self) -> Ceilings {
         let rate = |(dtype, path): &(Dtype, Path)| (*dtype, path.rate(kind_of(*dtype)).expect("the path was tried"));
         let products = self.0.iter().map(rate).collect();
-        let long = Tensor::ones([ELEMENTS], (Kind::Float, align_kernels::HOST));
+        let long = Tensor::ones([ELEMENTS], (Kind::Float, HOST));
         let pass = usual(|| drop(long.sum(Kind::Float)));
         Ceilings { products, bandwidth: 4.0 * ELEMENTS as f64 / pass }
     }
@@ -104,7 +105,7 @@ impl Path {
     fn rate(self, kind: Kind) -> Option<f64> {
         let _no_grad = tch::no_grad_guard();
         let kind = if matches!(self, Path::Widened) { Kind::Float } else { kind };
-        let factor = Tensor::ones([SIDE, SIDE], (kind, align_kernels::HOST));
+        let factor = Tensor::ones([SIDE, SIDE], (kind, HOST));
         let seconds = match self {
             Path::Mm | Path::Widened => usual(|| drop(factor.mm(&factor))),
             Path::Mkldnn => {

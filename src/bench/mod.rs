@@ -9,6 +9,7 @@ mod jobs;
 mod table;
 mod useful;
 
+use align_kernels::HOST;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use align_core::config::Overlong;
 use align_core::error::{Error, Problems};
 use align_core::process_memory;
 use align_core::progress::{Progress, Silent};
-use align_data::{self as data, BadRows, Batches, Kind, Length, Order, Record};
+use align_data::{self as data, BadRows, Batches, Length, Order, Prompt};
 use align_model::contract::ScoreContract;
 use align_model::{ModelOptions, ScalarModel};
 use align_reward::data::Row;
@@ -160,7 +161,8 @@ fn read(args: &BenchArgs, dir: &Path, source: Source, format: ChatFormat, proble
     }
     if runs(&[BenchJob::Ppo, BenchJob::Generate]) {
         let file = args.data.join("prompts.jsonl");
-        let rows = problems.absorb(data::read(std::slice::from_ref(&file), Kind::Prompt, BadRows::Error))?;
+        let as_it_is = |_: &data::Place, prompt: Prompt| Ok(prompt);
+        let rows = problems.absorb(data::read_rows(std::slice::from_ref(&file), BadRows::Error, &as_it_is))?;
         subject.prompts = rows.map_or_else(Vec::new, |rows| prompts(rows.records, &subject.format));
         let needed = BATCH.max(args.batches.iter().copied().max().unwrap_or(0));
         if problems.is_empty() && subject.prompts.len() < needed {
@@ -172,16 +174,13 @@ fn read(args: &BenchArgs, dir: &Path, source: Source, format: ChatFormat, proble
 }
 
 /// The prompts of the length that is measured, in order, with their tokens.
-fn prompts(records: Vec<(data::Place, Record)>, format: &ChatFormat) -> Vec<(Dialogue, usize)> {
-    let with_length = |(_, record)| match record {
-        Record::Prompt(dialogue) => {
-            let tokens = format.prompt(&dialogue).ok()?.len();
-            Some((dialogue, tokens))
-        }
-        _ => unreachable!("a prompt file gives prompts"),
+fn prompts(rows: Vec<(data::Place, Prompt)>, format: &ChatFormat) -> Vec<(Dialogue, usize)> {
+    let with_length = |(_, Prompt(dialogue))| {
+        let tokens = format.prompt(&dialogue).ok()?.len();
+        Some((dialogue, tokens))
     };
     let mut prompts: Vec<_> =
-        records.into_iter().filter_map(with_length).filter(|(_, tokens)| tokens <= PROMPT_TOKENS.end()).collect();
+        rows.into_iter().filter_map(with_length).filter(|(_, tokens)| tokens <= PROMPT_TOKENS.end()).collect();
     if prompts.iter().filter(|(_, tokens)| PROMPT_TOKENS.contains(tokens)).count() >= BATCH {
         prompts.retain(|(_, tokens)| PROMPT_TOKENS.contains(tokens));
     }
@@ -341,7 +340,7 @@ impl Bench<'_> {
         let folder = self.out.join(format!("{}-reward", subject.name));
         if !folder.exists() {
             let options = ModelOptions {
-                device: align_kernels::HOST,
+                device: HOST,
                 compute: tch::Kind::Float,
                 trainable: false,
                 recompute_layers: false,

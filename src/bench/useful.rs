@@ -8,6 +8,7 @@
 //! - A prompt that several responses share counts once. What is computed again, or for padding, does not count.
 //! - decoding: each step reads P and the head once, and the keys and values of every row.
 
+use align_kernels::HOST;
 use align_model::{ModelConfig, ModelOptions};
 use align_reward::data::Row;
 use align_tokens::LmRow;
@@ -23,7 +24,7 @@ pub(super) struct Model {
 impl Model {
     pub(super) fn new(config: &ModelConfig) -> Self {
         let options = ModelOptions {
-            device: align_kernels::HOST,
+            device: HOST,
             compute: Kind::Float,
             trainable: false,
             recompute_layers: false,

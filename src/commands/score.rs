@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use align_core::config::Dtype;
 use align_core::error::Problems;
 use align_core::progress::Progress;
-use align_data::{self as data, BadRows, Kind, Place, Record, STDIN};
+use align_data::{self as data, BadRows, Place, Response, STDIN};
 use align_model::{ScalarModel, require_finite};
 use align_reward::responses::{Responses, score};
 use align_reward::stats::best;
@@ -28,31 +28,29 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
     let format = scorer.as_ref().map(|scorer| &scorer.format);
-    let prepare = |_: &Place, record: Record| {
+    let prepare = |_: &Place, row: Response| {
         // Without a format there is a problem already: then rows are only looked at.
-        let responses = format.map(|format| Responses::new(&record, format)).transpose()?;
-        let answers = match record {
-            Record::Responses(dialogues) => dialogues.into_iter().filter_map(last_text).collect(),
-            _ => Vec::new(),
+        let responses = format.map(|format| Responses::new(&row, format)).transpose()?;
+        let answers = match row {
+            Response::Several(dialogues) => dialogues.into_iter().filter_map(last_text).collect(),
+            Response::One(_) => Vec::new(),
         };
         Ok((responses, answers))
     };
     let given = data::find(source);
     let files = inputs::files(&given);
-    let read = problems.absorb(data::read_as(&files, Kind::Response, BadRows::Error, &prepare))?;
+    let read = problems.absorb(data::read_rows(&files, BadRows::Error, &prepare))?;
     if args.out != standard {
         files.iter().for_each(|file| refuse_same_file(&args.out, file, "--data", &mut problems));
     }
-    problems.into_result()?;
+    let (read, scorer) = problems.into_checked(read.zip(scorer))?;
     say_passed_over(&given);
-    let known = "no problem was found";
-    let read = read.expect(known);
     tell_unread(&read.unread);
-    tell_assumed(&args.model, scorer.expect(known).assumed.as_deref());
+    tell_assumed(&args.model, scorer.assumed.as_deref());
     let (mut places, mut rows, mut answers): (Vec<Place>, Vec<Responses>, Vec<Vec<String>>) = Default::default();
     for (place, (responses, texts)) in read.records {
         places.push(place);
-        rows.push(responses.expect(known));
+        rows.push(responses.expect("a checked reward model has a format"));
         answers.push(texts);
     }
     let mut out = if args.out == standard { Lines::stdout() } else { Lines::create(&args.out)? };

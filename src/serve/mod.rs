@@ -9,6 +9,7 @@ mod refusal;
 mod requests;
 mod token;
 
+use align_kernels::HOST;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
@@ -49,10 +50,7 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
     // The address is taken before the model loads, but answers only afterwards.
     let socket = address.map(bind).map_or(Ok(None), |socket| problems.absorb(socket))?;
-    problems.into_result()?;
-    let known = "no problem was found";
-    let (Scorer { format, assumed, .. }, socket) = (scorer.expect(known), socket.expect(known));
-    let address = address.expect(known);
+    let ((Scorer { format, assumed, .. }, socket), address) = problems.into_checked(scorer.zip(socket).zip(address))?;
     tell_assumed(&args.model, assumed.as_deref());
 
     let mut model = ScalarModel::load(&args.model, &evaluation_options(Dtype::Float32), 0)?;

@@ -251,6 +251,18 @@ impl Problems {
         self.0.push(problem);
     }
 
+    /// The value of checks that found nothing wrong; a check without a value has reported why.
+    ///
+    /// # Errors
+    /// As [`Problems::into_result`].
+    ///
+    /// # Panics
+    /// When a check gave neither a value nor a problem.
+    pub fn into_checked<T>(self, value: Option<T>) -> Result<T> {
+        self.into_result()?;
+        Ok(value.expect("a check without a value reports a problem"))
+    }
+
     /// `Ok` when nothing was found.
     ///
     /// # Errors

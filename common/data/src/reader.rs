@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::raw::{Parsed, Place, RawRows};
 use super::records::{Kind, Record};
+use super::typed::{TypedRow, typed};
 use align_core::error::{Problem, Problems, Result};
 
 /// Ways of being bad that are told apart in a file; a message shows fewer.
@@ -82,14 +83,22 @@ impl Unread {
 /// # Errors
 /// [`align_core::error::Error::Invalid`] with every file and, unless they are to be skipped, every row that cannot be used.
 pub fn read(files: &[PathBuf], kind: Kind, bad_rows: BadRows) -> Result<Rows> {
-    read_as(files, kind, bad_rows, &|_, record| Ok(record))
+    read_kind(files, kind, bad_rows, &|_, record| Ok(record))
 }
 
-/// As [`read`]; `prepare` makes of each record what is needed, and a row that it refuses is a bad one.
+/// As [`read`], by the rows' type; `prepare` makes of each row what is needed, and a row that it refuses is a bad one.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_as<T>(
+pub fn read_rows<R: TypedRow, T>(
+    files: &[PathBuf],
+    bad_rows: BadRows,
+    prepare: &dyn Fn(&Place, R) -> Parsed<T>,
+) -> Result<Rows<T>> {
+    read_kind(files, R::KIND, bad_rows, &|place, record| prepare(place, typed(record)?))
+}
+
+fn read_kind<T>(
     files: &[PathBuf],
     kind: Kind,
     bad_rows: BadRows,

@@ -1,5 +1,6 @@
 //! Weights that are no numbers: what is computed with them is none, or, where nothing shows it, wrong.
 
+use align_kernels::HOST;
 use std::path::Path;
 
 use tch::Kind;
@@ -38,7 +39,7 @@ mod tests {
 
     fn said(tensors: &[Tensor]) -> Option<String> {
         let options = ModelOptions {
-            device: align_kernels::HOST,
+            device: HOST,
             compute: Kind::Float,
             trainable: true,
             recompute_layers: false,
@@ -51,7 +52,7 @@ mod tests {
 
     #[test]
     fn one_number_that_is_none_is_found_and_large_ones_are_not_taken_for_it() {
-        let large = Tensor::full([1000], f64::from(f32::MAX), (Kind::Float, align_kernels::HOST));
+        let large = Tensor::full([1000], f64::from(f32::MAX), (Kind::Float, HOST));
         assert_eq!(said(&[large.shallow_clone(), -&large]), None);
         for (wrong, count) in [(vec![f32::NAN], 1), (vec![f32::INFINITY, f32::NEG_INFINITY], 2)] {
             let mut numbers = vec![1.0; 7];

@@ -17,7 +17,7 @@ use align_text::chatml::Encoded;
 
 pub use cache::Cache;
 pub use prepare::{Counts, Reading};
-pub use rows::{LmData, chat_rows, document_rows, documents, is_text, seen_rows, text_rows};
+pub use rows::{LmData, chat_rows, comparison_rows, document_rows, documents, is_text, prompt_rows, text_rows};
 pub use view::LmRows;
 
 /// A run of tokens that sees itself alone: a dialogue, or (a part of) a document.

@@ -12,7 +12,7 @@ use super::store::{Store, Words, Writer};
 use align_core::atomic_files::write_whole;
 use align_core::error::{Error, Problem, Result, cause};
 use align_core::progress::Progress;
-use align_data::{BadRows, Kind, Parsed, Place, Record, Stream, Unread, format_by_name};
+use align_data::{BadRows, Parsed, Place, Stream, TypedRow, Unread, format_by_name};
 
 const ABOUT: &str = "about.json";
 /// Kinds of bad rows that are told apart.
@@ -94,13 +94,13 @@ pub(super) enum Fate {
 /// How a row becomes a token list.
 pub(super) trait Recipe: Sync {
     /// What its rows are.
-    const KIND: Kind;
+    type Row: TypedRow;
 
     /// All that decides what becomes of a row, beside the row.
     fn describe(&self) -> Value;
 
     /// What becomes of a row; `Err` says why it cannot be rendered.
-    fn list(&self, record: Record) -> Parsed<Listed>;
+    fn list(&self, row: Self::Row) -> Parsed<Listed>;
 }
 
 /// A file's token lists.
@@ -186,11 +186,11 @@ fn read<R: Recipe>(
 ) -> Result<About> {
     let mut about = About::default();
     let files = [file.to_owned()];
-    let stream = Stream { files: &files, kind: Some(R::KIND), bad_rows: reading.bad_rows };
+    let stream = Stream { files: &files, kind: Some(R::Row::KIND), bad_rows: reading.bad_rows };
     let what = format!("tokenizing {}", file.display());
     let list = |row: &align_data::RawRow| {
-        let read = row.record(R::KIND)?;
-        Ok((recipe.list(read.record)?, read.unread))
+        let (row, unread) = row.read::<R::Row>()?;
+        Ok((recipe.list(row)?, unread))
     };
     stream.each(&what, reading.progress, list, |row, listed| {
         let counts = &mut about.counts;

@@ -10,7 +10,7 @@ use super::view::{LmRows, Merged};
 use align_core::config::Overlong;
 use align_core::error::{Error, Problem, Problems, Result};
 use align_core::random::{Permutation, Purpose};
-use align_data::{self as data, BadRows, Kind, Parsed, Place, Record};
+use align_data::{self as data, BadRows, Chat, Comparison, Kind, Parsed, Prompt, Text, TypedRow};
 use align_text::chatml::{ChatFormat, Dialogue, LossOn};
 use align_text::tokenizer::Tokenizer;
 
@@ -35,21 +35,20 @@ impl LmData {
 }
 
 /// Dialogues, in a checkpoint's ChatML.
-struct Chat<'a> {
+struct ChatRecipe<'a> {
     format: &'a ChatFormat,
     loss_on: LossOn,
     limit: Option<(usize, Overlong)>,
 }
 
-impl Recipe for Chat<'_> {
-    const KIND: Kind = Kind::Chat;
+impl Recipe for ChatRecipe<'_> {
+    type Row = Chat;
 
     fn describe(&self) -> Value {
         json!(["chat", self.format.recipe(), self.loss_on, self.limit])
     }
 
-    fn list(&self, record: Record) -> Parsed<Listed> {
-        let Record::Chat(dialogue) = record else { unreachable!("a chat file gives chat records") };
+    fn list(&self, Chat(dialogue): Chat) -> Parsed<Listed> {
         let tokenizer = self.format.tokenizer();
         let has_special_text = dialogue.texts().any(|text| tokenizer.spells_special(text));
         let encoded = self.format.dialogue(&dialogue, self.loss_on)?;
@@ -74,19 +73,18 @@ impl Recipe for Chat<'_> {
 }
 
 /// Documents, without an end token.
-struct Text<'a> {
+struct TextRecipe<'a> {
     tokenizer: &'a Tokenizer,
 }
 
-impl Recipe for Text<'_> {
-    const KIND: Kind = Kind::Text;
+impl Recipe for TextRecipe<'_> {
+    type Row = Text;
 
     fn describe(&self) -> Value {
         json!(["text", self.tokenizer.fingerprint()])
     }
 
-    fn list(&self, record: Record) -> Parsed<Listed> {
-        let Record::Text(text) = record else { unreachable!("a text file gives text records") };
+    fn list(&self, Text(text): Text) -> Parsed<Listed> {
         let tokens = self.tokenizer.encode_whole(&text)?;
         Ok(Listed {
             turns: 1,
@@ -100,63 +98,75 @@ impl Recipe for Text<'_> {
     }
 }
 
-/// Comparisons or prompts, which other stages read: all their dialogues in a list, for what is counted.
-struct Seen<'a, const COMPARISONS: bool> {
+/// Comparisons, which reward models read: all their dialogues in a list, for what is counted.
+struct ComparisonRecipe<'a> {
     format: &'a ChatFormat,
 }
 
-impl<const COMPARISONS: bool> Recipe for Seen<'_, COMPARISONS> {
-    const KIND: Kind = if COMPARISONS { Kind::Comparison } else { Kind::Prompt };
+impl Recipe for ComparisonRecipe<'_> {
+    type Row = Comparison;
 
     fn describe(&self) -> Value {
-        json!([Self::KIND.name(), self.format.recipe()])
+        json!([Comparison::KIND.name(), self.format.recipe()])
     }
 
-    fn list(&self, record: Record) -> Parsed<Listed> {
-        let dialogues = match record {
-            Record::Comparison(comparison) => comparison.dialogues,
-            Record::Prompt(dialogue) => vec![dialogue],
-            _ => unreachable!("a file gives the records that were asked for"),
-        };
-        let mut tokens = Vec::new();
-        let mut begins_with_newline = false;
-        for dialogue in &dialogues {
-            if COMPARISONS {
-                let encoded = self.format.scored(dialogue)?;
-                begins_with_newline |= encoded.begins_with_newline;
-                tokens.extend(encoded.tokens);
-            } else {
-                tokens.extend(self.format.prompt(dialogue)?);
-            }
+    fn list(&self, comparison: Comparison) -> Parsed<Listed> {
+        let (mut tokens, mut begins_with_newline) = (Vec::new(), false);
+        for dialogue in &comparison.dialogues {
+            let encoded = self.format.scored(dialogue)?;
+            begins_with_newline |= encoded.begins_with_newline;
+            tokens.extend(encoded.tokens);
         }
-        let mut texts = dialogues.iter().flat_map(Dialogue::texts);
-        Ok(Listed {
-            turns: dialogues.iter().map(|dialogue| dialogue.messages.len() as u64).sum(),
-            tokens: tokens.len() as u64,
-            loss_tokens: 0,
-            words: Words::new(&tokens, std::iter::repeat(false)),
-            has_special_text: texts.any(|text| self.format.tokenizer().spells_special(text)),
-            begins_with_newline,
-            fate: Fate::Kept,
-        })
+        Ok(Listed { begins_with_newline, ..without_loss(&comparison.dialogues, &tokens, self.format) })
     }
 }
 
-/// Reads comparisons or prompts, only to say what is in them: each is a row with the tokens of all its dialogues.
+/// Prompts, which PPO reads, for what is counted.
+struct PromptRecipe<'a> {
+    format: &'a ChatFormat,
+}
+
+impl Recipe for PromptRecipe<'_> {
+    type Row = Prompt;
+
+    fn describe(&self) -> Value {
+        json!([Prompt::KIND.name(), self.format.recipe()])
+    }
+
+    fn list(&self, Prompt(dialogue): Prompt) -> Parsed<Listed> {
+        let tokens = self.format.prompt(&dialogue)?;
+        Ok(without_loss(&[dialogue], &tokens, self.format))
+    }
+}
+
+/// Dialogues as one list of tokens, none of which carries loss.
+fn without_loss(dialogues: &[Dialogue], tokens: &[i64], format: &ChatFormat) -> Listed {
+    let mut texts = dialogues.iter().flat_map(Dialogue::texts);
+    Listed {
+        turns: dialogues.iter().map(|dialogue| dialogue.messages.len() as u64).sum(),
+        tokens: tokens.len() as u64,
+        loss_tokens: 0,
+        words: Words::new(tokens, std::iter::repeat(false)),
+        has_special_text: texts.any(|text| format.tokenizer().spells_special(text)),
+        begins_with_newline: false,
+        fate: Fate::Kept,
+    }
+}
+
+/// Reads comparisons, only to say what is in them: each is a row with the tokens of all its dialogues.
 ///
 /// # Errors
 /// As [`chat_rows`].
-pub fn seen_rows(
-    files: &[PathBuf],
-    comparisons: bool,
-    format: &ChatFormat,
-    reading: &mut Reading<'_>,
-) -> Result<LmData> {
-    if comparisons {
-        each_file(files, &Seen::<true> { format }, reading, LmRows::dialogues)
-    } else {
-        each_file(files, &Seen::<false> { format }, reading, LmRows::dialogues)
-    }
+pub fn comparison_rows(files: &[PathBuf], format: &ChatFormat, reading: &mut Reading<'_>) -> Result<LmData> {
+    each_file(files, &ComparisonRecipe { format }, reading, LmRows::dialogues)
+}
+
+/// Reads prompts, only to say what is in them.
+///
+/// # Errors
+/// As [`chat_rows`].
+pub fn prompt_rows(files: &[PathBuf], format: &ChatFormat, reading: &mut Reading<'_>) -> Result<LmData> {
+    each_file(files, &PromptRecipe { format }, reading, LmRows::dialogues)
 }
 
 /// Reads dialogues and renders them in ChatML.
@@ -171,7 +181,7 @@ pub fn chat_rows(
     reading: &mut Reading<'_>,
 ) -> Result<LmData> {
     let (mut result, mut problems) = (LmData::default(), Problems::new());
-    let recipe = Chat { format, loss_on, limit };
+    let recipe = ChatRecipe { format, loss_on, limit };
     for file in files {
         let Some(prepared) = problems.absorb(prepare(file, &recipe, reading))? else { continue };
         let counts = &prepared.about.counts;
@@ -190,11 +200,7 @@ pub fn chat_rows(
 /// # Errors
 /// [`Error::Invalid`] for bad rows (unless skipped).
 pub fn documents(files: &[PathBuf], tokenizer: &Tokenizer, bad_rows: BadRows) -> Result<(Vec<Vec<i64>>, Vec<Problem>)> {
-    let tokens = |_: &Place, record| match record {
-        Record::Text(text) => tokenizer.encode_whole(&text),
-        _ => unreachable!("a text file gives text records"),
-    };
-    let read = data::read_as(files, Kind::Text, bad_rows, &tokens)?;
+    let read = data::read_rows(files, bad_rows, &|_, Text(text)| tokenizer.encode_whole(&text))?;
     Ok((read.records.into_iter().map(|(_, tokens)| tokens).collect(), read.skipped))
 }
 
@@ -214,7 +220,7 @@ pub fn text_rows(
     let (mut result, mut problems) = (LmData::default(), Problems::new());
     let mut sources = Vec::new();
     for file in files {
-        let Some(prepared) = problems.absorb(prepare(file, &Text { tokenizer }, reading))? else { continue };
+        let Some(prepared) = problems.absorb(prepare(file, &TextRecipe { tokenizer }, reading))? else { continue };
         result.add(&prepared);
         sources.push(prepared);
     }
@@ -261,7 +267,7 @@ pub fn document_rows(
     reading: &mut Reading<'_>,
 ) -> Result<LmData> {
     let rows = |prepared| LmRows::documents(prepared, tokenizer.special().endoftext, max_tokens);
-    each_file(files, &Text { tokenizer }, reading, rows)
+    each_file(files, &TextRecipe { tokenizer }, reading, rows)
 }
 
 /// The rows of every file, behind one another.

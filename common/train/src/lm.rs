@@ -1,5 +1,6 @@
 //! Language modelling on rows of tokens: what sft, pretraining, PPO's pretrained gradient and `eval lm` share.
 
+use align_kernels::HOST;
 use std::borrow::Borrow;
 
 use tch::{Device, Kind, Tensor};
@@ -112,7 +113,7 @@ pub fn evaluate(
             loss_sum: -stats.logprobs.sum(Kind::Double).double_value(&[]),
             correct: stats.correct.sum(Kind::Int64).int64_value(&[]) as u64,
         });
-        let logprobs = Vec::<f32>::try_from(&stats.logprobs.to_device(align_kernels::HOST)).expect("logprobs are fp32");
+        let logprobs = Vec::<f32>::try_from(&stats.logprobs.to_device(HOST)).expect("logprobs are fp32");
         let mut rest = logprobs.as_slice();
         for row in microbatch.iter().map(Borrow::borrow) {
             let (of_row, tail) = rest.split_at(row.num_loss_tokens());

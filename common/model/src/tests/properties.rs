@@ -1,5 +1,6 @@
 //! What must not change a number: packing, prefix sharing, the cache, recomputation, chunks.
 
+use align_kernels::HOST;
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
@@ -237,7 +238,7 @@ fn the_analytic_head_gradient_equals_autograd() {
         // The same by autograd over whole rows.
         let mut logits = hidden.linear::<&Tensor>(head, None) / over.temperature;
         if let Some(nucleus) = over.nucleus {
-            let mask = Tensor::full([6, 313], f64::NEG_INFINITY, (Kind::Float, align_kernels::HOST));
+            let mask = Tensor::full([6, 313], f64::NEG_INFINITY, (Kind::Float, HOST));
             for (row, kept) in nucleus.iter().enumerate() {
                 let _ = mask.get(row as i64).index_fill_(0, &Tensor::from_slice(kept), 0.0);
             }

@@ -1,5 +1,6 @@
 //! AdamW by hand, against PyTorch, and across a save.
 
+use align_kernels::HOST;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -116,7 +117,7 @@ fn six_steps_of_tiny_models_equal_transformers() {
         let arrays = align_run::checkpoint::read_tensors(&folder.join("golden.safetensors")).unwrap();
         let array = |name: &str| &arrays.iter().find(|(own, _)| own == name).unwrap().1;
         let options = ModelOptions {
-            device: align_kernels::HOST,
+            device: HOST,
             compute: Kind::Float,
             trainable: true,
             recompute_layers: false,
@@ -175,7 +176,7 @@ fn six_steps_of_tiny_models_equal_transformers() {
 #[test]
 fn chunks_change_nothing() {
     let numel = 700_001;
-    let start = Tensor::arange(numel, (Kind::Float, align_kernels::HOST)) / numel as f64 - 0.3;
+    let start = Tensor::arange(numel, (Kind::Float, HOST)) / numel as f64 - 0.3;
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
     let run = |parts: &[Tensor]| -> Tensor {
         let leaves: Vec<Tensor> = parts.iter().map(|part| part.copy().set_requires_grad(true)).collect();
@@ -229,7 +230,7 @@ fn rows_without_a_gradient_so_far_are_only_decayed() {
 #[test]
 fn a_norm_over_many_elements_is_exact() {
     // In fp32 such a sum is off by a thousandth.
-    let parameter = Tensor::zeros([2048, 2048], (Kind::Float, align_kernels::HOST)).set_requires_grad(true);
+    let parameter = Tensor::zeros([2048, 2048], (Kind::Float, HOST)).set_requires_grad(true);
     (&parameter * 0.5f64).sum(Kind::Float).backward();
     let optimizer = AdamW::new([("p", &parameter)], AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 });
     assert_eq!(optimizer.grad_norm(), 1024.0);
