@@ -4,7 +4,6 @@
 //! chunk's tokens, divided by the *minibatch's* number of tokens), so that shares add up, and how a minibatch is cut into
 //! chunks changes nothing but rounding.
 
-use align_kernels::HOST;
 use crate::masked::{self, Mask, Table};
 use tch::{Kind, Tensor};
 
@@ -162,6 +161,8 @@ mod tests {
     use crate::masked::mask;
     use ndarray::array;
     use proptest::prelude::*;
+
+    use align_kernels::HOST;
 
     use super::*;
 

@@ -39,11 +39,7 @@ pub(crate) fn estimate(stage: Ppo) -> Outline {
         reference: held(&config, policy, frozen(&config, HOST), Face::CausalLm),
         value: held(&config, reward, trained(&config, HOST), Face::Scalar),
         reward: held(&config, reward, frozen(&config, HOST), Face::Scalar),
-        second: config
-            .reward
-            .second
-            .as_ref()
-            .map(|_| held(&config, reward, frozen(&config, HOST), Face::Scalar)),
+        second: config.reward.second.as_ref().map(|_| held(&config, reward, frozen(&config, HOST), Face::Scalar)),
     };
     let batches = config.batches(data.prompts.tokens.len());
     // The step with the most prompt tokens.

@@ -1,6 +1,5 @@
 //! The pretrained gradient's data: a stream of document pieces, of far larger volume than the PPO text.
 
-use align_kernels::HOST;
 use align_data::Order;
 use align_model::{CausalLm, Parameter};
 use align_tokens::{LmRow, Piece};
@@ -96,6 +95,8 @@ mod tests {
 
     use align_model::{ModelOptions, ScalarModel};
     use tch::Kind;
+
+    use align_kernels::HOST;
 
     use super::*;
 

@@ -1,6 +1,5 @@
 //! Responses, as sampled, and the flat layout in which all four models read them.
 
-use align_kernels::HOST;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -151,6 +150,8 @@ impl Rollout {
 
 #[cfg(test)]
 mod tests {
+    use align_kernels::HOST;
+
     use super::*;
 
     #[test]

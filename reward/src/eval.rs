@@ -131,12 +131,8 @@ mod tests {
     #[test]
     fn the_same_answer_twice_has_one_score() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_models/qwen2_tied_gqa");
-        let options = ModelOptions {
-            device: HOST,
-            compute: tch::Kind::Float,
-            trainable: false,
-            recompute_layers: false,
-        };
+        let options =
+            ModelOptions { device: HOST, compute: tch::Kind::Float, trainable: false, recompute_layers: false };
         let model = ScalarModel::load(&folder, &options, 1).unwrap();
         let tails: Vec<Vec<i64>> =
             [7, 30, 7, 90, 30, 7].map(|first| (0..40).map(|at| (first + at) % 300).collect()).into();
@@ -155,12 +151,8 @@ mod tests {
     #[test]
     fn a_score_does_not_depend_on_how_long_the_other_answers_are() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_models/qwen1_ntk_logn");
-        let options = ModelOptions {
-            device: HOST,
-            compute: tch::Kind::Float,
-            trainable: false,
-            recompute_layers: false,
-        };
+        let options =
+            ModelOptions { device: HOST, compute: tch::Kind::Float, trainable: false, recompute_layers: false };
         let mut model = ScalarModel::load(&folder, &options, 1).unwrap();
         model.set_extrapolate(true);
         let trained = model.config().seq_length;

@@ -339,12 +339,8 @@ impl Bench<'_> {
     fn reward_model(&self, subject: &Subject) -> Result<PathBuf> {
         let folder = self.out.join(format!("{}-reward", subject.name));
         if !folder.exists() {
-            let options = ModelOptions {
-                device: HOST,
-                compute: tch::Kind::Float,
-                trainable: false,
-                recompute_layers: false,
-            };
+            let options =
+                ModelOptions { device: HOST, compute: tch::Kind::Float, trainable: false, recompute_layers: false };
             ScalarModel::load(&subject.dir, &options, 0)?.save(&folder)?;
             ScoreContract::new(&subject.format).write(&folder)?;
             process_memory::give_back();

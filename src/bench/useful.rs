@@ -23,12 +23,7 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(config: &ModelConfig) -> Self {
-        let options = ModelOptions {
-            device: HOST,
-            compute: Kind::Float,
-            trainable: false,
-            recompute_layers: false,
-        };
+        let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: false, recompute_layers: false };
         let held = |has_lm_head: bool| Held {
             config: config.clone(),
             options: options.clone(),

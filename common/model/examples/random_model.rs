@@ -13,8 +13,7 @@ fn main() -> Result<()> {
     let mut folder = |what| PathBuf::from(arguments.next().expect(what));
     let (from, to) = (folder("the first argument is a folder"), folder("the second argument is a folder"));
     let seed = arguments.next().map_or(0, |seed| seed.parse().expect("the third argument is a seed"));
-    let options =
-        ModelOptions { device: HOST, compute: Kind::Float, trainable: false, recompute_layers: false };
+    let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: false, recompute_layers: false };
     let mut model = CausalLm::random(ModelConfig::read(&from)?, seed, &options);
     model.set_side_files(SideFiles::capture(&from)?);
     model.save(&to)

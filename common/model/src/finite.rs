@@ -1,6 +1,5 @@
 //! Weights that are no numbers: what is computed with them is none, or, where nothing shows it, wrong.
 
-use align_kernels::HOST;
 use std::path::Path;
 
 use tch::Kind;
@@ -34,16 +33,13 @@ pub fn require_finite(dir: &Path, parameters: &[Parameter]) -> Result<()> {
 mod tests {
     use tch::Tensor;
 
+    use align_kernels::HOST;
+
     use super::*;
     use crate::ModelOptions;
 
     fn said(tensors: &[Tensor]) -> Option<String> {
-        let options = ModelOptions {
-            device: HOST,
-            compute: Kind::Float,
-            trainable: true,
-            recompute_layers: false,
-        };
+        let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers: false };
         let named = tensors.iter().enumerate();
         let parameters: Vec<Parameter> =
             named.map(|(index, tensor)| Parameter::new(&format!("t{index}"), tensor, Kind::Float, &options)).collect();

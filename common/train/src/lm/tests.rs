@@ -53,8 +53,7 @@ fn the_gradient_does_not_depend_on_how_a_batch_is_cut_or_packed() {
     let alone: Vec<LmRow> = pieces.iter().map(|piece| LmRow { pieces: vec![piece.clone()] }).collect();
     let packed: Vec<LmRow> = pieces.chunks(4).map(|pieces| LmRow { pieces: pieces.to_vec() }).collect();
     for recompute_layers in [false, true] {
-        let options =
-            ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers };
+        let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers };
         for name in MODELS {
             let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny_models")).join(name);
             let model = CausalLm::load(&folder, &options).unwrap();

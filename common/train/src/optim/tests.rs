@@ -116,12 +116,7 @@ fn six_steps_of_tiny_models_equal_transformers() {
         let json = read_json(&folder.join("golden.json"));
         let arrays = align_run::checkpoint::read_tensors(&folder.join("golden.safetensors")).unwrap();
         let array = |name: &str| &arrays.iter().find(|(own, _)| own == name).unwrap().1;
-        let options = ModelOptions {
-            device: HOST,
-            compute: Kind::Float,
-            trainable: true,
-            recompute_layers: false,
-        };
+        let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers: false };
         let model = CausalLm::load(&folder, &options).unwrap();
 
         let (mut batch, mut positions, mut targets) = (FlatBatch::new(), Vec::new(), Vec::new());
