@@ -1,8 +1,7 @@
 //! The four models, and who is frozen.
 
 use align_kernels::HOST;
-use align_model::Over;
-use align_model::{CausalLm, ScalarModel};
+use align_model::{CausalLm, Forward, Over, ScalarModel};
 use tch::{Kind, Tensor};
 
 use crate::config::Phase;
@@ -53,12 +52,20 @@ pub enum ReferencePass {
     OfPolicy,
 }
 
-/// Forward passes of the evaluation, with their graphs, which the first update reuses.
+/// Forward passes of the evaluation that the first update reuses.
 pub struct ReusedForward {
-    /// The policy's hidden states before each response token (N, D); with a graph only where the policy is trained.
-    pub hidden: Tensor,
-    /// Values before each response token (N).
+    /// The policy's, at the indices that predict response tokens (N); where the policy is trained.
+    pub policy: Option<Forward>,
+    /// The value model's.
+    pub value_model: ValueForward,
+}
+
+/// The value model's forward pass in training, at the indices that predict response tokens (N).
+pub struct ValueForward {
+    /// The value before every response token (N), differentiable.
     pub values: Tensor,
+    /// What its backward pass needs.
+    pub forward: Forward,
 }
 
 /// What the models say of response tokens, flat (N), as it comes from the device.
@@ -108,7 +115,7 @@ impl Models {
     ) -> (RolloutStats, ReusedForward) {
         let mut stats = FlatStats::default();
         let reused = self.evaluate_rows(rollout, &rollout.rows(), convention, reference, Some(phase), &mut stats);
-        (stats.into_tables(&rollout.lengths()), reused)
+        (stats.into_tables(&rollout.lengths()), reused.expect("a phase trains the value model"))
     }
 
     /// Adds what the models say of the tokens of `rows`. Graphs are recorded for the models that `trained` trains.
@@ -120,7 +127,7 @@ impl Models {
         reference: ReferencePass,
         trained: Option<Phase>,
         stats: &mut FlatStats,
-    ) -> ReusedForward {
+    ) -> Option<ReusedForward> {
         let layout = rollout.layout(rows, self.policy.device());
         let is_shared = reference == ReferencePass::OfPolicy && self.policy.computes_like(&self.ref_policy);
         let token_stats = |model: &CausalLm, hidden: &Tensor| {
@@ -129,24 +136,24 @@ impl Models {
             })
         };
         let ref_logprobs = (!is_shared).then(|| {
-            let hidden = tch::no_grad(|| hidden_before_tokens(&self.ref_policy, &layout));
+            let hidden = hidden_before_tokens(&self.ref_policy, &layout);
             host(&token_stats(&self.ref_policy, &hidden).logprobs)
         });
-        let hidden = match trained {
-            Some(Phase::Ppo) => hidden_before_tokens(&self.policy, &layout),
-            Some(Phase::ValueWarmup) | None => tch::no_grad(|| hidden_before_tokens(&self.policy, &layout)),
+        let forward = (trained == Some(Phase::Ppo)).then(|| forward_before_tokens(&self.policy, &layout));
+        let policy = match &forward {
+            Some(forward) => token_stats(&self.policy, &forward.hidden),
+            None => token_stats(&self.policy, &hidden_before_tokens(&self.policy, &layout)),
         };
-        let policy = token_stats(&self.policy, &hidden);
         let logprobs = host(&policy.logprobs);
         stats.ref_logprobs.extend(ref_logprobs.as_ref().unwrap_or(&logprobs));
         stats.old_logprobs.extend(logprobs);
         stats.entropy.extend(host(&policy.entropy));
-        let values = match trained {
-            Some(_) => values_before_tokens(&self.value_model, &layout),
-            None => tch::no_grad(|| values_before_tokens(&self.value_model, &layout)),
-        };
-        stats.values.extend(host(&values.detach()));
-        ReusedForward { hidden, values }
+        let value_model = trained.map(|_| ValueForward::before_tokens(&self.value_model, &layout));
+        stats.values.extend(match &value_model {
+            Some(forward) => host(&forward.values.detach()),
+            None => host(&values_before_tokens(&self.value_model, &layout)),
+        });
+        value_model.map(|value_model| ReusedForward { policy: forward, value_model })
     }
 }
 
@@ -171,14 +178,29 @@ pub fn score(
     scores
 }
 
-/// The policy's hidden states before every response token (N, D), differentiable.
-pub fn hidden_before_tokens(model: &CausalLm, layout: &Layout) -> Tensor {
+/// The policy's hidden states before every response token (N, D).
+fn hidden_before_tokens(model: &CausalLm, layout: &Layout) -> Tensor {
     model.hidden_at(&layout.flat, &layout.predict_indices.to_device(model.device()), None)
 }
 
-/// The value before every response token (N), differentiable.
-pub fn values_before_tokens(model: &ScalarModel, layout: &Layout) -> Tensor {
-    model.scalars(&model.hidden_at(&layout.flat, &layout.predict_indices.to_device(model.device()), None))
+/// The policy's forward pass in training, at the indices that predict response tokens.
+pub fn forward_before_tokens(model: &CausalLm, layout: &Layout) -> Forward {
+    model.forward_train(&layout.flat, Some(&layout.predict_indices.to_device(model.device())), None)
+}
+
+/// The value before every response token (N).
+fn values_before_tokens(model: &ScalarModel, layout: &Layout) -> Tensor {
+    let indices = layout.predict_indices.to_device(model.device());
+    tch::no_grad(|| model.scalars(&model.hidden_at(&layout.flat, &indices, None)))
+}
+
+impl ValueForward {
+    /// A forward pass over a layout.
+    pub fn before_tokens(model: &ScalarModel, layout: &Layout) -> Self {
+        let indices = layout.predict_indices.to_device(model.device());
+        let forward = model.forward_train(&layout.flat, Some(&indices), None);
+        Self { values: model.scalars(&forward.hidden), forward }
+    }
 }
 
 fn host(tensor: &Tensor) -> Vec<f32> {

@@ -2,13 +2,14 @@
 
 use align_core::error::{Result, finite};
 use align_core::random::{Permutation, Purpose};
+use align_model::Forward;
 use align_tokens::LmRow;
 use align_train::optim::clip_scale;
 use tch::Tensor;
 
 use crate::config::Phase;
 use crate::loss::{PolicyStats, policy_loss, value_loss};
-use crate::models::{ReusedForward, hidden_before_tokens, values_before_tokens};
+use crate::models::{ReusedForward, ValueForward, forward_before_tokens};
 use crate::ptx::{add_grads, ptx_backward, take_grads};
 use crate::record::{Minibatch, Record};
 use crate::rollout::Rows;
@@ -90,14 +91,14 @@ impl Trainer {
             let ptx = text.iter().flat_map(|row| &row.pieces).map(|piece| piece.tokens.clone()).collect();
             record.minibatches.push(Minibatch { rows: rows.to_vec(), ptx });
         }
-        let (hidden, values) = reused.map(|reused| (reused.hidden, reused.values)).unzip();
+        let (policy, value_model) = reused.map(|reused| (reused.policy, reused.value_model)).unzip();
         let mut stats = MinibatchStats::default();
         // The policy first: while the text's gradient is computed, the PPO loss's waits in the value model's, which is zero.
         let policy_grad_norm = match phase {
-            Phase::Ppo => self.policy_gradient(&minibatch, hidden, &text, &mut stats)?,
+            Phase::Ppo => self.policy_gradient(&minibatch, policy.flatten(), &text, &mut stats)?,
             Phase::ValueWarmup => 0.0,
         };
-        self.value_gradient(&minibatch, values, &mut stats);
+        self.value_gradient(&minibatch, value_model, &mut stats);
         // Every loss and norm is checked before the first optimiser step.
         finite("value/loss", stats.value_loss)?;
         stats.value_grad_norm = finite("value/grad_norm", self.value_optimizer.grad_norm())?;
@@ -129,7 +130,7 @@ impl Trainer {
     fn policy_gradient(
         &self,
         minibatch: &Cut<'_>,
-        mut reused: Option<Tensor>,
+        mut reused: Option<Forward>,
         text: &[LmRow],
         stats: &mut MinibatchStats,
     ) -> Result<f64> {
@@ -139,9 +140,9 @@ impl Trainer {
             let layout = trajectory.rollout.layout(rows, model.device());
             let old_logprobs = trajectory.flat_tensor(&trajectory.stats.old_logprobs, rows, model.device()); // (N)
             let advantages = trajectory.flat_tensor(&trajectory.advantages, rows, model.device()); // (N)
-            let hidden = reused.take().unwrap_or_else(|| hidden_before_tokens(model, &layout)); // (N, D)
+            let forward = reused.take().unwrap_or_else(|| forward_before_tokens(model, &layout));
             self.convention().over(&trajectory.rollout, rows, |over| {
-                model.backward(&hidden, &layout.tokens, over, &mut |range, logprobs| {
+                model.backward(forward, &layout.tokens, over, &mut |range, logprobs| {
                     let part = |tensor: &Tensor| tensor.narrow(0, range.start as i64, range.len() as i64);
                     let (old_logprobs, advantages) = (part(&old_logprobs), part(&advantages));
                     let loss = policy_loss(logprobs, &old_logprobs, &advantages, config.cliprange, *num_tokens);
@@ -165,15 +166,17 @@ impl Trainer {
     }
 
     /// Accumulates the value model's gradient over the microbatches.
-    fn value_gradient(&self, minibatch: &Cut<'_>, mut reused: Option<Tensor>, stats: &mut MinibatchStats) {
+    fn value_gradient(&self, minibatch: &Cut<'_>, mut reused: Option<ValueForward>, stats: &mut MinibatchStats) {
         let Cut { trajectory, microbatches, num_tokens } = minibatch;
         for rows in microbatches {
             let layout = trajectory.rollout.layout(rows, self.models.policy.device());
-            let values = reused.take().unwrap_or_else(|| values_before_tokens(&self.models.value_model, &layout)); // (N)
+            let forward = reused.take();
+            let ValueForward { values, forward } =
+                forward.unwrap_or_else(|| ValueForward::before_tokens(&self.models.value_model, &layout));
             let old_values = trajectory.flat_tensor(&trajectory.stats.values, rows, values.device()); // (N)
             let returns = trajectory.flat_tensor(&trajectory.returns, rows, values.device()); // (N)
             let loss = value_loss(&values, &old_values, &returns, self.config.ppo.cliprange_value, *num_tokens);
-            self.models.value_model.backward(&loss.loss);
+            self.models.value_model.backward(forward, &loss.loss);
             stats.value_loss += loss.loss.double_value(&[]);
             stats.value_clip_frac += loss.clip_frac;
         }

@@ -130,15 +130,15 @@ impl Trainer {
         let (before, targets) = self.lm_targets(rows, &flat);
         let (num_ends, num_targets) = (flat.ends.size()[0], targets.len() as i64);
         let places = Tensor::cat(&[&flat.ends, &Tensor::from_slice(&before).to_device(flat.ends.device())], 0);
-        let hidden = self.model.hidden_at(&flat.flat, &places, None); // (S + N, D)
-        let scalars = self.model.scalars(&hidden.narrow(0, 0, num_ends)); // (S)
+        let forward = self.model.forward_train(&flat.flat, Some(&places), None); // (S + N, D)
+        let scalars = self.model.scalars(&forward.hidden.narrow(0, 0, num_ends)); // (S)
         let loss = reward_loss(&scalars, &pairs(rows, self.margin()), num_rows, &self.loss_params());
-        let read = hidden.narrow(0, num_ends, num_targets);
+        let read = forward.hidden.narrow(0, num_ends, num_targets);
         let (total, share) = match self.lm_gradient(&read, &targets, lm_tokens) {
             Some((share, extra)) => (loss.loss + extra, share),
             None => (loss.loss, 0.0),
         };
-        self.model.backward(&total);
+        self.model.backward(forward, &total);
         (loss.stats, share)
     }
 }

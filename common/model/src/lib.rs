@@ -33,7 +33,7 @@ mod weights;
 mod written;
 
 pub use align_kernels::kv_cache::Prefilled;
-pub use backbone::See;
+pub use backbone::{Forward, See};
 pub use causal::CausalLm;
 pub use config::{Family, ModelConfig, Yarn, dtype_name};
 pub use finite::require_finite;

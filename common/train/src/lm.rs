@@ -82,8 +82,8 @@ pub fn backward<'a>(
     scale: f64,
 ) -> f64 {
     let batch = flatten(rows, model.device());
-    let hidden = model.hidden_at(&batch.flat, &batch.positions, dropout); // (N, D)
-    let stats = model.backward(&hidden, &batch.targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-scale));
+    let forward = model.forward_train(&batch.flat, Some(&batch.positions), dropout); // (N, D)
+    let stats = model.backward(forward, &batch.targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-scale));
     -stats.logprobs.sum(Kind::Double).double_value(&[])
 }
 

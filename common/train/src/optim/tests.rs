@@ -144,10 +144,10 @@ fn six_steps_of_tiny_models_equal_transformers() {
             AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 },
         );
         for step in recorded["steps"].as_array().unwrap() {
-            let hidden = model.hidden(&batch, None).index_select(0, &positions);
+            let forward = model.forward_train(&batch, Some(&positions), None);
             let count = targets.size1().unwrap() as f64;
             let stats =
-                model.backward(&hidden, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-1.0 / count));
+                model.backward(forward, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-1.0 / count));
             let loss = -stats.logprobs.mean(Kind::Double).double_value(&[]);
             let norm = all.grad_norm();
             let (expected_loss, expected_norm) =
