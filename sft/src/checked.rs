@@ -11,9 +11,9 @@ use align_train::stage::{
 };
 use serde_json::{Value, json};
 
-use crate::config::{DataSection, LmConfig};
+use crate::config::{DataSection, LmConfig, Sections};
 use crate::data::Rows;
-use crate::train::{Sections, Trainer};
+use crate::train::Trainer;
 
 /// What a stage read, for the loop that both share.
 pub(crate) struct Inputs {
