@@ -1,5 +1,6 @@
 //! The command line: clap types only.
 
+use align_kernels::HOST;
 use std::path::PathBuf;
 
 use align_core::config::Dtype;

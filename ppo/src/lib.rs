@@ -20,6 +20,7 @@
 //! ```
 
 pub mod charts;
+mod checked;
 pub mod config;
 mod doctor;
 mod evaluation;
@@ -46,5 +47,5 @@ pub mod trajectory;
 pub mod update;
 mod written;
 
+pub use checked::Ppo;
 pub use session::Session;
-pub use stage::Ppo;

@@ -17,6 +17,7 @@
 //! assert_eq!((loss.stats.accuracy, loss.stats.margin), (1.0, 1.0));
 //! ```
 
+mod checked;
 pub mod config;
 pub mod data;
 mod doctor;
@@ -34,4 +35,4 @@ pub mod train;
 pub mod verdict;
 mod written;
 
-pub use stage::Rm;
+pub use checked::Rm;

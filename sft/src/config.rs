@@ -269,3 +269,27 @@ where
         self.run.validate(problems);
     }
 }
+
+/// The sections that the loop reads.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "sections document themselves")]
+pub struct Sections {
+    pub model: ModelSection,
+    pub train: TrainSection,
+    pub optimizer: OptimizerSection,
+    pub schedule: ScheduleSection,
+    pub run: RunSection,
+}
+
+impl Sections {
+    /// Those of a config.
+    pub fn new<D>(config: &LmConfig<D>) -> Self {
+        Self {
+            model: config.model.clone(),
+            train: config.train.clone(),
+            optimizer: config.optimizer.clone(),
+            schedule: config.schedule.clone(),
+            run: config.run.clone(),
+        }
+    }
+}

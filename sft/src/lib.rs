@@ -17,6 +17,7 @@
 //! assert!(refused.to_string().contains("did you mean train.batch_size?"));
 //! ```
 
+mod checked;
 pub mod config;
 pub mod data;
 mod doctor;

@@ -9,5 +9,6 @@
 pub mod footprint;
 pub mod lm;
 pub mod optim;
+mod outset;
 pub mod schedule;
 pub mod stage;
