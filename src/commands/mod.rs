@@ -1,6 +1,7 @@
 //! One short function per subcommand.
 
 mod chat;
+mod config;
 mod data;
 mod doctor;
 pub(crate) mod eval;
@@ -31,6 +32,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Sft(args) => stages::run(args, align_sft::sft),
         Command::Rm(args) => stages::run(args, align_reward::rm),
         Command::Ppo(args) => stages::run(args, align_ppo::ppo),
+        Command::Config(args) => config::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Bench(args) => crate::bench::run(args),
