@@ -24,9 +24,10 @@ fn every_config_is_valid() {
     let mut count = 0;
     for name in pages() {
         for block in blocks(&page(&name), "toml") {
-            let loaded = if block.contains("models") {
+            let keys: toml::Table = toml::from_str(block).unwrap_or_else(|error| panic!("{name}: {error}\n{block}"));
+            let loaded = if keys.contains_key("models") {
                 config::load_text::<PpoConfig>(&name, block, &[], None).map(drop)
-            } else if block.contains("stage =") {
+            } else if keys.contains_key("stage") {
                 config::load_text::<RmConfig>(&name, block, &[], None).map(drop)
             } else {
                 config::load_text::<SftConfig>(&name, block, &[], None).map(drop)
