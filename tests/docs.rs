@@ -153,3 +153,30 @@ fn every_metric_is_documented_and_every_documented_metric_is_logged() {
         );
     }
 }
+
+/// The warning signs in the tables of docs/evaluation.md are called as the program calls them.
+#[test]
+fn every_documented_warning_sign_is_in_the_code() {
+    let code = [page("ppo/src/findings.rs"), page("reward/src/verdict.rs")].concat();
+    let evaluation = page("docs/evaluation.md");
+    let tables = evaluation.split("| warning sign | when |\n|---|---|\n").skip(1);
+    let rows = tables.flat_map(|table| table.lines().take_while(|line| line.starts_with('|')));
+    let cells: Vec<&str> = rows.map(|row| row.trim_start_matches("| ").split([':', '|']).next().unwrap()).collect();
+    assert!(cells.len() >= 13, "{cells:?}");
+    for name in cells.iter().flat_map(|cell| cell.trim().split(", ")) {
+        assert!(code.contains(name), "docs/evaluation.md has a warning sign {name:?}, the code has none of that name");
+    }
+}
+
+/// The plan that docs/memory.md shows has rows that the program prints.
+#[test]
+fn the_shown_plan_has_rows_of_a_printed_one() {
+    let printed = Folder::new().succeed(&["plan", "--config", "ppo.toml"]).stdout;
+    let memory = page("docs/memory.md");
+    let shown = blocks(&memory, "text").into_iter().find(|block| block.starts_with(" GiB")).expect("a plan");
+    let label = |row: &str| row.trim().split("  ").next().unwrap_or_default().to_owned();
+    let labels: Vec<String> = printed.lines().map(label).collect();
+    for row in shown.lines() {
+        assert!(labels.contains(&label(row)), "{row}\nis none of\n{printed}");
+    }
+}
