@@ -9,7 +9,6 @@ mod refusal;
 mod requests;
 mod token;
 
-use align_kernels::HOST;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 //! Every key has its default in one place, the stage's `Default`. What the user wrote is laid over it; unknown keys, wrong
 //! types and wrong values are reported all at once by dotted name.
 
+mod markdown;
 mod print;
 mod read;
 mod resume;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Problems, Result};
 
+pub use markdown::{required_keys, to_markdown};
 pub use print::to_toml;
 pub use resume::{differences, resume_differences, same_result_dtype};
 pub use sections::{
@@ -30,7 +32,8 @@ pub trait Config: Serialize + DeserializeOwned + Default {
     /// Pairs of dotted keys of which a config has one: giving one drops the default of the other, giving both is refused.
     const EITHER: &'static [(&'static str, &'static str)] = &[];
 
-    /// The docs of the keys by section; `""` is the top level. They become the comments of the saved file.
+    /// The docs of the keys by section; `""` is the top level. They become the comments of the saved file and the reference in
+    /// docs/config.md.
     fn docs() -> Vec<(&'static str, KeyDocs)>;
 
     /// Adds every mistake that types cannot catch, with the dotted key as the place and what is expected as the text:
