@@ -153,7 +153,7 @@ impl Step<'_> {
         let value_work = Work { targets: work.targets, ..work };
         let [policy_kept, policy_peak] = policy.learning(&work);
         let [value_kept, value_peak] = value.learning(&value_work);
-        // Where the update begins with the passes that judged, the value model's waits for it, beside the policy's way back.
+        // Where the update reuses the evaluation's passes, the value model's is retained during the policy's backward pass.
         let waiting = if self.may_be_one_microbatch() { value_kept.1 } else { 0 };
         let mut ways = vec![(value_kept, value_peak, 0), (policy_kept, policy_peak, waiting)];
         let mut parts = self.resident();
@@ -182,7 +182,7 @@ impl Step<'_> {
         Phase { name: "update", parts, operations, traffic }
     }
 
-    /// Whether the update of a step whose responses are short begins with the very passes that judge.
+    /// Whether the update of a step whose responses are short reuses the evaluation's passes.
     fn may_be_one_microbatch(&self) -> bool {
         Self::work(self.prompts, self.config.rollout.responses_per_prompt, 1).tokens <= self.microbatch_tokens as u64
             && self.config.minibatch_rows() == self.config.rollout_rows()

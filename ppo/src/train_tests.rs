@@ -19,8 +19,12 @@ fn tiny(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_models")).join(name)
 }
 
-fn options(trainable: bool) -> ModelOptions {
-    ModelOptions { device: HOST, compute: Kind::Float, trainable, recompute_layers: false }
+fn trained() -> ModelOptions {
+    ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers: false }
+}
+
+fn frozen() -> ModelOptions {
+    ModelOptions { trainable: false, ..trained() }
 }
 
 /// A trainer on prompts of different lengths; `edit` changes the defaults.
@@ -35,10 +39,10 @@ pub(crate) fn trainer(edit: impl FnOnce(&mut PpoConfig)) -> Trainer {
     edit(&mut config);
     let folder = tiny("qwen2_tied_gqa");
     let models = Models {
-        policy: CausalLm::load(&folder, &options(true)).unwrap(),
-        ref_policy: CausalLm::load(&folder, &options(false)).unwrap(),
-        value_model: ScalarModel::load(&folder, &options(true), 7).unwrap(),
-        reward_model: ScalarModel::load(&folder, &options(false), 7).unwrap(),
+        policy: CausalLm::load(&folder, &trained()).unwrap(),
+        ref_policy: CausalLm::load(&folder, &frozen()).unwrap(),
+        value_model: ScalarModel::load(&folder, &trained(), 7).unwrap(),
+        reward_model: ScalarModel::load(&folder, &frozen(), 7).unwrap(),
     };
     let optimizer = |parameters: &[Parameter]| {
         let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 };
@@ -224,7 +228,7 @@ fn an_update_goes_on_from_the_passes_that_evaluated_to_the_bit() {
         ] {
             assert!(same(&weights(one), &weights(two)), "{phase:?}");
         }
-        let start = CausalLm::load(&tiny("qwen2_tied_gqa"), &options(true)).unwrap();
+        let start = CausalLm::load(&tiny("qwen2_tied_gqa"), &trained()).unwrap();
         let moved = !same(&weights(start.parameters()), &weights(one.2.models.policy.parameters()));
         assert_eq!(moved, phase == Phase::Ppo);
     }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::data::Margin;
 
 fn numbers(tensor: &Tensor) -> Vec<f64> {
     Vec::<f64>::try_from(tensor.to_kind(Kind::Double)).expect("a flat tensor of f64")
@@ -14,14 +15,13 @@ fn close(found: &[f64], expected: &[f64]) {
 }
 
 /// A pair and a list of three, of which two tie.
-fn pair_and_list(margin: bool) -> Pairs {
+fn pair_and_list(margin: Margin) -> Pairs {
     let mut pairs = Pairs::new();
     pairs.push_ranked(0..2);
     let scores = [3.0, 1.0, 3.0];
-    if margin {
-        pairs.push_scored_with_margin(2..5, &scores)
-    } else {
-        pairs.push_scored(2..5, &scores)
+    match margin {
+        Margin::OfScores => pairs.push_scored_with_margin(2..5, &scores),
+        Margin::None => pairs.push_scored(2..5, &scores),
     }
     pairs
 }
@@ -34,7 +34,7 @@ const SCALARS: [f64; 5] = [0.3, -1.2, 0.7, 2.0, 1.1];
 fn every_part_together_equals_torch() {
     let scalars = Tensor::from_slice(&SCALARS).set_requires_grad(true);
     let params = LossParams { center_coef: 0.05, label_smoothing: 0.1 };
-    let found = reward_loss(&scalars, &pair_and_list(true), 2, &params);
+    let found = reward_loss(&scalars, &pair_and_list(Margin::OfScores), 2, &params);
     close(&[found.loss.double_value(&[]), found.stats.loss], &[1.824_652_147_763_531_6; 2]);
     found.loss.backward();
     let expected = [-0.086_212_761_903_178, -0.003_787_238_096_822, -0.148_607_202_681_841, 0.573_068_811_912_237];
@@ -44,7 +44,7 @@ fn every_part_together_equals_torch() {
 
 #[test]
 fn a_list_weighs_as_much_as_a_pair() {
-    let found = reward_loss(&Tensor::from_slice(&SCALARS), &pair_and_list(false), 2, &LossParams::default());
+    let found = reward_loss(&Tensor::from_slice(&SCALARS), &pair_and_list(Margin::None), 2, &LossParams::default());
     close(&[found.stats.loss, found.stats.accuracy, found.stats.margin], &[0.796_247_221_132_646_2, 0.5, 0.2]);
 }
 
