@@ -23,7 +23,7 @@ fn version() -> &'static str {
 }
 
 fn main() -> ExitCode {
-    align_core::process_memory::keep_freed();
+    align_core::process_memory::tune_malloc();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => error.exit(),

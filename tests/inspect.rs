@@ -137,7 +137,7 @@ fn a_run_is_shown_with_its_checkpoints() {
     fs::write(&file, bytes).unwrap();
     let output = folder.align(&["inspect", "run", run, "--json"]);
     assert_eq!((output.code, damage(&output.json())), (Some(1), vec![false, true]));
-    folder.refuse(&["inspect", "run", "base"], &[&["base", "holds no run.json"]]);
+    folder.refuse(&["inspect", "run", "base"], &[&["base", "has no run.json"]]);
 }
 
 /// Documents of letters without order, which are hardly smaller when they are compressed.

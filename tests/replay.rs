@@ -115,7 +115,8 @@ fn a_row_that_breaks_a_healthy_run_is_found() {
     let mut others = lines.clone();
     (others[row], others[0]) = (lines[0], lines[row]);
     folder.write("rows-to-train.jsonl", format!("{}\n", others.join("\n")));
-    folder.refuse(&["replay", "runs/sft"], &[&["rows-to-train.jsonl: ", "its content is not that of data.train"]]);
+    folder
+        .refuse(&["replay", "runs/sft"], &[&["rows-to-train.jsonl: ", "its content differs from that of data.train"]]);
 }
 
 #[test]
@@ -144,7 +145,7 @@ fn a_replay_is_refused_without_a_record_or_with_other_files() {
     );
     folder.write("runs/sft/records/step-000002.json", &record);
     folder.write("rows.jsonl", folder.read("data/heldout-sft.jsonl"));
-    folder.refuse(&["replay", "runs/sft"], &[&["rows.jsonl: ", "its content is not that of data.train"]]);
+    folder.refuse(&["replay", "runs/sft"], &[&["rows.jsonl: ", "its content differs from that of data.train"]]);
     std::fs::remove_file(folder.join("rows.jsonl")).unwrap();
     folder.refuse(&["replay", "runs/sft"], &[&["rows.jsonl"]]);
     folder.write("rows.jsonl", folder.read("data/sft.jsonl"));

@@ -173,7 +173,7 @@ fn read(args: &BenchArgs, dir: &Path, source: Source, format: ChatFormat, proble
 }
 
 /// The prompts of the length that is measured, in order, with their tokens.
-fn prompts(records: Vec<(data::Place, Record)>, format: &ChatFormat) -> Vec<(Dialogue, usize)> {
+fn prompts(records: Vec<(data::RowLocation, Record)>, format: &ChatFormat) -> Vec<(Dialogue, usize)> {
     let with_length = |(_, record)| match record {
         Record::Prompt(dialogue) => {
             let tokens = format.prompt(&dialogue).ok()?.len();
@@ -349,7 +349,7 @@ impl Bench<'_> {
             };
             ScalarModel::load(&subject.dir, &options, 0)?.save(&folder)?;
             ScoreContract::new(&subject.format).write(&folder)?;
-            process_memory::give_back();
+            process_memory::trim_malloc();
         }
         Ok(folder)
     }

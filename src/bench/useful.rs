@@ -93,7 +93,7 @@ fn triangle(tokens: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use align_data::Place;
+    use align_data::RowLocation;
     use serde_json::json;
 
     use super::*;
@@ -133,7 +133,7 @@ mod tests {
             turns: 4,
             has_special_text: false,
             begins_with_newline: false,
-            place: Place { file: std::path::Path::new("pairs.jsonl").into(), index: 0, line: 1 },
+            location: RowLocation { file: std::path::Path::new("pairs.jsonl").into(), index: 0, line: 1 },
         };
         // Five tokens, of which two are scored; pairs: 3 in the prompt, 1 + 2 and 3 + 4 behind it.
         assert_eq!(tiny().rm(&[&row]), 3.0 * (2.0 * (144.0 * 5.0 - 112.0 * 3.0) + 4.0 * 4.0 * 13.0));

@@ -93,11 +93,12 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
         let stats = lm::evaluate(&model, data.rows.iter(), MICROBATCH_TOKENS, &mut |index, row, logprobs| {
             terminal.advance(1, "");
             if logprobs.iter().any(|logprob| !logprob.is_finite()) {
-                let row = data.rows.place(index).map_or_else(|| format!("row {index}"), |place| place.to_string());
+                let row =
+                    data.rows.location(index).map_or_else(|| format!("row {index}"), |location| location.to_string());
                 failed.get_or_insert_with(|| not_a_number(row, "a log-probability", &args.model));
             }
-            if let (Some(per_row), Some(place)) = (&mut per_row, data.rows.place(index))
-                && let Err(error) = per_row.write(&lm_line(&place.file, place.index, row, logprobs))
+            if let (Some(per_row), Some(location)) = (&mut per_row, data.rows.location(index))
+                && let Err(error) = per_row.write(&lm_line(&location.file, location.index, row, logprobs))
             {
                 failed.get_or_insert(error);
             }

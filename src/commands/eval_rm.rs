@@ -136,7 +136,7 @@ fn judge<'a>(
         let scores = score(loaded, rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
         let is_wrong = |scores: &Vec<f64>| scores.iter().any(|score| !score.is_finite());
         let wrong = rows.iter().zip(&scores).find(|(_, scores)| is_wrong(scores));
-        wrong.map_or(Ok(()), |(row, _)| Err(not_a_number(&row.place, "the score", &model.dir)))?;
+        wrong.map_or(Ok(()), |(row, _)| Err(not_a_number(&row.location, "the score", &model.dir)))?;
         Ok::<_, anyhow::Error>(scores)
     };
     let scores = scored(rows)?;
@@ -159,7 +159,7 @@ fn write_rows(out: &mut Lines, judged: &Judged<'_>, model: Option<&PathBuf>) -> 
     for (row, scores) in judged.rows.iter().zip(&judged.scores) {
         for (better, worse) in row.pairs() {
             let mut line = json!({
-                "file": &*row.place.file, "index": row.place.index,
+                "file": &*row.location.file, "index": row.location.index,
                 "chosen_score": scores[better], "rejected_score": scores[worse],
             });
             if row.scores.is_some() || row.tails.len() > 2 {

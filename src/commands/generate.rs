@@ -8,7 +8,7 @@ use align_core::error::Problems;
 use align_core::process_memory;
 use align_core::progress::Progress;
 use align_core::random::{self, Purpose};
-use align_data::{self as data, BadRows, Kind, Place, Record};
+use align_data::{self as data, BadRows, Kind, Record, RowLocation};
 use align_model::generate::{Sampling, generate};
 use align_model::{CausalLm, require_finite};
 use align_text::chatml::Message;
@@ -60,7 +60,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     }
     let source = check_causal_lm(&args.model, &mut problems)?;
     let format = check_format(&args.model, source.as_ref(), &args.sampling.system, &mut problems)?;
-    let prepare = |_: &Place, record: Record| {
+    let prepare = |_: &RowLocation, record: Record| {
         let Record::Prompt(dialogue) = record else { unreachable!("a prompt file gives prompts") };
         // Without a format there is a problem already: then rows are only looked at.
         let prompt = format.as_ref().map(|format| format.prompt(&dialogue)).transpose()?;
@@ -77,8 +77,8 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
 
     tell_unread(&rows.unread);
     let (mut dialogues, mut prompts): (Vec<_>, Vec<_>) = Default::default();
-    for (place, (dialogue, prompt)) in rows.records {
-        dialogues.push((place, dialogue));
+    for (location, (dialogue, prompt)) in rows.records {
+        dialogues.push((location, dialogue));
         prompts.push(prompt);
     }
     let mut out = Lines::create(&args.out)?;
@@ -109,11 +109,11 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     })?;
     let seconds = started.elapsed().as_secs_f64();
     terminal.end();
-    for ((place, dialogue), responses) in dialogues.iter().zip(&responses) {
+    for ((location, dialogue), responses) in dialogues.iter().zip(&responses) {
         let prompt: Vec<Value> = dialogue.messages.iter().map(Message::to_json).collect();
         for (sample, response) in responses.iter().enumerate() {
             let mut line = json!({
-                "index": place.index, "sample": sample, "prompt": prompt,
+                "index": location.index, "sample": sample, "prompt": prompt,
                 "response": source.tokenizer.decode_text(&response.tokens),
                 "tokens": response.tokens, "ended": response.ended,
             });
@@ -121,7 +121,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
                 line["tools"] = json!(dialogue.tools);
             }
             if files.len() > 1 {
-                line["file"] = json!(&*place.file);
+                line["file"] = json!(&*location.file);
             }
             out.write(&line)?;
         }
@@ -133,7 +133,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
             "responses": prompts.len() * args.n, "tokens": tokens, "seconds": seconds,
             // Reading the prompts (of the first responses, where not all grow at once) ends with the first token.
             "first_token_seconds": first.map(|first| (first - started).as_secs_f64()),
-            "peak_gib": process_memory::peak() as f64 / f64::from(1 << 30),
+            "peak_gib": process_memory::peak_rss() as f64 / f64::from(1 << 30),
         });
         print_line(&report.to_string());
     }

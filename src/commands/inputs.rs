@@ -23,8 +23,8 @@ pub(super) fn files(sets: &[Found]) -> Vec<PathBuf> {
 
 /// Says what lies beside the files and is not read.
 pub(super) fn say_passed_over(sets: &[Found]) {
-    let passed_over: Vec<&PathBuf> = sets.iter().flat_map(|set| &set.passed_over).collect();
-    if !passed_over.is_empty() {
-        say(&format!("not read, no data by name: {}", data::files::listed(passed_over)));
+    let ignored: Vec<&PathBuf> = sets.iter().flat_map(|set| &set.ignored).collect();
+    if !ignored.is_empty() {
+        say(&format!("not read, no data by name: {}", data::files::listed(ignored)));
     }
 }

@@ -60,7 +60,7 @@ fn worst(judged: &Judged<'_>) -> Vec<Value> {
         let row = &judged.rows[index];
         let answer = |dialogue: usize| text(&row.dialogue(dialogue)[row.answer_starts[dialogue]..]);
         json!({
-            "index": row.place.index, "prompt": text(&row.dialogue(better)[..row.answer_starts[better]]),
+            "index": row.location.index, "prompt": text(&row.dialogue(better)[..row.answer_starts[better]]),
             "chosen": answer(better), "rejected": answer(worse),
             "chosen_score": judged.scores[index][better], "rejected_score": judged.scores[index][worse],
         })

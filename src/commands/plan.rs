@@ -33,7 +33,7 @@ pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
     };
     let machine = Machine::measure(outline.compute);
     // Program, tokenizer and data are here now as they will be then.
-    let beside = process_memory::held() + PROGRAM;
+    let beside = process_memory::current_rss() + PROGRAM;
     let available = args.memory.map_or_else(total_memory, |gib| (gib * GIB) as u64);
     let mut phases = (outline.phases)(outline.microbatch_tokens);
     for phase in &mut phases {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use align_core::config::Dtype;
 use align_core::error::Problems;
 use align_core::progress::Progress;
-use align_data::{self as data, BadRows, Kind, Place, Record, STDIN};
+use align_data::{self as data, BadRows, Kind, Record, RowLocation, STDIN};
 use align_model::{ScalarModel, require_finite};
 use align_reward::responses::{Responses, score};
 use align_reward::stats::best;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
     let format = scorer.as_ref().map(|scorer| &scorer.format);
-    let prepare = |_: &Place, record: Record| {
+    let prepare = |_: &RowLocation, record: Record| {
         // Without a format there is a problem already: then rows are only looked at.
         let responses = format.map(|format| Responses::new(&record, format)).transpose()?;
         let answers = match record {
@@ -49,9 +49,10 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let read = read.expect(known);
     tell_unread(&read.unread);
     tell_assumed(&args.model, scorer.expect(known).assumed.as_deref());
-    let (mut places, mut rows, mut answers): (Vec<Place>, Vec<Responses>, Vec<Vec<String>>) = Default::default();
-    for (place, (responses, texts)) in read.records {
-        places.push(place);
+    let (mut locations, mut rows, mut answers): (Vec<RowLocation>, Vec<Responses>, Vec<Vec<String>>) =
+        Default::default();
+    for (location, (responses, texts)) in read.records {
+        locations.push(location);
         rows.push(responses.expect(known));
         answers.push(texts);
     }
@@ -65,13 +66,13 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     terminal.begin("responses", rows.iter().map(|row| row.tails.len() as u64).sum());
     let scores = score(&model, &rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
     terminal.end();
-    for (((place, row), answers), scores) in places.iter().zip(&rows).zip(&answers).zip(&scores) {
+    for (((location, row), answers), scores) in locations.iter().zip(&rows).zip(&answers).zip(&scores) {
         if scores.iter().any(|score| !score.is_finite()) {
-            return Err(not_a_number(place, "the score", &args.model));
+            return Err(not_a_number(location, "the score", &args.model));
         }
-        let mut line = Map::from_iter([("index".to_owned(), json!(place.index))]);
+        let mut line = Map::from_iter([("index".to_owned(), json!(location.index))]);
         if files.len() > 1 {
-            line.insert("file".to_owned(), json!(&*place.file));
+            line.insert("file".to_owned(), json!(&*location.file));
         }
         line.extend(row.verdict(scores));
         if row.is_list {

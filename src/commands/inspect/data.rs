@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use align_core::config::Overlong;
-use align_core::error::{Problems, few_lines};
-use align_data::{BadRows, Kind, Parsed, Place, RawRows, Record, find, kind_of_rows};
+use align_core::error::{Problems, summarize};
+use align_data::{BadRows, Kind, Parsed, RawRows, Record, RowLocation, find, kind_of_rows};
 use align_text::chatml::{ChatFormat, Dialogue, Encoded, LossOn, Role};
-use align_tokens::{Cache, LmData, Reading, chat_rows, document_rows, seen_rows};
+use align_tokens::{Cache, LmData, Reading, chat_rows, count_rows, document_rows};
 use align_train::stage::{check_format, check_source};
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
@@ -23,7 +23,7 @@ use crate::terminal::Terminal;
 
 /// A row, as one or several token lists.
 struct Shown {
-    place: Place,
+    location: RowLocation,
     lists: Vec<(String, Vec<Token>)>,
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn run(args: InspectDataArgs) -> Result<ExitCode> {
     rows.iter().try_for_each(print)?;
     print_line(&format!("{}: {} rows", args.file.display(), kind.name()));
     print_facts(counts.iter().map(|(name, value)| (name.as_str(), value)));
-    let (lines, rest) = few_lines(&data.skipped);
+    let (lines, rest) = summarize(&data.skipped);
     lines.iter().for_each(|line| print_line(&format!("bad: {}", unsteered(line))));
     if rest > 0 {
         print_line(&format!("bad: rows for {rest} more reasons"));
@@ -73,7 +73,7 @@ fn read(args: &InspectDataArgs, files: &[PathBuf], kind: Kind, format: &ChatForm
     let limit = Some((args.max_tokens, Overlong::Drop));
     let data = match kind {
         Kind::Text => document_rows(files, format.tokenizer(), args.max_tokens, &mut reading),
-        Kind::Comparison | Kind::Prompt => seen_rows(files, kind == Kind::Comparison, format, &mut reading),
+        Kind::Comparison | Kind::Prompt => count_rows(files, kind == Kind::Comparison, format, &mut reading),
         Kind::Chat | Kind::Response => chat_rows(files, format, loss_on, limit, &mut reading),
     };
     Ok(data?)
@@ -124,7 +124,7 @@ fn rows(
             }
             // What cannot be read or rendered is counted and named below.
             if let Ok(lists) = row.record(kind).and_then(|read| lists(read.record, format, loss_on)) {
-                shown.push(Shown { place: row.place, lists });
+                shown.push(Shown { location: row.location, lists });
             }
         }
     }
@@ -199,7 +199,7 @@ fn as_json(row: &Shown) -> Value {
     let lists = row.lists.iter().map(
         |(name, tokens)| json!({ "name": name, "tokens": tokens.iter().enumerate().map(token).collect::<Vec<_>>() }),
     );
-    json!({ "index": row.place.index, "line": row.place.line, "dialogues": lists.collect::<Vec<_>>() })
+    json!({ "index": row.location.index, "line": row.location.line, "dialogues": lists.collect::<Vec<_>>() })
 }
 
 /// A row, a line a token. Colours vanish where nobody sees them.
@@ -213,7 +213,7 @@ fn print(row: &Shown) -> Result<()> {
         writeln!(
             out,
             "{bold}row {} · {}{name} · {count} tokens, {with_loss} with loss{bold:#}",
-            row.place.index, row.place
+            row.location.index, row.location
         )?;
         writeln!(out, "{dim}{:>8} {:>8} {:<10} {:<5} text{dim:#}", "position", "token", "role", "loss")?;
         for (position, token) in tokens.iter().enumerate() {

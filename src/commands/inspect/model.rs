@@ -47,7 +47,7 @@ pub(crate) fn run(args: InspectModelArgs) -> Result<ExitCode> {
     if is_scalar && fits {
         let scorer = check_scalar_model(&args.model, &ScoreWish::default(), &mut Problems::new())?;
         let scorer = scorer.expect("it was checked");
-        let at = scorer.format.behind_the_end().last().copied().unwrap_or(tokenizer.special().im_end);
+        let at = scorer.format.tokens_after_end().last().copied().unwrap_or(tokenizer.special().im_end);
         set("scores are read at", json!(format!("{:?}", tokenizer.token(at))));
         if let Some(assumed) = scorer.assumed {
             set("assumed", json!(assumed));

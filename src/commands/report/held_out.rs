@@ -60,7 +60,7 @@ fn of_set(log: &Log, set: &str, steps: &Steps) -> Result<Value> {
         over_steps("correlation of score and length", &[("policy", "score_length_correlation")]),
         by_length(&deciles),
     ];
-    let worth_showing = plots.iter().filter(|plot| plot.has_a_way());
+    let worth_showing = plots.iter().filter(|plot| plot.has_curve());
     let plots: Vec<Value> = worth_showing.map(figure).filter_map(Result::transpose).collect::<Result<_>>()?;
     let (header, rows) = table(set, &evaluated);
     Ok(json!({ "name": set, "plots": plots, "header": header, "rows": rows, "deciles": decile_rows(&deciles) }))

@@ -1,4 +1,4 @@
-//! The sections that several stages have. Where a default differs by stage, the stage's `Default` gives it.
+//! Config sections that several stages share. A default that differs by stage is in the stage's `Default`.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -23,13 +23,14 @@ pub enum Dtype {
 }
 
 documented! {
-    /// `[model]`: where the weights come from and how they compute.
+    /// `[model]`: the checkpoint, and how the model computes.
     pub struct ModelSection {
         /// The checkpoint: any folder that `align` or transformers wrote.
         pub path: PathBuf,
         /// Compute in "float32" or "bfloat16"; master weights and moments are fp32.
         pub dtype: Dtype,
-        /// Keep no activations inside layers and compute them again on the way back: less memory, about a third more time.
+        /// Recompute the activations inside layers in the backward pass instead of keeping them: less memory,
+        /// about a third more time.
         pub recompute_layers: bool,
     }
 }
@@ -41,7 +42,7 @@ impl Default for ModelSection {
 }
 
 impl ModelSection {
-    /// Its mistakes.
+    /// Adds the mistakes in this section to `problems`.
     pub fn validate(&self, problems: &mut Problems) {
         checks::required(problems, "model.path", &self.path);
     }
@@ -52,9 +53,11 @@ documented! {
     pub struct OptimizerSection {
         /// Peak learning rate. Qwen report §3.1.2: 2e-6 (sft), §3.2.1: 3e-6 (rm), §2: 3e-4 (pretraining).
         pub lr: f64,
-        /// Decay of the first and the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for rm.
+        /// Decay of the first and the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice
+        /// for rm.
         pub betas: [f64; 2],
-        /// Added to the root of the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for rm.
+        /// Added to the root of the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for
+        /// rm.
         pub eps: f64,
         /// Decoupled weight decay, on every parameter (our choice: the report does not say on which).
         pub weight_decay: f64,
@@ -67,7 +70,7 @@ impl OptimizerSection {
         Self { lr, betas: [0.9, 0.95], eps: 1e-8, weight_decay }
     }
 
-    /// Its mistakes.
+    /// Adds the mistakes in this section to `problems`.
     pub fn validate(&self, problems: &mut Problems) {
         checks::at_least_zero(problems, "optimizer.lr", self.lr);
         if self.betas.iter().any(|beta| !(0.0..1.0).contains(beta)) {
@@ -78,7 +81,7 @@ impl OptimizerSection {
     }
 }
 
-/// What the learning rate does behind the warm-up.
+/// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
@@ -97,18 +100,19 @@ documented! {
         pub kind: ScheduleKind,
         /// Steps in which the rate rises from 0 to the peak: lr·(s+1)/warmup_steps at step s = 0, 1, …
         pub warmup_steps: u64,
-        /// What "linear" and "cosine" fall to, as a part of the peak. Qwen report §2.4 (pretraining).
+        /// The final rate of "linear" and "cosine", as a fraction of the peak. Qwen report §2.4
+        /// (pretraining).
         pub min_lr_ratio: f64,
     }
 }
 
 impl ScheduleSection {
-    /// A schedule that ends, where it falls, at a tenth of the peak.
+    /// A schedule whose decaying kinds end at a tenth of the peak.
     pub fn new(kind: ScheduleKind, warmup_steps: u64) -> Self {
         Self { kind, warmup_steps, min_lr_ratio: 0.1 }
     }
 
-    /// Its mistakes.
+    /// Adds the mistakes in this section to `problems`.
     pub fn validate(&self, problems: &mut Problems) {
         if !(0.0..=1.0).contains(&self.min_lr_ratio) {
             problems.push("schedule.min_lr_ratio", "must be from 0 to 1");
@@ -120,10 +124,10 @@ impl ScheduleSection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResultDtype {
-    /// Of a language model the source's; of a reward or value model float32.
+    /// The source's for a language model, float32 for a reward or value model.
     #[default]
     Auto,
-    /// The source's.
+    /// The dtype of the source checkpoint.
     Source,
     /// 32-bit floats.
     Float32,
@@ -149,10 +153,12 @@ documented! {
         pub eval_every: u64,
         /// Steps from one checkpoint to the next; the last step always has one.
         pub save_every: u64,
-        /// Checkpoints kept: the newest ones; beside them the one with the lowest loss on held-out rows (sft, pretrain, rm).
+        /// How many of the newest checkpoints to keep. The one with the lowest held-out loss is kept as well
+        /// (sft, pretrain, rm).
         pub keep: usize,
-        /// The dtype of the weights in model/, value/ and checkpoints: "source" (that of the checkpoint that was trained), "float32", "bfloat16" or
-        /// "float16"; "auto" is "source" for language models and "float32" for reward and value models, whose scores 16 bits would move.
+        /// The dtype of the weights in model/, value/ and checkpoints: "source" (the dtype of the checkpoint
+        /// that was trained), "float32", "bfloat16" or "float16". "auto" is "source" for language models, and
+        /// "float32" for reward and value models, whose scores would change if rounded to 16 bits.
         pub result_dtype: ResultDtype,
     }
 }
@@ -173,7 +179,7 @@ impl Default for RunSection {
 }
 
 impl RunSection {
-    /// Its mistakes.
+    /// Adds the mistakes in this section to `problems`.
     pub fn validate(&self, problems: &mut Problems) {
         if self.out.as_os_str().is_empty() {
             problems.push("run.out", "is required, here or as --out");
@@ -204,7 +210,7 @@ impl RunSection {
     }
 }
 
-/// A device as a config names it. Whether it is there is not asked.
+/// A device as a config names it. Parsing does not check that it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceSpec {
     /// The first GPU where there is one, else the CPU.
@@ -232,29 +238,31 @@ impl FromStr for DeviceSpec {
     }
 }
 
-/// One path or several: a string or an array of strings in TOML. Each is a file, a folder of files or a pattern.
+/// One path or several: a string or an array of strings in TOML. Each is a file, a folder of files or a
+/// pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
 pub struct Files {
     paths: Vec<PathBuf>,
-    /// What lies beside the files in the folders that were given, and is not read.
+    /// Files in the given folders that are no data files and are skipped.
     #[serde(skip)]
-    passed_over: Vec<PathBuf>,
+    ignored: Vec<PathBuf>,
 }
 
 impl Files {
-    /// Puts in the place of each path what `found` gives for it: paths, and what lies beside them and is not read.
+    /// Replaces each path by the result of `found`: the data files, and the files beside them that are
+    /// skipped.
     pub fn replace(&mut self, mut found: impl FnMut(&Path) -> (Vec<PathBuf>, Vec<PathBuf>)) {
         for given in std::mem::take(&mut self.paths) {
-            let (paths, mut passed_over) = found(&given);
+            let (paths, mut ignored) = found(&given);
             self.paths.extend(paths);
-            self.passed_over.append(&mut passed_over);
+            self.ignored.append(&mut ignored);
         }
     }
 
-    /// What lies beside the files in the folders that were given, and is not read.
-    pub fn passed_over(&self) -> &[PathBuf] {
-        &self.passed_over
+    /// Files in the given folders that are no data files and are skipped.
+    pub fn ignored(&self) -> &[PathBuf] {
+        &self.ignored
     }
 }
 
@@ -268,7 +276,7 @@ impl Deref for Files {
 
 impl<P: Into<PathBuf>> FromIterator<P> for Files {
     fn from_iter<I: IntoIterator<Item = P>>(paths: I) -> Self {
-        Self { paths: paths.into_iter().map(Into::into).collect(), passed_over: Vec::new() }
+        Self { paths: paths.into_iter().map(Into::into).collect(), ignored: Vec::new() }
     }
 }
 
@@ -301,11 +309,11 @@ impl<'de> Deserialize<'de> for Files {
 }
 
 documented! {
-    /// One entry of `[[data.mix]]`: a source of rows and how often it is drawn from.
+    /// One entry of `[[data.mix]]`: a source of rows and its weight.
     pub struct Mix {
         /// A file or several, a folder or a pattern.
         pub path: Files,
-        /// The source's part of all rows, relative to the other weights.
+        /// The source's share of all rows, relative to the other weights.
         pub weight: f64,
     }
 }
@@ -314,14 +322,14 @@ documented! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Overlong {
-    /// It is left out, and counted.
+    /// The row is skipped and counted.
     #[default]
     Drop,
-    /// It is cut on the right, and counted.
+    /// The row is cut on the right and counted.
     Truncate,
 }
 
-/// Checks that many keys share. Each adds a problem in the words of [`super::Config::validate`].
+/// Checks that many keys share. Each adds a problem in the form that [`super::Config::validate`] describes.
 pub mod checks {
     use super::{DeviceSpec, Files, Mix, Path, Problems};
 
@@ -367,7 +375,7 @@ pub mod checks {
                 "data.train",
                 "is required: a file, a folder, a pattern, an array of them, or [[data.mix]] entries",
             ),
-            (false, false) => problems.push("data.mix", "stands beside data.train: give one of the two"),
+            (false, false) => problems.push("data.mix", "is set together with data.train, expected one of the two"),
             _ => {}
         }
         for source in mix {

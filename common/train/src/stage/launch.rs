@@ -10,7 +10,7 @@ use super::misfits::{Outset, another_end};
 use super::written::{self, Comparison};
 use super::{Alarm, Examination, Job, News};
 use align_core::config::{RunSection, ScheduleSection};
-use align_core::error::{Error, Problem, Result, few_lines};
+use align_core::error::{Error, Problem, Result, summarize};
 use align_core::progress::Progress;
 use align_run::checkpoint::{Snapshot, State};
 use align_run::metrics::Metrics;
@@ -123,7 +123,7 @@ impl Plan<'_> {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             progress.note(&format!("{what:>width$}  {value}"));
         }
-        let (lines, rest) = few_lines(self.skipped);
+        let (lines, rest) = summarize(self.skipped);
         lines.iter().for_each(|line| progress.note(&format!("skipped {line}")));
         if rest > 0 {
             progress.note(&format!("skipped rows for {rest} more reasons"));
@@ -232,7 +232,7 @@ pub fn train(mut trainer: impl Trainer, mut run: Box<Run>, progress: &mut dyn Pr
             Err(error @ Error::NonFinite { .. }) => return Err(halt_before(&trainer, &mut run, done, &error)?),
             metrics => metrics?,
         };
-        run.look_after()?;
+        run.check_pending_save()?;
         if run.eval_due(done) {
             metrics.merge(trainer.evaluate(&mut run, done)?);
         }
