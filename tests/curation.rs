@@ -109,7 +109,7 @@ fn a_sample_is_complex_and_diverse() {
     let output = folder.succeed(&["data", "sample", "rows.jsonl", "--rows", "3", "--out", "few.jsonl"]);
     // Most tags first; then what adds a tag (law); then from the start.
     assert_eq!(folder.read("few.jsonl"), [1, 3, 4].map(|row: usize| format!("{}\n", rows[row])).concat());
-    assert!(output.stdout.contains("tags a row kept"), "{output}");
+    assert!(output.stdout.contains("tags per kept row"), "{output}");
     let report = report(&folder, "few.report.json");
     assert_eq!(report["tags"]["covered"], json!(4));
     assert_eq!(report["files"], json!([{ "file": "rows.jsonl", "rows": 6, "kept": 3, "removed": {} }]));

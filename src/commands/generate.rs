@@ -1,4 +1,4 @@
-//! `align generate`.
+//! `align generate`: samples responses to prompts.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,17 +16,17 @@ use align_train::stage::{check_causal_lm, check_format, evaluation_options, misf
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{print_line, tell_unread, warn_of_long};
-use super::inputs::{self, say_passed_over};
+use super::eval::{print_line, report_unread, warn_of_long};
+use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::terminal::Terminal;
 
-/// Responses that grow at once.
+/// The number of responses decoded at once.
 const ROWS: usize = 64;
 
 impl SamplingArgs {
-    /// Adds what is wrong with the values.
+    /// Adds the mistakes in the values.
     pub(super) fn check(&self, problems: &mut Problems) {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             problems.push("--temperature", format!("is {}, expected at least 0", self.temperature));
@@ -51,7 +51,7 @@ impl SamplingArgs {
     }
 }
 
-/// Samples responses to a file of prompts; one JSON object a response.
+/// Samples responses to a file of prompts; writes one JSON object per response.
 pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     args.sampling.check(&mut problems);
@@ -62,7 +62,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let format = check_format(&args.model, source.as_ref(), &args.sampling.system, &mut problems)?;
     let prepare = |_: &RowLocation, record: Record| {
         let Record::Prompt(dialogue) = record else { unreachable!("a prompt file gives prompts") };
-        // Without a format there is a problem already: then rows are only looked at.
+        // Without a format there is a problem already: then rows are only parsed.
         let prompt = format.as_ref().map(|format| format.prompt(&dialogue)).transpose()?;
         Ok((dialogue, prompt.unwrap_or_default()))
     };
@@ -71,11 +71,11 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let rows = problems.absorb(data::read_as(&files, Kind::Prompt, BadRows::Error, &prepare))?;
     files.iter().for_each(|file| refuse_same_file(&args.out, file, "--prompts", &mut problems));
     problems.into_result()?;
-    say_passed_over(&given);
+    report_ignored(&given);
     let known = "no problem was found";
     let (source, format, rows) = (source.expect(known), format.expect(known), rows.expect(known));
 
-    tell_unread(&rows.unread);
+    report_unread(&rows.unread);
     let (mut dialogues, mut prompts): (Vec<_>, Vec<_>) = Default::default();
     for (location, (dialogue, prompt)) in rows.records {
         dialogues.push((location, dialogue));
@@ -131,7 +131,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
         let tokens: usize = responses.iter().flatten().map(|response| response.tokens.len()).sum();
         let report = json!({
             "responses": prompts.len() * args.n, "tokens": tokens, "seconds": seconds,
-            // Reading the prompts (of the first responses, where not all grow at once) ends with the first token.
+            // Prefill (of the first batch) ends with the first token.
             "first_token_seconds": first.map(|first| (first - started).as_secs_f64()),
             "peak_gib": process_memory::peak_rss() as f64 / f64::from(1 << 30),
         });

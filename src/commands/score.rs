@@ -1,4 +1,4 @@
-//! `align score`.
+//! `align score`: scores responses with a reward model.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,13 +15,13 @@ use align_train::stage::{check_reward_model, evaluation_options, misfits};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::eval::{MICROBATCH_TOKENS, not_a_number, tell_assumed, tell_unread, warn_of_long};
-use super::inputs::{self, say_passed_over};
+use super::eval::{MICROBATCH_TOKENS, not_a_number, report_assumed, report_unread, warn_of_long};
+use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::ScoreArgs;
 use crate::terminal::Terminal;
 
-/// Scores a file of responses; one JSON object a row.
+/// Scores a file of responses; writes one JSON object per row.
 pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let standard = Path::new("-");
     let source = if args.data == standard { Path::new(STDIN) } else { &args.data };
@@ -29,7 +29,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
     let format = scorer.as_ref().map(|scorer| &scorer.format);
     let prepare = |_: &RowLocation, record: Record| {
-        // Without a format there is a problem already: then rows are only looked at.
+        // Without a format there is a problem already: then rows are only parsed.
         let responses = format.map(|format| Responses::new(&record, format)).transpose()?;
         let answers = match record {
             Record::Responses(dialogues) => dialogues.into_iter().filter_map(last_text).collect(),
@@ -44,11 +44,11 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
         files.iter().for_each(|file| refuse_same_file(&args.out, file, "--data", &mut problems));
     }
     problems.into_result()?;
-    say_passed_over(&given);
+    report_ignored(&given);
     let known = "no problem was found";
     let read = read.expect(known);
-    tell_unread(&read.unread);
-    tell_assumed(&args.model, scorer.expect(known).assumed.as_deref());
+    report_unread(&read.unread);
+    report_assumed(&args.model, scorer.expect(known).assumed.as_deref());
     let (mut locations, mut rows, mut answers): (Vec<RowLocation>, Vec<Responses>, Vec<Vec<String>>) =
         Default::default();
     for (location, (responses, texts)) in read.records {

@@ -221,7 +221,7 @@ fn folders_and_patterns_are_data_for_every_command() {
     split("heldout-prompts", "prompts");
     split("heldout-text", "text");
     let not_read = |output: &crate::util::Output, name: &str| {
-        assert_eq!(output.stderr, format!("not read, no data by name: {name}/README.md\n"), "{output}");
+        assert_eq!(output.stderr, format!("ignored, not data files by name: {name}/README.md\n"), "{output}");
     };
     let eval = |data: &str| folder.succeed(&["eval", "rm", "--model", "reward", "--json", "--data", data]);
     let (whole, parts) = (eval("data/heldout-comparisons.jsonl"), eval("pairs"));

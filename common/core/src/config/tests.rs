@@ -276,9 +276,9 @@ fn the_printed_file_reads_as_the_recipe() {
 [optimizer]
 # Peak learning rate. Qwen report §3.1.2: 2e-6 (sft), §3.2.1: 3e-6 (rm), §2: 3e-4 (pretraining).
 lr = 2e-6
-# Decay of the first and the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for rm.
+# Decay of the first and second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for rm.
 betas = [0.9, 0.95]
-# Added to the root of the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for rm.
+# Added to the root of the second moment. Qwen report §2, §3.1.2 (pretraining, sft); ours for rm.
 eps = 1e-8
 ";
     assert!(text.contains(expected), "{text}");

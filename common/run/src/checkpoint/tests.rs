@@ -188,7 +188,7 @@ fn a_state_that_is_not_saved_leaves_the_earlier_ones_and_nothing_else() {
     };
     for fate in [Fate::Sound, Fate::NotWritten, Fate::ReadAsAnother] {
         let error = super::save(folder.path(), 2, snapshot(fate), flip).unwrap_err().to_string();
-        assert!(error.contains("state.safetensors: what was written is not what was in memory"), "{error}");
+        assert!(error.contains("state.safetensors: the file differs from what was in memory"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
     save(folder.path(), 2, state());
@@ -222,7 +222,7 @@ fn a_model_that_is_not_saved_loses_nothing_else() {
         assert!(!has_models(&path) && !path.join("model").exists());
         assert_eq!(path.join("unsound/model/weights").exists(), fate == Fate::ReadAsAnother);
         let refused = copy_models(&path, &folder.path().join("copy")).unwrap_err().to_string();
-        assert!(refused.contains("holds no models"), "{refused}");
+        assert!(refused.contains("has no models"), "{refused}");
         // It does not count towards `keep`, and is removed once there are enough newer ones with models.
         let steps = |keep| {
             prune(folder.path(), keep, None).unwrap();

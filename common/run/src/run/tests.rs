@@ -292,8 +292,8 @@ fn a_run_from_start_to_end() {
         Preflight::Finished { step: 10 }
     );
     assert_eq!(fs::read(out.join(RUN)).unwrap(), before);
-    assert!(refusal(stage.train()).contains("holds a run already"));
-    assert!(refusal(preflight(&out, false, &stage.config(), Some(10), &Map::new())).contains("holds a run already"));
+    assert!(refusal(stage.train()).contains("has a run already"));
+    assert!(refusal(preflight(&out, false, &stage.config(), Some(10), &Map::new())).contains("has a run already"));
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn a_resume_with_another_config_or_other_inputs() {
         facts: json!({"inputs": rows(4)}).as_object().unwrap().clone(),
         interrupt: Arc::default(),
     };
-    assert!(refusal(Run::start(spec)).starts_with("a.jsonl: its content is not that of data.train"));
+    assert!(refusal(Run::start(spec)).starts_with("a.jsonl: its content differs from that of data.train"));
     let message = refusal(Stage::new(folder.path(), 2, true).train());
     assert!(message.contains("is at step 3 already"), "{message}");
     assert_eq!(

@@ -116,7 +116,7 @@ impl Capabilities {
             (self.tools, !dialogue.tools.is_empty(), "`tools`", "tool descriptions"),
             (self.tool_calls, any(|message| !message.tool_calls.is_empty()), "`tool_calls`", "tool calls"),
             (self.tool_answers, any(|message| message.role == Role::Tool), "a turn of role `tool`", "tool results"),
-            (self.reasoning, any(|message| message.reasoning.is_some()), "`reasoning_content`", "separate reasoning"),
+            (self.reasoning, any(|message| message.reasoning.is_some()), "`reasoning_content`", "reasoning"),
         ];
         match needs.into_iter().find(|(supports, has, ..)| *has && !supports) {
             None => Ok(()),

@@ -371,7 +371,7 @@ fn the_templates_own_system_text_can_be_selected_and_is_reported() {
     let (_, none, _keep) = open("qwen3", TEMPLATES_SYSTEM);
     assert_eq!((none.system(), none.other_system()), ("", None));
     let (_, ours, _keep) = open("qwen3", SYSTEM);
-    assert!(ours.system_note().unwrap().contains("writes none there"));
+    assert!(ours.system_note().unwrap().contains("chat template inserts none"));
 }
 
 #[test]
