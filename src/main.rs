@@ -1,5 +1,7 @@
 //! The `align` binary: parses the arguments, runs the command, prints errors, and chooses the exit code.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod cli;
 mod commands;

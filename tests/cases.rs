@@ -1,5 +1,5 @@
-//! Rows that people bring, through the binary: what carries meaning is rendered or refused, in every stage. The inputs are those of
-//! public reports, and others of their kinds.
+//! Rows that people bring, through the binary: what carries meaning is rendered or refused, in every stage.
+//! The inputs are those of public reports, and others of their kinds.
 
 use serde_json::{Value, json};
 

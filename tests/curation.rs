@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::util::Folder;
 
-/// A corpus with planted copies and overlaps. `ALIGN_PLANTED_ROWS=100000` takes as many rows as there are to be in earnest.
+/// A corpus with planted copies and overlaps. `ALIGN_PLANTED_ROWS=100000` takes as many rows as there are to
+/// be in earnest.
 fn corpus(folder: &Folder) -> (Planted, Vec<String>) {
     let num = std::env::var("ALIGN_PLANTED_ROWS").map_or(3000, |num| num.parse().unwrap());
     let planted = write_planted(&folder.join(""), num, 1).unwrap();
@@ -50,7 +51,8 @@ fn planted_copies_are_found_and_nothing_else() {
     let found: Vec<_> = exact.iter().map(|(row, said)| (*row, of(said))).collect();
     let expected: Vec<_> = planted.exact.iter().map(|(row, first)| (*row, line(first))).collect();
     assert_eq!(found, expected);
-    // At least 95 of 100 near copies, with the similarity counted from their words; nothing below the threshold.
+    // At least 95 of 100 near copies, with the similarity counted from their words; nothing below the
+    // threshold.
     let expected: BTreeMap<usize, (String, f64)> =
         planted.near.iter().map(|(row, first, jaccard)| (*row, (line(first), *jaccard))).collect();
     let share = near.len() as f64 / expected.len() as f64;

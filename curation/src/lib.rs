@@ -1,8 +1,9 @@
 //! Selects the rows of a data set to train on: removes duplicates ([`mod@dedup`]), removes rows that overlap
-//! an evaluation set ([`mod@decontaminate`]), and draws a balanced sample ([`mod@sample`]). Rows are streamed
-//! once or twice: prepared in all threads, then processed in order, so that the output depends on the input
-//! only. Kept and removed rows go to a [`Sink`]; this crate writes no results. Texts are compared by their
-//! [`words`].
+//! an evaluation set ([`mod@decontaminate`]), and draws a balanced sample ([`mod@sample`]).
+//!
+//! Rows are streamed once or twice: prepared in all threads, then processed in order, so that the output
+//! depends on the input only. Kept and removed rows go to a [`Sink`]; this crate writes no results. Texts are
+//! compared by their [`words`].
 //!
 //! ```
 //! use align_curation::words::{normalized, words};
@@ -13,6 +14,8 @@
 //! // In scripts without spaces, a character is a word.
 //! assert_eq!(words("好的。").collect::<Vec<_>>(), ["好", "的"]);
 //! ```
+
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -14,6 +14,8 @@
 //! assert_eq!((gold.correct, gold.total()), (0.0, 50.0));
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod answers;
 pub mod gold;
 pub mod planted;

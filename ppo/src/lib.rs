@@ -18,6 +18,8 @@
 //! assert!((credit.advantages[(0, 0)] - (-0.1 + 0.95 * 0.6)).abs() < 1e-12);
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod charts;
 pub mod config;
 pub mod doctor;

@@ -17,6 +17,8 @@
 //! assert!(refused.to_string().contains("did you mean train.batch_size?"));
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod config;
 pub mod data;
 pub mod doctor;

@@ -1,6 +1,7 @@
-//! `align serve rm`: serves a reward model's scores over HTTP. One thread owns the model ([`model`]);
-//! connections ([`connections`]) and requests ([`requests`]) run on tokio. A bounded queue connects them. No
-//! text of a request is stored or logged.
+//! `align serve rm`: serves a reward model's scores over HTTP.
+//!
+//! One thread owns the model ([`model`]); connections ([`connections`]) and requests ([`requests`]) run on
+//! tokio. A bounded queue connects them. No text of a request is stored or logged.
 
 mod connections;
 mod model;

@@ -2,6 +2,8 @@
 //! shapes ([`records`]), files read into memory ([`reader`]) or streamed ([`stream`]), the order in which
 //! rows are used ([`order`]), and the rows of each step ([`batches`]).
 
+#![forbid(unsafe_code)]
+
 pub mod batches;
 mod delimited;
 pub mod files;

@@ -6,10 +6,11 @@ use align_core::random::{Permutation, Purpose};
 /// The resolution of weights: a file's share is a whole number of slots out of this many.
 const SLOTS: usize = 1000;
 
-/// The order in which the rows of one or several files are used. Without weights, the files are one long list
-/// that is repeated; if shuffled, every pass is another permutation. With weights, rows are taken from the
-/// files in turn, evenly spread in proportion to the weights (to a precision of 0.1 %). Each file is then
-/// repeated and shuffled separately.
+/// The order in which the rows of one or several files are used.
+///
+/// Without weights, the files are one long list that is repeated; if shuffled, every pass is another
+/// permutation. With weights, rows are taken from the files in turn, evenly spread in proportion to the
+/// weights (to a precision of 0.1 %). Each file is then repeated and shuffled separately.
 #[derive(Debug, Clone)]
 pub struct Order {
     pools: Vec<Pool>,

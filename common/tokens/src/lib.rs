@@ -1,5 +1,8 @@
 //! Rows of token ids with a loss mask: tokenized once, stored in mapped files, and read when a step needs
-//! them. Depends on `align-core`, `align-text` and `align-data`, and does not link libtorch.
+//! them.
+//!
+//! Depends on `align-core`, `align-text` and `align-data`, and does not link libtorch.
+//!
 //! - `rows`: converts dialogues and documents to rows; `tokenize`: tokenizes a file; `cache`: reuses the
 //!   tokens of an earlier run.
 //! - `store`: sequences of token ids in mapped files; `dataset`: rows made from them.
