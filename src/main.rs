@@ -45,6 +45,10 @@ fn main() -> ExitCode {
             say(&format!("align: failed unexpectedly: {}", one_line_of(panic)));
         }
     }));
+    if let Err(what) = align_kernels::check_backend() {
+        say(&format!("align: ALIGN_BACKEND: {what}"));
+        return ExitCode::from(2);
+    }
     let Ok(result) = std::panic::catch_unwind(|| commands::run(cli.command)) else { return ExitCode::FAILURE };
     match result {
         Ok(code) => code,

@@ -14,9 +14,12 @@ use serde_json::{Map, json};
 use crate::charts::{JUDGES, by_length, frontier};
 use crate::findings::Log;
 use crate::held_out::{self, measured_deciles};
-use crate::models::score;
+use crate::masked::{self, mask};
+use crate::rewards::kl_per_response;
 use crate::rollout::{Reading, Rollout};
-use crate::train::{StepReport, Trainer, mean_std};
+use crate::statistics::{mean_std, of_held_out};
+use crate::train::Trainer;
+use crate::trajectory::{RolloutStats, ScoredRollout, Trajectory};
 
 /// How many prompts of a rollout, and of each held-out set, are written to samples.jsonl.
 const SAMPLES: usize = 4;
@@ -52,19 +55,19 @@ impl Evaluation {
     pub(crate) fn measure(
         &mut self,
         trainer: &Trainer,
-        last: Option<&StepReport>,
+        last: Option<&Trajectory>,
         run: &mut Run,
         done: u64,
     ) -> Result<Metrics> {
-        if let Some(report) = last {
-            write_samples(run, done, "train", &self.format, report, None)?;
+        if let Some(trajectory) = last {
+            write_samples(run, done, "train", &self.format, &trajectory.scored(), None)?;
         }
         let mut metrics = Metrics::new();
         for set in &mut self.sets {
-            let (found, report) = measure(trainer, set, self.second_reward_model.as_ref())?;
-            set.latest = Some(report.rollout.clone());
+            let (found, scored) = measure(trainer, set, self.second_reward_model.as_ref())?;
+            set.latest = Some(scored.rollout.clone());
             metrics.extend(found.iter().map(|(name, value)| (format!("eval/{}/{name}", set.name), value)));
-            write_samples(run, done, &set.name, &self.format, &report, set.reference.as_ref())?;
+            write_samples(run, done, &set.name, &self.format, &scored, set.reference.as_ref())?;
         }
         Ok(metrics)
     }
@@ -93,17 +96,16 @@ fn measure(
     trainer: &Trainer,
     set: &mut EvalSet,
     second: Option<&(ScalarModel, Reading)>,
-) -> Result<(Metrics, StepReport)> {
-    let report = trainer.judge_only(respond(trainer, &trainer.models.policy, &set.prompts)?);
+) -> Result<(Metrics, ScoredRollout)> {
+    let (mut metrics, scored) = measure_policy(trainer, respond(trainer, &trainer.models.policy, &set.prompts)?);
     if set.reference.is_none() {
         let rollout = respond(trainer, &trainer.models.ref_policy, &set.prompts)?;
-        let scores = score_all(trainer, &trainer.models.reward_model, &trainer.reading, &rollout);
-        let second_scores = second.map(|(model, reading)| score_all(trainer, model, reading, &rollout));
+        let scores = trainer.score(&rollout);
+        let second_scores = second.map(|(model, reading)| trainer.score_by(model, reading, &rollout));
         set.reference = Some(Reference { rollout, scores, second_scores });
     }
-    let mut metrics = report.metrics.clone();
     if let Some((model, reading)) = second {
-        let (mean, std) = mean_std(&score_all(trainer, model, reading, &report.rollout));
+        let (mean, std) = mean_std(&trainer.score_by(model, reading, &scored.rollout));
         metrics.set("second_score_mean", mean);
         metrics.set("second_score_std", std);
     }
@@ -115,9 +117,9 @@ fn measure(
         let tokens = reference.rollout.lengths().iter().sum::<usize>();
         metrics.set("reference_tokens", tokens as f64 / reference.scores.len() as f64);
     }
-    let responses: Vec<&[i64]> = report.rollout.responses.iter().map(|response| response.tokens.as_slice()).collect();
-    metrics.merge(held_out::describe(&responses, &report.scores));
-    Ok((metrics, report))
+    let responses: Vec<&[i64]> = scored.rollout.responses.iter().map(|response| response.tokens.as_slice()).collect();
+    metrics.merge(held_out::describe(&responses, &scored.scores));
+    Ok((metrics, scored))
 }
 
 /// One response to every prompt. The draws depend on the prompt alone, so that evaluations, and policy and reference, differ by
@@ -130,10 +132,16 @@ pub(crate) fn respond(trainer: &Trainer, model: &CausalLm, prompts: &[Vec<i64>])
     Ok(Rollout { prompt_rows: (0..prompts.len()).collect(), prompts: prompts.to_vec(), samples: 1, responses })
 }
 
-/// Raw scores of a whole rollout (B).
-fn score_all(trainer: &Trainer, model: &ScalarModel, reading: &Reading, rollout: &Rollout) -> Vec<f64> {
-    let rows: Vec<usize> = (0..rollout.responses.len()).collect();
-    score(model, rollout, &rollout.fill(&rows, trainer.config.ppo.microbatch_tokens), trainer.end_id, reading)
+/// The policy's responses with their scores and divergences, and what is measured of them.
+fn measure_policy(trainer: &Trainer, rollout: Rollout) -> (Metrics, ScoredRollout) {
+    let scores = trainer.score(&rollout);
+    let RolloutStats { old_logprobs, ref_logprobs, .. } = trainer.evaluate_only(&rollout);
+    let response_mask = mask(&rollout.lengths());
+    // The difference of two fp32 numbers, in fp32: what evaluations log, where a step's own divergence is taken in f64.
+    let difference = |policy: f64, reference: f64| f64::from(policy as f32 - reference as f32);
+    let kl = masked::zip_with(&old_logprobs, &ref_logprobs, &response_mask, difference); // (B, R)
+    let metrics = of_held_out(&rollout, &scores, kl_per_response(&kl, &response_mask), trainer.end_id);
+    (metrics, ScoredRollout { kl: masked::row_sums(&kl, &response_mask), rollout, scores })
 }
 
 /// Writes the first prompts' responses to samples.jsonl and TensorBoard, and how scores, KL and lengths of all are spread.
@@ -142,18 +150,18 @@ fn write_samples(
     done: u64,
     set: &str,
     format: &ChatFormat,
-    report: &StepReport,
+    scored: &ScoredRollout,
     reference: Option<&Reference>,
 ) -> Result<()> {
-    let (rollout, tokenizer) = (&report.rollout, format.tokenizer());
+    let (rollout, tokenizer) = (&scored.rollout, format.tokenizer());
     let lengths: Vec<f64> = rollout.lengths().into_iter().map(|tokens| tokens as f64).collect();
-    for (what, values) in [("score", &report.scores), ("kl", &report.kl), ("tokens", &lengths)] {
+    for (what, values) in [("score", &scored.scores), ("kl", &scored.kl), ("tokens", &lengths)] {
         run.histogram(done, &format!("responses/{set}/{what}"), values)?;
     }
     for (row, response) in rollout.responses.iter().enumerate().take(SAMPLES * rollout.samples) {
         let prompt = tokenizer.decode(&rollout.prompts[row / rollout.samples]);
         let text = tokenizer.decode(&response.tokens);
-        let (score, kl) = (report.scores[row], report.kl[row]);
+        let (score, kl) = (scored.scores[row], scored.kl[row]);
         let of_reference = reference
             .map(|reference| (tokenizer.decode(&reference.rollout.responses[row].tokens), reference.scores[row]));
         if row % rollout.samples == 0 {

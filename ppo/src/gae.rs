@@ -1,4 +1,4 @@
-//! Which token deserves how much of what was rewarded: generalised advantage estimation.
+//! Credit assignment: generalised advantage estimation.
 
 use crate::masked::{self, Mask, Table};
 
@@ -21,7 +21,7 @@ pub struct Credit {
 }
 
 /// Generalised advantage estimation, backwards over each response:
-/// `δ_t = r_t + γ·V_{t+1} − V_t`, `A_t = δ_t + γ·λ·A_{t+1}`, with V = A = 0 behind the last token.
+/// `δ_t = r_t + γ·V_{t+1} − V_t`, `A_t = δ_t + γ·λ·A_{t+1}`, with V = A = 0 after the last token.
 ///
 /// `values[t]` is read before token t, so that `values[0]` is the value of the prompt. What stands in entries that do not
 /// count is never read.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use align_core::error::{Problem, Problems, Result, cause};
-use align_data::{self as data, Kind, Parsed, Record, RowLocation, Unread, files_of};
+use align_data::{self as data, Parsed, Prompt, RowLocation, Unread, files_of};
 use align_text::chatml::{ChatFormat, Dialogue};
 use align_train::stage::{Scorer, set_names};
 use serde_json::{Value, json};
@@ -108,13 +108,12 @@ impl Data {
         problems: &mut Problems,
     ) -> Result<Prompts> {
         let (mut found, limit) = (Prompts::default(), config.data.max_prompt_tokens);
-        let prepare = |_: &RowLocation, record| {
-            let Record::Prompt(dialogue) = record else { unreachable!("a prompt file gives prompts") };
+        let prepare = |_: &RowLocation, Prompt(dialogue): Prompt| {
             let prompt = format.prompt(&dialogue)?;
             let others = readers.iter().map(|reader| reader.other(&dialogue)).collect::<Parsed<Vec<_>>>()?;
             Ok((dialogue, prompt, others))
         };
-        let Some(rows) = problems.absorb(data::read_as(files, Kind::Prompt, config.data.bad_rows, &prepare))? else {
+        let Some(rows) = problems.absorb(data::read_rows(files, config.data.bad_rows, &prepare))? else {
             return Ok(found);
         };
         self.skipped.extend(rows.skipped);

@@ -1,8 +1,9 @@
 //! PPO with four models: a policy and a value model that learn, a reference and a reward model that never change.
 //!
-//! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), lets the models judge them ([`models`]), turns scores
-//! into per-token rewards ([`rewards`]), credits tokens ([`gae`]) and learns from that ([`loss`]), with pretraining text mixed
-//! in ([`ptx`]). [`run`] goes from config to result around it; [`held_out`] says what is looked for in responses to held-out prompts,
+//! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), has the models evaluate them ([`models`]), rewards tokens
+//! ([`rewards`]), finds their advantages ([`gae`]) and updates policy and value model ([`update`], [`loss`]), with pretraining text mixed
+//! in ([`ptx`]). What is known of a rollout is one [`trajectory`]; what is logged of a step is computed after it ([`statistics`]).
+//! [`Ppo`] is what is checked before it, [`Session`] the trainer that runs; [`held_out`] says what is looked for in responses to held-out prompts,
 //! [`charts`] draw it, and [`findings`] say what speaks against a run; [`guards`] watch every step, and keep the [`record`] of one that
 //! went wrong.
 //!
@@ -22,7 +23,7 @@
 
 pub mod charts;
 pub mod config;
-pub mod doctor;
+mod doctor;
 mod evaluation;
 pub mod findings;
 pub mod gae;
@@ -33,16 +34,19 @@ pub mod loss;
 pub mod masked;
 mod misfits;
 pub mod models;
-pub mod plan;
+mod plan;
 pub mod ptx;
 pub mod record;
 mod replay;
 pub mod rewards;
 pub mod rollout;
-pub mod run;
+mod session;
+mod stage;
+pub mod statistics;
 pub mod train;
+pub mod trajectory;
+pub mod update;
 mod written;
 
-pub use doctor::doctor;
-pub use plan::plan;
-pub use run::{ppo, replay as replay_ppo};
+pub use session::Session;
+pub use stage::Ppo;

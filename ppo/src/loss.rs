@@ -162,6 +162,8 @@ mod tests {
     use ndarray::array;
     use proptest::prelude::*;
 
+    use align_kernels::HOST;
+
     use super::*;
 
     fn tensor(numbers: &[f64]) -> Tensor {
@@ -225,7 +227,7 @@ mod tests {
     #[test]
     fn rounding_is_no_clipping() {
         tch::manual_seed(1);
-        let near_zero = || Tensor::randn([1000], (Kind::Float, tch::Device::Cpu)).clamp(-3.0, 3.0) * 0.02;
+        let near_zero = || Tensor::randn([1000], (Kind::Float, HOST)).clamp(-3.0, 3.0) * 0.02;
         let (old_values, values) = (near_zero(), near_zero());
         let moved = &old_values + (&values - &old_values);
         assert!(!moved.equal(&values), "expected some to be rounded");
@@ -253,7 +255,7 @@ mod tests {
 
     #[test]
     fn no_tokens_no_loss() {
-        let none = Tensor::zeros([0], (Kind::Float, tch::Device::Cpu));
+        let none = Tensor::zeros([0], (Kind::Float, HOST));
         let policy = policy_loss(&none, &none, &none, 0.2, 0);
         assert_eq!(policy.stats, PolicyStats::default());
         assert_eq!(value_loss(&none, &none, &none, 0.15, 0).loss.double_value(&[]), 0.0);

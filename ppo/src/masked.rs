@@ -1,7 +1,7 @@
 //! Statistics over the counted entries of host tables.
 //!
 //! A table is (B, R): row b is a response, column t its token t. Its mask says which entries count; each row counts a prefix
-//! (the response's tokens, its end token included) and nothing behind it, so that widening a table changes no result. All
+//! (the response's tokens, its end token included) and nothing after it, so that widening a table changes no result. All
 //! sums run in f64, row by row, so that results do not depend on threads.
 
 use ndarray::{Array2, Zip};
@@ -31,14 +31,14 @@ pub fn mask(lengths: &[usize]) -> Mask {
 ///
 /// # Panics
 /// When the lengths do not sum to N.
-pub fn table(flat: &[f64], lengths: &[usize]) -> Table {
+pub fn table<T: Copy + Into<f64>>(flat: &[T], lengths: &[usize]) -> Table {
     assert_eq!(flat.len(), lengths.iter().sum::<usize>(), "the lengths of a table's rows must sum to its entries");
     let width = lengths.iter().copied().max().unwrap_or(0);
     let mut table = Table::zeros((lengths.len(), width));
     let mut start = 0;
     for (mut row, &length) in table.rows_mut().into_iter().zip(lengths) {
         for (entry, &number) in row.iter_mut().zip(&flat[start..start + length]) {
-            *entry = number;
+            *entry = number.into();
         }
         start += length;
     }

@@ -1,11 +1,13 @@
 //! The four models, and who is frozen.
 
-use align_model::Over;
-use align_model::{CausalLm, ScalarModel};
+use align_kernels::HOST;
+use align_model::{CausalLm, Forward, Over, ScalarModel};
 use tch::{Kind, Tensor};
 
-use crate::rollout::{Layout, Reading, Rollout};
-use crate::train::Phase;
+use crate::config::Phase;
+use crate::masked;
+use crate::rollout::{Layout, Reading, Rollout, Rows};
+use crate::trajectory::RolloutStats;
 
 /// Policy and value model are trained; the reference and the reward model never change.
 pub struct Models {
@@ -17,19 +19,6 @@ pub struct Models {
     pub value_model: ScalarModel,
     /// Scores whole responses; frozen.
     pub reward_model: ScalarModel,
-}
-
-/// What policy, reference and value model think of every response token, in the order of rows.
-#[derive(Debug, Clone, Default)]
-pub struct Opinions {
-    /// (N) log-probabilities under the policy that is about to be trained.
-    pub old_logprobs: Vec<f32>,
-    /// (N) log-probabilities under the reference.
-    pub ref_logprobs: Vec<f32>,
-    /// (N) values before each token.
-    pub values: Vec<f32>,
-    /// (N) entropy of the policy's distribution before each token, in nats.
-    pub entropy: Vec<f32>,
 }
 
 /// How log-probabilities are taken: over the softmax at the sampling temperature, whole or renormalised over the nucleus that
@@ -54,53 +43,118 @@ impl Convention {
     }
 }
 
-impl Models {
-    /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches of the update. While
-    /// the policy has not moved it is its own reference, and one pass serves both. With `ahead`, the passes through the models that
-    /// this phase trains are those of the update, which goes on from them: for a rollout that is one microbatch.
-    pub fn opine(
-        &self,
-        rollout: &Rollout,
-        microbatches: &[Vec<usize>],
-        convention: Convention,
-        policy_moved: bool,
-        ahead: Option<Phase>,
-    ) -> (Opinions, Option<Ahead>) {
-        let mut opinions = Opinions::default();
-        let mut kept = None;
-        let one_pass = !policy_moved && self.policy.computes_like(&self.ref_policy);
-        let with_grad_if = |with: bool, pass: &dyn Fn() -> Tensor| if with { pass() } else { tch::no_grad(pass) };
-        for rows in microbatches {
-            let layout = rollout.layout(rows, self.policy.device());
-            let stats = |model: &CausalLm, hidden: &Tensor| {
-                convention.over(rollout, rows, |over| {
-                    model.logprobs(&hidden.detach(), &layout.tokens.to_device(model.device()), over)
-                })
-            };
-            let reference = (!one_pass).then(|| {
-                let hidden = tch::no_grad(|| before(&self.ref_policy, &layout));
-                host(&stats(&self.ref_policy, &hidden).logprobs)
-            });
-            let hidden = with_grad_if(ahead == Some(Phase::Ppo), &|| before(&self.policy, &layout));
-            let policy = stats(&self.policy, &hidden);
-            let logprobs = host(&policy.logprobs);
-            opinions.ref_logprobs.extend(reference.as_ref().unwrap_or(&logprobs));
-            opinions.old_logprobs.extend(logprobs);
-            opinions.entropy.extend(host(&policy.entropy));
-            let values = with_grad_if(ahead.is_some(), &|| values(&self.value_model, &layout));
-            opinions.values.extend(host(&values.detach()));
-            kept = ahead.map(|_| Ahead { hidden, values });
+/// Which forward pass gives the reference's log-probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReferencePass {
+    /// The reference's own.
+    Own,
+    /// The policy's, which has not moved yet, where both compute in one dtype; else the reference's own.
+    OfPolicy,
+}
+
+/// Forward passes of the evaluation that the first update reuses.
+pub struct ReusedForward {
+    /// The policy's, at the indices that predict response tokens (N); where the policy is trained.
+    pub policy: Option<Forward>,
+    /// The value model's.
+    pub value_model: ValueForward,
+}
+
+/// The value model's forward pass in training, at the indices that predict response tokens (N).
+pub struct ValueForward {
+    /// The value before every response token (N), differentiable.
+    pub values: Tensor,
+    /// What its backward pass needs.
+    pub forward: Forward,
+}
+
+/// What the models say of response tokens, flat (N), as it comes from the device.
+#[derive(Default)]
+struct FlatStats {
+    old_logprobs: Vec<f32>,
+    ref_logprobs: Vec<f32>,
+    values: Vec<f32>,
+    entropy: Vec<f32>,
+}
+
+impl FlatStats {
+    fn into_tables(self, lengths: &[usize]) -> RolloutStats {
+        RolloutStats {
+            old_logprobs: masked::table(&self.old_logprobs, lengths),
+            ref_logprobs: masked::table(&self.ref_logprobs, lengths),
+            values: masked::table(&self.values, lengths),
+            entropy: masked::table(&self.entropy, lengths),
         }
-        (opinions, kept)
     }
 }
 
-/// Passes of the first update that were taken when responses were judged, with their graphs.
-pub struct Ahead {
-    /// The policy's hidden states before each response token (N, D); with a graph only where the policy is trained.
-    pub hidden: Tensor,
-    /// Values before each response token (N).
-    pub values: Tensor,
+impl Models {
+    /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches of the update.
+    pub fn evaluate(
+        &self,
+        rollout: &Rollout,
+        microbatches: &[Rows],
+        convention: Convention,
+        reference: ReferencePass,
+    ) -> RolloutStats {
+        let mut stats = FlatStats::default();
+        for rows in microbatches {
+            self.evaluate_rows(rollout, rows, convention, reference, None, &mut stats);
+        }
+        stats.into_tables(&rollout.lengths())
+    }
+
+    /// As [`Models::evaluate`], for a rollout that is one microbatch and the first update's minibatch: the passes through the models
+    /// that `phase` trains record their graphs, and the update goes on from them.
+    pub fn evaluate_for_update(
+        &self,
+        rollout: &Rollout,
+        convention: Convention,
+        reference: ReferencePass,
+        phase: Phase,
+    ) -> (RolloutStats, ReusedForward) {
+        let mut stats = FlatStats::default();
+        let reused = self.evaluate_rows(rollout, &rollout.rows(), convention, reference, Some(phase), &mut stats);
+        (stats.into_tables(&rollout.lengths()), reused.expect("a phase trains the value model"))
+    }
+
+    /// Adds what the models say of the tokens of `rows`. Graphs are recorded for the models that `trained` trains.
+    fn evaluate_rows(
+        &self,
+        rollout: &Rollout,
+        rows: &[usize],
+        convention: Convention,
+        reference: ReferencePass,
+        trained: Option<Phase>,
+        stats: &mut FlatStats,
+    ) -> Option<ReusedForward> {
+        let layout = rollout.layout(rows, self.policy.device());
+        let is_shared = reference == ReferencePass::OfPolicy && self.policy.computes_like(&self.ref_policy);
+        let token_stats = |model: &CausalLm, hidden: &Tensor| {
+            convention.over(rollout, rows, |over| {
+                model.logprobs(&hidden.detach(), &layout.tokens.to_device(model.device()), over)
+            })
+        };
+        let ref_logprobs = (!is_shared).then(|| {
+            let hidden = hidden_before_tokens(&self.ref_policy, &layout);
+            host(&token_stats(&self.ref_policy, &hidden).logprobs)
+        });
+        let forward = (trained == Some(Phase::Ppo)).then(|| forward_before_tokens(&self.policy, &layout));
+        let policy = match &forward {
+            Some(forward) => token_stats(&self.policy, &forward.hidden),
+            None => token_stats(&self.policy, &hidden_before_tokens(&self.policy, &layout)),
+        };
+        let logprobs = host(&policy.logprobs);
+        stats.ref_logprobs.extend(ref_logprobs.as_ref().unwrap_or(&logprobs));
+        stats.old_logprobs.extend(logprobs);
+        stats.entropy.extend(host(&policy.entropy));
+        let value_model = trained.map(|_| ValueForward::before_tokens(&self.value_model, &layout));
+        stats.values.extend(match &value_model {
+            Some(forward) => host(&forward.values.detach()),
+            None => host(&values_before_tokens(&self.value_model, &layout)),
+        });
+        value_model.map(|value_model| ReusedForward { policy: forward, value_model })
+    }
 }
 
 /// Raw scores of the rows of `microbatches`: a reward model at the end token, or where `reading` says.
@@ -110,30 +164,45 @@ pub struct Ahead {
 pub fn score(
     reward_model: &ScalarModel,
     rollout: &Rollout,
-    microbatches: &[Vec<usize>],
+    microbatches: &[Rows],
     end_id: i64,
     reading: &Reading,
 ) -> Vec<f64> {
     let _no_grad = tch::no_grad_guard();
     let mut scores = Vec::new();
     for rows in microbatches {
-        let (flat, ends) = rollout.scored(rows, end_id, reading, reward_model.device());
+        let (flat, ends) = rollout.reward_model_batch(rows, end_id, reading, reward_model.device());
         let hidden = reward_model.hidden_at(&flat, &ends, None); // (rows, D)
         scores.extend(host(&reward_model.scalars(&hidden)).into_iter().map(f64::from));
     }
     scores
 }
 
-/// The policy's hidden states before every response token (N, D), differentiable.
-pub fn before(model: &CausalLm, layout: &Layout) -> Tensor {
-    model.hidden_at(&layout.flat, &layout.before.to_device(model.device()), None)
+/// The policy's hidden states before every response token (N, D).
+fn hidden_before_tokens(model: &CausalLm, layout: &Layout) -> Tensor {
+    model.hidden_at(&layout.flat, &layout.predict_indices.to_device(model.device()), None)
 }
 
-/// The value before every response token (N), differentiable.
-pub fn values(model: &ScalarModel, layout: &Layout) -> Tensor {
-    model.scalars(&model.hidden_at(&layout.flat, &layout.before.to_device(model.device()), None))
+/// The policy's forward pass in training, at the indices that predict response tokens.
+pub fn forward_before_tokens(model: &CausalLm, layout: &Layout) -> Forward {
+    model.forward_train(&layout.flat, Some(&layout.predict_indices.to_device(model.device())), None)
+}
+
+/// The value before every response token (N).
+fn values_before_tokens(model: &ScalarModel, layout: &Layout) -> Tensor {
+    let indices = layout.predict_indices.to_device(model.device());
+    tch::no_grad(|| model.scalars(&model.hidden_at(&layout.flat, &indices, None)))
+}
+
+impl ValueForward {
+    /// A forward pass over a layout.
+    pub fn before_tokens(model: &ScalarModel, layout: &Layout) -> Self {
+        let indices = layout.predict_indices.to_device(model.device());
+        let forward = model.forward_train(&layout.flat, Some(&indices), None);
+        Self { values: model.scalars(&forward.hidden), forward }
+    }
 }
 
 fn host(tensor: &Tensor) -> Vec<f32> {
-    Vec::try_from(tensor.to_kind(Kind::Float).to_device(tch::Device::Cpu)).expect("a flat fp32 tensor")
+    Vec::try_from(tensor.to_kind(Kind::Float).to_device(HOST)).expect("a flat fp32 tensor")
 }

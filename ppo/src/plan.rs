@@ -1,16 +1,17 @@
 //! `align plan` for PPO: what its three phases need of memory and arithmetic. Responses are taken as long as they may be.
 
-use align_core::error::Result;
+use align_kernels::HOST;
 use align_kernels::batch::microbatches;
 use align_kernels::kind_of;
 use align_model::Writing;
 use align_model::{Face, Header, ModelOptions};
 use align_train::footprint::{Held, Outline, Phase, STEPS, Work, resident};
-use tch::Device;
+use align_train::stage::Stage;
 
 use crate::config::PpoConfig;
 use crate::rollout::layout;
-use crate::run::{check, outset};
+use crate::session::{frozen, trained};
+use crate::stage::Ppo;
 use crate::train::rollout_rows;
 
 /// The models, as a run holds them.
@@ -28,44 +29,27 @@ impl Models {
     }
 }
 
-/// Plans what `align ppo` would run.
-///
-/// # Errors
-/// As [`crate::ppo`] before its first step.
-pub fn plan(config: &PpoConfig) -> Result<Outline> {
-    let inputs = check(config)?;
-    let held = |header: &Header, trainable: bool, has_lm_head: bool| Held {
-        config: header.config.clone(),
-        options: ModelOptions {
-            device: Device::Cpu,
-            compute: kind_of(if trainable { config.models.dtype } else { config.frozen_dtype() }),
-            trainable,
-            recompute_layers: trainable && config.models.recompute_layers,
-        },
-        has_lm_head,
-        dropout: false,
-        written: Writing::of(config.run.result_dtype, if has_lm_head { Face::CausalLm } else { Face::Scalar }, 0).dtype,
-    };
-    let (policy, reward) = (&inputs.policy.header, &inputs.reward.header);
+/// A step's needs.
+pub(crate) fn estimate(stage: Ppo) -> Outline {
+    let outset = stage.outset();
+    let Ppo { config, policy, reward, data, .. } = stage;
+    let (policy, reward) = (&policy.header, &reward.header);
     let models = Models {
-        policy: held(policy, true, true),
-        reference: held(policy, false, true),
-        value: held(reward, true, false),
-        reward: held(reward, false, false),
-        second: config.reward.second.as_ref().map(|_| held(reward, false, false)),
+        policy: held(&config, policy, trained(&config, HOST), Face::CausalLm),
+        reference: held(&config, policy, frozen(&config, HOST), Face::CausalLm),
+        value: held(&config, reward, trained(&config, HOST), Face::Scalar),
+        reward: held(&config, reward, frozen(&config, HOST), Face::Scalar),
+        second: config.reward.second.as_ref().map(|_| held(&config, reward, frozen(&config, HOST), Face::Scalar)),
     };
-    let batches = config.batches(inputs.data.prompts.tokens.len());
+    let batches = config.batches(data.prompts.tokens.len());
     // The step with the most prompt tokens.
-    let lengths =
-        |step: u64| -> Vec<usize> { batches.rows(step).map(|row| inputs.data.prompts.tokens[row].len()).collect() };
+    let lengths = |step: u64| -> Vec<usize> { batches.rows(step).map(|row| data.prompts.tokens[row].len()).collect() };
     let steps = 0..batches.steps().min(STEPS);
     let prompts = steps.map(lengths).max_by_key(|lengths| lengths.iter().sum::<usize>()).unwrap_or_default();
     let samples = config.rollout.responses_per_prompt;
     let step_tokens = prompts.iter().map(|prompt| samples * (prompt + config.rollout.max_response_tokens)).sum();
-    let has_text = !inputs.data.documents.is_empty();
-    let outset = outset(config, &inputs);
-    let config = config.clone();
-    Ok(Outline {
+    let has_text = !data.documents.is_empty();
+    Outline {
         stage: "ppo",
         outset,
         compute: kind_of(config.models.dtype),
@@ -76,7 +60,17 @@ pub fn plan(config: &PpoConfig) -> Result<Outline> {
             let step = Step { config: &config, models: &models, prompts: &prompts, has_text, microbatch_tokens };
             vec![step.rollout(), step.score(), step.update(), step.save()]
         }),
-    })
+    }
+}
+
+fn held(config: &PpoConfig, header: &Header, options: ModelOptions, face: Face) -> Held {
+    Held {
+        config: header.config.clone(),
+        options,
+        has_lm_head: face == Face::CausalLm,
+        dropout: false,
+        written: Writing::of(config.run.result_dtype, face, 0).dtype,
+    }
 }
 
 /// A step whose responses are all as long as they may be.
@@ -230,7 +224,7 @@ impl Step<'_> {
     fn work(prompts: &[usize], samples: usize, response: usize) -> Work {
         let token = vec![0i64; prompts.iter().copied().max().unwrap_or(0).max(response)];
         let groups = prompts.iter().map(|prompt| (&token[..*prompt], vec![&token[..response]; samples]));
-        let layout = layout(groups, Device::Cpu);
+        let layout = layout(groups, HOST);
         Work::of(&layout.flat, samples * prompts.len() * response)
     }
 }

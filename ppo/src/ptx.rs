@@ -94,14 +94,16 @@ mod tests {
     use std::path::Path;
 
     use align_model::{ModelOptions, ScalarModel};
-    use tch::{Device, Kind};
+    use tch::Kind;
+
+    use align_kernels::HOST;
 
     use super::*;
 
     const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_models/qwen2_tied_gqa");
 
     fn options() -> ModelOptions {
-        ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: true, recompute_layers: false }
+        ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers: false }
     }
 
     #[test]

@@ -1,33 +1,24 @@
 //! What one step worked on, in full: enough to compute its numbers again by other means.
 
+use std::rc::Rc;
+
 use align_core::error::{Error, Result};
 use align_model::generate::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::models::Opinions;
+use crate::masked::{self, Table, mask};
+use crate::rewards::kl_k1;
 use crate::rollout::Rollout;
+use crate::trajectory::{RolloutStats, Trajectory};
 
-/// A step's rollout, what the models thought of it, and the targets that were made of that. Vectors over response tokens (N) are in
-/// the order of rows.
+/// A step's trajectory, and the optimiser steps that were taken on it.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The step, 0-based.
     pub step: u64,
-    /// Prompts and responses.
-    pub rollout: Rollout,
-    /// (N) log-probabilities and values before the update.
-    pub opinions: Opinions,
-    /// (B) raw scores.
-    pub scores: Vec<f64>,
-    /// (B) scores after missing-end handling, normalising and clipping.
-    pub scores_shaped: Vec<f64>,
-    /// (N) per-token rewards: KL penalty, and the score at the end.
-    pub rewards: Vec<f32>,
-    /// (N) advantages, whitened where the config says so.
-    pub advantages: Vec<f32>,
-    /// (N) what the value model learns.
-    pub returns: Vec<f32>,
+    /// Prompts, responses, and what was found about them.
+    pub trajectory: Rc<Trajectory>,
     /// The optimiser steps so far.
     pub minibatches: Vec<Minibatch>,
 }
@@ -44,16 +35,10 @@ pub struct Minibatch {
 impl Record {
     /// As records/step-….json has it: per response, then per token.
     pub fn to_json(&self) -> Value {
-        let (rollout, opinions) = (&self.rollout, &self.opinions);
-        let lengths = rollout.lengths();
-        let by_row = |flat: &[f32]| {
-            let mut rest = flat;
-            let mut take = |length: &usize| {
-                let (row, others) = rest.split_at(*length);
-                rest = others;
-                row.to_vec()
-            };
-            lengths.iter().map(&mut take).collect::<Vec<Vec<f32>>>()
+        let trajectory = &*self.trajectory;
+        let Trajectory { rollout, stats, .. } = trajectory;
+        let by_row = |table: &Table| -> Vec<Vec<f32>> {
+            rollout.rows().into_iter().map(|row| trajectory.flat(table, &[row])).collect()
         };
         let tokens: Vec<&[i64]> = rollout.responses.iter().map(|response| response.tokens.as_slice()).collect();
         let nucleus: Vec<_> = rollout.responses.iter().map(|response| response.nucleus.clone()).collect();
@@ -66,19 +51,19 @@ impl Record {
             "responses_per_prompt": rollout.samples,
             "responses": tokens,
             "nucleus": nucleus,
-            "scores": self.scores,
-            "scores_shaped": self.scores_shaped,
-            "old_logprobs": by_row(&opinions.old_logprobs),
-            "ref_logprobs": by_row(&opinions.ref_logprobs),
-            "values": by_row(&opinions.values),
-            "rewards": by_row(&self.rewards),
-            "advantages": by_row(&self.advantages),
-            "returns": by_row(&self.returns),
+            "scores": trajectory.scores,
+            "scores_shaped": trajectory.normalized_scores,
+            "old_logprobs": by_row(&stats.old_logprobs),
+            "ref_logprobs": by_row(&stats.ref_logprobs),
+            "values": by_row(&stats.values),
+            "rewards": by_row(&trajectory.rewards),
+            "advantages": by_row(&trajectory.advantages),
+            "returns": by_row(&trajectory.returns),
             "minibatches": minibatches,
         })
     }
 
-    /// Reads back what [`Record::to_json`] wrote, the entropies aside; a `null` is no number.
+    /// Reads back what [`Record::to_json`] wrote; a `null` is NaN, and so are the entropies, which are not written.
     ///
     /// # Errors
     /// [`Error::Invalid`] when something is missing.
@@ -87,30 +72,42 @@ impl Record {
             .map_err(|error| Error::invalid("worked_on", format!("{error}, expected what a step of ppo records")))?;
         let mut nucleus = written.nucleus.into_iter();
         let response = |tokens| Response { tokens, ended: false, nucleus: nucleus.next().unwrap_or_default() };
+        let rollout = Rollout {
+            prompt_rows: written.prompt_rows,
+            prompts: written.prompts,
+            samples: written.responses_per_prompt,
+            responses: written.responses.into_iter().map(response).collect(),
+        };
+        let lengths = rollout.lengths();
         let number = |number: Option<f64>| number.unwrap_or(f64::NAN);
-        let flat = |rows: Vec<Vec<Option<f64>>>| rows.concat().into_iter().map(|x| number(x) as f32).collect();
+        let table = |key: &str, rows: Vec<Vec<Option<f64>>>| -> Result<Table> {
+            if !rows.iter().map(Vec::len).eq(lengths.iter().copied()) {
+                let what = format!("has another number of `{key}` than of tokens, expected what a step of ppo records");
+                return Err(Error::invalid("worked_on", what));
+            }
+            let flat: Vec<f32> = rows.concat().into_iter().map(|x| number(x) as f32).collect();
+            Ok(masked::table(&flat, &lengths))
+        };
         let whole = |numbers: Vec<Option<f64>>| numbers.into_iter().map(number).collect();
-        Ok(Self {
-            step: written.step,
-            rollout: Rollout {
-                prompt_rows: written.prompt_rows,
-                prompts: written.prompts,
-                samples: written.responses_per_prompt,
-                responses: written.responses.into_iter().map(response).collect(),
-            },
-            opinions: Opinions {
-                old_logprobs: flat(written.old_logprobs),
-                ref_logprobs: flat(written.ref_logprobs),
-                values: flat(written.values),
-                entropy: Vec::new(),
-            },
+        let response_mask = mask(&lengths);
+        let stats = RolloutStats {
+            old_logprobs: table("old_logprobs", written.old_logprobs)?,
+            ref_logprobs: table("ref_logprobs", written.ref_logprobs)?,
+            values: table("values", written.values)?,
+            entropy: Table::from_elem(response_mask.raw_dim(), f64::NAN),
+        };
+        let trajectory = Trajectory {
             scores: whole(written.scores),
-            scores_shaped: whole(written.scores_shaped),
-            rewards: flat(written.rewards),
-            advantages: flat(written.advantages),
-            returns: flat(written.returns),
-            minibatches: written.minibatches,
-        })
+            normalized_scores: whole(written.scores_shaped),
+            kl: kl_k1(&stats.old_logprobs, &stats.ref_logprobs, &response_mask),
+            rewards: table("rewards", written.rewards)?,
+            advantages: table("advantages", written.advantages)?,
+            returns: table("returns", written.returns)?,
+            rollout,
+            response_mask,
+            stats,
+        };
+        Ok(Self { step: written.step, trajectory: Rc::new(trajectory), minibatches: written.minibatches })
     }
 }
 
@@ -142,32 +139,42 @@ mod tests {
     fn a_record_is_read_back_as_it_was_written() {
         let response =
             |tokens: &[i64]| Response { tokens: tokens.to_vec(), ended: false, nucleus: vec![vec![5]; tokens.len()] };
-        let record = Record {
-            step: 6,
-            rollout: Rollout {
-                prompt_rows: vec![3],
-                prompts: vec![vec![7, 8]],
-                samples: 2,
-                responses: vec![response(&[1, 2, 3]), response(&[4])],
-            },
-            opinions: Opinions {
-                old_logprobs: vec![-0.1, -1.2e-7, -3.3, f32::NAN],
-                ref_logprobs: vec![-0.2, -1.0 / 3.0, -3.4, -0.7],
-                values: vec![0.1, 0.2, 0.3, 1e30],
-                entropy: Vec::new(),
+        let rollout = Rollout {
+            prompt_rows: vec![3],
+            prompts: vec![vec![7, 8]],
+            samples: 2,
+            responses: vec![response(&[1, 2, 3]), response(&[4])],
+        };
+        let table = |flat: [f32; 4]| masked::table(&flat, &[3, 1]);
+        let trajectory = Trajectory {
+            response_mask: mask(&[3, 1]),
+            stats: RolloutStats {
+                old_logprobs: table([-0.1, -1.2e-7, -3.3, f32::NAN]),
+                ref_logprobs: table([-0.2, -1.0 / 3.0, -3.4, -0.7]),
+                values: table([0.1, 0.2, 0.3, 1e30]),
+                entropy: table([f32::NAN; 4]),
             },
             scores: vec![1.0 / 3.0, f64::NAN],
-            scores_shaped: vec![0.1, f64::NAN],
-            rewards: vec![0.0, 0.5, 0.25, f32::NAN],
-            advantages: vec![-1.0, 0.7, 0.3, 0.0],
-            returns: vec![0.9, 0.8, 0.7, 0.6],
-            minibatches: vec![Minibatch { rows: vec![0, 1], ptx: vec![vec![9, 9, 4]] }],
+            normalized_scores: vec![0.1, f64::NAN],
+            kl: table([0.0; 4]),
+            rewards: table([0.0, 0.5, 0.25, f32::NAN]),
+            advantages: table([-1.0, 0.7, 0.3, 0.0]),
+            returns: table([0.9, 0.8, 0.7, 0.6]),
+            rollout,
         };
+        let minibatches = vec![Minibatch { rows: vec![0, 1], ptx: vec![vec![9, 9, 4]] }];
+        let record = Record { step: 6, trajectory: Rc::new(trajectory), minibatches };
         let written = record.to_json();
         let read = Record::from_json(&serde_json::from_str(&written.to_string()).unwrap()).unwrap();
         assert_eq!(read.to_json(), written);
-        assert_eq!(read.opinions.old_logprobs[..3], record.opinions.old_logprobs[..3]);
-        assert!(read.opinions.old_logprobs[3].is_nan() && read.scores[1].is_nan());
+        let (read, recorded) = (&read.trajectory, &record.trajectory);
+        assert_eq!(read.flat(&read.stats.old_logprobs, &[0]), recorded.flat(&recorded.stats.old_logprobs, &[0]));
+        assert!(read.stats.old_logprobs[(1, 0)].is_nan() && read.scores[1].is_nan());
+        let mut torn = written.clone();
+        torn["values"][0] = json!([0.1]);
+        assert!(
+            Record::from_json(&torn).unwrap_err().to_string().contains("another number of `values` than of tokens")
+        );
         assert!(
             Record::from_json(&Value::Null).unwrap_err().to_string().contains("expected what a step of ppo records")
         );

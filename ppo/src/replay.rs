@@ -4,16 +4,22 @@ use align_core::error::Result;
 use align_kernels::batch::FlatBatch;
 use align_model::{CausalLm, Over, ScalarModel};
 use align_run::run::{Failure, Recorded};
-use align_train::stage::{Examination, Part, Quantity, Trainer as _, gradients, merge};
+use align_train::stage::{Examination, Part, Quantity, Replay, Trainer as _, gradients, merge};
 use tch::Tensor;
 
 use crate::record::Record;
-use crate::run::Session;
+use crate::session::Session;
 use crate::train::Trainer;
 
-/// Repeats the step, or, where it had updated something before it failed, the optimiser step in which it did: on the recorded responses,
-/// since the policy that wrote them is gone.
-pub(crate) fn examine(session: &mut Session, recorded: &Recorded) -> Result<Examination> {
+impl Replay for Session {
+    /// Repeats the step, or, where it had updated something before it failed, the optimiser step in which it did: on the recorded
+    /// responses, since the policy that wrote them is gone.
+    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
+        examine(self, recorded)
+    }
+}
+
+fn examine(session: &mut Session, recorded: &Recorded) -> Result<Examination> {
     let step = recorded.done - 1;
     let record = (!recorded.worked_on.is_null()).then(|| Record::from_json(&recorded.worked_on)).transpose()?;
     let later_update = record.filter(|record| record.minibatches.len() > 1);
@@ -36,16 +42,17 @@ pub(crate) fn examine(session: &mut Session, recorded: &Recorded) -> Result<Exam
         found.parts[3].gradients = gradients(trainer.models.value_model.parameters());
     }
     if let Some(record) = &trainer.record {
-        let opinions = &record.opinions;
+        let trajectory = &*record.trajectory;
+        let flat = |name: &str, table| Quantity::of_slice(name, &trajectory.flat(table, &trajectory.rollout.rows()));
         found.quantities = vec![
-            Quantity::of_slice("scores", &record.scores),
-            Quantity::of_slice("scores, shaped", &record.scores_shaped),
-            Quantity::of_slice("old log-probabilities", &opinions.old_logprobs),
-            Quantity::of_slice("reference's log-probabilities", &opinions.ref_logprobs),
-            Quantity::of_slice("values", &opinions.values),
-            Quantity::of_slice("rewards", &record.rewards),
-            Quantity::of_slice("advantages", &record.advantages),
-            Quantity::of_slice("returns", &record.returns),
+            Quantity::of_slice("scores", &trajectory.scores),
+            Quantity::of_slice("scores, shaped", &trajectory.normalized_scores),
+            flat("old log-probabilities", &trajectory.stats.old_logprobs),
+            flat("reference's log-probabilities", &trajectory.stats.ref_logprobs),
+            flat("values", &trajectory.stats.values),
+            flat("rewards", &trajectory.rewards),
+            flat("advantages", &trajectory.advantages),
+            flat("returns", &trajectory.returns),
         ];
     }
     Ok(found)
@@ -68,35 +75,35 @@ fn parts(trainer: &Trainer, step: u64) -> Vec<Part> {
         }
         return vec![policy, reference, reward, value];
     };
-    let rollout = &record.rollout;
-    let rows: Vec<usize> = (0..rollout.responses.len()).collect();
-    for rows in rollout.fill(&rows, tokens) {
+    let rollout = &record.trajectory.rollout;
+    for rows in rollout.split_into_microbatches(&rollout.rows(), tokens) {
         let layout = rollout.layout(&rows, models.policy.device());
         for (part, model) in [(&mut policy, &models.policy), (&mut reference, &models.ref_policy)] {
-            show_logits(part, model, &layout.flat, &layout.before);
+            show_logits(part, model, &layout.flat, &layout.predict_indices);
         }
-        let (scored, ends) = rollout.scored(&rows, trainer.end_id, &trainer.reading, models.reward_model.device());
-        show_scalars(&mut reward, &models.reward_model, &scored, &ends);
-        show_scalars(&mut value, &models.value_model, &layout.flat, &layout.before);
+        let (flat, ends) =
+            rollout.reward_model_batch(&rows, trainer.end_id, &trainer.reading, models.reward_model.device());
+        show_scalars(&mut reward, &models.reward_model, &flat, &ends);
+        show_scalars(&mut value, &models.value_model, &layout.flat, &layout.predict_indices);
     }
     vec![policy, reference, reward, value]
 }
 
-fn show_logits(part: &mut Part, model: &CausalLm, flat: &FlatBatch, places: &Tensor) {
+fn show_logits(part: &mut Part, model: &CausalLm, flat: &FlatBatch, indices: &Tensor) {
     let mut shown = Vec::new();
     let mut see = |name, tensor: &Tensor| shown.push(Quantity::of(name, tensor));
-    let hidden = model.trace(flat, None, &mut see).index_select(0, &places.to_device(model.device()));
-    // Of any token: its log-probability is no number when a logit is none.
+    let hidden = model.trace(flat, None, &mut see).index_select(0, &indices.to_device(model.device()));
+    // Any token serves: one NaN logit makes every log-probability NaN.
     let targets = Tensor::zeros([hidden.size()[0]], (tch::Kind::Int64, model.device()));
     see("log-probability of token 0".to_owned(), &model.logprobs(&hidden, &targets, &Over::full()).logprobs);
     merge(&mut part.activations, shown);
     part.tokens += flat.len();
 }
 
-fn show_scalars(part: &mut Part, model: &ScalarModel, flat: &FlatBatch, places: &Tensor) {
+fn show_scalars(part: &mut Part, model: &ScalarModel, flat: &FlatBatch, indices: &Tensor) {
     let mut shown = Vec::new();
     let mut see = |name, tensor: &Tensor| shown.push(Quantity::of(name, tensor));
-    let hidden = model.trace(flat, None, &mut see).index_select(0, &places.to_device(model.device()));
+    let hidden = model.trace(flat, None, &mut see).index_select(0, &indices.to_device(model.device()));
     see("scalars".to_owned(), &tch::no_grad(|| model.scalars(&hidden)));
     merge(&mut part.activations, shown);
     part.tokens += flat.len();

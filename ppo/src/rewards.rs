@@ -16,7 +16,7 @@ pub enum MissingEnd {
     Replace,
 }
 
-/// The scores after responses without an end got what they deserve; scores of ended responses stay.
+/// The scores after responses without an end are penalised; scores of ended responses stay.
 ///
 /// # Shapes
 /// `scores` and `ended` (B) → (B).
@@ -109,7 +109,7 @@ pub fn clip_scores(scores: &[f64], clip: Option<f64>) -> Vec<f64> {
 
 /// What turns raw scores into the ones that are rewarded.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ScoreShaping {
+pub struct ScoreNormalization {
     /// What becomes of responses without an end.
     pub missing_end: MissingEnd,
     /// The number [`MissingEnd`] subtracts or puts in place.
@@ -120,13 +120,13 @@ pub struct ScoreShaping {
     pub clip: Option<f64>,
 }
 
-impl ScoreShaping {
+impl ScoreNormalization {
     /// The scores to reward, in this order: missing ends, running statistics (which see the scores after missing ends were
     /// handled, and this batch before it is normalised), normalising, clipping.
     ///
     /// # Shapes
     /// `scores` and `ended` (B) → (B).
-    pub fn shape(&self, scores: &[f64], ended: &[bool], moments: &mut RunningMoments) -> Vec<f64> {
+    pub fn apply(&self, scores: &[f64], ended: &[bool], moments: &mut RunningMoments) -> Vec<f64> {
         let scores = apply_missing_end(scores, ended, self.missing_end, self.missing_end_value);
         moments.update(&scores);
         clip_scores(&moments.normalize(&scores, self.normalize), self.clip)

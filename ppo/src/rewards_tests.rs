@@ -53,30 +53,30 @@ fn a_missing_end_costs_exactly_its_value() {
 
 #[test]
 fn running_statistics_include_the_batch_and_weigh_all_alike() {
-    let shaping = ScoreShaping {
+    let shaping = ScoreNormalization {
         missing_end: MissingEnd::None,
         missing_end_value: 1.0,
         normalize: Normalize::RunningMean,
         clip: None,
     };
     let mut moments = RunningMoments::new();
-    close(&shaping.shape(&[1.0, 3.0], &[true; 2], &mut moments), &[-1.0, 1.0]);
+    close(&shaping.apply(&[1.0, 3.0], &[true; 2], &mut moments), &[-1.0, 1.0]);
     // mean of 1, 3, 8 is 4
-    close(&shaping.shape(&[8.0], &[true], &mut moments), &[4.0]);
+    close(&shaping.apply(&[8.0], &[true], &mut moments), &[4.0]);
     assert_eq!(moments.count(), 3);
     close(&[moments.mean(), moments.variance()], &[4.0, 26.0 / 3.0]);
 }
 
 #[test]
 fn shaping_penalises_then_normalises_then_clips() {
-    let shaping = ScoreShaping {
+    let shaping = ScoreNormalization {
         missing_end: MissingEnd::Subtract,
         missing_end_value: 1.0,
         normalize: Normalize::RunningMean,
         clip: Some(2.0),
     };
     // after the penalty 5, 1, 0, of mean 2: 3 is clipped
-    close(&shaping.shape(&[5.0, 2.0, 0.0], &[true, false, true], &mut RunningMoments::new()), &[2.0, -1.0, -2.0]);
+    close(&shaping.apply(&[5.0, 2.0, 0.0], &[true, false, true], &mut RunningMoments::new()), &[2.0, -1.0, -2.0]);
 }
 
 #[test]

@@ -21,15 +21,15 @@ pub struct Rollout {
     pub responses: Vec<Response>,
 }
 
-/// Responses laid out flat for one forward pass: every prompt once, its responses behind it.
+/// Responses laid out flat for one forward pass: every prompt once, its responses after it.
 ///
-/// N is the number of response tokens. Entry t of every (N) tensor is about response token t; it is read at the place of the
-/// token before it.
+/// N is the number of response tokens. Entry t of every (N) tensor belongs to response token t and is computed from the hidden state one
+/// token earlier.
 pub struct Layout {
     /// The flat batch.
     pub flat: FlatBatch,
-    /// (N) place of the token before each response token.
-    pub before: Tensor,
+    /// (N) index of the token before each response token, at which it is predicted.
+    pub predict_indices: Tensor,
     /// (N) the response tokens.
     pub tokens: Tensor,
     /// Per response, in order: its range in the (N) tensors.
@@ -38,15 +38,16 @@ pub struct Layout {
 
 /// Lays out `(prompt, responses)` groups.
 pub fn layout<'a>(groups: impl IntoIterator<Item = (&'a [i64], Vec<&'a [i64]>)>, device: Device) -> Layout {
-    let (mut flat, mut before, mut tokens, mut ranges) = (FlatBatch::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut flat, mut predict_indices, mut tokens) = (FlatBatch::new(), Vec::new(), Vec::new());
+    let mut ranges = Vec::new();
     for (prompt, responses) in groups {
         let prefix = flat.push(prompt, None);
         let last_of_prompt = flat.len() as i64 - 1;
         for response in responses {
             let start = tokens.len();
             let offset = flat.len() as i64;
-            before.push(last_of_prompt);
-            before.extend((0..response.len() as i64 - 1).map(|token| offset + token));
+            predict_indices.push(last_of_prompt);
+            predict_indices.extend((0..response.len() as i64 - 1).map(|token| offset + token));
             tokens.extend_from_slice(response);
             ranges.push(start..tokens.len());
             if response.len() > 1 {
@@ -55,7 +56,7 @@ pub fn layout<'a>(groups: impl IntoIterator<Item = (&'a [i64], Vec<&'a [i64]>)>,
         }
     }
     let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
-    Layout { flat, before: tensor(&before), tokens: tensor(&tokens), ranges }
+    Layout { flat, predict_indices: tensor(&predict_indices), tokens: tensor(&tokens), ranges }
 }
 
 /// How a reward model reads what the policy writes, where that is not to the token the same.
@@ -83,12 +84,26 @@ impl Rollout {
         self.responses.iter().map(|response| response.tokens.len()).collect()
     }
 
+    /// All rows (B), in order.
+    pub fn rows(&self) -> Rows {
+        (0..self.responses.len()).collect()
+    }
+
+    /// Response tokens of some rows.
+    pub fn num_tokens(&self, rows: &[usize]) -> usize {
+        rows.iter().map(|row| self.responses[*row].tokens.len()).sum()
+    }
+
+    /// (B) whether each response ends with the end token.
+    pub fn ended(&self, end_id: i64) -> Vec<bool> {
+        self.responses.iter().map(|response| response.tokens.last() == Some(&end_id)).collect()
+    }
+
     /// Cuts ordered rows into microbatches of whole prompt groups: up to `microbatch_tokens`, a longer group alone.
-    pub fn fill(&self, rows: &[usize], microbatch_tokens: usize) -> Vec<Rows> {
+    pub fn split_into_microbatches(&self, rows: &[usize], microbatch_tokens: usize) -> Vec<Rows> {
         let groups: Vec<&[usize]> = self.by_prompt(rows).collect();
-        let response_tokens = |rows: &[usize]| rows.iter().map(|row| self.responses[*row].tokens.len()).sum::<usize>();
         let lengths: Vec<usize> =
-            groups.iter().map(|rows| self.prompts[rows[0] / self.samples].len() + response_tokens(rows)).collect();
+            groups.iter().map(|rows| self.prompts[rows[0] / self.samples].len() + self.num_tokens(rows)).collect();
         microbatches(&lengths, microbatch_tokens).into_iter().map(|range| groups[range].concat()).collect()
     }
 
@@ -102,8 +117,14 @@ impl Rollout {
     }
 
     /// What the reward model reads: whole responses, each ending with the chat format's end token, which is appended where the
-    /// policy did not write it, and with what `reading` has behind it. Returns the batch and the place of every response's last token.
-    pub fn scored(&self, rows: &[usize], end_id: i64, reading: &Reading, device: Device) -> (FlatBatch, Tensor) {
+    /// policy did not write it, and with what `reading` has after it. Returns the batch and the index of every response's last token.
+    pub fn reward_model_batch(
+        &self,
+        rows: &[usize],
+        end_id: i64,
+        reading: &Reading,
+        device: Device,
+    ) -> (FlatBatch, Tensor) {
         let (mut flat, mut ends) = (FlatBatch::new(), Vec::new());
         for rows in self.by_prompt(rows) {
             let prompt = &self.prompts[rows[0] / self.samples];
@@ -129,13 +150,15 @@ impl Rollout {
 
 #[cfg(test)]
 mod tests {
+    use align_kernels::HOST;
+
     use super::*;
 
     #[test]
-    fn a_response_token_is_read_at_the_place_before_it() {
-        let layout = layout([(&[7, 8, 9][..], vec![&[1, 2, 3][..], &[4][..]])], Device::Cpu);
+    fn a_response_token_is_predicted_at_the_index_before_it() {
+        let layout = layout([(&[7, 8, 9][..], vec![&[1, 2, 3][..], &[4][..]])], HOST);
         assert_eq!(layout.flat.tokens(), &[7, 8, 9, 1, 2]);
-        assert_eq!(Vec::<i64>::try_from(&layout.before).unwrap(), vec![2, 3, 4, 2]);
+        assert_eq!(Vec::<i64>::try_from(&layout.predict_indices).unwrap(), vec![2, 3, 4, 2]);
         assert_eq!(Vec::<i64>::try_from(&layout.tokens).unwrap(), vec![1, 2, 3, 4]);
         assert_eq!(layout.ranges, vec![0..3, 3..4]);
         assert_eq!(layout.flat.positions(), &[0, 1, 2, 3, 4]);
@@ -150,12 +173,12 @@ mod tests {
             samples: 2,
             responses: vec![response(&[1, 5], true), response(&[2, 0], true)],
         };
-        let (flat, ends) = rollout.scored(&[0, 1], 5, &Reading::default(), Device::Cpu);
+        let (flat, ends) = rollout.reward_model_batch(&[0, 1], 5, &Reading::default(), HOST);
         assert_eq!(flat.tokens(), &[7, 8, 1, 5, 2, 0, 5]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![3, 6]);
         // A reward model that renders prompts in another way, and is read behind the end token.
         let reading = Reading { prompts: [(vec![7, 8], vec![9, 9, 8])].into(), tokens_after_end: vec![6] };
-        let (flat, ends) = rollout.scored(&[0, 1], 5, &reading, Device::Cpu);
+        let (flat, ends) = rollout.reward_model_batch(&[0, 1], 5, &reading, HOST);
         assert_eq!(flat.tokens(), &[9, 9, 8, 1, 5, 6, 2, 0, 5, 6]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![5, 9]);
     }

@@ -1,37 +1,28 @@
-//! The trainer: one PPO step on one screen, and the update inside it.
+//! The trainer: one PPO step on one screen.
 
+use std::rc::Rc;
 use std::time::Instant;
 
-use crate::masked::{self, mask, table};
-use align_core::error::{Error, Result, finite};
-use align_core::random::{self, Permutation, Purpose};
+use align_core::error::{Error, Result};
+use align_core::random::{self, Purpose};
 use align_data::Batches;
-use align_model::CausalLm;
-use align_model::generate::{Sampling, generate};
-use align_run::metrics::Metrics;
-use align_tokens::LmRow;
-use align_train::optim::{AdamW, clip_scale};
-use tch::Tensor;
+use align_model::generate::{Response, Sampling, generate};
+use align_model::{CausalLm, ScalarModel};
+use align_train::optim::AdamW;
 
-use crate::config::PpoConfig;
-use crate::gae::{GaeParams, gae};
-use crate::loss::{PolicyStats, explained_variance, policy_loss, value_loss};
-use crate::models::{Ahead, Convention, Models, Opinions, before, score, values};
-use crate::ptx::{PtxStream, add_grads, ptx_backward, take_grads};
-use crate::record::{Minibatch, Record};
+use crate::config::{Phase, PpoConfig};
+use crate::gae::{Credit, GaeParams, gae};
+use crate::masked::{self, mask};
+use crate::models::{Convention, Models, ReferencePass, ReusedForward, score};
+use crate::ptx::PtxStream;
+use crate::record::Record;
 use crate::rewards::{
-    KlController, RunningMoments, ScoreShaping, kl_k1, kl_k3, kl_per_response, token_rewards, value_shift,
+    KlController, RunningMoments, ScoreNormalization, kl_k1, kl_per_response, token_rewards, value_shift,
 };
-use crate::rollout::{Reading, Rollout, Rows};
-
-/// What a step trains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// The value model alone: policy, its moments and its schedule stay as they are.
-    ValueWarmup,
-    /// Policy and value model.
-    Ppo,
-}
+use crate::rollout::{Reading, Rollout};
+use crate::statistics::{Seconds, StepReport};
+use crate::trajectory::{RolloutStats, Trajectory};
+use crate::update::UpdateStats;
 
 /// Everything a step needs; its state carries what changes.
 pub struct Trainer {
@@ -56,284 +47,66 @@ pub struct Trainer {
     pub(crate) record: Option<Record>,
 }
 
-/// A step's metrics, and its rollout with what was found about each response.
-pub struct StepReport {
-    /// By the names of the run folder's metrics.jsonl.
-    pub metrics: Metrics,
-    /// The prompts and responses.
-    pub rollout: Rollout,
-    /// (B) raw scores.
-    pub scores: Vec<f64>,
-    /// (B) Σ k1 over each response.
-    pub kl: Vec<f64>,
-}
-
-/// Per-token targets of the update, (N) in the order of rows.
-struct Targets {
-    old_logprobs: Vec<f32>,
-    old_values: Vec<f32>,
-    advantages: Vec<f32>,
-    returns: Vec<f32>,
-    /// Start of each response in the (N) vectors, and their end.
-    offsets: Vec<usize>,
-}
-
-/// Means over the optimiser steps of one PPO step.
-#[derive(Default)]
-struct Learned {
-    updates: f64,
-    policy: PolicyStats,
-    /// The largest |log-ratio| of the first optimiser step, which has the rollout's own weights.
-    first_gap: f64,
-    policy_grad_norm: f64,
-    value_loss: f64,
-    value_clip_frac: f64,
-    value_grad_norm: f64,
-    ptx_loss: f64,
-    ptx_grad_norm: f64,
-}
-
 impl Trainer {
-    /// One PPO step: sample, judge, credit, learn, report.
+    /// One PPO step: sample, evaluate, reward, advantage, update.
     ///
     /// # Errors
     /// [`Error::NonFinite`] before anything is updated with it.
     pub fn step(&mut self, step: u64) -> Result<StepReport> {
-        let started = Instant::now();
+        let (started, phase, kl_coef) = (Instant::now(), self.config.phase(step), self.kl_controller.kl_coef());
         self.record = None;
         // 1. Sample responses to this step's prompts.
         let rollout = self.sample(step)?;
-        let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
-        let microbatches = rollout.fill(&rows, self.config.ppo.microbatch_tokens);
         let sampled = Instant::now();
 
-        // 2. Judge whole responses; the score's scale drifts, so normalise by its running statistics.
-        let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id, &self.reading); // (B)
-        let ended: Vec<bool> = rollout.responses.iter().map(|r| r.tokens.last() == Some(&self.end_id)).collect();
-        let scores_shaped = self.shape(&scores, &ended); // (B)
-        let moved = step > self.config.ppo.value_warmup_steps;
-        let (phase, minibatches) = (self.phase_at(step), self.minibatches(step, rows.len()));
-        // Where the update begins with the very pass that judges, it is taken once.
-        let ahead = (microbatches.len() == 1 && minibatches[0] == rows).then_some(phase);
-        let (opinions, mut ahead) = self.models.opine(&rollout, &microbatches, self.convention(), moved, ahead); // (N)
-        let judged = Instant::now();
+        // 2. Evaluate responses by the reward model, their tokens by policy, reference and value model.
+        let scores = self.score(&rollout); // (B)
+        let normalized_scores = self.normalize_scores(&scores, &rollout.ended(self.end_id)); // (B)
+        self.shift_new_value_model();
+        let minibatches = self.minibatches(step, scores.len());
+        let (stats, mut reused) = self.evaluate(&rollout, step, &minibatches[0]); // (B, R)
+        let evaluated = Instant::now();
 
-        // 3. Credit tokens: KL penalty everywhere, score on the last counted token, then GAE.
-        let response_mask = mask(&lengths); // (B, R)
-        let to_table = |flat: &[f32]| table(&flat.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), &lengths);
-        let (logprobs, ref_logprobs) = (to_table(&opinions.old_logprobs), to_table(&opinions.ref_logprobs));
-        let kl = kl_k1(&logprobs, &ref_logprobs, &response_mask);
-        let kl_coef = self.kl_controller.kl_coef();
-        let rewards = token_rewards(&scores_shaped, &kl, &response_mask, kl_coef);
-        let old_values = to_table(&opinions.values);
-        let credit = gae(&rewards, &old_values, &response_mask, &self.gae_params());
-        let advantages = if self.config.ppo.whiten_advantages {
-            masked::whiten(&credit.advantages, &response_mask)
-        } else {
-            credit.advantages
-        };
+        // 3. Reward every token with the KL penalty, the last one with the score.
+        let response_mask = mask(&rollout.lengths()); // (B, R)
+        let kl = kl_k1(&stats.old_logprobs, &stats.ref_logprobs, &response_mask);
+        let rewards = token_rewards(&normalized_scores, &kl, &response_mask, kl_coef);
 
-        // 4. Learn in minibatches. The first steps update only the value model.
-        let to_flat = |table: &masked::Table| -> Vec<f32> {
-            masked::flat(table, &response_mask).into_iter().map(|x| x as f32).collect()
-        };
-        let record = Record {
-            step,
-            rollout: rollout.clone(),
-            opinions: opinions.clone(),
-            scores: scores.clone(),
-            scores_shaped,
-            rewards: to_flat(&rewards),
-            advantages: to_flat(&advantages),
-            returns: to_flat(&credit.returns),
-            minibatches: Vec::new(),
-        };
-        let targets = Targets::new(&record);
-        self.record = Some(record);
-        let mut learned = Learned::default();
-        for minibatch in minibatches {
-            self.update(&rollout, &minibatch, &targets, phase, ahead.take(), &mut learned)?;
+        // 4. Advantages and returns, over the whole rollout.
+        let Credit { mut advantages, returns } = gae(&rewards, &stats.values, &response_mask, &self.gae_params());
+        if self.config.ppo.whiten_advantages {
+            advantages = masked::whiten(&advantages, &response_mask);
         }
         let kl_mean = kl_per_response(&kl, &response_mask);
+
+        // 5. Update in minibatches. The value warm-up leaves the policy and the KL weight alone.
+        let trajectory = Rc::new(Trajectory {
+            rollout,
+            response_mask,
+            stats,
+            scores,
+            normalized_scores,
+            kl,
+            rewards,
+            advantages,
+            returns,
+        });
+        self.record = Some(Record { step, trajectory: Rc::clone(&trajectory), minibatches: Vec::new() });
+        let mut update = UpdateStats::default();
+        for rows in minibatches {
+            update.add(&self.update(&trajectory, &rows, phase, reused.take())?);
+        }
         if phase == Phase::Ppo {
-            self.kl_controller.update(kl_mean, rollout.responses.len());
+            self.kl_controller.update(kl_mean, trajectory.scores.len());
         }
-
-        // 5. Report: every mean uses the response mask, like the losses.
-        let kl_rows = masked::row_sums(&kl, &response_mask);
-        let mut metrics = Metrics::new();
-        metrics.set("phase", if phase == Phase::Ppo { 1.0 } else { 0.0 });
-        let (mean, std) = mean_std(&scores);
-        metrics.set("score/mean", mean);
-        metrics.set("score/std", std);
-        metrics.set("score/running_mean", self.moments.mean());
-        metrics
-            .set("reward/mean", masked::row_sums(&rewards, &response_mask).iter().sum::<f64>() / scores.len() as f64);
-        metrics.set("kl/ref", kl_mean);
-        metrics.set("kl/ref_k3", kl_per_response(&kl_k3(&logprobs, &ref_logprobs, &response_mask), &response_mask));
-        metrics.set("kl/coef", kl_coef);
-        learned.report(&mut metrics, phase, self.ptx.is_some(), &opinions);
-        metrics.set("value/explained_variance", explained_variance(&old_values, &credit.returns, &response_mask));
-        metrics.set("response/tokens", lengths.iter().sum::<usize>() as f64 / lengths.len() as f64);
-        metrics.set("response/ended", ended.iter().filter(|ended| **ended).count() as f64 / ended.len() as f64);
-        metrics.set("response/identical", identical_share(&rollout));
-        let secs = |from: Instant, to: Instant| (to - from).as_secs_f64();
-        metrics.set("time/rollout", secs(started, sampled));
-        metrics.set("time/score", secs(sampled, judged));
-        metrics.set("time/update", judged.elapsed().as_secs_f64());
-        Ok(StepReport { metrics, rollout, scores, kl: kl_rows })
-    }
-
-    /// Judges a rollout without learning from it.
-    pub(crate) fn judge_only(&self, rollout: Rollout) -> StepReport {
-        let (rows, lengths) = ((0..rollout.responses.len()).collect::<Vec<_>>(), rollout.lengths());
-        let microbatches = rollout.fill(&rows, self.config.ppo.microbatch_tokens);
-        let scores = score(&self.models.reward_model, &rollout, &microbatches, self.end_id, &self.reading);
-        let opinions = self.models.opine(&rollout, &microbatches, self.convention(), true, None).0;
-        let difference = opinions.old_logprobs.iter().zip(&opinions.ref_logprobs).map(|(p, r)| f64::from(p - r));
-        let kl = table(&difference.collect::<Vec<_>>(), &lengths); // (B, R)
-        let response_mask = mask(&lengths);
-        let count = lengths.len() as f64;
-        let ended = rollout.responses.iter().filter(|response| response.tokens.last() == Some(&self.end_id)).count();
-        let mut metrics = Metrics::new();
-        let (mean, std) = mean_std(&scores);
-        metrics.set("score_mean", mean);
-        metrics.set("score_std", std);
-        metrics.set("kl_ref", kl_per_response(&kl, &response_mask));
-        metrics.set("tokens", lengths.iter().sum::<usize>() as f64 / count);
-        metrics.set("ended", ended as f64 / count);
-        StepReport { metrics, rollout, scores, kl: masked::row_sums(&kl, &response_mask) }
-    }
-
-    /// One optimiser step on a minibatch (rows, ordered): forward and backward by microbatch, clip, step.
-    fn update(
-        &mut self,
-        rollout: &Rollout,
-        minibatch: &[usize],
-        targets: &Targets,
-        phase: Phase,
-        ahead: Option<Ahead>,
-        learned: &mut Learned,
-    ) -> Result<()> {
-        let config = &self.config.ppo;
-        let microbatches = rollout.fill(minibatch, config.microbatch_tokens);
-        let num_tokens = num_tokens(rollout, &microbatches);
-        let (ptx_rows, ptx_taken) = match (phase, &self.ptx) {
-            (Phase::Ppo, Some(stream)) => {
-                stream.peek(((num_tokens as f64 * self.config.ptx.tokens_per_ppo_token).round() as usize).max(1))
-            }
-            (_, stream) => (Vec::new(), stream.as_ref().map_or(0, |stream| stream.taken)),
-        };
-        if let Some(record) = &mut self.record {
-            let ptx = ptx_rows.iter().flat_map(|row| &row.pieces).map(|piece| piece.tokens.clone()).collect();
-            record.minibatches.push(Minibatch { rows: minibatch.to_vec(), ptx });
-        }
-        let (ahead_hidden, ahead_values) = ahead.map(|ahead| (ahead.hidden, ahead.values)).unzip();
-        // The policy first: its gradient waits where the value model's will be while that of the text is found.
-        let (policy, policy_grad_norm) = match phase {
-            Phase::Ppo => self.policy_gradient(rollout, &microbatches, targets, ahead_hidden, &ptx_rows, learned)?,
-            Phase::ValueWarmup => (PolicyStats::default(), 0.0),
-        };
-        let (value_total, clip_frac) = self.value_gradient(rollout, &microbatches, targets, ahead_values);
-        // All that can be no number, before anything is updated.
-        learned.value_loss += finite("value/loss", value_total)?;
-        let value_grad_norm = finite("value/grad_norm", self.value_optimizer.grad_norm())?;
-        learned.value_grad_norm += value_grad_norm;
-        let config = &self.config.ppo;
-        if phase == Phase::Ppo {
-            self.policy_optimizer.step(config.policy_lr, clip_scale(policy_grad_norm, config.grad_clip));
-        }
-        self.value_optimizer.step(config.value_lr, clip_scale(value_grad_norm, config.grad_clip));
-        if let Some(stream) = &mut self.ptx {
-            stream.taken = ptx_taken;
-        }
-        if learned.updates == 0.0 {
-            learned.first_gap = policy.log_ratio_max;
-        }
-        learned.updates += 1.0;
-        learned.policy.add(&policy);
-        learned.value_clip_frac += clip_frac;
-        Ok(())
-    }
-
-    /// Accumulates the policy's gradient: of the PPO loss over the microbatches of a minibatch, and of the text's. The value model's must
-    /// be zero, and are so after. Returns the norm of both together too.
-    fn policy_gradient(
-        &self,
-        rollout: &Rollout,
-        microbatches: &[Rows],
-        targets: &Targets,
-        mut ahead: Option<Tensor>,
-        ptx_rows: &[LmRow],
-        learned: &mut Learned,
-    ) -> Result<(PolicyStats, f64)> {
-        let (config, model) = (&self.config.ppo, &self.models.policy);
-        let num_tokens = num_tokens(rollout, microbatches);
-        let mut stats = PolicyStats::default();
-        for rows in microbatches {
-            let layout = rollout.layout(rows, model.device());
-            let of = |flat: &[f32]| Tensor::from_slice(&targets.gather(flat, rows)).to_device(model.device()); // (N)
-            let (old_logprobs, advantages) = (of(&targets.old_logprobs), of(&targets.advantages));
-            let hidden = ahead.take().unwrap_or_else(|| before(model, &layout)); // (N, D)
-            self.convention().over(rollout, rows, |over| {
-                model.backward(&hidden, &layout.tokens, over, &mut |range, logprobs| {
-                    let rows = |tensor: &Tensor| tensor.narrow(0, range.start as i64, range.len() as i64);
-                    let (old_logprobs, advantages) = (rows(&old_logprobs), rows(&advantages));
-                    let loss = policy_loss(logprobs, &old_logprobs, &advantages, config.cliprange, num_tokens);
-                    stats.add(&loss.stats);
-                    loss.grad
-                })
-            });
-        }
-        finite("policy/loss", stats.loss)?;
-        let mut grad_norm = finite("policy/grad_norm", self.policy_optimizer.grad_norm())?;
-        learned.policy_grad_norm += grad_norm;
-        if !ptx_rows.is_empty() {
-            let ppo_grads = take_grads(model.parameters(), self.models.value_model.parameters());
-            let loss = ptx_backward(model, ptx_rows, self.config.ptx.coef, config.microbatch_tokens);
-            let norm = self.policy_optimizer.grad_norm();
-            add_grads(model.parameters(), ppo_grads);
-            learned.ptx_loss += finite("ptx/loss", loss)?;
-            learned.ptx_grad_norm += finite("ptx/grad_norm", norm)?;
-            grad_norm = self.policy_optimizer.grad_norm();
-        }
-        Ok((stats, grad_norm))
-    }
-
-    /// Accumulates the value model's gradient over the microbatches of a minibatch; returns the loss and the clipped part.
-    fn value_gradient(
-        &self,
-        rollout: &Rollout,
-        microbatches: &[Rows],
-        targets: &Targets,
-        mut ahead: Option<Tensor>,
-    ) -> (f64, f64) {
-        let num_tokens = num_tokens(rollout, microbatches);
-        let (mut total, mut clip_frac) = (0.0, 0.0);
-        for rows in microbatches {
-            let layout = rollout.layout(rows, self.models.policy.device());
-            let values = ahead.take().unwrap_or_else(|| values(&self.models.value_model, &layout)); // (N)
-            let of = |flat: &[f32]| Tensor::from_slice(&targets.gather(flat, rows)).to_device(values.device()); // (N)
-            let (old_values, returns) = (of(&targets.old_values), of(&targets.returns));
-            let loss = value_loss(&values, &old_values, &returns, self.config.ppo.cliprange_value, num_tokens);
-            self.models.value_model.backward(&loss.loss);
-            total += loss.loss.double_value(&[]);
-            clip_frac += loss.clip_frac;
-        }
-        (total, clip_frac)
-    }
-
-    /// Repeats the last optimiser step that a record tells of, with the weights as they stand, on what the record says.
-    pub(crate) fn repeat_update(&mut self, mut record: Record) -> Result<()> {
-        let (targets, rollout, phase) = (Targets::new(&record), record.rollout.clone(), self.phase_at(record.step));
-        let minibatch = record.minibatches.pop().expect("a record of an optimiser step").rows;
-        self.record = Some(record);
-        self.update(&rollout, &minibatch, &targets, phase, None, &mut Learned::default())
+        let seconds = Seconds::between(started, sampled, evaluated);
+        let (running_mean, has_text, end_id) = (self.moments.mean(), self.ptx.is_some(), self.end_id);
+        Ok(StepReport { trajectory, phase, update, kl_coef, running_mean, has_text, end_id, seconds })
     }
 
     /// Samples responses to the prompts of `step`. The draws of a response depend on its prompt and sample alone, and on how often
     /// the step has had that prompt before.
-    fn sample(&self, step: u64) -> Result<Rollout> {
+    pub(crate) fn sample(&self, step: u64) -> Result<Rollout> {
         let prompt_rows = self.prompt_rows(step);
         let prompts: Vec<Vec<i64>> = prompt_rows.iter().map(|row| self.prompts[*row].clone()).collect();
         let samples = self.config.rollout.responses_per_prompt;
@@ -345,9 +118,11 @@ impl Trainer {
                 let stream = (streams[prompt] * samples + sample) as u64;
                 random::uniform(self.config.ppo.seed, Purpose::Rollout, step, stream, position as u64)
             });
-        // Sampling fails for one reason.
-        let responses =
-            responses.map_err(|_| Error::NonFinite { what: "a logit of the policy".to_owned(), number: f64::NAN })?;
+        let responses = responses.map_err(|error| match error {
+            // The sampler fails where logits are not finite.
+            Error::Failed(_) => Error::NonFinite { what: "a logit of the policy".to_owned(), number: f64::NAN },
+            other => other,
+        })?;
         Ok(Rollout { prompt_rows, prompts, samples, responses })
     }
 
@@ -367,56 +142,75 @@ impl Trainer {
         prompts: &[Vec<i64>],
         samples: usize,
         draws: &dyn Fn(usize, usize, usize) -> f64,
-    ) -> Result<Vec<align_model::generate::Response>> {
+    ) -> Result<Vec<Response>> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + sampling.max_tokens;
         let max_rows = rollout_rows(self.config.ppo.microbatch_tokens, longest, samples);
         let responses = generate(model, prompts, samples, sampling, max_rows, draws, &mut |_, _, _| {})?;
         Ok(responses.into_iter().flatten().collect())
     }
 
-    /// The rows of each optimiser step: all epochs, minibatch by minibatch, each ordered.
-    fn minibatches(&self, step: u64, num_rows: usize) -> Vec<Vec<usize>> {
-        let size = self.config.minibatch_rows();
-        let mut minibatches = Vec::new();
-        for epoch in 0..self.config.ppo.epochs {
-            let key = step * self.config.ppo.epochs + epoch;
-            let order = Permutation::new(num_rows as u64, self.config.ppo.seed, Purpose::Minibatch, key);
-            let shuffled: Vec<usize> = (0..num_rows as u64).map(|row| order.get(row) as usize).collect();
-            minibatches.extend(shuffled.chunks(size).map(|rows| {
-                let mut rows = rows.to_vec();
-                rows.sort_unstable();
-                rows
-            }));
-        }
-        minibatches
+    /// Raw scores of a rollout (B).
+    pub(crate) fn score(&self, rollout: &Rollout) -> Vec<f64> {
+        self.score_by(&self.models.reward_model, &self.reading, rollout)
     }
 
-    /// The scores to reward. The first rollout's give the value model its constant shift.
-    pub(crate) fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
-        let shaped = self.shaping().shape(scores, ended, &mut self.moments);
+    /// As [`Trainer::score`], by any reward model.
+    pub(crate) fn score_by(&self, model: &ScalarModel, reading: &Reading, rollout: &Rollout) -> Vec<f64> {
+        score(model, rollout, &self.microbatches(rollout), self.end_id, reading)
+    }
+
+    /// The scores to reward, by statistics that these scores update first.
+    pub(crate) fn normalize_scores(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
+        let normalization = ScoreNormalization {
+            missing_end: self.config.rollout.missing_end,
+            missing_end_value: self.config.rollout.missing_end_value,
+            normalize: self.config.reward.normalize,
+            clip: self.config.reward.clip,
+        };
+        normalization.apply(scores, ended, &mut self.moments)
+    }
+
+    /// Shifts a value model that starts as the reward model by what normalising took from the first rollout's scores. Later calls
+    /// change nothing.
+    pub(crate) fn shift_new_value_model(&mut self) {
         if self.value_shift.is_none() {
             let shift = value_shift(&self.moments, self.config.reward.normalize);
             self.models.value_model.set_shift(shift);
             self.value_shift = Some(shift);
         }
-        shaped
     }
 
-    fn phase_at(&self, step: u64) -> Phase {
-        if step < self.config.ppo.value_warmup_steps { Phase::ValueWarmup } else { Phase::Ppo }
+    /// What policy, reference and value model say of a rollout's tokens. Where the step's first minibatch is the whole rollout in one
+    /// microbatch, the update goes on from these passes.
+    fn evaluate(
+        &self,
+        rollout: &Rollout,
+        step: u64,
+        first_minibatch: &[usize],
+    ) -> (RolloutStats, Option<ReusedForward>) {
+        let (convention, microbatches) = (self.convention(), self.microbatches(rollout));
+        // The first step after the warm-up still samples from the policy as it was given.
+        let is_unmoved = step <= self.config.ppo.value_warmup_steps;
+        let reference = if is_unmoved { ReferencePass::OfPolicy } else { ReferencePass::Own };
+        if microbatches.len() == 1 && first_minibatch == microbatches[0] {
+            let phase = self.config.phase(step);
+            let (stats, reused) = self.models.evaluate_for_update(rollout, convention, reference, phase);
+            return (stats, Some(reused));
+        }
+        (self.models.evaluate(rollout, &microbatches, convention, reference), None)
+    }
+
+    /// What policy, reference and value model say of a rollout that is not trained on.
+    pub(crate) fn evaluate_only(&self, rollout: &Rollout) -> RolloutStats {
+        self.models.evaluate(rollout, &self.microbatches(rollout), self.convention(), ReferencePass::Own)
+    }
+
+    fn microbatches(&self, rollout: &Rollout) -> Vec<Vec<usize>> {
+        rollout.split_into_microbatches(&rollout.rows(), self.config.ppo.microbatch_tokens)
     }
 
     pub(crate) fn convention(&self) -> Convention {
         Convention { temperature: self.config.rollout.temperature, nucleus: self.sampling.record_nucleus }
-    }
-
-    fn shaping(&self) -> ScoreShaping {
-        ScoreShaping {
-            missing_end: self.config.rollout.missing_end,
-            missing_end_value: self.config.rollout.missing_end_value,
-            normalize: self.config.reward.normalize,
-            clip: self.config.reward.clip,
-        }
     }
 
     fn gae_params(&self) -> GaeParams {
@@ -424,77 +218,9 @@ impl Trainer {
     }
 }
 
-impl Targets {
-    fn new(record: &Record) -> Self {
-        Self {
-            old_logprobs: record.opinions.old_logprobs.clone(),
-            old_values: record.opinions.values.clone(),
-            advantages: record.advantages.clone(),
-            returns: record.returns.clone(),
-            offsets: offsets(&record.rollout.lengths()),
-        }
-    }
-
-    fn gather(&self, flat: &[f32], rows: &[usize]) -> Vec<f32> {
-        rows.iter().flat_map(|row| &flat[self.offsets[*row]..self.offsets[row + 1]]).copied().collect()
-    }
-}
-
-impl Learned {
-    /// Writes the means. What was not measured (the policy's loss during the value warm-up) is not a number.
-    fn report(&self, metrics: &mut Metrics, phase: Phase, with_ptx: bool, opinions: &Opinions) {
-        let mean = |sum: f64| sum / self.updates;
-        let trained = |sum: f64| if phase == Phase::Ppo { mean(sum) } else { f64::NAN };
-        metrics.set("kl/old", mean(self.policy.approx_kl));
-        metrics.set("policy/loss", trained(self.policy.loss));
-        metrics.set("policy/clip_frac", mean(self.policy.clip_frac));
-        let entropy: f64 = opinions.entropy.iter().map(|nats| f64::from(*nats)).sum();
-        metrics.set("policy/entropy", entropy / opinions.entropy.len() as f64);
-        metrics.set("policy/ratio_limited", self.policy.num_limited as f64);
-        metrics.set("policy/ratio_max", if phase == Phase::Ppo { self.policy.ratio_max } else { 1.0 });
-        metrics.set("policy/logprob_gap", self.first_gap);
-        metrics.set("policy/grad_norm", mean(self.policy_grad_norm));
-        metrics.set("value/loss", mean(self.value_loss));
-        metrics.set("value/clip_frac", mean(self.value_clip_frac));
-        metrics.set("value/grad_norm", mean(self.value_grad_norm));
-        if with_ptx {
-            metrics.set("ptx/loss", trained(self.ptx_loss));
-            metrics.set("ptx/grad_norm", mean(self.ptx_grad_norm));
-        }
-    }
-}
-
-/// Response tokens of some microbatches.
-fn num_tokens(rollout: &Rollout, microbatches: &[Rows]) -> usize {
-    microbatches.iter().flatten().map(|row| rollout.responses[*row].tokens.len()).sum()
-}
-
 /// Responses that grow at once. A growing token costs its keys and values alone, so there may be more of them than in an update.
 pub(crate) fn rollout_rows(microbatch_tokens: usize, longest: usize, samples: usize) -> usize {
     (4 * microbatch_tokens / longest.max(1)).max(samples)
-}
-
-/// Where each response starts in the flat (N) order, and where the last one ends.
-fn offsets(lengths: &[usize]) -> Vec<usize> {
-    let ends = lengths.iter().scan(0, |end, length| {
-        *end += length;
-        Some(*end)
-    });
-    std::iter::once(0).chain(ends).collect()
-}
-
-/// Mean and standard deviation (biased) of whole-response numbers.
-pub(crate) fn mean_std(numbers: &[f64]) -> (f64, f64) {
-    let mut moments = RunningMoments::new();
-    moments.update(numbers);
-    (moments.mean(), moments.std())
-}
-
-/// The part of prompts whose responses are all the same.
-fn identical_share(rollout: &Rollout) -> f64 {
-    let groups = rollout.responses.chunks(rollout.samples);
-    let same = groups.filter(|group| group.len() > 1 && group.iter().all(|r| r.tokens == group[0].tokens)).count();
-    same as f64 / rollout.prompts.len() as f64
 }
 
 #[cfg(test)]

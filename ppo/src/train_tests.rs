@@ -1,11 +1,12 @@
 //! Whole steps of four tiny models: what must hold whatever they say.
 
+use align_kernels::HOST;
 use std::path::PathBuf;
 
 use align_model::generate::Response;
 use align_model::{CausalLm, ModelOptions, Parameter, ScalarModel};
 use align_train::optim::AdamWOptions;
-use tch::{Device, Kind};
+use tch::{Kind, Tensor};
 
 use super::*;
 use crate::rewards::Normalize;
@@ -19,7 +20,7 @@ fn tiny(name: &str) -> PathBuf {
 }
 
 fn options(trainable: bool) -> ModelOptions {
-    ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable, recompute_layers: false }
+    ModelOptions { device: HOST, compute: Kind::Float, trainable, recompute_layers: false }
 }
 
 /// A trainer on prompts of different lengths; `edit` changes the defaults.
@@ -84,7 +85,7 @@ fn before_the_first_update_the_policy_is_its_reference_under_either_convention()
             config.rollout.temperature = 0.7;
             config.rollout.logprobs = logprobs;
         });
-        let metrics = trainer.step(0).unwrap().metrics;
+        let metrics = trainer.step(0).unwrap().metrics();
         assert!(metrics.get("kl/ref").unwrap().abs() < 1e-6, "{logprobs:?}");
         assert_eq!(
             metrics.get("policy/ratio_max"),
@@ -93,7 +94,7 @@ fn before_the_first_update_the_policy_is_its_reference_under_either_convention()
         );
         assert_eq!((metrics.get("policy/clip_frac"), metrics.get("policy/logprob_gap")), (Some(0.0), Some(0.0)));
         assert!(metrics.get("policy/grad_norm").unwrap() > 0.0);
-        let moved = trainer.step(1).unwrap().metrics;
+        let moved = trainer.step(1).unwrap().metrics();
         assert!(moved.get("kl/ref_k3").unwrap() > 1e-6, "{logprobs:?}");
     }
 }
@@ -105,7 +106,7 @@ fn the_value_warmup_leaves_the_policy_and_nothing_moves_the_frozen_models() {
     let value = weights(trainer.models.value_model.parameters());
     let frozen = [trainer.models.ref_policy.parameters(), trainer.models.reward_model.parameters()].map(weights);
     for step in 0..2 {
-        let metrics = trainer.step(step).unwrap().metrics;
+        let metrics = trainer.step(step).unwrap().metrics();
         assert!(metrics.get("kl/ref").unwrap().abs() < 1e-6);
         assert_eq!(metrics.get("phase"), Some(0.0));
     }
@@ -125,7 +126,7 @@ fn the_value_warmup_leaves_the_policy_and_nothing_moves_the_frozen_models() {
 fn an_adaptive_kl_coefficient_waits_for_the_policy() {
     let mut trainer = trainer(|config| config.ppo.value_warmup_steps = 2);
     trainer.kl_controller = KlController::Adaptive { kl_coef: 0.1, target: 6.0, horizon: 100.0 };
-    let logged: Vec<f64> = (0..4).map(|step| trainer.step(step).unwrap().metrics.get("kl/coef").unwrap()).collect();
+    let logged: Vec<f64> = (0..4).map(|step| trainer.step(step).unwrap().metrics().get("kl/coef").unwrap()).collect();
     assert_eq!(logged[..3], [0.1; 3], "a step logs the weight that it used");
     assert!(logged[3] < 0.1);
 }
@@ -151,13 +152,13 @@ fn the_value_model_starts_as_the_reward_model_less_the_first_mean_score() {
             config.rollout.missing_end = crate::rewards::MissingEnd::None;
             config.ppo.value_lr = 0.0;
         });
-        let report = trainer.step(0).unwrap();
-        let mean = report.scores.iter().sum::<f64>() / report.scores.len() as f64;
-        let rows: Vec<usize> = (0..report.scores.len()).collect();
-        let (flat, ends) = report.rollout.scored(&rows, END, &Reading::default(), Device::Cpu);
+        let trajectory = trainer.step(0).unwrap().trajectory;
+        let mean = trajectory.scores.iter().sum::<f64>() / trajectory.scores.len() as f64;
+        let rollout = &trajectory.rollout;
+        let (flat, ends) = rollout.reward_model_batch(&rollout.rows(), END, &Reading::default(), HOST);
         let values =
             trainer.models.value_model.scalars(&trainer.models.value_model.hidden(&flat, None).index_select(0, &ends));
-        for (value, score) in Vec::<f32>::try_from(values.detach()).unwrap().into_iter().zip(&report.scores) {
+        for (value, score) in Vec::<f32>::try_from(values.detach()).unwrap().into_iter().zip(&trajectory.scores) {
             let expected = if centred { score - mean } else { *score };
             assert!((f64::from(value) - expected).abs() < 1e-5, "{value} is not {expected}");
         }
@@ -171,43 +172,49 @@ fn while_the_policy_has_not_moved_one_pass_serves_policy_and_reference_to_the_bi
             config.rollout.logprobs = logprobs;
             config.ppo.value_warmup_steps = 1;
         });
-        let rollout = trainer.step(0).unwrap().rollout;
-        let rows: Vec<usize> = (0..rollout.responses.len()).collect();
-        let opine = |moved: bool| {
-            trainer.models.opine(&rollout, std::slice::from_ref(&rows), trainer.convention(), moved, None).0
-        };
-        let (one, two) = (opine(false), opine(true));
+        let rollout = trainer.step(0).unwrap().trajectory.rollout.clone();
+        let evaluate =
+            |reference| trainer.models.evaluate(&rollout, &[rollout.rows()], trainer.convention(), reference);
+        let (one, two) = (evaluate(ReferencePass::OfPolicy), evaluate(ReferencePass::Own));
         assert_eq!(one.ref_logprobs, two.ref_logprobs);
         assert_eq!(one.old_logprobs, two.ref_logprobs);
     }
 }
 
 #[test]
-fn an_update_goes_on_from_the_passes_that_judged_to_the_bit() {
+fn an_update_goes_on_from_the_passes_that_evaluated_to_the_bit() {
     for phase in [Phase::ValueWarmup, Phase::Ppo] {
-        let step = |ahead: bool| {
+        let step = |reuse: bool| {
             let mut trainer = trainer(|config| {
                 config.ppo.microbatch_tokens = 4096;
                 config.ppo.value_warmup_steps = u64::from(phase == Phase::ValueWarmup);
             });
             let rollout = trainer.sample(0).unwrap();
-            let rows: Vec<usize> = (0..rollout.responses.len()).collect();
-            let microbatches = rollout.fill(&rows, 4096);
-            assert_eq!(microbatches.len(), 1);
-            let convention = trainer.convention();
-            let (opinions, kept) =
-                trainer.models.opine(&rollout, &microbatches, convention, true, ahead.then_some(phase));
-            assert_eq!(kept.is_some(), ahead);
-            let count = opinions.values.len();
-            let targets = Targets {
-                advantages: (0..count).map(|at| at as f32 / 7.0 - 1.0).collect(),
-                returns: (0..count).map(|at| 1.0 - at as f32 / 9.0).collect(),
-                offsets: offsets(&rollout.lengths()),
-                old_logprobs: opinions.old_logprobs.clone(),
-                old_values: opinions.values.clone(),
+            assert_eq!(rollout.split_into_microbatches(&rollout.rows(), 4096).len(), 1);
+            let (convention, own) = (trainer.convention(), ReferencePass::Own);
+            let (stats, reused) = if reuse {
+                let (stats, reused) = trainer.models.evaluate_for_update(&rollout, convention, own, phase);
+                (stats, Some(reused))
+            } else {
+                (trainer.models.evaluate(&rollout, &[rollout.rows()], convention, own), None)
             };
-            trainer.update(&rollout, &rows, &targets, phase, kept, &mut Learned::default()).unwrap();
-            (opinions.old_logprobs, opinions.values, trainer)
+            let (lengths, count) = (rollout.lengths(), rollout.num_tokens(&rollout.rows()));
+            let numbers = |number: fn(f64) -> f64| {
+                masked::table(&(0..count).map(|at| number(at as f64)).collect::<Vec<_>>(), &lengths)
+            };
+            let trajectory = Trajectory {
+                response_mask: mask(&lengths),
+                scores: vec![0.0; lengths.len()],
+                normalized_scores: vec![0.0; lengths.len()],
+                kl: numbers(|_| 0.0),
+                rewards: numbers(|_| 0.0),
+                advantages: numbers(|at| at / 7.0 - 1.0),
+                returns: numbers(|at| 1.0 - at / 9.0),
+                rollout,
+                stats,
+            };
+            trainer.update(&trajectory, &trajectory.rollout.rows(), phase, reused).unwrap();
+            (trajectory.stats.old_logprobs, trajectory.stats.values, trainer)
         };
         let (one, two) = (step(true), step(false));
         assert_eq!((&one.0, &one.1), (&two.0, &two.1));
@@ -233,10 +240,10 @@ fn a_pad_id_inside_a_response_is_a_token_like_any_other() {
         responses: vec![response(&[8, middle, 17, END])],
     };
     let trainer = trainer(|_| {});
-    let judge = |middle: i64| trainer.models.opine(&rollout(middle), &[vec![0]], trainer.convention(), true, None).0;
-    let (pad, other) = (judge(PAD), judge(40));
+    let evaluate = |middle: i64| trainer.evaluate_only(&rollout(middle));
+    let (pad, other) = (evaluate(PAD), evaluate(40));
     assert_eq!(rollout(PAD).lengths(), [4]);
-    assert_eq!((pad.old_logprobs.len(), pad.values.len()), (4, 4));
-    assert_ne!(pad.old_logprobs[1], other.old_logprobs[1], "it has a log-probability of its own");
-    assert_ne!(pad.values[3], other.values[3], "and what follows sees it");
+    assert_eq!((pad.old_logprobs.dim(), pad.values.dim()), ((1, 4), (1, 4)));
+    assert_ne!(pad.old_logprobs[(0, 1)], other.old_logprobs[(0, 1)], "it has a log-probability of its own");
+    assert_ne!(pad.values[(0, 3)], other.values[(0, 3)], "and what follows sees it");
 }

@@ -1,18 +1,19 @@
 //! What the written policy and value model say of responses, beside what the trained ones do.
 
+use align_kernels::HOST;
 use std::borrow::Cow;
 use std::path::Path;
 
 use align_core::error::Result;
 use align_core::progress::Progress;
 use align_model::{ScalarReader, WrittenLm, WrittenScalar, divergence, dtype_name};
-use align_train::stage::{Comparison, Trainer as _, written};
+use align_train::stage::{CompareWritten, Comparison, Trainer as _, written};
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::evaluation::respond;
 use crate::rollout::{Layout, Rollout};
-use crate::run::Session;
+use crate::session::Session;
 use crate::train::Trainer;
 
 /// Tokens of responses before which the models are compared, in each set.
@@ -20,9 +21,15 @@ const COMPARED_TOKENS: usize = 2048;
 /// Without a held-out set, the policy answers so many training prompts.
 const PROMPTS: usize = 16;
 
-/// Compares the models in a checkpoint's folder with those in memory, on the policy's responses to the first prompts of every held-out
-/// set, or to the first training prompts: the KL over the whole vocabulary, and the values.
-pub(crate) fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+impl CompareWritten for Session {
+    /// On the policy's responses to the first prompts of every held-out set, or to the first training prompts: the KL over the whole
+    /// vocabulary, and the values.
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+        compare(self, checkpoint, progress)
+    }
+}
+
+fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
     let (trainer, compute) = (&session.trainer, session.compute());
     let folders = ["model", "value"].map(|name| checkpoint.join(name));
     let policy = match written::differs(&folders[0], compute)? {
@@ -36,13 +43,13 @@ pub(crate) fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn P
     let mut found = Comparison::default();
     for (name, rollout) in responses(session)? {
         let rows = first_rows(&rollout);
-        let microbatches = rollout.fill(&rows, trainer.config.ppo.microbatch_tokens);
+        let microbatches = rollout.split_into_microbatches(&rows, trainer.config.ppo.microbatch_tokens);
         progress.begin("comparing", rows.len() as u64);
         let (mut kl, mut differences) = (0.0, Vec::new());
         for rows in &microbatches {
             let layout = rollout.layout(rows, trainer.models.policy.device());
             if let Some(policy) = &policy {
-                kl += divergence(&trainer.models.policy, policy, &layout.flat, &layout.before);
+                kl += divergence(&trainer.models.policy, policy, &layout.flat, &layout.predict_indices);
             }
             if let Some(value_model) = &value_model {
                 differences.extend(value_differences(trainer, value_model, &layout));
@@ -50,7 +57,7 @@ pub(crate) fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn P
             progress.advance(rows.len() as u64, "");
         }
         progress.end();
-        let tokens = rows.iter().map(|row| rollout.responses[*row].tokens.len()).sum::<usize>();
+        let tokens = rollout.num_tokens(&rows);
         let (mut said, mut set) = (Vec::new(), json!({ "set": name, "responses": rows.len(), "tokens": tokens }));
         if policy.is_some() {
             let kl = kl / tokens as f64;
@@ -108,8 +115,8 @@ fn first_rows(rollout: &Rollout) -> Vec<usize> {
 /// Written − trained, before every response token.
 fn value_differences(trainer: &Trainer, written: &WrittenScalar, layout: &Layout) -> Vec<f64> {
     let value_model = &trainer.models.value_model;
-    let values = |values: Tensor| values.to_device(Device::Cpu).to_kind(Kind::Double);
-    let trained = values(value_model.scalars_at(&layout.flat, &layout.before.to_device(value_model.device())));
-    let read = values(written.scalars_at(&layout.flat, &layout.before.to_device(written.device())));
+    let values = |values: Tensor| values.to_device(HOST).to_kind(Kind::Double);
+    let trained = values(value_model.scalars_at(&layout.flat, &layout.predict_indices.to_device(value_model.device())));
+    let read = values(written.scalars_at(&layout.flat, &layout.predict_indices.to_device(written.device())));
     Vec::try_from(read - trained).expect("a flat f64 tensor")
 }

@@ -8,6 +8,7 @@ use align_core::documented;
 use align_core::error::Problems;
 use align_data::{BadRows, Batches, Length, Order};
 use align_text::chatml::SYSTEM;
+use align_train::stage::find_sources;
 use serde::{Deserialize, Serialize};
 
 /// The two stages of a reward model.
@@ -159,9 +160,7 @@ impl Config for RmConfig {
     }
 
     fn find_files(&mut self) {
-        align_data::find_files(&mut self.data.train);
-        self.data.mix.iter_mut().for_each(|source| align_data::find_files(&mut source.path));
-        align_data::find_sets(&mut self.data.eval);
+        find_sources(&mut self.data.train, &mut self.data.mix, &mut self.data.eval);
     }
 
     fn validate(&self, problems: &mut Problems) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use align_core::error::{Problem, Problems, Result};
-use align_data::{self as data, BadRows, Comparison, Kind, Record, RowLocation, Unread};
+use align_data::{self as data, BadRows, Comparison, RowLocation, Unread};
 use align_kernels::batch::FlatBatch;
 use align_text::chatml::{ChatFormat, Dialogue, Encoded};
 use tch::{Device, Tensor};
@@ -220,12 +220,9 @@ pub fn read(
     bad_rows: BadRows,
 ) -> Result<Comparisons> {
     let (mut result, mut problems) = (Comparisons::default(), Problems::new());
-    let row = |location: &RowLocation, record| match record {
-        Record::Comparison(comparison) => Row::new(&comparison, format, location.clone()),
-        _ => unreachable!("a comparison file gives comparisons"),
-    };
+    let row = |location: &RowLocation, comparison: Comparison| Row::new(&comparison, format, location.clone());
     for file in files {
-        let read = data::read_as(std::slice::from_ref(file), Kind::Comparison, bad_rows, &row);
+        let read = data::read_rows(std::slice::from_ref(file), bad_rows, &row);
         let Some(read) = problems.absorb(read)? else { continue };
         result.skipped.extend(read.skipped);
         result.unread.add(&read.unread);
@@ -274,25 +271,39 @@ pub fn lay_out<'a>(
 
 /// Comparisons laid out flat.
 pub struct RmBatch {
-    /// The flat batch: each prefix once, its tails behind it.
+    /// The flat batch: each prefix once, its tails after it.
     pub flat: FlatBatch,
-    /// (S) location of every dialogue's end token.
+    /// (S) index of every dialogue's end token.
     pub ends: Tensor,
-    /// The pairs among the S scalars.
-    pub pairs: Pairs,
 }
 
-/// Lays comparisons out; `margin` makes a scored pair's margin the difference of its scores.
-pub fn flatten(rows: &[&Row], margin: bool, device: Device) -> RmBatch {
-    let (mut flat, mut ends, mut pairs) = (FlatBatch::new(), Vec::new(), Pairs::new());
+/// Lays comparisons out.
+pub fn flatten(rows: &[&Row], device: Device) -> RmBatch {
+    let (mut flat, mut ends) = (FlatBatch::new(), Vec::new());
+    rows.iter().for_each(|row| row.branches().push_to(&mut flat, &mut ends));
+    RmBatch { flat, ends: Tensor::from_slice(&ends).to_device(device) }
+}
+
+/// By how much the scores of a pair have to differ: `loss.margin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Margin {
+    /// By nothing in particular.
+    None,
+    /// By as much as the data's scores do, where it has any.
+    OfScores,
+}
+
+/// The pairs among the (S) scalars of comparisons that are laid out in this order.
+pub fn pairs(rows: &[&Row], margin: Margin) -> Pairs {
+    let (mut pairs, mut start) = (Pairs::new(), 0);
     for row in rows {
-        let start = ends.len();
-        row.branches().push_to(&mut flat, &mut ends);
-        match &row.scores {
-            Some(scores) if margin => pairs.push_scored_with_margin(start..ends.len(), scores),
-            Some(scores) => pairs.push_scored(start..ends.len(), scores),
-            None => pairs.push_ranked(start..ends.len()),
+        let dialogues = start..start + row.tails.len();
+        start = dialogues.end;
+        match (&row.scores, margin) {
+            (Some(scores), Margin::OfScores) => pairs.push_scored_with_margin(dialogues, scores),
+            (Some(scores), Margin::None) => pairs.push_scored(dialogues, scores),
+            (None, _) => pairs.push_ranked(dialogues),
         }
     }
-    RmBatch { flat, ends: Tensor::from_slice(&ends).to_device(device), pairs }
+    pairs
 }

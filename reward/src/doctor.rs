@@ -6,28 +6,22 @@ use align_core::progress::Progress;
 use align_data::{Batches, Length, Order};
 use align_kernels::kind_of;
 use align_text::chatml::Dialogue;
-use align_train::stage::doctor::{Check, Diagnosis, LEARNING_RATE, alone, host, tolerance};
+use align_train::stage::doctor::{Check, LEARNING_RATE, alone, host, tolerance};
+use align_train::stage::{Stage, Start};
 
-use crate::config::RmConfig;
 use crate::data::Row;
 use crate::eval::score;
-use crate::train::Trainer;
-use crate::{check, load, outset};
+use crate::stage::Rm;
 
 /// Comparisons that are looked at.
 const COMPARISONS: usize = 8;
 
-/// Examines what a config would train. Nothing is written.
-///
-/// # Errors
-/// As [`crate::rm`] before its first step.
-pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Diagnosis> {
-    let (source, format, mut rows) = check(config)?;
-    let outset = outset(config, &source, &rows);
-    tch::set_num_threads(config.run.num_threads() as i32);
-    let model = load(config, &source)?;
+/// Examines what `align rm` would train.
+pub(crate) fn examine(mut stage: Rm, progress: &mut dyn Progress) -> Result<Vec<Check>> {
+    let model = stage.model()?;
+    let Rm { config, format, rows, .. } = &mut stage;
     let end = format.tokenizer().special().im_end;
-    let mut checks = vec![Check::template(&config.model.path, &format, &|dialogue: &Dialogue| {
+    let mut checks = vec![Check::template(&config.model.path, format, &|dialogue: &Dialogue| {
         format.prompt(dialogue).expect("a dialogue of texts")
     })?];
 
@@ -60,15 +54,12 @@ pub fn doctor(config: &RmConfig, progress: &mut dyn Progress) -> Result<Diagnosi
     progress.advance(1, "a step");
 
     // One step on these comparisons, at a rate that is felt.
-    let mut config = config.clone();
     config.optimizer.lr = config.optimizer.lr.max(LEARNING_RATE);
     config.schedule.warmup_steps = 0;
     let order = Order::new(&[few.len()], None, config.train.seed, false);
     rows.batches = Batches::new(order, few.len(), Length::Steps(2));
     rows.train.rows = few;
-    let model = load(&config, &source)?;
-    let mut trainer = Trainer::new(&config, &rows, &format, model);
-    checks.push(Check::learns(&mut trainer)?);
+    checks.push(Check::learns(&mut stage.load(Start::Models)?)?);
     progress.end();
-    Ok(Diagnosis { outset, checks })
+    Ok(checks)
 }

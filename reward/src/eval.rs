@@ -1,5 +1,6 @@
 //! Scores without gradient.
 
+use align_kernels::HOST;
 use align_kernels::batch::microbatches;
 use align_model::ScalarReader;
 
@@ -30,7 +31,7 @@ pub fn score(
 pub fn score_at_once<'a>(model: &impl ScalarReader, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
     let branches: Vec<Branches<'a>> = branches.collect();
     let (flat, ends) = lay_out(branches.iter().copied(), model.longest_shared(), model.device());
-    let scalars = model.scalars_at(&flat, &ends).to_device(tch::Device::Cpu); // (S)
+    let scalars = model.scalars_at(&flat, &ends).to_device(HOST); // (S)
     let scalars = Vec::<f32>::try_from(&scalars).expect("scalars are flat fp32");
     let mut scores: Vec<f64> = scalars.into_iter().map(f64::from).collect();
     // Their places in the batch differ, and with them the rounding.
@@ -130,12 +131,8 @@ mod tests {
     #[test]
     fn the_same_answer_twice_has_one_score() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_models/qwen2_tied_gqa");
-        let options = ModelOptions {
-            device: tch::Device::Cpu,
-            compute: tch::Kind::Float,
-            trainable: false,
-            recompute_layers: false,
-        };
+        let options =
+            ModelOptions { device: HOST, compute: tch::Kind::Float, trainable: false, recompute_layers: false };
         let model = ScalarModel::load(&folder, &options, 1).unwrap();
         let tails: Vec<Vec<i64>> =
             [7, 30, 7, 90, 30, 7].map(|first| (0..40).map(|at| (first + at) % 300).collect()).into();
@@ -154,12 +151,8 @@ mod tests {
     #[test]
     fn a_score_does_not_depend_on_how_long_the_other_answers_are() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_models/qwen1_ntk_logn");
-        let options = ModelOptions {
-            device: tch::Device::Cpu,
-            compute: tch::Kind::Float,
-            trainable: false,
-            recompute_layers: false,
-        };
+        let options =
+            ModelOptions { device: HOST, compute: tch::Kind::Float, trainable: false, recompute_layers: false };
         let mut model = ScalarModel::load(&folder, &options, 1).unwrap();
         model.set_extrapolate(true);
         let trained = model.config().seq_length;

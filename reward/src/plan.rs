@@ -1,33 +1,30 @@
 //! `align plan` for reward models: what a step needs of memory and arithmetic, for the comparisons that the run will take.
 
+use align_kernels::HOST;
 use align_kernels::kind_of;
 use align_model::Writing;
 use std::rc::Rc;
 
-use align_core::error::Result;
 use align_model::{Face, ModelOptions};
 use align_train::footprint::{self, Held, Outline, STEPS, Work};
-use tch::Device;
+use align_train::stage::Stage;
 
-use crate::config::{RmConfig, Stage};
+use crate::config::Stage as RmStage;
 use crate::data::{Row, flatten};
-use crate::{check, outset};
+use crate::stage::Rm;
 
-/// Plans what `align rm` would run.
-///
-/// # Errors
-/// As [`crate::rm`] before its first step.
-pub fn plan(config: &RmConfig) -> Result<Outline> {
-    let (source, _, rows) = check(config)?;
+/// A step's needs, of the comparisons that the run will take.
+pub(crate) fn estimate(stage: Rm) -> Outline {
+    let outset = stage.outset();
+    let Rm { config, source, rows, .. } = stage;
     let train = &config.train;
     let options = ModelOptions {
-        device: Device::Cpu,
+        device: HOST,
         compute: kind_of(config.model.dtype),
         trainable: true,
         recompute_layers: config.model.recompute_layers,
     };
     let has_lm_head = config.loss.lm_coef > 0.0;
-    let outset = outset(config, &source, &rows);
     let written = Writing::of(config.run.result_dtype, Face::Scalar, train.seed).dtype;
     let held = Held { config: source.header.config, options, has_lm_head, dropout: false, written };
     let targets = move |row: &Row| if has_lm_head { row.num_answer_tokens(row.best) } else { 0 };
@@ -38,8 +35,8 @@ pub fn plan(config: &RmConfig) -> Result<Outline> {
         sizes: Box::new(move |step| rows.batch(step).map(|row| (row.len(), targets(row))).collect()),
         layout: Box::new(move |step, range| {
             let rows: Vec<&Row> = again.batch(step).take(range.end).skip(range.start).collect();
-            Work::of(&flatten(&rows, false, Device::Cpu).flat, rows.iter().map(|row| targets(row)).sum())
+            Work::of(&flatten(&rows, HOST).flat, rows.iter().map(|row| targets(row)).sum())
         }),
     };
-    Ok(Outline::of_training(config.stage.map_or("rm", Stage::name), outset, held, train.microbatch_tokens, rows))
+    Outline::of_training(config.stage.map_or("rm", RmStage::name), outset, held, train.microbatch_tokens, rows)
 }

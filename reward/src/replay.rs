@@ -1,16 +1,22 @@
 //! A step of the reward model, repeated microbatch by microbatch.
 
 use align_core::error::Result;
-use align_run::run::Failure;
-use align_train::stage::{Examination, Part, Quantity, Trainer as _, gradients};
+use align_run::run::{Failure, Recorded};
+use align_train::stage::{Examination, Part, Quantity, Replay, Trainer as _, gradients};
 
 use crate::data::Row;
 use crate::train::{Trainer, num_lm_tokens};
 
+impl Replay for Trainer {
+    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
+        examine(self, recorded.done - 1)
+    }
+}
+
 /// Looks at every microbatch of `step` alone, then takes the step as the run does.
-pub(crate) fn replay(trainer: &mut Trainer<'_>, step: u64) -> Result<Examination> {
+fn examine(trainer: &mut Trainer, step: u64) -> Result<Examination> {
     let mut found = Examination::default();
-    let batch = trainer.batch(step);
+    let batch: Vec<&Row> = trainer.rows.batch(step).collect();
     let lm_tokens = num_lm_tokens(&batch);
     found.weigh([("", trainer.model.parameters())]);
     for (index, range) in trainer.microbatches(&batch).into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use align_data::Record;
+use align_data::Response;
 use align_kernels::batch::microbatches;
 use align_model::ScalarModel;
 use align_text::chatml::{ChatFormat, Dialogue};
@@ -28,14 +28,10 @@ impl Responses {
     ///
     /// # Errors
     /// As [`ChatFormat::dialogue`].
-    ///
-    /// # Panics
-    /// When the record is of another kind.
-    pub fn new(record: &Record, format: &ChatFormat) -> Result<Self, String> {
-        let (dialogues, is_list): (&[Dialogue], bool) = match record {
-            Record::Response(dialogue) => (std::slice::from_ref(dialogue), false),
-            Record::Responses(dialogues) => (dialogues, true),
-            _ => panic!("responses are read as such"),
+    pub fn new(row: &Response, format: &ChatFormat) -> Result<Self, String> {
+        let (dialogues, is_list): (&[Dialogue], bool) = match row {
+            Response::One(dialogue) => (std::slice::from_ref(dialogue), false),
+            Response::Several(dialogues) => (dialogues, true),
         };
         let encoded = dialogues.iter().map(|dialogue| format.scored(dialogue)).collect::<Result<Vec<_>, String>>()?;
         let (prefix, tails) = share_prefix(&encoded);

@@ -3,50 +3,46 @@
 use align_kernels::kind_of;
 use align_model::Writing;
 use std::ops::Range;
-use std::path::Path;
 
 use align_core::error::{Result, finite};
-use align_core::progress::Progress;
 use align_kernels::batch::microbatches;
 use align_model::contract::{self, Reference, ScoreContract};
 use align_model::{Face, Over, ScalarModel};
 use align_run::checkpoint::{Snapshot, State};
 use align_run::metrics::Metrics;
-use align_run::run::{Recorded, Run};
+use align_run::run::Run;
 use align_text::chatml::ChatFormat;
 use align_train::optim::{AdamW, clip_scale};
 use align_train::schedule::lr;
-use align_train::stage::{self, Comparison, Examination};
+use align_train::stage;
 use serde_json::{Map, json};
 use tch::{Kind, Tensor};
 
 use crate::config::RmConfig;
-use crate::data::{RmBatch, Row, flatten};
+use crate::data::{Margin, RmBatch, Row, flatten, pairs};
 use crate::eval::{score, score_pairs};
 use crate::loss::{LossParams, RewardStats, reward_loss};
-use crate::replay::replay;
 use crate::rows::{EvalSet, Rows};
 use crate::seen;
 use crate::stats::pair_accuracy;
-use crate::written;
 
 /// How many comparisons of each held-out set are shown at each evaluation.
 const SAMPLES: usize = 4;
 
 /// Trains a reward model on comparisons.
-pub struct Trainer<'a> {
-    config: &'a RmConfig,
-    pub(crate) rows: &'a Rows,
-    format: &'a ChatFormat,
+pub struct Trainer {
+    config: RmConfig,
+    pub(crate) rows: Rows,
+    format: ChatFormat,
     pub(crate) model: ScalarModel,
     pub(crate) optimizer: AdamW,
     /// Raw scores of every held-out set, where they were asked for since the last step.
     held_out: Vec<Vec<Vec<f64>>>,
 }
 
-impl<'a> Trainer<'a> {
+impl Trainer {
     /// A trainer whose moments are zero.
-    pub fn new(config: &'a RmConfig, rows: &'a Rows, format: &'a ChatFormat, model: ScalarModel) -> Self {
+    pub fn new(config: RmConfig, rows: Rows, format: ChatFormat, model: ScalarModel) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
         let optimizer = AdamW::new(named, &config.optimizer);
         Self { config, rows, format, optimizer, model, held_out: Vec::new() }
@@ -91,7 +87,7 @@ impl<'a> Trainer<'a> {
     fn eval_loss(&self, rows: &[Row], scores: &[Vec<f64>]) -> f64 {
         let _no_grad = tch::no_grad_guard();
         let rows: Vec<&Row> = rows.iter().collect();
-        let pairs = flatten(&rows, self.config.loss.margin, tch::Device::Cpu).pairs;
+        let pairs = pairs(&rows, self.margin());
         let scalars = Tensor::from_slice(&scores.concat());
         reward_loss(&scalars, &pairs, rows.len(), &self.loss_params()).stats.loss
     }
@@ -114,8 +110,8 @@ impl<'a> Trainer<'a> {
         LossParams { center_coef: self.config.loss.center_coef, label_smoothing: self.config.loss.label_smoothing }
     }
 
-    pub(crate) fn batch(&self, step: u64) -> Vec<&'a Row> {
-        self.rows.batch(step).collect()
+    fn margin(&self) -> Margin {
+        if self.config.loss.margin { Margin::OfScores } else { Margin::None }
     }
 
     pub(crate) fn microbatches(&self, batch: &[&Row]) -> Vec<Range<usize>> {
@@ -125,7 +121,7 @@ impl<'a> Trainer<'a> {
 
     /// The rows laid out flat, as they are computed.
     pub(crate) fn flatten(&self, rows: &[&Row]) -> RmBatch {
-        flatten(rows, self.config.loss.margin, self.model.device())
+        flatten(rows, self.model.device())
     }
 
     /// Accumulates the gradient of some rows' part of the loss over `num_rows`; its statistics, and the part of the language-model loss.
@@ -134,15 +130,15 @@ impl<'a> Trainer<'a> {
         let (before, targets) = self.lm_targets(rows, &flat);
         let (num_ends, num_targets) = (flat.ends.size()[0], targets.len() as i64);
         let places = Tensor::cat(&[&flat.ends, &Tensor::from_slice(&before).to_device(flat.ends.device())], 0);
-        let hidden = self.model.hidden_at(&flat.flat, &places, None); // (S + N, D)
-        let scalars = self.model.scalars(&hidden.narrow(0, 0, num_ends)); // (S)
-        let loss = reward_loss(&scalars, &flat.pairs, num_rows, &self.loss_params());
-        let read = hidden.narrow(0, num_ends, num_targets);
+        let forward = self.model.forward_train(&flat.flat, Some(&places), None); // (S + N, D)
+        let scalars = self.model.scalars(&forward.hidden.narrow(0, 0, num_ends)); // (S)
+        let loss = reward_loss(&scalars, &pairs(rows, self.margin()), num_rows, &self.loss_params());
+        let read = forward.hidden.narrow(0, num_ends, num_targets);
         let (total, share) = match self.lm_gradient(&read, &targets, lm_tokens) {
             Some((share, extra)) => (loss.loss + extra, share),
             None => (loss.loss, 0.0),
         };
-        self.model.backward(&total);
+        self.model.backward(forward, &total);
         (loss.stats, share)
     }
 }
@@ -152,12 +148,12 @@ pub(crate) fn num_lm_tokens(batch: &[&Row]) -> usize {
     batch.iter().map(|row| row.num_answer_tokens(row.best)).sum()
 }
 
-impl stage::Trainer for Trainer<'_> {
+impl stage::Trainer for Trainer {
     /// One optimiser step on the step's comparisons.
     fn step(&mut self, step: u64) -> Result<Metrics> {
         self.held_out.clear();
         let train = &self.config.train;
-        let batch = self.batch(step);
+        let batch: Vec<&Row> = self.rows.batch(step).collect();
         let lm_tokens = num_lm_tokens(&batch);
 
         // The mean over the batch's comparisons, however it is cut.
@@ -221,13 +217,9 @@ impl stage::Trainer for Trainer<'_> {
         format!("loss {:.4} accuracy {:.2}", number("train/loss"), number("train/accuracy"))
     }
 
-    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
-        replay(self, recorded.done - 1)
-    }
-
     /// The model with its score contract, mean and spread taken on the first held-out set.
     fn snapshot(&self) -> Snapshot {
-        let mut contract = ScoreContract::new(self.format);
+        let mut contract = ScoreContract::new(&self.format);
         if let (Some(set), Some(file)) = (self.rows.eval.first(), self.config.data.eval.first()) {
             let name = file.display().to_string();
             let scores = self.held_out_scores(0).cloned().unwrap_or_else(|| self.score(set));
@@ -237,7 +229,7 @@ impl stage::Trainer for Trainer<'_> {
             self.model.saved(Writing::of(self.config.run.result_dtype, Face::Scalar, self.config.train.seed));
         model.add_file(contract::FILE, contract.to_bytes());
         model.add_file(seen::FILE, self.rows.seen.to_bytes());
-        model.add_scoring_files(self.format);
+        model.add_scoring_files(&self.format);
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
         Snapshot { models: Box::new(vec![("model", model)]), state }
@@ -245,10 +237,6 @@ impl stage::Trainer for Trainer<'_> {
 
     fn compute(&self) -> Kind {
         kind_of(self.config.model.dtype)
-    }
-
-    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
-        written::compare(self, checkpoint, progress)
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use align_core::error::Result;
 use align_core::progress::Progress;
 use align_model::{WrittenScalar, dtype_name};
-use align_train::stage::{Comparison, Trainer as _};
+use align_train::stage::{CompareWritten, Comparison, Trainer as _};
 use serde_json::json;
 
 use crate::data::Row;
@@ -16,9 +16,14 @@ use crate::train::Trainer;
 /// Without a held-out set, the first training comparisons of so many tokens together.
 const COMPARED_TOKENS: usize = 8192;
 
-/// Compares the model in a checkpoint's folder with the one in memory: the scores of every held-out set, or without one those of the first
-/// training comparisons.
-pub(crate) fn compare(trainer: &Trainer<'_>, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+impl CompareWritten for Trainer {
+    /// The scores of every held-out set, or without one those of the first training comparisons.
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+        compare(self, checkpoint, progress)
+    }
+}
+
+fn compare(trainer: &Trainer, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
     let written = WrittenScalar::open(&checkpoint.join("model"), trainer.model.device())?;
     let first = first_comparisons(trainer);
     let sets: Vec<(String, &[Row])> = match trainer.rows.eval.as_slice() {
@@ -49,7 +54,7 @@ pub(crate) fn compare(trainer: &Trainer<'_>, checkpoint: &Path, progress: &mut d
     Ok(found)
 }
 
-fn first_comparisons(trainer: &Trainer<'_>) -> Vec<Row> {
+fn first_comparisons(trainer: &Trainer) -> Vec<Row> {
     let mut tokens = 0;
     let within = |row: &&Row| {
         let goes_on = tokens < COMPARED_TOKENS;

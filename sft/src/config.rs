@@ -8,6 +8,8 @@ use align_core::documented;
 use align_core::error::Problems;
 use align_data::{BadRows, Batches, Length, Order};
 use align_text::chatml::{LossOn, SYSTEM};
+use align_train::stage::find_sources;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 documented! {
@@ -107,30 +109,65 @@ documented! {
     }
 }
 
-fn validate_max_tokens(problems: &mut Problems, max_tokens: usize) {
-    if max_tokens < 2 {
-        problems.push("data.max_tokens", "must be at least 2: one token to see, one to predict");
-    }
+/// What both kinds of data have.
+pub trait DataSection: std::fmt::Debug + Clone + PartialEq + Serialize + DeserializeOwned {
+    /// The keys and what they mean.
+    const KEYS: KeyDocs;
+
+    /// `train`, `mix` and `eval`.
+    fn sources(&self) -> (&Files, &[Mix], &Files);
+
+    /// `train`, `mix` and `eval`, to be looked up.
+    fn sources_mut(&mut self) -> (&mut Files, &mut [Mix], &mut Files);
+
+    /// `max_tokens`.
+    fn max_tokens(&self) -> usize;
+
+    /// `cache`.
+    fn cache(&self) -> &str;
 }
 
-fn validate_cache(problems: &mut Problems, cache: &str) {
-    if cache.is_empty() {
-        problems.push("data.cache", "must be \"auto\", \"off\" or a folder");
-    }
-}
+macro_rules! data_section {
+    ($($section:ty),*) => { $(impl DataSection for $section {
+        const KEYS: KeyDocs = Self::DOCS;
 
-/// The config of `align sft`.
+        fn sources(&self) -> (&Files, &[Mix], &Files) {
+            (&self.train, &self.mix, &self.eval)
+        }
+
+        fn sources_mut(&mut self) -> (&mut Files, &mut [Mix], &mut Files) {
+            (&mut self.train, &mut self.mix, &mut self.eval)
+        }
+
+        fn max_tokens(&self) -> usize {
+            self.max_tokens
+        }
+
+        fn cache(&self) -> &str {
+            &self.cache
+        }
+    })* };
+}
+data_section!(SftData, PretrainData);
+
+/// The config of a stage that trains a language model: `align sft` and `align pretrain` differ in their data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "sections document themselves")]
-pub struct SftConfig {
+pub struct LmConfig<D> {
     pub model: ModelSection,
-    pub data: SftData,
+    pub data: D,
     pub train: TrainSection,
     pub optimizer: OptimizerSection,
     pub schedule: ScheduleSection,
     pub run: RunSection,
 }
+
+/// The config of `align sft`.
+pub type SftConfig = LmConfig<SftData>;
+
+/// The config of `align pretrain`.
+pub type PretrainConfig = LmConfig<PretrainData>;
 
 impl Default for SftConfig {
     fn default() -> Self {
@@ -164,51 +201,6 @@ impl Default for SftConfig {
     }
 }
 
-impl Config for SftConfig {
-    const EITHER: &'static [(&'static str, &'static str)] = &[("train.steps", "train.epochs")];
-
-    fn docs() -> Vec<(&'static str, KeyDocs)> {
-        vec![
-            ("model", ModelSection::DOCS),
-            ("data", SftData::DOCS),
-            ("train", TrainSection::DOCS),
-            ("optimizer", OptimizerSection::DOCS),
-            ("schedule", ScheduleSection::DOCS),
-            ("run", RunSection::DOCS),
-        ]
-    }
-
-    fn find_files(&mut self) {
-        align_data::find_files(&mut self.data.train);
-        self.data.mix.iter_mut().for_each(|source| align_data::find_files(&mut source.path));
-        align_data::find_sets(&mut self.data.eval);
-    }
-
-    fn validate(&self, problems: &mut Problems) {
-        self.model.validate(problems);
-        checks::sources(problems, &self.data.train, &self.data.mix);
-        validate_max_tokens(problems, self.data.max_tokens);
-        validate_cache(problems, &self.data.cache);
-        self.train.validate(problems);
-        self.optimizer.validate(problems);
-        self.schedule.validate(problems);
-        self.run.validate(problems);
-    }
-}
-
-/// The config of `align pretrain`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "sections document themselves")]
-pub struct PretrainConfig {
-    pub model: ModelSection,
-    pub data: PretrainData,
-    pub train: TrainSection,
-    pub optimizer: OptimizerSection,
-    pub schedule: ScheduleSection,
-    pub run: RunSection,
-}
-
 impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
@@ -239,13 +231,16 @@ impl Default for PretrainConfig {
     }
 }
 
-impl Config for PretrainConfig {
+impl<D: DataSection> Config for LmConfig<D>
+where
+    Self: Default,
+{
     const EITHER: &'static [(&'static str, &'static str)] = &[("train.steps", "train.epochs")];
 
     fn docs() -> Vec<(&'static str, KeyDocs)> {
         vec![
             ("model", ModelSection::DOCS),
-            ("data", PretrainData::DOCS),
+            ("data", D::KEYS),
             ("train", TrainSection::DOCS),
             ("optimizer", OptimizerSection::DOCS),
             ("schedule", ScheduleSection::DOCS),
@@ -254,16 +249,20 @@ impl Config for PretrainConfig {
     }
 
     fn find_files(&mut self) {
-        align_data::find_files(&mut self.data.train);
-        self.data.mix.iter_mut().for_each(|source| align_data::find_files(&mut source.path));
-        align_data::find_sets(&mut self.data.eval);
+        let (train, mix, eval) = self.data.sources_mut();
+        find_sources(train, mix, eval);
     }
 
     fn validate(&self, problems: &mut Problems) {
+        let (train, mix, _) = self.data.sources();
         self.model.validate(problems);
-        checks::sources(problems, &self.data.train, &self.data.mix);
-        validate_max_tokens(problems, self.data.max_tokens);
-        validate_cache(problems, &self.data.cache);
+        checks::sources(problems, train, mix);
+        if self.data.max_tokens() < 2 {
+            problems.push("data.max_tokens", "must be at least 2: one token to see, one to predict");
+        }
+        if self.data.cache().is_empty() {
+            problems.push("data.cache", "must be \"auto\", \"off\" or a folder");
+        }
         self.train.validate(problems);
         self.optimizer.validate(problems);
         self.schedule.validate(problems);

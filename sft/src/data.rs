@@ -130,7 +130,7 @@ impl Rows {
     }
 
     /// What of the data does not fit a run with these settings.
-    pub fn misfits(&self, sections: Sections<'_>, max_tokens: usize, config: &ModelConfig) -> Vec<String> {
+    pub fn misfits(&self, sections: &Sections, max_tokens: usize, config: &ModelConfig) -> Vec<String> {
         let train = &self.counts;
         // Of documents those that are left out are counted among all.
         let (rows, all) = match self.train.are_merged() {
@@ -138,7 +138,7 @@ impl Rows {
             false => ("rows", train.rows + train.dropped),
         };
         let sets = self.eval.iter().zip(&self.known);
-        let mut found = misfits::schedule(sections.optimizer.lr, sections.schedule, self.batches.steps());
+        let mut found = misfits::schedule(sections.optimizer.lr, &sections.schedule, self.batches.steps());
         found.extend(misfits::dropped("data.max_tokens", max_tokens, rows, train.dropped, all));
         found.extend(misfits::truncated("data.max_tokens", max_tokens, rows, train.truncated, train.rows));
         found.extend(misfits::duplicates(self.key, rows, self.duplicates, train.rows));
@@ -171,7 +171,7 @@ pub fn sft_rows(
     let train = problems.absorb(read(&sources.files))?;
     let eval = eval_sets(&data.eval, problems, read)?;
     Ok(train.map(|train| {
-        let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
+        let order = sources.order(&train.file_rows, data.shuffle.then_some(config.train.seed));
         Rows::new(train, &sources, config.train.batches(order), eval)
     }))
 }
@@ -216,7 +216,7 @@ pub fn pretrain_rows(
     }
     let eval = eval_sets(&data.eval, problems, |files| read(files, None))?;
     Ok(complete.then(|| {
-        let order = sources.order(&train.file_rows, config.train.seed, data.shuffle);
+        let order = sources.order(&train.file_rows, data.shuffle.then_some(config.train.seed));
         Rows::new(train, &sources, config.train.batches(order), eval)
     }))
 }

@@ -1,81 +1,64 @@
 //! `align doctor` for supervised finetuning and pretraining: whether the loss stands on the answers and on nothing else, and depends on no
 //! batch, on the user's own checkpoint and data.
 
-use align_core::config::{OptimizerSection, ScheduleSection};
 use align_core::error::Result;
 use align_core::progress::Progress;
-use align_data::{Batches, Kind, Length, Order, RawRows, Record};
+use align_data::{Batches, Chat, Kind, Length, Order, RawRows};
 use align_kernels::kind_of;
 use align_model::CausalLm;
 use align_text::chatml::{ChatFormat, Dialogue, LossOn, Message, Role};
 use align_tokens::LmRow;
 use align_train::lm;
-use align_train::stage::Mixture;
-use align_train::stage::doctor::{Check, Diagnosis, LEARNING_RATE, alone, tolerance};
+use align_train::stage::doctor::{Check, LEARNING_RATE, alone, tolerance};
+use align_train::stage::{Mixture, Start};
 
-use crate::config::{PretrainConfig, SftConfig, TrainSection};
-use crate::train::{Sections, Trainer};
-use crate::{Inputs, load, pretrain_inputs, sft_inputs};
+use crate::config::SftConfig;
+use crate::stage::{Inputs, Sft};
 
 /// Rows that are looked at.
 const ROWS: usize = 8;
 
-/// Examines what `align sft` would train. Nothing is written.
-///
-/// # Errors
-/// As [`crate::sft`] before its first step.
-pub fn doctor(config: &SftConfig, progress: &mut dyn Progress) -> Result<Diagnosis> {
-    let path = &config.model.path;
-    let (inputs, format) = sft_inputs(config, progress)?;
-    let mut checks = vec![Check::template(path, &format, &|dialogue: &Dialogue| {
+/// Examines what `align sft` would train.
+pub(crate) fn sft(stage: Sft, progress: &mut dyn Progress) -> Result<Vec<Check>> {
+    let Sft { config, format, inputs } = stage;
+    let mut checks = vec![Check::template(&config.model.path, &format, &|dialogue: &Dialogue| {
         format.prompt(dialogue).expect("a dialogue of texts")
     })?];
     if config.data.loss_on == LossOn::Assistant {
-        checks.push(mask(config, &format)?);
+        checks.push(mask(&config, &format)?);
     }
     examine(inputs, checks, progress)
 }
 
-/// As [`doctor`], of `align pretrain`.
-///
-/// # Errors
-/// As [`crate::pretrain`] before its first step.
-pub fn doctor_pretrain(config: &PretrainConfig, progress: &mut dyn Progress) -> Result<Diagnosis> {
-    examine(pretrain_inputs(config, progress)?, Vec::new(), progress)
-}
-
-/// What both share: the model on the first rows, and a step on them.
-fn examine(mut inputs: Inputs<'_>, mut checks: Vec<Check>, progress: &mut dyn Progress) -> Result<Diagnosis> {
-    let (outset, Sections { model: base, train, optimizer, schedule, run }) = (inputs.outset(), inputs.sections);
-    tch::set_num_threads(run.num_threads() as i32);
+/// What sft and pretraining share: the model on the first rows, and a step on them.
+pub(crate) fn examine(mut inputs: Inputs, mut checks: Vec<Check>, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     progress.begin("examining", 2);
     let few: Vec<LmRow> = inputs.rows.train.iter().take(ROWS).collect();
-    let model = load(&inputs, false)?;
+    let model = inputs.model(Start::Models)?;
     let logprobs = |rows: &[LmRow]| {
         let mut found = Vec::new();
-        lm::evaluate(&model, rows, train.microbatch_tokens, &mut |_, _, logprobs| {
+        lm::evaluate(&model, rows, inputs.sections.train.microbatch_tokens, &mut |_, _, logprobs| {
             found.extend(logprobs.iter().map(|logprob| f64::from(*logprob)))
         });
         found
     };
     let (together, again) = (logprobs(&few), logprobs(&few));
     let each: Vec<f64> = few.iter().flat_map(|row| truth(&model, row)).collect();
-    let limit = tolerance(kind_of(base.dtype));
+    let limit = tolerance(kind_of(inputs.sections.model.dtype));
     checks.push(Check::compare("log-probabilities do not depend on the batch", &together, &each, limit));
     checks.push(Check::same_twice(&together, &again));
 
     progress.advance(1, "a step");
     // One step on these rows, at a rate that is felt.
-    let optimizer = OptimizerSection { lr: optimizer.lr.max(LEARNING_RATE), ..optimizer.clone() };
-    let (train, schedule) =
-        (TrainSection { dropout: 0.0, ..train.clone() }, ScheduleSection { warmup_steps: 0, ..schedule.clone() });
-    let order = Order::new(&[few.len()], None, train.seed, false);
+    let sections = &mut inputs.sections;
+    sections.optimizer.lr = sections.optimizer.lr.max(LEARNING_RATE);
+    sections.train.dropout = 0.0;
+    sections.schedule.warmup_steps = 0;
+    let order = Order::new(&[few.len()], None, sections.train.seed, false);
     inputs.rows.batches = Batches::new(order, few.len(), Length::Steps(2));
-    let sections = Sections { train: &train, optimizer: &optimizer, schedule: &schedule, ..inputs.sections };
-    let mut trainer = Trainer::new(sections, &inputs.rows, &inputs.source.tokenizer, model);
-    checks.push(Check::learns(&mut trainer)?);
+    checks.push(Check::learns(&mut inputs.trainer(model))?);
     progress.end();
-    Ok(Diagnosis { outset, checks })
+    Ok(checks)
 }
 
 /// The tokens with loss, as text, against the answers of the data, each with its end token.
@@ -83,8 +66,7 @@ fn mask(config: &SftConfig, format: &ChatFormat) -> Result<Check> {
     let files = Mixture::new(&config.data.train, &config.data.mix).files;
     let (mut looked, mut right, mut first_wrong) = (0, 0, None);
     let rows = RawRows::open(&files[0], Some(Kind::Chat))?.map_while(Result::ok);
-    for read in rows.filter_map(|row| row.record(Kind::Chat).ok()).take(ROWS) {
-        let Record::Chat(dialogue) = read.record else { unreachable!("a chat file gives chat records") };
+    for (Chat(dialogue), _) in rows.filter_map(|row| row.read().ok()).take(ROWS) {
         let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
         // Reasoning and calls are rendered by the family's own rules, which the template check is about.
         let is_text = |answer: &&Message| {

@@ -1,40 +1,22 @@
 //! `align plan` for sft and pretraining: what a step needs of memory and arithmetic, for the rows that the run will take.
 
-use align_core::error::Result;
-use align_core::progress::Progress;
+use align_kernels::HOST;
 use align_kernels::kind_of;
 use align_model::Writing;
 use align_model::{Face, ModelOptions};
 use align_tokens::LmRow;
 use align_train::footprint::{self, Held, Outline, STEPS, Work};
 use align_train::lm::flatten;
-use tch::Device;
 
-use crate::config::{PretrainConfig, SftConfig};
-use crate::{Inputs, pretrain_inputs, sft_inputs};
+use crate::stage::Inputs;
 
-/// Plans what `align sft` would run.
-///
-/// # Errors
-/// As [`crate::sft`] before its first step.
-pub fn plan(config: &SftConfig, progress: &mut dyn Progress) -> Result<Outline> {
-    Ok(outline(sft_inputs(config, progress)?.0))
-}
-
-/// Plans what `align pretrain` would run.
-///
-/// # Errors
-/// As [`crate::pretrain`] before its first step.
-pub fn plan_pretrain(config: &PretrainConfig, progress: &mut dyn Progress) -> Result<Outline> {
-    Ok(outline(pretrain_inputs(config, progress)?))
-}
-
-fn outline(inputs: Inputs<'_>) -> Outline {
+/// A step's needs, of the rows that the run will take.
+pub(crate) fn estimate(inputs: Inputs) -> Outline {
     let outset = inputs.outset();
     let Inputs { stage, sections, source, rows, .. } = inputs;
-    let (train, steps) = (sections.train, rows.batches.steps().min(STEPS));
+    let (train, steps) = (&sections.train, rows.batches.steps().min(STEPS));
     let options = ModelOptions {
-        device: Device::Cpu,
+        device: HOST,
         compute: kind_of(sections.model.dtype),
         trainable: true,
         recompute_layers: sections.model.recompute_layers,
@@ -51,7 +33,7 @@ fn outline(inputs: Inputs<'_>) -> Outline {
         sizes: Box::new(move |step| sizes[step as usize].clone()),
         layout: Box::new(move |step, range| {
             let rows: Vec<LmRow> = rows.batch(step).take(range.end).skip(range.start).collect();
-            let batch = flatten(&rows, Device::Cpu);
+            let batch = flatten(&rows, HOST);
             Work::of(&batch.flat, batch.targets.size()[0] as usize)
         }),
     };

@@ -2,15 +2,21 @@
 
 use align_core::error::Result;
 use align_model::Over;
-use align_run::run::Failure;
+use align_run::run::{Failure, Recorded};
 use align_tokens::LmRow;
 use align_train::lm;
-use align_train::stage::{Examination, Part, Quantity, Trainer as _, gradients};
+use align_train::stage::{Examination, Part, Quantity, Replay, Trainer as _, gradients};
 
 use crate::train::Trainer;
 
+impl Replay for Trainer {
+    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
+        examine(self, recorded.done - 1)
+    }
+}
+
 /// Looks at every microbatch of `step` alone, then takes the step as the run does.
-pub(crate) fn replay(trainer: &mut Trainer<'_>, step: u64) -> Result<Examination> {
+fn examine(trainer: &mut Trainer, step: u64) -> Result<Examination> {
     let mut found = Examination::default();
     let batch = trainer.batch(step);
     let names: Vec<String> = trainer.rows.names(step).collect();

@@ -3,49 +3,58 @@
 use align_kernels::kind_of;
 use align_model::Writing;
 use std::ops::Range;
-use std::path::Path;
 use std::time::Instant;
 
 use align_core::config::{ModelSection, OptimizerSection, RunSection, ScheduleSection};
 use align_core::error::{Result, finite};
-use align_core::progress::Progress;
 use align_core::random::{self, Purpose};
 use align_model::generate::{Sampling, generate};
 use align_model::{CausalLm, Dropout, Face};
 use align_run::checkpoint::{Snapshot, State};
 use align_run::metrics::Metrics;
 use align_run::metrics::markdown::prompt_and_response;
-use align_run::run::{Recorded, Run};
+use align_run::run::Run;
 use align_text::tokenizer::Tokenizer;
 use align_tokens::LmRow;
 use align_train::lm;
 use align_train::optim::{AdamW, clip_scale};
 use align_train::schedule::lr;
-use align_train::stage::{self, Comparison, Examination};
+use align_train::stage;
 use serde_json::{Map, json};
 use tch::Kind;
 
-use crate::config::TrainSection;
+use crate::config::{LmConfig, TrainSection};
 use crate::data::Rows;
-use crate::replay::replay;
-use crate::written;
 
 /// The sections that the loop reads.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "sections document themselves")]
-pub struct Sections<'a> {
-    pub model: &'a ModelSection,
-    pub train: &'a TrainSection,
-    pub optimizer: &'a OptimizerSection,
-    pub schedule: &'a ScheduleSection,
-    pub run: &'a RunSection,
+pub struct Sections {
+    pub model: ModelSection,
+    pub train: TrainSection,
+    pub optimizer: OptimizerSection,
+    pub schedule: ScheduleSection,
+    pub run: RunSection,
+}
+
+impl Sections {
+    /// Those of a config.
+    pub fn new<D>(config: &LmConfig<D>) -> Self {
+        Self {
+            model: config.model.clone(),
+            train: config.train.clone(),
+            optimizer: config.optimizer.clone(),
+            schedule: config.schedule.clone(),
+            run: config.run.clone(),
+        }
+    }
 }
 
 /// Trains a language model on rows.
-pub struct Trainer<'a> {
-    pub(crate) sections: Sections<'a>,
-    pub(crate) rows: &'a Rows,
-    tokenizer: &'a Tokenizer,
+pub struct Trainer {
+    pub(crate) sections: Sections,
+    pub(crate) rows: Rows,
+    tokenizer: Tokenizer,
     pub(crate) model: CausalLm,
     pub(crate) optimizer: AdamW,
     /// What was measured on held-out rows since the last step.
@@ -56,11 +65,11 @@ pub struct Trainer<'a> {
 const SAMPLES: usize = 4;
 const SAMPLE_TOKENS: usize = 64;
 
-impl<'a> Trainer<'a> {
+impl Trainer {
     /// A trainer whose moments are zero.
-    pub fn new(sections: Sections<'a>, rows: &'a Rows, tokenizer: &'a Tokenizer, model: CausalLm) -> Self {
+    pub fn new(sections: Sections, rows: Rows, tokenizer: Tokenizer, model: CausalLm) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
-        let optimizer = AdamW::new(named, sections.optimizer);
+        let optimizer = AdamW::new(named, &sections.optimizer);
         Self { sections, rows, tokenizer, optimizer, model, held_out: None }
     }
 
@@ -116,7 +125,7 @@ impl<'a> Trainer<'a> {
 
     /// How a batch is cut, and what is dropped out in each part.
     pub(crate) fn microbatches(&self, step: u64, batch: &[LmRow]) -> Vec<(Range<usize>, Option<Dropout>)> {
-        let train = self.sections.train;
+        let train = &self.sections.train;
         let lengths: Vec<usize> = batch.iter().map(LmRow::len).collect();
         let with_dropout = |(index, range): (usize, Range<usize>)| {
             let key = random::key(train.seed, Purpose::Dropout, step, index as u64);
@@ -130,12 +139,12 @@ impl<'a> Trainer<'a> {
     }
 }
 
-impl stage::Trainer for Trainer<'_> {
+impl stage::Trainer for Trainer {
     /// One optimiser step on the step's rows.
     fn step(&mut self, step: u64) -> Result<Metrics> {
         let started = Instant::now();
         self.held_out = None;
-        let train = self.sections.train;
+        let train = &self.sections.train;
         let batch: Vec<LmRow> = self.batch(step);
         let loss_tokens: usize = batch.iter().map(LmRow::num_loss_tokens).sum();
 
@@ -147,7 +156,7 @@ impl stage::Trainer for Trainer<'_> {
         let grad_norm = self.optimizer.grad_norm();
         finite("train/loss", loss)?;
         finite("train/grad_norm", grad_norm)?;
-        let lr = lr(self.sections.optimizer.lr, self.sections.schedule, step, self.rows.batches.steps());
+        let lr = lr(self.sections.optimizer.lr, &self.sections.schedule, step, self.rows.batches.steps());
         self.optimizer.step(lr, clip_scale(grad_norm, train.grad_clip));
 
         let tokens = batch.iter().map(LmRow::len).sum::<usize>() as f64;
@@ -173,10 +182,6 @@ impl stage::Trainer for Trainer<'_> {
         format!("loss {:.4}", metrics.get("train/loss").unwrap_or(f64::NAN))
     }
 
-    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
-        replay(self, recorded.done - 1)
-    }
-
     fn snapshot(&self) -> Snapshot {
         let mut state = State::new();
         self.optimizer.save("model", &mut state);
@@ -191,10 +196,6 @@ impl stage::Trainer for Trainer<'_> {
 
     fn compute(&self) -> Kind {
         kind_of(self.sections.model.dtype)
-    }
-
-    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
-        written::compare(self, checkpoint, progress)
     }
 
     fn load(&mut self, state: &State) -> Result<()> {

@@ -7,7 +7,7 @@ use align_core::progress::Progress;
 use align_model::{WrittenLm, dtype_name};
 use align_tokens::LmRow;
 use align_train::lm::{self, first_rows, mean_divergence};
-use align_train::stage::{Comparison, Trainer as _};
+use align_train::stage::{CompareWritten, Comparison, Trainer as _};
 use serde_json::json;
 
 use crate::train::Trainer;
@@ -15,9 +15,14 @@ use crate::train::Trainer;
 /// Targets before which the distributions over the vocabulary are compared, in each set.
 const COMPARED_TARGETS: usize = 2048;
 
-/// Compares the model in a checkpoint's folder with the one in memory: the loss of every held-out set, and the KL on its first rows; without
-/// a held-out set, both on the first training rows.
-pub(crate) fn compare(trainer: &Trainer<'_>, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+impl CompareWritten for Trainer {
+    /// The loss of every held-out set, and the KL on its first rows; without a held-out set, both on the first training rows.
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
+        compare(self, checkpoint, progress)
+    }
+}
+
+fn compare(trainer: &Trainer, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
     let written = WrittenLm::open(&checkpoint.join("model"), trainer.model.device())?;
     let (mut found, sets) = (Comparison::default(), &trainer.rows.eval);
     for set in sets {
@@ -35,7 +40,7 @@ pub(crate) fn compare(trainer: &Trainer<'_>, checkpoint: &Path, progress: &mut d
 
 /// Adds what is found of a set; `trained` is its loss by the model in memory, where that is known.
 fn compare_set<R: Iterator<Item = LmRow>>(
-    trainer: &Trainer<'_>,
+    trainer: &Trainer,
     written: &WrittenLm,
     name: &str,
     rows: impl Fn() -> R,

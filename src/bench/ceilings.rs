@@ -1,12 +1,13 @@
 //! The peak performance of this machine: matmul through libtorch, and memory bandwidth. Measured before and
 //! after each job, because the clock and load of a processor change within seconds.
 
+use align_kernels::HOST;
 use align_kernels::kind_of;
 use std::time::Instant;
 
 use align_core::config::Dtype;
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::jobs::name;
 use super::table::Spread;
@@ -60,7 +61,7 @@ impl Probe {
     pub(super) fn measure(&self) -> Ceilings {
         let rate = |(dtype, path): &(Dtype, Path)| (*dtype, path.rate(kind_of(*dtype)).expect("the path was tried"));
         let products = self.0.iter().map(rate).collect();
-        let long = Tensor::ones([ELEMENTS], (Kind::Float, Device::Cpu));
+        let long = Tensor::ones([ELEMENTS], (Kind::Float, HOST));
         let pass = median_seconds(|| drop(long.sum(Kind::Float)));
         Ceilings { products, bandwidth: 4.0 * ELEMENTS as f64 / pass }
     }
@@ -105,7 +106,7 @@ impl Path {
     fn rate(self, kind: Kind) -> Option<f64> {
         let _no_grad = tch::no_grad_guard();
         let kind = if matches!(self, Path::Widened) { Kind::Float } else { kind };
-        let factor = Tensor::ones([SIDE, SIDE], (kind, Device::Cpu));
+        let factor = Tensor::ones([SIDE, SIDE], (kind, HOST));
         let seconds = match self {
             Path::Mm | Path::Widened => median_seconds(|| drop(factor.mm(&factor))),
             Path::Mkldnn => {

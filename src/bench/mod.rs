@@ -9,6 +9,7 @@ mod jobs;
 mod table;
 mod useful;
 
+use align_kernels::HOST;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use align_core::config::Overlong;
 use align_core::error::{Error, Problems};
 use align_core::process_memory;
 use align_core::progress::{Progress, Silent};
-use align_data::{self as data, BadRows, Batches, Kind, Length, Order, Record};
+use align_data::{self as data, BadRows, Batches, Length, Order, Prompt};
 use align_model::contract::ScoreContract;
 use align_model::{ModelOptions, ScalarModel};
 use align_reward::data::Row;
@@ -27,7 +28,6 @@ use align_tokens::{Cache, LmRow, Reading};
 use align_train::stage::{Source, check_causal_lm, check_format};
 use anyhow::Result;
 use serde_json::{Value, json};
-use tch::Device;
 
 use ceilings::{Ceilings, Probe};
 use jobs::JobFiles;
@@ -162,7 +162,8 @@ fn read(args: &BenchArgs, dir: &Path, source: Source, format: ChatFormat, proble
     }
     if runs(&[BenchJob::Ppo, BenchJob::Generate]) {
         let file = args.data.join("prompts.jsonl");
-        let rows = problems.absorb(data::read(std::slice::from_ref(&file), Kind::Prompt, BadRows::Error))?;
+        let unchanged = |_: &data::RowLocation, prompt: Prompt| Ok(prompt);
+        let rows = problems.absorb(data::read_rows(std::slice::from_ref(&file), BadRows::Error, &unchanged))?;
         subject.prompts = rows.map_or_else(Vec::new, |rows| prompts(rows.records, &subject.format));
         let needed = BATCH.max(args.batches.iter().copied().max().unwrap_or(0));
         if problems.is_empty() && subject.prompts.len() < needed {
@@ -174,16 +175,13 @@ fn read(args: &BenchArgs, dir: &Path, source: Source, format: ChatFormat, proble
 }
 
 /// The prompts of the measured length, in order, with their number of tokens.
-fn prompts(records: Vec<(data::RowLocation, Record)>, format: &ChatFormat) -> Vec<(Dialogue, usize)> {
-    let with_length = |(_, record)| match record {
-        Record::Prompt(dialogue) => {
-            let tokens = format.prompt(&dialogue).ok()?.len();
-            Some((dialogue, tokens))
-        }
-        _ => unreachable!("a prompt file gives prompts"),
+fn prompts(rows: Vec<(data::RowLocation, Prompt)>, format: &ChatFormat) -> Vec<(Dialogue, usize)> {
+    let with_length = |(_, Prompt(dialogue))| {
+        let tokens = format.prompt(&dialogue).ok()?.len();
+        Some((dialogue, tokens))
     };
     let mut prompts: Vec<_> =
-        records.into_iter().filter_map(with_length).filter(|(_, tokens)| tokens <= PROMPT_TOKENS.end()).collect();
+        rows.into_iter().filter_map(with_length).filter(|(_, tokens)| tokens <= PROMPT_TOKENS.end()).collect();
     if prompts.iter().filter(|(_, tokens)| PROMPT_TOKENS.contains(tokens)).count() >= BATCH {
         prompts.retain(|(_, tokens)| PROMPT_TOKENS.contains(tokens));
     }
@@ -342,12 +340,8 @@ impl Bench<'_> {
     fn reward_model(&self, subject: &Subject) -> Result<PathBuf> {
         let folder = self.out.join(format!("{}-reward", subject.name));
         if !folder.exists() {
-            let options = ModelOptions {
-                device: Device::Cpu,
-                compute: tch::Kind::Float,
-                trainable: false,
-                recompute_layers: false,
-            };
+            let options =
+                ModelOptions { device: HOST, compute: tch::Kind::Float, trainable: false, recompute_layers: false };
             ScalarModel::load(&subject.dir, &options, 0)?.save(&folder)?;
             ScoreContract::new(&subject.format).write(&folder)?;
             process_memory::trim_malloc();

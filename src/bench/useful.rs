@@ -10,11 +10,12 @@
 //! - A prompt that several responses share counts once. Recomputation and padding do not count.
 //! - decoding: each step reads P and the head once, and the keys and values of every row.
 
+use align_kernels::HOST;
 use align_model::{ModelConfig, ModelOptions};
 use align_reward::data::Row;
 use align_tokens::LmRow;
 use align_train::footprint::{Held, Work};
-use tch::{Device, Kind};
+use tch::Kind;
 
 /// The sizes of a model, as a language model and as a scalar model.
 pub(super) struct Model {
@@ -24,8 +25,7 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(config: &ModelConfig) -> Self {
-        let options =
-            ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: false, recompute_layers: false };
+        let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: false, recompute_layers: false };
         let held = |has_lm_head: bool| Held {
             config: config.clone(),
             options: options.clone(),

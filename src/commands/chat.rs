@@ -21,9 +21,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
     args.sampling.check(&mut problems);
     let source = check_causal_lm(&args.model, &mut problems)?;
     let format = check_format(&args.model, source.as_ref(), &args.sampling.system, &mut problems)?;
-    problems.into_result()?;
-    let known = "no problem was found";
-    let (source, format) = (source.expect(known), format.expect(known));
+    let (source, format) = problems.into_checked(source.zip(format))?;
     let mut model = CausalLm::load(&args.model, &evaluation_options(Dtype::Float32))?;
     require_finite(&args.model, model.parameters())?;
     model.set_extrapolate(true);

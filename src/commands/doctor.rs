@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use align_core::config::{self, Config};
+use align_train::stage;
 use align_train::stage::doctor::{Check, Diagnosis};
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -16,10 +17,10 @@ use crate::terminal::Terminal;
 pub(crate) fn run(args: DoctorArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::new();
     let Diagnosis { outset, checks } = match stage_of(&args.config)? {
-        Stage::Ppo => align_ppo::doctor(&load(&args)?, &mut terminal)?,
-        Stage::Rm => align_reward::doctor(&load(&args)?, &mut terminal)?,
-        Stage::Sft => align_sft::doctor(&load(&args)?, &mut terminal)?,
-        Stage::Pretrain => align_sft::doctor_pretrain(&load(&args)?, &mut terminal)?,
+        Stage::Ppo => stage::doctor::<align_ppo::Ppo>(&load(&args)?, &mut terminal)?,
+        Stage::Rm => stage::doctor::<align_reward::Rm>(&load(&args)?, &mut terminal)?,
+        Stage::Sft => stage::doctor::<align_sft::Sft>(&load(&args)?, &mut terminal)?,
+        Stage::Pretrain => stage::doctor::<align_sft::Pretrain>(&load(&args)?, &mut terminal)?,
     };
     let faults = checks.iter().filter(|check| !check.sound).count();
     if args.json {

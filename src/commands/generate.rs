@@ -8,7 +8,7 @@ use align_core::error::Problems;
 use align_core::process_memory;
 use align_core::progress::Progress;
 use align_core::random::{self, Purpose};
-use align_data::{self as data, BadRows, Kind, Record, RowLocation};
+use align_data::{self as data, BadRows, Prompt, RowLocation};
 use align_model::generate::{Sampling, generate};
 use align_model::{CausalLm, require_finite};
 use align_text::chatml::Message;
@@ -60,20 +60,17 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     }
     let source = check_causal_lm(&args.model, &mut problems)?;
     let format = check_format(&args.model, source.as_ref(), &args.sampling.system, &mut problems)?;
-    let prepare = |_: &RowLocation, record: Record| {
-        let Record::Prompt(dialogue) = record else { unreachable!("a prompt file gives prompts") };
+    let prepare = |_: &RowLocation, Prompt(dialogue): Prompt| {
         // Without a format there is a problem already: then rows are only parsed.
         let prompt = format.as_ref().map(|format| format.prompt(&dialogue)).transpose()?;
         Ok((dialogue, prompt.unwrap_or_default()))
     };
     let given = data::find(&args.prompts);
     let files = inputs::files(&given);
-    let rows = problems.absorb(data::read_as(&files, Kind::Prompt, BadRows::Error, &prepare))?;
+    let rows = problems.absorb(data::read_rows(&files, BadRows::Error, &prepare))?;
     files.iter().for_each(|file| refuse_same_file(&args.out, file, "--prompts", &mut problems));
-    problems.into_result()?;
+    let ((source, format), rows) = problems.into_checked(source.zip(format).zip(rows))?;
     report_ignored(&given);
-    let known = "no problem was found";
-    let (source, format, rows) = (source.expect(known), format.expect(known), rows.expect(known));
 
     report_unread(&rows.unread);
     let (mut dialogues, mut prompts): (Vec<_>, Vec<_>) = Default::default();

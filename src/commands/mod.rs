@@ -27,10 +27,10 @@ use crate::cli::{Command, Data, Eval, Inspect, Serve};
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Quickstart(args) => crate::quickstart::run(args),
-        Command::Pretrain(args) => stages::run(args, align_sft::pretrain),
-        Command::Sft(args) => stages::run(args, align_sft::sft),
-        Command::Rm(args) => stages::run(args, align_reward::rm),
-        Command::Ppo(args) => stages::run(args, align_ppo::ppo),
+        Command::Pretrain(args) => stages::run::<align_sft::Pretrain>(args),
+        Command::Sft(args) => stages::run::<align_sft::Sft>(args),
+        Command::Rm(args) => stages::run::<align_reward::Rm>(args),
+        Command::Ppo(args) => stages::run::<align_ppo::Ppo>(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Bench(args) => crate::bench::run(args),

@@ -1,16 +1,18 @@
 //! `align plan`: estimates memory by phase and part, the largest microbatch that fits, and the time per step,
 //! without loading a model.
 
+use align_kernels::HOST;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use align_core::config::{self, Config};
 use align_core::process_memory;
 use align_train::footprint::{Outline, Phase};
+use align_train::stage;
 use anyhow::Result;
 use comfy_table::TableComponent;
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::eval::{align_right, print_line, table};
 use super::stages::{Stage, stage_of};
@@ -27,10 +29,10 @@ const PROGRAM: u64 = 48 << 20;
 pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::new();
     let outline = match stage_of(&args.config)? {
-        Stage::Ppo => align_ppo::plan(&load(&args)?)?,
-        Stage::Rm => align_reward::plan(&load(&args)?)?,
-        Stage::Sft => align_sft::plan(&load(&args)?, &mut terminal)?,
-        Stage::Pretrain => align_sft::plan_pretrain(&load(&args)?, &mut terminal)?,
+        Stage::Ppo => stage::plan::<align_ppo::Ppo>(&load(&args)?, &mut terminal)?,
+        Stage::Rm => stage::plan::<align_reward::Rm>(&load(&args)?, &mut terminal)?,
+        Stage::Sft => stage::plan::<align_sft::Sft>(&load(&args)?, &mut terminal)?,
+        Stage::Pretrain => stage::plan::<align_sft::Pretrain>(&load(&args)?, &mut terminal)?,
     };
     let machine = Machine::measure(outline.compute);
     // Program, tokenizer and data are in memory now, as they will be in training.
@@ -67,9 +69,9 @@ impl Machine {
     fn measure(compute: Kind) -> Self {
         const SIZE: i64 = 1024;
         const ELEMENTS: i64 = 1 << 25;
-        let factor = Tensor::ones([SIZE, SIZE], (compute, Device::Cpu));
+        let factor = Tensor::ones([SIZE, SIZE], (compute, HOST));
         let product = best_of(|| drop(factor.mm(&factor)));
-        let mut long = Tensor::ones([ELEMENTS], (Kind::Float, Device::Cpu));
+        let mut long = Tensor::ones([ELEMENTS], (Kind::Float, HOST));
         let pass = best_of(|| drop(long.g_mul_scalar_(1.0)));
         Self { rate: 2.0 * (SIZE as f64).powi(3) / product, bandwidth: 2.0 * 4.0 * ELEMENTS as f64 / pass }
     }

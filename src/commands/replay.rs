@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use align_core::config::{self, Config};
 use align_run::run::{Failure, Recorded};
-use align_train::stage::{Examination, Part, Quantity, Replay};
+use align_train::stage::{self, Examination, Part, Quantity, Replayed};
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -21,28 +21,27 @@ pub(crate) fn run(args: ReplayArgs) -> Result<ExitCode> {
     let recorded = Recorded::open(&args.run, args.step)?;
     let mut terminal = Terminal::new();
     let replay = match recorded.stage.as_str() {
-        "sft" => align_sft::replay_sft(&load(&recorded)?, &recorded, &mut terminal)?,
-        "pretrain" => align_sft::replay_pretrain(&load(&recorded)?, &recorded, &mut terminal)?,
-        "ppo" => align_ppo::replay_ppo(&load(&recorded)?, &recorded)?,
-        _ => align_reward::replay(&load(&recorded)?, &recorded)?,
+        "sft" => stage::replay::<align_sft::Sft>(&load(&recorded)?, &recorded, &mut terminal)?,
+        "pretrain" => stage::replay::<align_sft::Pretrain>(&load(&recorded)?, &recorded, &mut terminal)?,
+        "ppo" => stage::replay::<align_ppo::Ppo>(&load(&recorded)?, &recorded, &mut terminal)?,
+        _ => stage::replay::<align_reward::Rm>(&load(&recorded)?, &recorded, &mut terminal)?,
     };
-    let same = replay.found.failure.as_ref() == Some(&replay.recorded);
     if args.json {
-        print_line(&to_json(&args.run, &replay, same).to_string());
+        print_line(&to_json(&args.run, &replay).to_string());
     } else {
-        show(&args.run, &replay, same);
+        show(&args.run, &replay);
     }
-    Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if replay.is_reproduced() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn load<C: Config>(recorded: &Recorded) -> Result<C> {
     Ok(config::load(&recorded.config, &[], None)?)
 }
 
-fn show(run: &Path, replay: &Replay, same: bool) {
-    let Replay { stage, done, recorded, found } = replay;
+fn show(run: &Path, replay: &Replayed) {
+    let Replayed { stage, done, recorded, found } = replay;
     let repeated = match &found.failure {
-        Some(_) if same => "reproduced".to_owned(),
+        Some(_) if replay.is_reproduced() => "reproduced".to_owned(),
         Some(failure) => format!("{failure}: differs from the record"),
         None => "all numbers are finite: the failure was not reproduced".to_owned(),
     };
@@ -118,7 +117,7 @@ fn bad_gradients(part: &Part) -> String {
     }
 }
 
-fn to_json(run: &Path, replay: &Replay, same: bool) -> Value {
+fn to_json(run: &Path, replay: &Replayed) -> Value {
     let failure = |failure: &Failure| json!({ "what": failure.what, "number": failure.number });
     let all = |quantities: &[Quantity]| quantities.iter().map(Quantity::to_json).collect::<Vec<_>>();
     // JSON has no NaN or infinity.
@@ -142,7 +141,7 @@ fn to_json(run: &Path, replay: &Replay, same: bool) -> Value {
         "step": replay.done,
         "recorded": failure(&replay.recorded),
         "repeated": found.failure.as_ref().map(failure),
-        "same": same,
+        "same": replay.is_reproduced(),
         "begins": found.begins(),
         "parts": found.parts.iter().map(part).collect::<Vec<_>>(),
         "quantities": all(&found.quantities),

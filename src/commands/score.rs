@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use align_core::config::Dtype;
 use align_core::error::Problems;
 use align_core::progress::Progress;
-use align_data::{self as data, BadRows, Kind, Record, RowLocation, STDIN};
+use align_data::{self as data, BadRows, Response, RowLocation, STDIN};
 use align_model::{ScalarModel, require_finite};
 use align_reward::responses::{Responses, score};
 use align_reward::stats::best;
@@ -28,32 +28,30 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
     let format = scorer.as_ref().map(|scorer| &scorer.format);
-    let prepare = |_: &RowLocation, record: Record| {
+    let prepare = |_: &RowLocation, row: Response| {
         // Without a format there is a problem already: then rows are only parsed.
-        let responses = format.map(|format| Responses::new(&record, format)).transpose()?;
-        let answers = match record {
-            Record::Responses(dialogues) => dialogues.into_iter().filter_map(last_text).collect(),
-            _ => Vec::new(),
+        let responses = format.map(|format| Responses::new(&row, format)).transpose()?;
+        let answers = match row {
+            Response::Several(dialogues) => dialogues.into_iter().filter_map(last_text).collect(),
+            Response::One(_) => Vec::new(),
         };
         Ok((responses, answers))
     };
     let given = data::find(source);
     let files = inputs::files(&given);
-    let read = problems.absorb(data::read_as(&files, Kind::Response, BadRows::Error, &prepare))?;
+    let read = problems.absorb(data::read_rows(&files, BadRows::Error, &prepare))?;
     if args.out != standard {
         files.iter().for_each(|file| refuse_same_file(&args.out, file, "--data", &mut problems));
     }
-    problems.into_result()?;
+    let (read, scorer) = problems.into_checked(read.zip(scorer))?;
     report_ignored(&given);
-    let known = "no problem was found";
-    let read = read.expect(known);
     report_unread(&read.unread);
-    report_assumed(&args.model, scorer.expect(known).assumed.as_deref());
+    report_assumed(&args.model, scorer.assumed.as_deref());
     let (mut locations, mut rows, mut answers): (Vec<RowLocation>, Vec<Responses>, Vec<Vec<String>>) =
         Default::default();
     for (location, (responses, texts)) in read.records {
         locations.push(location);
-        rows.push(responses.expect(known));
+        rows.push(responses.expect("a checked reward model has a format"));
         answers.push(texts);
     }
     let mut out = if args.out == standard { Lines::stdout() } else { Lines::create(&args.out)? };

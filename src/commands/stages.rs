@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use align_core::config::{self, Config, RunSection};
+use align_core::config::{self, RunSection};
 use align_core::error::Error;
 use align_data::files_of;
 use align_run::run::Outcome;
-use align_train::stage::Job;
+use align_train::stage::{self, Job};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -16,27 +16,9 @@ use crate::output::{print_if_read, say};
 use crate::supervise::Supervisor;
 use crate::terminal::Terminal;
 
-/// A config that has a `[run]` section.
-pub(crate) trait HasRun {
-    fn run(&self) -> &RunSection;
-}
-
-macro_rules! has_run {
-    ($($config:ty),*) => { $(impl HasRun for $config { fn run(&self) -> &RunSection { &self.run } })* };
-}
-has_run!(
-    align_sft::config::SftConfig,
-    align_sft::config::PretrainConfig,
-    align_reward::config::RmConfig,
-    align_ppo::config::PpoConfig
-);
-
 /// Reads the config and runs a stage on it.
-pub(crate) fn run<C: Config + HasRun>(
-    args: StageArgs,
-    stage: impl FnOnce(&C, Job<'_>) -> align_core::error::Result<Option<Outcome>>,
-) -> Result<ExitCode> {
-    let config: C = config::load(&args.config, &args.sets, args.out.as_deref())?;
+pub(crate) fn run<S: stage::Stage>(args: StageArgs) -> Result<ExitCode> {
+    let config: S::Config = config::load(&args.config, &args.sets, args.out.as_deref())?;
     let supervisor = Supervisor::start()?;
     let mut terminal = Terminal::new();
     let job = Job {
@@ -46,8 +28,8 @@ pub(crate) fn run<C: Config + HasRun>(
         progress: &mut terminal,
         program: program(),
     };
-    let outcome = stage(&config, job)?;
-    Ok(report(outcome, config.run(), &supervisor))
+    let outcome = stage::run::<S>(&config, job)?;
+    Ok(report(outcome, S::run_section(&config), &supervisor))
 }
 
 /// This program's entries in run.json.
@@ -61,16 +43,16 @@ pub(crate) fn program() -> Map<String, Value> {
 }
 
 /// Prints the folder of the result, or why there is none yet.
-fn report(outcome: Option<Outcome>, run: &RunSection, supervisor: &Supervisor) -> ExitCode {
+fn report(outcome: Outcome, run: &RunSection, supervisor: &Supervisor) -> ExitCode {
     let out = run.out.display();
     match outcome {
-        None => say("dry run: config, data and checkpoint are fine; nothing was trained"),
-        Some(Outcome::Finished { .. }) => print_if_read(&format!("{out}/model")),
-        Some(Outcome::AlreadyFinished { step }) => {
+        Outcome::DryRun => say("dry run: config, data and checkpoint are fine; nothing was trained"),
+        Outcome::Finished { .. } => print_if_read(&format!("{out}/model")),
+        Outcome::AlreadyFinished { step } => {
             say(&format!("{out} is finished: {step} steps are done"));
             print_if_read(&format!("{out}/model"));
         }
-        Some(Outcome::Interrupted { step }) => {
+        Outcome::Interrupted { step } => {
             say(&format!("stopped after step {step}; a checkpoint is written, continue with --resume"));
             return ExitCode::from(supervisor.exit_code());
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use align_core::config::Dtype;
 use align_core::progress::Progress;
 use align_core::random::{self, Purpose};
-use align_data::{self as data, BadRows, Kind, Record};
+use align_data::{self as data, BadRows, Prompt};
 use align_datasets::gold;
 use align_model::generate::{Response, Sampling, generate};
 use align_model::{CausalLm, ScalarModel};
@@ -96,8 +96,7 @@ pub(super) fn measure(
 
 fn read_prompts(files: &[PathBuf], format: &ChatFormat) -> Result<Prompts> {
     let mut prompts = Prompts { texts: Vec::new(), tokens: Vec::new() };
-    for (_, record) in data::read(files, Kind::Prompt, BadRows::Error)?.records {
-        let Record::Prompt(dialogue) = record else { unreachable!("a prompt file gives prompts") };
+    for (_, Prompt(dialogue)) in data::read_rows(files, BadRows::Error, &|_, prompt: Prompt| Ok(prompt))?.records {
         prompts.tokens.push(format.prompt(&dialogue).expect("the world's prompts are text"));
         prompts.texts.push(dialogue.messages.last().map(|message| message.content.clone()).unwrap_or_default());
     }

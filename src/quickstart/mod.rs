@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use align_core::config::{self, Config};
+use align_core::config;
 use align_core::error::Error;
 use align_core::progress::Progress;
 use align_ppo::config::PpoConfig;
 use align_run::checkpoint;
 use align_run::run::Outcome;
-use align_train::stage::Job;
+use align_train::stage::{self, Job};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
@@ -121,12 +121,12 @@ impl Quickstart<'_> {
         let sets = self.sets(name, stage);
         let started = Instant::now();
         let outcome = match stage {
-            Stage::Pretrain => self.launch(name, toml, &sets, align_sft::pretrain)?,
-            Stage::Sft => self.launch(name, toml, &sets, align_sft::sft)?,
-            Stage::Rm => self.launch(name, toml, &sets, align_reward::rm)?,
-            Stage::Ppo { .. } => self.launch(name, toml, &sets, align_ppo::ppo)?,
+            Stage::Pretrain => self.launch::<align_sft::Pretrain>(name, toml, &sets)?,
+            Stage::Sft => self.launch::<align_sft::Sft>(name, toml, &sets)?,
+            Stage::Rm => self.launch::<align_reward::Rm>(name, toml, &sets)?,
+            Stage::Ppo { .. } => self.launch::<align_ppo::Ppo>(name, toml, &sets)?,
         };
-        if matches!(outcome, Some(Outcome::Interrupted { .. })) {
+        if matches!(outcome, Outcome::Interrupted { .. }) {
             self.terminal.note(&format!("stopped in {name}; the same command continues from there"));
             return Ok(false);
         }
@@ -143,14 +143,8 @@ impl Quickstart<'_> {
         Ok(true)
     }
 
-    fn launch<C: Config>(
-        &mut self,
-        name: &str,
-        toml: &str,
-        sets: &[String],
-        stage: impl FnOnce(&C, Job<'_>) -> align_core::error::Result<Option<Outcome>>,
-    ) -> Result<Option<Outcome>> {
-        let config: C = config::load_text(&format!("configs/quickstart/{name}.toml"), toml, sets, None)?;
+    fn launch<S: stage::Stage>(&mut self, name: &str, toml: &str, sets: &[String]) -> Result<Outcome> {
+        let config: S::Config = config::load_text(&format!("configs/quickstart/{name}.toml"), toml, sets, None)?;
         let mut quiet = Quiet { terminal: &mut self.terminal, name };
         let job = Job {
             resume: true,
@@ -159,7 +153,7 @@ impl Quickstart<'_> {
             progress: &mut quiet,
             program: program(),
         };
-        Ok(stage(&config, job)?)
+        Ok(stage::run::<S>(&config, job)?)
     }
 
     /// Overrides of a stage's config: its seed, and the paths to the results of earlier stages.

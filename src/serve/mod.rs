@@ -49,10 +49,7 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
     // The address is bound before the model loads, but requests are answered only afterwards.
     let socket = address.map(bind).map_or(Ok(None), |socket| problems.absorb(socket))?;
-    problems.into_result()?;
-    let known = "no problem was found";
-    let (Scorer { format, assumed, .. }, socket) = (scorer.expect(known), socket.expect(known));
-    let address = address.expect(known);
+    let ((Scorer { format, assumed, .. }, socket), address) = problems.into_checked(scorer.zip(socket).zip(address))?;
     report_assumed(&args.model, assumed.as_deref());
 
     let mut model = ScalarModel::load(&args.model, &evaluation_options(Dtype::Float32), 0)?;

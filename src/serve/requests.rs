@@ -154,9 +154,9 @@ impl Asked {
         for (index, input) in inputs.into_iter().enumerate() {
             let prefix = if is_batch { format!("`inputs[{index}]`: ") } else { String::new() };
             let malformed = |what: String| Refusal::malformed(format!("{prefix}{what}"));
-            let read = data::parse(Kind::Response, &input).map_err(malformed)?;
-            let row = Responses::new(&read.record, format).map_err(malformed)?;
-            unread.extend(read.unread);
+            let (row, keys): (data::Response, _) = data::parse_row(&input).map_err(malformed)?;
+            let row = Responses::new(&row, format).map_err(malformed)?;
+            unread.extend(keys);
             let longest = row.longest();
             if longest > max_tokens {
                 let what =

@@ -252,6 +252,19 @@ impl Problems {
         self.0.push(problem);
     }
 
+    /// Returns the value of the checks if no problem was found. A check without a value must have reported a
+    /// problem.
+    ///
+    /// # Errors
+    /// As [`Problems::into_result`].
+    ///
+    /// # Panics
+    /// When a check returned neither a value nor a problem.
+    pub fn into_checked<T>(self, value: Option<T>) -> Result<T> {
+        self.into_result()?;
+        Ok(value.expect("a check without a value reports a problem"))
+    }
+
     /// `Ok` when nothing was found.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::raw::{Parsed, RawRows, RowLocation};
 use super::records::{Kind, Record};
+use super::typed::{TypedRow, typed};
 use align_core::error::{Problem, Problems, Result};
 
 /// The maximum number of distinct causes of bad rows kept per file; a message shows fewer.
@@ -84,14 +85,22 @@ impl Unread {
 /// [`align_core::error::Error::Invalid`] with every bad file and, unless `bad_rows` skips them, every bad
 /// row.
 pub fn read(files: &[PathBuf], kind: Kind, bad_rows: BadRows) -> Result<Rows> {
-    read_as(files, kind, bad_rows, &|_, record| Ok(record))
+    read_kind(files, kind, bad_rows, &|_, record| Ok(record))
 }
 
-/// As [`read`]; `prepare` converts each record, and a row for which it fails is a bad row.
+/// As [`read`], for a type of row. `prepare` converts each row, and a row for which it fails is a bad row.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_as<T>(
+pub fn read_rows<R: TypedRow, T>(
+    files: &[PathBuf],
+    bad_rows: BadRows,
+    prepare: &dyn Fn(&RowLocation, R) -> Parsed<T>,
+) -> Result<Rows<T>> {
+    read_kind(files, R::KIND, bad_rows, &|location, record| prepare(location, typed(record)?))
+}
+
+fn read_kind<T>(
     files: &[PathBuf],
     kind: Kind,
     bad_rows: BadRows,

@@ -1,16 +1,13 @@
 //! Segments → attention. A plan is made once per batch and shared by its layers: which runs of tokens are computed together,
 //! which keys they see, and the masks. Many short trees share a call, a long segment has its own.
 
-mod host;
-
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::FlatBatch;
-use crate::memory::elements;
+use crate::ops::Precision;
 use crate::rotary::Rotation;
-use crate::{backward_with, product};
 
 /// Short segments are merged into calls of up to this many tokens.
 const BLOCK_TOKENS: usize = 256;
@@ -56,35 +53,36 @@ pub struct Plan {
     pub rotation: Rotation,
     /// Token ids (T).
     pub tokens: Tensor,
-    calls: Vec<Call>,
+    pub(crate) calls: Vec<Call>,
     /// Sizes of the runs of queries, one a call, in order.
-    query_sizes: Vec<i64>,
+    pub(crate) query_sizes: Vec<i64>,
     /// Sizes of the runs that keys and values are cut into.
-    key_sizes: Vec<i64>,
+    pub(crate) key_sizes: Vec<i64>,
     /// The distinct windows of the layers; masks are in this order.
     windows: Vec<Option<i64>>,
-    groups: i64,
-    scale: f64,
-    /// The dtype of factors.
-    factors: Kind,
+    /// Query heads that share a key head.
+    pub(crate) groups: i64,
+    /// What scores are multiplied with.
+    pub(crate) scale: f64,
+    /// What matmul inputs are rounded to.
+    pub(crate) matmul: Kind,
 }
 
 /// One run of queries and what it sees.
-struct Call {
+pub(crate) struct Call {
     /// Which runs of keys, in order; the last ones are the queries' own.
-    keys: Vec<usize>,
+    pub(crate) keys: Vec<usize>,
     /// For each distinct window: an additive mask (n, m), or none for plain causality.
-    masks: Vec<Option<Tensor>>,
+    pub(crate) masks: Vec<Option<Tensor>>,
 }
 
 impl Plan {
-    /// `compute` is the dtype of activations, `factors` that of what products are made of.
+    /// Which tokens of a batch see which, for a model with these sizes.
     pub fn new(
         dims: &AttentionDims,
         batch: &FlatBatch,
         rotation: Rotation,
-        factors: Kind,
-        compute: Kind,
+        precision: Precision,
         device: Device,
     ) -> Self {
         let longest = batch.positions().iter().max().map_or(0, |last| last + 1);
@@ -110,7 +108,8 @@ impl Plan {
                 .iter()
                 .map(|&window| {
                     let single_chain = block.is_chain && block.outside.is_empty() && window.is_none();
-                    (!single_chain).then(|| mask(batch, block, &seen, window).to_device(device).to_kind(compute))
+                    (!single_chain)
+                        .then(|| mask(batch, block, &seen, window).to_device(device).to_kind(precision.activations))
                 })
                 .collect();
             calls.push(Call { keys, masks });
@@ -124,113 +123,15 @@ impl Plan {
             windows,
             groups: dims.groups(),
             scale: dims.scale(),
-            factors,
+            matmul: precision.matmul,
         }
-    }
-
-    /// Attention of one layer over the whole batch → (T, H·E), without a gradient where it is ours, otherwise with its graph.
-    pub fn attend(&self, heads: &Heads, window: Option<i64>, dropout: f64) -> Tensor {
-        if let Some(ours) = self.ours(heads, window).filter(|_| dropout == 0.0) {
-            return ours.forward(heads).flatten(1, -1);
-        }
-        let Heads { queries, keys, values } = heads;
-        let which = self.which(window);
-        let one = |call: &Call, q: &Tensor, k: &Tensor, v: &Tensor| {
-            let mask = call.masks[which].as_ref();
-            if dropout > 0.0 { self.plain(q, k, v, mask, dropout) } else { self.fused(q, k, v, mask) }
-        };
-        if let [call] = self.calls.as_slice() {
-            return one(call, queries, keys, values).flatten(1, -1);
-        }
-        let queries = queries.split_with_sizes(&self.query_sizes[..], 0);
-        let keys = keys.split_with_sizes(&self.key_sizes[..], 0);
-        let values = values.split_with_sizes(&self.key_sizes[..], 0);
-        let outputs: Vec<Tensor> = self
-            .calls
-            .iter()
-            .zip(&queries)
-            .map(|(call, q)| one(call, q, &joined(&keys, &call.keys), &joined(&values, &call.keys)))
-            .collect();
-        Tensor::cat(&outputs, 0).flatten(1, -1)
-    }
-
-    /// The gradients of the leaves that [`Plan::attend`] began with, given what it gave (T, H·E) and the gradient of that.
-    pub fn attend_back(&self, heads: &Heads, window: Option<i64>, attended: &Tensor, grad: &Tensor) -> Heads {
-        if attended.requires_grad() {
-            tch::with_grad(|| backward_with(attended, grad));
-            let [queries, keys, values] = [&heads.queries, &heads.keys, &heads.values].map(Tensor::grad);
-            return Heads { queries, keys, values };
-        }
-        self.ours(heads, window).expect("what has no graph is ours").backward(heads, attended, grad)
     }
 
     /// The mask of a window: one that no sequence reaches was left out of the plan.
-    fn which(&self, window: Option<i64>) -> usize {
+    pub(crate) fn mask_index(&self, window: Option<i64>) -> usize {
         let which =
             self.windows.iter().position(|&known| known == window).or(self.windows.iter().position(Option::is_none));
         which.expect("the plan was made for this model's windows")
-    }
-
-    /// The same on the CPU, where products are ours.
-    fn ours(&self, heads: &Heads, window: Option<i64>) -> Option<host::Attention<'_>> {
-        let by = product::tiles_for(self.factors).filter(|_| heads.queries.device() == Device::Cpu)?;
-        let (queries, keys) = (ranges(&self.query_sizes), ranges(&self.key_sizes));
-        let which = self.which(window);
-        let mut trees: Vec<Vec<host::Run<'_>>> = Vec::new();
-        for (call, queries) in self.calls.iter().zip(queries) {
-            let mut seen: Vec<Range<usize>> = Vec::new();
-            for run in call.keys.iter().map(|&run| keys[run].clone()) {
-                match seen.last_mut() {
-                    Some(last) if last.end == run.start => last.end = run.end,
-                    _ => seen.push(run),
-                }
-            }
-            let sees_others = seen != [queries.clone()];
-            let run = host::Run { queries, keys: seen, mask: call.masks[which].as_ref().map(elements) };
-            match trees.last_mut() {
-                Some(tree) if sees_others => tree.push(run),
-                _ => trees.push(vec![run]),
-            }
-        }
-        let width = heads.queries.size()[2] as usize;
-        Some(host::Attention { trees, scale: self.scale, width, by })
-    }
-
-    /// libtorch's fused attention: never a matrix of scores in memory. (n, H, E) × (m, K, E) → (n, H, E).
-    fn fused(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Tensor {
-        let heads_first = |tensor: &Tensor| tensor.transpose(0, 1).unsqueeze(0);
-        let output = Tensor::scaled_dot_product_attention(
-            &heads_first(q),
-            &heads_first(k),
-            &heads_first(v),
-            mask,
-            0.0,
-            mask.is_none(),
-            self.scale,
-            self.groups > 1,
-        );
-        output.squeeze_dim(0).transpose(0, 1)
-    }
-
-    /// Plain batched products, the heads that share keys stacked: for dropout.
-    fn plain(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, dropout: f64) -> Tensor {
-        let (n, heads, width) = q.size3().expect("queries are (n, H, E)");
-        let (m, kv_heads, _) = k.size3().expect("keys are (m, K, E)");
-        let causal;
-        let mask = match mask {
-            Some(mask) => mask,
-            None => {
-                causal = Tensor::full([n, m], f64::NEG_INFINITY, (q.kind(), q.device())).triu_(1);
-                &causal
-            }
-        };
-        let mask = if self.groups > 1 { mask.repeat([self.groups, 1]) } else { mask.shallow_clone() };
-        let stacked =
-            q.view([n, kv_heads, self.groups, width]).permute([1, 2, 0, 3]).reshape([kv_heads, self.groups * n, width]);
-        let scores = mask.unsqueeze(0).baddbmm(&stacked, &k.permute([1, 2, 0]), 1.0, self.scale);
-        let probabilities = scores.softmax(-1, scores.kind()).dropout(dropout, dropout > 0.0);
-        let output = probabilities.bmm(&v.transpose(0, 1));
-        output.view([kv_heads, self.groups, n, width]).permute([2, 0, 1, 3]).reshape([n, heads, width])
     }
 }
 
@@ -381,8 +282,8 @@ fn mask(batch: &FlatBatch, block: &Block, seen: &[Range<usize>], window: Option<
     Tensor::from_slice(&values).view([n as i64, m as i64])
 }
 
-/// Runs of these sizes, one behind the other.
-fn ranges(sizes: &[i64]) -> Vec<Range<usize>> {
+/// Consecutive runs of these sizes.
+pub(crate) fn ranges(sizes: &[i64]) -> Vec<Range<usize>> {
     let mut end = 0;
     let next = |size: &i64| {
         let start = end;
@@ -390,11 +291,4 @@ fn ranges(sizes: &[i64]) -> Vec<Range<usize>> {
         start..end
     };
     sizes.iter().map(next).collect()
-}
-
-fn joined(parts: &[Tensor], which: &[usize]) -> Tensor {
-    match which {
-        [one] => parts[*one].shallow_clone(),
-        many => Tensor::cat(&many.iter().map(|&at| &parts[at]).collect::<Vec<_>>(), 0),
-    }
 }

@@ -1,7 +1,7 @@
 //! Devices and dtypes as libtorch names them.
 
 use align_core::config::{DeviceSpec, Dtype};
-use tch::{Cuda, Device, Kind};
+use tch::{Cuda, Device, Kind, Tensor};
 
 /// The device that a config names, where it is there.
 ///
@@ -28,4 +28,12 @@ pub fn kind_of(dtype: Dtype) -> Kind {
         Dtype::Float32 => Kind::Float,
         Dtype::Bfloat16 => Kind::BFloat16,
     }
+}
+
+/// The memory that the host computes in: where rows are laid out, and statistics are formed.
+pub const HOST: Device = Device::Cpu;
+
+/// A tensor in the host's memory.
+pub fn to_host(tensor: &Tensor) -> Tensor {
+    tensor.to_device(HOST)
 }

@@ -4,14 +4,11 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::attention::{AttentionDims, Heads};
-use crate::few_rows;
-use crate::memory::{elements, elements_mut, takes};
-use crate::parallel;
-use crate::softmax::{exponentials, multiply};
+use crate::attention::AttentionDims;
+use crate::ops::Ops;
 
-/// Room is made in steps of this many tokens.
-const ROOM_TOKENS: u64 = 64;
+/// The capacity grows in steps of this many tokens.
+const CAPACITY_STEP: u64 = 64;
 
 /// Keys and values (T, K, E) of every layer, after a pass over prompts.
 pub struct Prefilled {
@@ -21,22 +18,35 @@ pub struct Prefilled {
 
 /// Keys and values of the rows that grow, and how many tokens each has.
 pub struct KvCache {
-    /// (rows, K, room, E) each.
-    layers: Vec<(Tensor, Tensor)>,
-    lengths: Vec<i64>,
-    room: i64,
-    groups: i64,
-    scale: f64,
+    /// (rows, K, capacity, E) each.
+    pub(crate) layers: Vec<(Tensor, Tensor)>,
+    pub(crate) lengths: Vec<i64>,
+    pub(crate) capacity: i64,
+    /// Of each layer.
+    pub(crate) windows: Vec<Option<i64>>,
+    /// Query heads that share a key head.
+    pub(crate) groups: i64,
+    /// What scores are multiplied with.
+    pub(crate) scale: f64,
 }
 
 /// What one decoding step needs besides the cache: where the new tokens go, and what each row sees.
-pub struct Step {
-    rows: Tensor,
-    places: Tensor,
+pub struct DecodeStep {
+    /// 0..R.
+    pub(crate) rows: Tensor,
+    /// Where the new token of each row goes (R).
+    pub(crate) positions: Tensor,
     /// How many tokens the longest row has, the new one included.
-    longest: i64,
+    pub(crate) longest: i64,
     /// For each distinct window: an additive mask (rows, 1, longest), or none when all rows see everything.
     masks: Vec<(Option<i64>, Option<Tensor>)>,
+}
+
+impl DecodeStep {
+    /// The mask of a window, where some row does not see everything.
+    pub(crate) fn mask(&self, window: Option<i64>) -> Option<&Tensor> {
+        self.masks.iter().find(|(known, _)| *known == window).and_then(|(_, mask)| mask.as_ref())
+    }
 }
 
 impl KvCache {
@@ -47,7 +57,8 @@ impl KvCache {
         Self {
             layers: (0..dims.windows.len()).map(|_| (empty(), empty())).collect(),
             lengths: Vec::new(),
-            room: 0,
+            capacity: 0,
+            windows: dims.windows.clone(),
             groups: dims.groups(),
             scale: dims.scale(),
         }
@@ -66,7 +77,7 @@ impl KvCache {
     /// Adds a row that continues a prompt: `range` of what was prefilled.
     pub fn push(&mut self, prefilled: &Prefilled, range: &Range<usize>) {
         let (row, length) = (self.lengths.len() as i64, range.len() as i64);
-        self.make_room(length + 1);
+        self.reserve(length + 1);
         for (own, prompt) in self.layers.iter().zip(&prefilled.layers) {
             for (cache, tokens) in [(&own.0, &prompt.0), (&own.1, &prompt.1)] {
                 let tokens = tokens.narrow(0, range.start as i64, length).transpose(0, 1);
@@ -90,78 +101,25 @@ impl KvCache {
         self.lengths.swap_remove(row);
     }
 
-    /// Makes room for one more token in every row.
-    pub fn step(&mut self, dims: &AttentionDims, device: Device, compute: Kind) -> Step {
-        let places = self.lengths.clone();
+    /// Adds room for one more token in every row; its keys and values follow, layer by layer.
+    pub fn step(&mut self, ops: &dyn Ops) -> DecodeStep {
+        let (kind, device) = (self.layers[0].0.kind(), self.layers[0].0.device());
+        let positions = self.lengths.clone();
         self.lengths.iter_mut().for_each(|length| *length += 1);
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
-        self.make_room(longest);
+        self.reserve(longest);
         let mut masks: Vec<(Option<i64>, Option<Tensor>)> = Vec::new();
-        let by_row = self.layers.iter().all(|(keys, _)| takes(keys)); // no row sees what is masked
-        for &window in dims.windows.iter().filter(|_| !by_row) {
+        for &window in self.windows.iter().filter(|_| ops.decode_attention_is_masked()) {
             if !masks.iter().any(|(known, _)| *known == window) {
-                masks.push((window, self.mask(window, longest).map(|mask| mask.to_device(device).to_kind(compute))));
+                masks.push((window, self.mask(window, longest).map(|mask| mask.to_device(device).to_kind(kind))));
             }
         }
-        Step {
-            rows: Tensor::arange(places.len() as i64, (Kind::Int64, device)),
-            places: Tensor::from_slice(&places).to_device(device),
+        DecodeStep {
+            rows: Tensor::arange(positions.len() as i64, (Kind::Int64, device)),
+            positions: Tensor::from_slice(&positions).to_device(device),
             longest,
             masks,
         }
-    }
-
-    /// Attention of one layer for one new token a row: (R, H, E) and (R, K, E) → (R, H·E).
-    pub fn attend(&mut self, layer: usize, heads: &Heads, window: Option<i64>, step: &Step) -> Tensor {
-        if takes(&self.layers[layer].0) {
-            let [queries, keys, values] = [&heads.queries, &heads.keys, &heads.values].map(Tensor::contiguous);
-            return self.attend_by_row(layer, &Heads { queries, keys, values }, window);
-        }
-        let rows = self.lengths.len() as i64;
-        let (queries, width) = (&heads.queries, heads.queries.size()[2]);
-        let kv_heads = heads.keys.size()[1];
-        let (keys, values) = &mut self.layers[layer];
-        let seen = |cache: &mut Tensor, new: &Tensor| {
-            let place = [Some(&step.rows), None, Some(&step.places)];
-            let _ = cache.index_put_(&place, new, false);
-            cache.narrow(0, 0, rows).narrow(2, 0, step.longest).view([rows * kv_heads, step.longest, width])
-        };
-        let keys = seen(keys, &heads.keys);
-        let values = seen(values, &heads.values);
-        let stacked = queries.reshape([rows * kv_heads, self.groups, width]) * self.scale;
-        let mut scores = stacked.bmm(&keys.transpose(1, 2));
-        let mask = step.masks.iter().find(|(known, _)| *known == window).and_then(|(_, mask)| mask.as_ref());
-        if let Some(mask) = mask {
-            let by_row = scores.view([rows, kv_heads * self.groups, step.longest]) + mask;
-            scores = by_row.view([rows * kv_heads, self.groups, step.longest]);
-        }
-        scores.softmax(-1, scores.kind()).bmm(&values).view([rows, -1])
-    }
-
-    /// The same on the CPU in fp32. Each row and head is computed for itself, over what it sees alone, so that no row depends on the
-    /// others.
-    fn attend_by_row(&mut self, layer: usize, heads: &Heads, window: Option<i64>) -> Tensor {
-        let (_, kv_heads, width) = heads.keys.size3().expect("keys are (R, K, E)");
-        let (kv_heads, width) = (kv_heads as usize, width as usize);
-        let mut output = heads.queries.empty_like();
-        let (keys, values) = &mut self.layers[layer];
-        let room = self.room as usize * width;
-        let cached = elements_mut(keys).chunks_exact_mut(room).zip(elements_mut(values).chunks_exact_mut(room));
-        let new = elements(&heads.keys).chunks_exact(width).zip(elements(&heads.values).chunks_exact(width));
-        let group = self.groups as usize * width;
-        let asked = elements(&heads.queries).chunks_exact(group).zip(elements_mut(&mut output).chunks_exact_mut(group));
-        let lengths = self.lengths.iter().flat_map(|length| std::iter::repeat_n(*length as usize, kv_heads));
-        let items: Vec<_> = cached.zip(new).zip(asked.zip(lengths)).collect();
-        let seen = self.lengths.iter().sum::<i64>() as usize * kv_heads * group;
-        let scale = self.scale as f32;
-        parallel::each(items, seen, |(((keys, values), (key, value)), ((queries, output), length))| {
-            keys[(length - 1) * width..][..width].copy_from_slice(key);
-            values[(length - 1) * width..][..width].copy_from_slice(value);
-            let first = window.map_or(0, |window| length.saturating_sub(window as usize));
-            let range = first * width..length * width;
-            attend_heads(queries, &keys[range.clone()], &values[range], scale, width, output);
-        });
-        output.flatten(1, -1)
     }
 
     /// 0 where a row sees a token, -∞ elsewhere.
@@ -177,34 +135,21 @@ impl KvCache {
         Some(Tensor::from_slice(&values).view([self.lengths.len() as i64, 1, longest]))
     }
 
-    fn make_room(&mut self, tokens: i64) {
-        if tokens <= self.room {
+    fn reserve(&mut self, tokens: i64) {
+        if tokens <= self.capacity {
             return;
         }
-        let room = ((tokens + self.room / 2) as u64).next_multiple_of(ROOM_TOKENS) as i64;
+        let capacity = ((tokens + self.capacity / 2) as u64).next_multiple_of(CAPACITY_STEP) as i64;
         for (keys, values) in &mut self.layers {
             for cache in [keys, values] {
                 let mut size = cache.size();
-                size[2] = room;
+                size[2] = capacity;
                 // Zeros: what lies beyond a row's end is masked, but must be finite.
                 let larger = Tensor::zeros(size, (cache.kind(), cache.device()));
-                larger.narrow(2, 0, self.room).copy_(cache);
+                larger.narrow(2, 0, self.capacity).copy_(cache);
                 *cache = larger;
             }
         }
-        self.room = room;
+        self.capacity = capacity;
     }
-}
-
-/// softmax(scale · q·kᵀ)·v of the queries (G, E) of a group over keys and values (n, E).
-fn attend_heads(queries: &[f32], keys: &[f32], values: &[f32], scale: f32, width: usize, output: &mut [f32]) {
-    let seen = keys.len() / width;
-    let mut scores = vec![0.0; queries.len() / width * seen];
-    few_rows::dots(queries, keys, width, &mut scores);
-    for scores in scores.chunks_exact_mut(seen) {
-        multiply(scores, scale);
-        let sum = exponentials(scores);
-        multiply(scores, (1.0 / sum) as f32);
-    }
-    few_rows::mixtures(&scores, values, width, output);
 }

@@ -2,30 +2,34 @@
 //!
 //! Imports `align-core`, libtorch, and nothing else of the workspace. A model is not known here: an operation is given its sizes.
 //!
-//! To read: [`batch`], then [`attention`]. Shapes are written with one legend in the whole workspace: **B** rows, **P** prompt, **R**
+//! [`Ops`] is the one door to a device: a trait whose defaults compute through libtorch (`reference`), and which a backend overrides where it
+//! computes better (`cpu`). [`ops`] gives the backend of a device; nobody else compares devices.
+//!
+//! To read: [`batch`], then [`attention`], then [`Ops`]. Shapes are written with one legend in the whole workspace: **B** rows, **P** prompt, **R**
 //! response, **T** tokens of a flat batch, **N** the tokens among them that something is asked about, **V** vocabulary, **D** hidden,
 //! **H** query heads, **K** key/value heads, **E** head width. A mask is true where something counts. Entry t of a per-token tensor of a
 //! response belongs to its token t, and is computed from the hidden state one position earlier.
 
 pub mod adamw;
-mod arithmetic;
 pub mod attention;
 pub mod batch;
+mod cpu;
 mod device;
-pub mod elementwise;
-pub mod few_rows;
 pub mod kv_cache;
-pub mod memory;
-pub mod parallel;
-pub mod product;
+pub mod logprobs;
+mod ops;
+mod reference;
 pub mod rotary;
-pub mod sampler;
-pub mod softmax;
-mod tiles;
+pub mod sampling;
+#[cfg(test)]
+mod tests;
 
 use tch::{Kind, Tensor};
 
-pub use device::{find_device, kind_of};
+pub use cpu::slices::{as_f32_slice, tensor_bytes};
+pub use cpu::threads::spawn_single_threaded;
+pub use device::{HOST, find_device, kind_of, to_host};
+pub use ops::{BACKENDS, NormGrads, Ops, Precision, check_backend, ops};
 
 /// Goes backward from `output` with ∂L/∂output = `grad`.
 pub fn backward_with(output: &Tensor, grad: &Tensor) {

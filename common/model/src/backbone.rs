@@ -1,21 +1,19 @@
-//! What the two faces share: a transformer's pass over flat batches, and the way back through what it kept or computes again.
+//! What the two faces share: a transformer's forward pass over flat batches, and the backward pass through what it kept or computes again.
 
-use std::cell::RefCell;
-
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::config::ModelConfig;
 use super::header::Files;
 use super::heads::ensure_grad;
-use super::layer::Kept;
+use super::layer::{Kept, Shape};
 use super::rope::{ntk_factor, rotation, tree_stretch};
 use super::transformer::Transformer;
 use super::weights::{Parameter, SideFiles};
 use super::{Dropout, ModelOptions};
 use align_kernels::attention::{Heads, Plan};
-use align_kernels::backward_with;
 use align_kernels::batch::FlatBatch;
 use align_kernels::kv_cache::{KvCache, Prefilled};
+use align_kernels::{Ops, Precision, backward_with};
 
 /// Config, parameters, transformer.
 pub(crate) struct Backbone {
@@ -25,26 +23,24 @@ pub(crate) struct Backbone {
     pub(crate) side_files: SideFiles,
     pub(crate) extrapolate: bool,
     transformer: Transformer,
-    /// Forward passes that wait for the gradient that arrives after them.
-    tapes: RefCell<Vec<Tape>>,
 }
 
 /// Is shown a tensor under its name.
 pub type See<'a> = dyn FnMut(String, &Tensor) + 'a;
 
-/// What is needed to go back through one forward pass.
-struct Tape {
+/// A forward pass in training: hidden states, and the activations that its backward pass needs. Dropping it frees them.
+pub struct Forward {
+    /// Hidden states (N, D) after the final norm, in the dtype of activations: a leaf, to which the graph of a loss brings a gradient.
+    pub hidden: Tensor,
     plan: Plan,
     dropout: Option<Dropout>,
-    /// Where hidden states were asked for (N); everywhere unless given.
-    places: Option<Tensor>,
+    /// The token indices (N) at which hidden states were asked for; all T unless given.
+    indices: Option<Tensor>,
     /// The embedded tokens (T, D), with their graph.
     embedded: Tensor,
     layers: Vec<Trace>,
     /// What came out of the last layer (N, D).
     output: Tensor,
-    /// That behind the final norm: a leaf, to which the rest of the graph brings a gradient.
-    hidden: Tensor,
 }
 
 /// What is left of a layer's forward pass.
@@ -63,18 +59,16 @@ impl Backbone {
         options: &ModelOptions,
     ) -> Self {
         let mut tensors = parameters.iter().map(|parameter| parameter.tensor.shallow_clone());
-        let mut transformer =
-            Transformer::build(&config, &mut |_| tensors.next().expect("parameters follow the specs"));
-        transformer.shape.factors = options.compute;
-        transformer.shape.compute = options.between();
+        let transformer = Transformer::build(&config, Shape::of(&config, options), &mut |_| {
+            tensors.next().expect("parameters follow the specs")
+        });
         drop(tensors);
         if options.trainable {
             // Now rather than amid the first step's activations, where they would leave gaps for good. The embedding's own gradient is
             // sparse, and needs a dense one to be added to.
             parameters.iter().for_each(|parameter| drop(ensure_grad(&parameter.tensor)));
         }
-        let (options, tapes) = (options.clone(), RefCell::default());
-        Self { config, options, parameters, side_files, extrapolate: false, transformer, tapes }
+        Self { config, options: options.clone(), parameters, side_files, extrapolate: false, transformer }
     }
 
     /// The parameter of a head.
@@ -87,13 +81,9 @@ impl Backbone {
         &self.transformer.embed_tokens
     }
 
-    /// Hidden states (N, D) after the final norm at `places` (N), all T unless given, in the compute dtype.
+    /// Hidden states (N, D) after the final norm at token indices (N), all T unless given, in the dtype of activations. No gradient.
     pub(crate) fn hidden(&self, batch: &FlatBatch, places: Option<&Tensor>, dropout: Option<Dropout>) -> Tensor {
         let plan = self.plan(batch);
-        // tch does not tell whether gradients are on. What is computed from a parameter does; a view of it would not.
-        if self.options.trainable && self.embedding().narrow(0, 0, 0).neg().requires_grad() {
-            return self.taped(plan, places, dropout);
-        }
         if dropout.is_some() {
             let _guard = tch::no_grad_guard();
             let embedded = self.transformer.embed(&plan.tokens, dropout);
@@ -101,7 +91,7 @@ impl Backbone {
             return self.transformer.final_norm(&(0..self.transformer.layers.len()).fold(embedded, through));
         }
         self.transformer.forward(&plan.tokens, &plan.rotation, false, places, &mut |layer, heads| {
-            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+            self.ops().attention(&plan, heads, self.config.sliding_windows[layer], 0.0)
         })
     }
 
@@ -111,26 +101,30 @@ impl Backbone {
         let plan = self.plan(batch);
         let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, false, places, &mut |layer, heads| {
             files.let_go();
-            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+            self.ops().attention(&plan, heads, self.config.sliding_windows[layer], 0.0)
         });
         files.let_go();
         hidden
     }
 
-    /// The forward pass, with what the way back needs.
-    fn taped(&self, plan: Plan, places: Option<&Tensor>, dropout: Option<Dropout>) -> Tensor {
-        let embedded = self.transformer.embed(&plan.tokens, dropout);
+    /// The same numbers, with what the backward pass needs.
+    pub(crate) fn forward_train(
+        &self,
+        batch: &FlatBatch,
+        indices: Option<&Tensor>,
+        dropout: Option<Dropout>,
+    ) -> Forward {
+        let plan = self.plan(batch);
+        let embedded = tch::with_grad(|| self.transformer.embed(&plan.tokens, dropout));
         let mut output = embedded.detach();
         let mut layers = Vec::with_capacity(self.transformer.layers.len());
         for layer in 0..self.transformer.layers.len() {
-            let (next, kept) = self.layer(layer, &output, &plan, places, dropout);
+            let (next, kept) = self.layer(layer, &output, &plan, indices, dropout);
             layers.push(if self.options.recompute_layers { Trace::Input(output) } else { Trace::Kept(kept) });
             output = next;
         }
         let hidden = tch::no_grad(|| self.transformer.final_norm(&output)).set_requires_grad(true);
-        let (places, kept) = (places.map(Tensor::shallow_clone), hidden.shallow_clone());
-        self.tapes.borrow_mut().push(Tape { plan, dropout, places, embedded, layers, output, hidden: kept });
-        hidden
+        Forward { hidden, plan, dropout, indices: indices.map(Tensor::shallow_clone), embedded, layers, output }
     }
 
     /// A forward pass as training takes it, of which every tensor is shown under its name. Returns the hidden states (T, D); no gradient.
@@ -160,43 +154,41 @@ impl Backbone {
         dropout: Option<Dropout>,
     ) -> (Tensor, Kept) {
         let (window, p) = (self.config.sliding_windows[index], dropout.map_or(0.0, |dropout| dropout.p));
-        let attend = &mut |_: usize, heads: &Heads| plan.attend(heads, window, p);
+        let attend = &mut |_: usize, heads: &Heads| self.ops().attention(plan, heads, window, p);
         let layer = &self.transformer.layers[index];
         let at = self.transformer.at(index, places);
         layer.forward_kept(at, input, &self.transformer.shape, &plan.rotation, dropout, attend)
     }
 
-    /// Goes back through the passes to whose hidden states the graph above them has brought a gradient.
-    pub(crate) fn finish_backward(&self) {
-        let arrived = |tape: &mut Tape| tape.hidden.grad().defined();
-        let tapes: Vec<Tape> = self.tapes.borrow_mut().extract_if(.., arrived).collect();
-        for Tape { plan, dropout, places, embedded, mut layers, output, hidden } in tapes {
-            let mut grad = self.transformer.final_norm_backward(&output, &hidden.grad());
-            drop((output, hidden));
-            for index in (0..layers.len()).rev() {
-                let kept = match layers.pop().expect("a trace for each layer") {
-                    Trace::Input(input) => self.layer(index, &input, &plan, places.as_ref(), dropout).1,
-                    Trace::Kept(kept) => kept,
-                };
-                let layer = &self.transformer.layers[index];
-                let window = self.config.sliding_windows[index];
-                let attend_back = &mut |heads: &Heads, attended: &Tensor, grad: &Tensor| {
-                    plan.attend_back(heads, window, attended, grad)
-                };
-                grad = layer.backward(kept, grad, &self.transformer.shape, &plan.rotation, attend_back);
-            }
-            backward_with(&embedded, &grad);
+    /// The backward pass of a forward pass, given ∂L/∂hidden (N, D): adds to the gradients of the parameters.
+    pub(crate) fn backward(&self, forward: Forward, hidden_grad: Tensor) {
+        let Forward { hidden, plan, dropout, indices, embedded, mut layers, output } = forward;
+        drop(hidden);
+        let mut grad = self.transformer.final_norm_backward(&output, &hidden_grad);
+        drop((output, hidden_grad));
+        for index in (0..layers.len()).rev() {
+            let kept = match layers.pop().expect("a trace for each layer") {
+                Trace::Input(input) => self.layer(index, &input, &plan, indices.as_ref(), dropout).1,
+                Trace::Kept(kept) => kept,
+            };
+            let layer = &self.transformer.layers[index];
+            let window = self.config.sliding_windows[index];
+            let attend_back = &mut |heads: &Heads, attended: &Tensor, grad: &Tensor| {
+                self.ops().attention_backward(&plan, heads, window, attended, grad)
+            };
+            grad = layer.backward(kept, grad, &self.transformer.shape, &plan.rotation, attend_back);
         }
+        tch::with_grad(|| backward_with(&embedded, &grad));
     }
 
     /// Hidden states (N, D) of prompts at `places` (N), and the keys and values that responses will see. No gradient.
     pub(crate) fn prefill(&self, batch: &FlatBatch, places: &Tensor) -> (Tensor, Prefilled) {
         let _guard = tch::no_grad_guard();
-        let plan = self.plan_by(batch, self.transformer.decoding());
+        let plan = self.plan_by(batch, self.transformer.decode_precision());
         let mut layers = Vec::with_capacity(self.transformer.layers.len());
         let hidden = self.transformer.forward(&plan.tokens, &plan.rotation, true, Some(places), &mut |layer, heads| {
             layers.push((heads.keys.shallow_clone(), heads.values.shallow_clone()));
-            plan.attend(heads, self.config.sliding_windows[layer], 0.0)
+            self.ops().attention(&plan, heads, self.config.sliding_windows[layer], 0.0)
         });
         (hidden, Prefilled { layers })
     }
@@ -205,31 +197,40 @@ impl Backbone {
     /// gradient.
     pub(crate) fn decode(&self, cache: &mut KvCache, tokens: &[i64], prompt_lengths: &[usize]) -> Tensor {
         let _guard = tch::no_grad_guard();
-        let (compute, device) = (self.options.between(), self.options.device);
+        let (precision, device) = (self.transformer.decode_precision(), self.options.device);
         let stretch: Option<Vec<f64>> =
             self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
-        let rotation = rotation(&self.config, cache.lengths(), stretch.as_deref(), compute, device);
-        let step = cache.step(&self.config.attention_dims(), device, compute);
+        let rotation = rotation(&self.config, cache.lengths(), stretch.as_deref(), precision.activations, device);
+        let step = cache.step(self.ops());
         let tokens = Tensor::from_slice(tokens).to_device(device);
         self.transformer.forward(&tokens, &rotation, true, None, &mut |layer, heads| {
-            cache.attend(layer, heads, self.config.sliding_windows[layer], &step)
+            self.ops().decode_attention(cache, layer, heads, &step)
         })
     }
 
     /// A cache for up to `max_rows` rows of this model.
     pub(crate) fn cache(&self, max_rows: usize) -> KvCache {
-        KvCache::new(&self.config.attention_dims(), max_rows, self.options.between(), self.options.device)
+        KvCache::new(
+            &self.config.attention_dims(),
+            max_rows,
+            self.transformer.decode_precision().activations,
+            self.options.device,
+        )
     }
 
     fn plan(&self, batch: &FlatBatch) -> Plan {
-        self.plan_by(batch, self.options.compute)
+        self.plan_by(batch, self.options.precision())
     }
 
-    fn plan_by(&self, batch: &FlatBatch, factors: Kind) -> Plan {
-        let (compute, device) = (self.options.between(), self.options.device);
+    fn plan_by(&self, batch: &FlatBatch, precision: Precision) -> Plan {
+        let device = self.options.device;
         let stretch = self.extrapolate.then(|| tree_stretch(&self.config, batch));
-        let rotation = rotation(&self.config, batch.positions(), stretch.as_deref(), compute, device);
-        Plan::new(&self.config.attention_dims(), batch, rotation, factors, compute, device)
+        let rotation = rotation(&self.config, batch.positions(), stretch.as_deref(), precision.activations, device);
+        Plan::new(&self.config.attention_dims(), batch, rotation, precision, device)
+    }
+
+    fn ops(&self) -> &'static dyn Ops {
+        self.options.ops()
     }
 }
 
@@ -238,18 +239,18 @@ mod tests {
     use super::*;
     use crate::CausalLm;
     use crate::tests::{tiny, trainable};
+    use tch::Kind;
 
     #[test]
-    fn a_pass_without_gradients_leaves_nothing_behind() {
+    fn training_sees_the_hidden_states_that_evaluation_sees() {
         for recompute_layers in [false, true] {
             let options = ModelOptions { recompute_layers, ..trainable() };
             let backbone = CausalLm::load(&tiny("qwen2_tied_gqa"), &options).unwrap().backbone;
             let mut batch = FlatBatch::new();
             batch.push(&[1, 2, 3], None);
-            tch::no_grad(|| drop(backbone.hidden(&batch, None, None)));
-            assert!(backbone.tapes.borrow().is_empty(), "recompute_layers = {recompute_layers}");
-            drop(backbone.hidden(&batch, None, None));
-            assert_eq!(backbone.tapes.borrow().len(), 1);
+            let (hidden, forward) = (backbone.hidden(&batch, None, None), backbone.forward_train(&batch, None, None));
+            assert!(hidden.equal(&forward.hidden.detach()), "recompute_layers = {recompute_layers}");
+            assert!(!hidden.requires_grad() && forward.hidden.requires_grad());
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::backbone::{Backbone, See};
+use super::backbone::{Backbone, Forward, See};
 use super::config::ModelConfig;
 use super::header::{Face, Files, LM_HEAD, Spec, causal_specs};
 use super::heads::{GradOf, LmHead, Over, TokenStats};
@@ -13,7 +13,6 @@ use super::weights::{Parameter, SideFiles, Writing};
 use super::{Dropout, ModelOptions};
 use align_core::error::Result;
 use align_core::random::Purpose;
-use align_kernels::backward_with;
 use align_kernels::batch::FlatBatch;
 
 /// A language model.
@@ -65,7 +64,7 @@ impl CausalLm {
 
     fn assemble(backbone: Backbone) -> Self {
         let weight = backbone.parameter(LM_HEAD).unwrap_or(backbone.embedding()).shallow_clone();
-        let head = LmHead::new(weight, backbone.options.compute);
+        let head = LmHead::new(weight, &backbone.options);
         Self { backbone, head }
     }
 
@@ -80,15 +79,19 @@ impl CausalLm {
         self.backbone.extrapolate = extrapolate;
     }
 
-    /// Hidden states (T, D) after the final norm, in the compute dtype. Where no [`CausalLm::backward`] will follow, call it
-    /// without gradients: what is kept for the way back is kept until then.
+    /// Hidden states (T, D) after the final norm, in the dtype of activations. No gradient: see [`CausalLm::forward_train`].
     pub fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
         self.backbone.hidden(batch, None, dropout)
     }
 
-    /// Those at `places` (N) alone: (N, D). What lies behind the last layer's attention is computed for them only.
-    pub fn hidden_at(&self, batch: &FlatBatch, places: &Tensor, dropout: Option<Dropout>) -> Tensor {
-        self.backbone.hidden(batch, Some(places), dropout)
+    /// Those at token indices (N) alone: (N, D). What follows the last layer's attention is computed for them only.
+    pub fn hidden_at(&self, batch: &FlatBatch, indices: &Tensor, dropout: Option<Dropout>) -> Tensor {
+        self.backbone.hidden(batch, Some(indices), dropout)
+    }
+
+    /// The same numbers, at token indices (N) or at all T, with what [`CausalLm::backward`] needs.
+    pub fn forward_train(&self, batch: &FlatBatch, indices: Option<&Tensor>, dropout: Option<Dropout>) -> Forward {
+        self.backbone.forward_train(batch, indices, dropout)
     }
 
     /// As [`CausalLm::hidden`] without gradients, showing every tensor on the way.
@@ -101,12 +104,17 @@ impl CausalLm {
         self.head.logprobs(hidden, targets, over)
     }
 
-    /// One pass over the head and back through the body: log-probabilities, and the gradient of a loss that is a sum over
-    /// tokens. `grad_of(rows, logprobs)` gives ∂L/∂logprob of a chunk of rows.
-    pub fn backward(&self, hidden: &Tensor, targets: &Tensor, over: &Over<'_>, grad_of: &mut GradOf<'_>) -> TokenStats {
-        let (stats, grad) = self.head.gradient(hidden, targets, over, grad_of);
-        backward_with(hidden, &grad);
-        self.backbone.finish_backward();
+    /// One pass over the head and backward through the body: log-probabilities of targets (N), and the gradient of a loss that is a sum
+    /// over tokens. `grad_of(rows, logprobs)` gives ∂L/∂logprob of a chunk of rows.
+    pub fn backward(
+        &self,
+        forward: Forward,
+        targets: &Tensor,
+        over: &Over<'_>,
+        grad_of: &mut GradOf<'_>,
+    ) -> TokenStats {
+        let (stats, grad) = self.head.gradient(&forward.hidden, targets, over, grad_of);
+        self.backbone.backward(forward, grad);
         stats
     }
 

@@ -31,14 +31,15 @@ pub fn require_finite(dir: &Path, parameters: &[Parameter]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Tensor};
+    use tch::Tensor;
+
+    use align_kernels::HOST;
 
     use super::*;
     use crate::ModelOptions;
 
     fn said(tensors: &[Tensor]) -> Option<String> {
-        let options =
-            ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: true, recompute_layers: false };
+        let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers: false };
         let named = tensors.iter().enumerate();
         let parameters: Vec<Parameter> =
             named.map(|(index, tensor)| Parameter::new(&format!("t{index}"), tensor, Kind::Float, &options)).collect();
@@ -47,7 +48,7 @@ mod tests {
 
     #[test]
     fn one_number_that_is_none_is_found_and_large_ones_are_not_taken_for_it() {
-        let large = Tensor::full([1000], f64::from(f32::MAX), (Kind::Float, Device::Cpu));
+        let large = Tensor::full([1000], f64::from(f32::MAX), (Kind::Float, HOST));
         assert_eq!(said(&[large.shallow_clone(), -&large]), None);
         for (wrong, count) in [(vec![f32::NAN], 1), (vec![f32::INFINITY, f32::NEG_INFINITY], 2)] {
             let mut numbers = vec![1.0; 7];

@@ -12,8 +12,7 @@ use tch::Tensor;
 use crate::{CausalLm, Prefilled};
 use align_core::error::Result;
 use align_kernels::batch::FlatBatch;
-pub use align_kernels::sampler::Sampling;
-use align_kernels::sampler::pick;
+pub use align_kernels::sampling::Sampling;
 
 /// What was sampled after one prompt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,18 +53,19 @@ pub fn generate(
     let mut next_prompt = 0;
     // Draws a token for each row; `true` where the row has not ended.
     let mut draw = |out: &mut Vec<Vec<Response>>, rows: &mut [Growing], hidden: &Tensor| -> Result<Vec<bool>> {
-        let picks = pick(model.head().next_logits(hidden), sampling, |row| {
+        let logits = model.head().next_logits(hidden);
+        let sampled = model.backbone.options.ops().sample(&logits, sampling, &|row| {
             let Growing { prompt, sample, .. } = rows[row];
             draws(prompt, sample, out[prompt][sample].tokens.len())
         })?;
         let mut goes_on = Vec::with_capacity(rows.len());
-        for (row, pick) in rows.iter_mut().zip(picks) {
+        for (row, sample) in rows.iter_mut().zip(sampled) {
             let response = &mut out[row.prompt][row.sample];
-            response.tokens.push(pick.token);
-            response.nucleus.extend(pick.nucleus);
-            response.ended = sampling.stop_ids.contains(&pick.token);
-            on_token(row.prompt, row.sample, pick.token);
-            row.last = pick.token;
+            response.tokens.push(sample.token);
+            response.nucleus.extend(sample.nucleus);
+            response.ended = sampling.stop_ids.contains(&sample.token);
+            on_token(row.prompt, row.sample, sample.token);
+            row.last = sample.token;
             goes_on.push(!response.ended && response.tokens.len() < sampling.max_tokens);
         }
         Ok(goes_on)

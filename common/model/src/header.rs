@@ -10,13 +10,15 @@ use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::{Map, Value};
 use tch::Kind;
 
+use super::ModelOptions;
 use super::config::ModelConfig;
 use super::differences::{self, Alike, Held};
+use super::layer::Shape;
 use super::transformer::Transformer;
 use super::unfound::refuse_unfound;
 use align_core::atomic_files::is_lfs_pointer;
 use align_core::error::{Error, Problems, Result};
-use align_kernels::memory;
+use align_kernels::{HOST, tensor_bytes};
 
 /// What a folder holds, or is wanted as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +165,7 @@ pub(crate) fn score_spec(config: &ModelConfig) -> Spec {
 
 fn body_specs(config: &ModelConfig) -> Vec<Spec> {
     let mut specs = Vec::new();
-    Transformer::build(config, &mut |spec| {
+    Transformer::build(config, Shape::of(config, &ModelOptions::reader(HOST)), &mut |spec| {
         specs.push(spec);
         tch::Tensor::new()
     });
@@ -239,14 +241,14 @@ impl Files {
         let strides: Vec<i64> =
             (0..entry.shape.len()).map(|axis| entry.shape[axis + 1..].iter().product::<i64>()).collect();
         // SAFETY: the header's check made sure that the bytes are those of the shape and dtype; the caller keeps the map.
-        Some(unsafe { tch::Tensor::from_blob(bytes.as_ptr(), &entry.shape, &strides, kind, tch::Device::Cpu) })
+        Some(unsafe { tch::Tensor::from_blob(bytes.as_ptr(), &entry.shape, &strides, kind, HOST) })
     }
 
     /// The dtype of a tensor and BLAKE3 of its bytes, of which some are held at a time.
     pub(crate) fn sum(&self, name: &str) -> Option<(Kind, blake3::Hash)> {
         let tensor = self.view(name)?;
         let mut hasher = blake3::Hasher::new();
-        for part in memory::bytes(&tensor).chunks(READ_BYTES) {
+        for part in tensor_bytes(&tensor).chunks(READ_BYTES) {
             hasher.update_rayon(part);
             self.let_go();
         }

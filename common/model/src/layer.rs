@@ -3,15 +3,13 @@
 
 use tch::{Kind, Tensor};
 
-use super::Dropout;
 use super::config::{Family, ModelConfig};
 use super::header::Init;
 use super::transformer::Names;
+use super::{Dropout, ModelOptions};
 use align_kernels::attention::Heads;
-use align_kernels::elementwise::{RmsNorm, swiglu, swiglu_backward};
-use align_kernels::few_rows;
-use align_kernels::product::{add_product, product};
 use align_kernels::rotary::Rotation;
+use align_kernels::{NormGrads, Ops, Precision};
 
 /// How a layer's attention is computed, given its index: by the flat batch's plan in training and scoring, by the cache in
 /// generation. Returns (T, H·E).
@@ -28,33 +26,42 @@ pub(crate) struct At<'a> {
 }
 
 /// The numbers that every layer needs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Shape {
     heads: i64,
     kv_heads: i64,
     head_dim: i64,
     pub(crate) eps: f64,
-    /// The dtype of what products are made of; on the CPU they are rounded to it as they are read.
-    pub(crate) factors: Kind,
-    /// The dtype of everything else: on the CPU fp32.
-    pub(crate) compute: Kind,
+    pub(crate) ops: &'static dyn Ops,
+    pub(crate) precision: Precision,
 }
 
 impl Shape {
-    pub(crate) fn of(config: &ModelConfig) -> Self {
+    pub(crate) fn of(config: &ModelConfig, options: &ModelOptions) -> Self {
         Self {
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             eps: config.rms_norm_eps,
-            factors: Kind::Float,
-            compute: Kind::Float,
+            ops: options.ops(),
+            precision: options.precision(),
         }
     }
 
-    /// Its weight passes through the dtype of factors, so that a frozen model equals a trainable one.
-    pub(crate) fn norm(&self, weight: &Tensor) -> RmsNorm {
-        RmsNorm { weight: weight.detach().to_kind(self.factors).to_kind(Kind::Float), eps: self.eps }
+    /// RMSNorm of (…, D) with a weight (D).
+    pub(crate) fn norm(&self, weight: &Tensor, x: &Tensor) -> Tensor {
+        self.ops.rms_norm(x, &self.norm_weight(weight), self.eps, self.precision.activations)
+    }
+
+    /// Given ∂L/∂output of [`Shape::norm`]: adds ∂L/∂x to `input_grad`, and to the weight's gradient.
+    pub(crate) fn norm_backward(&self, weight: &Tensor, x: &Tensor, grad: &Tensor, input_grad: &mut Tensor) {
+        let grads = NormGrads { input: input_grad, weight: &mut weight.grad() };
+        self.ops.rms_norm_backward(x, &self.norm_weight(weight), self.eps, grad, grads);
+    }
+
+    /// The weight is rounded to the matmul dtype, because frozen models store it rounded: a frozen model equals a trainable one.
+    fn norm_weight(&self, weight: &Tensor) -> Tensor {
+        weight.detach().to_kind(self.precision.matmul).to_kind(Kind::Float)
     }
 }
 
@@ -188,13 +195,12 @@ impl Layer {
             }
         };
         let (linear, behind) = (by(is_decoding), by(is_decoding || places.is_some()));
-        let (heads, _) =
-            self.heads(&shape.norm(&self.input_layernorm).forward(input, shape.compute), shape, rotation, &linear);
+        let (heads, _) = self.heads(&shape.norm(&self.input_layernorm, input), shape, rotation, &linear);
         let mut middle = behind(&self.o_proj, &rows(places, &attend(index, &heads)));
         drop(heads);
         middle = add(middle, &rows(places, input));
-        let inner = shape.norm(&self.post_attention_layernorm).forward(&middle, shape.compute);
-        let gated = swiglu(&behind(&self.gate_proj, &inner), &behind(&self.up_proj, &inner));
+        let inner = shape.norm(&self.post_attention_layernorm, &middle);
+        let gated = shape.ops.swiglu(&behind(&self.gate_proj, &inner), &behind(&self.up_proj, &inner));
         add(behind(&self.down_proj, &gated), &middle)
     }
 
@@ -218,7 +224,7 @@ impl Layer {
             Some(_) => linear.forward_few(input, shape),
             None => linear.forward(input, shape),
         };
-        let normed = shape.norm(&self.input_layernorm).forward(input, shape.compute);
+        let normed = shape.norm(&self.input_layernorm, input);
         let (heads, before_norms) = self.heads(&normed, shape, rotation, &linear);
         drop(normed);
         let leaf = |tensor: Tensor| tensor.contiguous().set_requires_grad(true);
@@ -234,10 +240,10 @@ impl Layer {
         };
         let first = noise(&mut outputs);
         let middle = add(outputs, &rows(places, input));
-        let inner = shape.norm(&self.post_attention_layernorm).forward(&middle, shape.compute);
+        let inner = shape.norm(&self.post_attention_layernorm, &middle);
         let (gate, up) = (behind(&self.gate_proj, &inner), behind(&self.up_proj, &inner));
         drop(inner);
-        let mut outputs = behind(&self.down_proj, &swiglu(&gate, &up));
+        let mut outputs = behind(&self.down_proj, &shape.ops.swiglu(&gate, &up));
         let second = noise(&mut outputs);
         let output = add(outputs, &middle);
         let noise = first.zip(second).map(|(first, second)| [first, second]);
@@ -256,23 +262,22 @@ impl Layer {
     ) -> Tensor {
         let _guard = tch::no_grad_guard();
         let Kept { places, input, middle, before_norms, heads, attended, gate, up, noise } = kept;
-        let compute = shape.compute;
+        let compute = shape.precision.activations;
         let mut grad = grad;
         let dropped = |grad: &Tensor, which: usize| match &noise {
             Some(noise) => grad.to_kind(compute) * &noise[which],
             None => grad.to_kind(compute),
         };
 
-        let norm = shape.norm(&self.post_attention_layernorm);
-        let gated_grad = self.down_proj.backward(&swiglu(&gate, &up), &dropped(&grad, 1), None, shape);
-        let (gate_grad, up_grad) = swiglu_backward(gate, up, &gated_grad);
+        let gated_grad = self.down_proj.backward(&shape.ops.swiglu(&gate, &up), &dropped(&grad, 1), None, shape);
+        let (gate_grad, up_grad) = shape.ops.swiglu_backward(gate, up, &gated_grad);
         drop(gated_grad);
-        let inner = norm.forward(&middle, compute);
+        let inner = shape.norm(&self.post_attention_layernorm, &middle);
         let inner_grad = self.gate_proj.backward(&inner, &gate_grad, None, shape);
         drop(gate_grad);
         let inner_grad = self.up_proj.backward(&inner, &up_grad, Some(inner_grad), shape);
         drop((inner, up_grad));
-        norm.backward(&middle, &inner_grad, &mut grad, &mut self.post_attention_layernorm.grad());
+        shape.norm_backward(&self.post_attention_layernorm, &middle, &inner_grad, &mut grad);
         drop((inner_grad, middle));
 
         let read = rows(places.as_ref(), &attended.detach());
@@ -288,15 +293,14 @@ impl Layer {
         }
         let grads = attend_back(&heads, &attended, &attended_grad);
         drop((heads, attended, attended_grad));
-        let mut queries_grad = rotation.rotate_back(rotation.scale_queries(grads.queries));
-        let mut keys_grad = rotation.rotate_back(grads.keys);
+        let mut queries_grad = shape.ops.rotate_backward(rotation.scale_queries(grads.queries), rotation);
+        let mut keys_grad = shape.ops.rotate_backward(grads.keys, rotation);
         let values_grad = grads.values;
         if let (Some(norms), Some((queries, keys))) = (&self.head_norms, before_norms) {
             queries_grad = norm_backward(shape, &norms.queries, &queries, &queries_grad);
             keys_grad = norm_backward(shape, &norms.keys, &keys, &keys_grad);
         }
-        let norm = shape.norm(&self.input_layernorm);
-        let normed = norm.forward(&input, compute);
+        let normed = shape.norm(&self.input_layernorm, &input);
         let grads = [queries_grad, keys_grad, values_grad].map(|grad| grad.flatten(1, -1).to_kind(compute));
         let normed_grad = match &self.qkv {
             Qkv::Fused(c_attn) => c_attn.backward(&normed, &Tensor::cat(&grads, 1), None, shape),
@@ -307,7 +311,7 @@ impl Layer {
                 projections.iter().zip(&grads).fold(None, back).expect("three projections")
             }
         };
-        norm.backward(&input, &normed_grad, &mut grad, &mut self.input_layernorm.grad());
+        shape.norm_backward(&self.input_layernorm, &input, &normed_grad, &mut grad);
         grad
     }
 
@@ -335,12 +339,15 @@ impl Layer {
         };
         let before_norms = self.head_norms.as_ref().map(|norms| {
             let before = (queries.shallow_clone(), keys.shallow_clone());
-            queries = shape.norm(&norms.queries).forward(&queries, shape.compute);
-            keys = shape.norm(&norms.keys).forward(&keys, shape.compute);
+            queries = shape.norm(&norms.queries, &queries);
+            keys = shape.norm(&norms.keys, &keys);
             before
         });
-        let heads =
-            Heads { queries: rotation.scale_queries(rotation.rotate(queries)), keys: rotation.rotate(keys), values };
+        let heads = Heads {
+            queries: rotation.scale_queries(shape.ops.rotate(queries, rotation)),
+            keys: shape.ops.rotate(keys, rotation),
+            values,
+        };
         (heads, before_norms)
     }
 }
@@ -348,7 +355,7 @@ impl Layer {
 /// ∂L/∂input in the dtype of `grad`; adds to the weight's gradient.
 fn norm_backward(shape: &Shape, weight: &Tensor, input: &Tensor, grad: &Tensor) -> Tensor {
     let mut input_grad = Tensor::zeros(input.size(), (Kind::Float, input.device()));
-    shape.norm(weight).backward(input, grad, &mut input_grad, &mut weight.grad());
+    shape.norm_backward(weight, input, grad, &mut input_grad);
     input_grad.to_kind(grad.kind())
 }
 
@@ -369,32 +376,26 @@ struct Linear {
 
 impl Linear {
     fn forward(&self, input: &Tensor, shape: &Shape) -> Tensor {
-        let mut output = product(shape.factors, input, &self.weight.tr());
-        if let Some(bias) = &self.bias {
-            let _ = output.g_add_(&bias.to_kind(shape.factors).to_kind(shape.compute));
-        }
-        output
+        shape.ops.linear(shape.precision, input, &self.weight, self.bias.as_ref())
     }
 
     fn forward_few(&self, input: &Tensor, shape: &Shape) -> Tensor {
-        let exact = shape.factors == Kind::Float;
-        let few = exact.then(|| few_rows::linear(input, &self.weight, self.bias.as_ref())).flatten();
-        few.unwrap_or_else(|| self.forward(input, shape))
+        shape.ops.linear_few_rows(shape.precision, input, &self.weight, self.bias.as_ref())
     }
 
     /// ∂L/∂input, given ∂L/∂output, both in the compute dtype, added to `sum` where there is one; adds to the gradients of
     /// weight and bias.
     fn backward(&self, input: &Tensor, grad: &Tensor, sum: Option<Tensor>, shape: &Shape) -> Tensor {
-        add_product(shape.factors, &mut self.weight.grad(), &grad.tr(), input);
+        shape.ops.addmm(shape.precision.matmul, &mut self.weight.grad(), &grad.tr(), input);
         if let Some(bias) = &self.bias {
             let _ = bias.grad().g_add_(&grad.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
         }
         match sum {
             Some(mut sum) => {
-                add_product(shape.factors, &mut sum, grad, &self.weight);
+                shape.ops.addmm(shape.precision.matmul, &mut sum, grad, &self.weight);
                 sum
             }
-            None => product(shape.factors, grad, &self.weight),
+            None => shape.ops.matmul(shape.precision.matmul, grad, &self.weight),
         }
     }
 }

@@ -33,13 +33,13 @@ mod weights;
 mod written;
 
 pub use align_kernels::kv_cache::Prefilled;
-pub use backbone::See;
+pub use backbone::{Forward, See};
 pub use causal::CausalLm;
 pub use config::{Family, ModelConfig, Yarn, dtype_name};
 pub use finite::require_finite;
 pub use folder::check_folder;
 pub use header::{Face, Header, READ_BYTES, dtypes, inspect, num_parameters, num_parameters_without, read_files};
-pub use heads::{GradOf, LmHead, Over, TokenStats, block_ids, chunk_rows};
+pub use heads::{GradOf, LmHead, Over, TokenStats, chunk_rows};
 pub use saved::{Models, Saved};
 pub use scalar::ScalarModel;
 pub use untrained::untrained_chatml;
@@ -49,6 +49,7 @@ pub use written::{LmReader, ScalarReader, WrittenLm, WrittenScalar, divergence};
 #[cfg(test)]
 pub(crate) mod tests;
 
+use align_kernels::{Ops, Precision, ops};
 use tch::{Device, Kind, Tensor};
 
 /// How a model is held and computed.
@@ -56,7 +57,7 @@ use tch::{Device, Kind, Tensor};
 pub struct ModelOptions {
     /// Where it lives.
     pub device: Device,
-    /// The dtype of the factors of products: `Float` or `BFloat16`. Their sums, and on the CPU all between them, are fp32.
+    /// What matmul inputs are rounded to: `Float` or `BFloat16`. What lies between matmuls is up to the backend.
     pub compute: Kind,
     /// Whether it is trained: fp32 master weights that require gradients. Otherwise weights are held in the compute dtype.
     pub trainable: bool,
@@ -65,14 +66,24 @@ pub struct ModelOptions {
 }
 
 impl ModelOptions {
+    /// Of a model that is only read, in fp32.
+    pub fn reader(device: Device) -> Self {
+        Self { device, compute: Kind::Float, trainable: false, recompute_layers: false }
+    }
+
     /// The same place and dtype for a model that is only read.
     fn frozen(&self) -> Self {
         Self { trainable: false, recompute_layers: false, ..self.clone() }
     }
 
-    /// The dtype of what lies between products: on the CPU fp32, since factors are rounded there as they are read.
-    pub fn between(&self) -> Kind {
-        if self.device == Device::Cpu { Kind::Float } else { self.compute }
+    /// The backend that computes it.
+    pub fn ops(&self) -> &'static dyn Ops {
+        ops(self.device)
+    }
+
+    /// The dtypes of its computation.
+    pub fn precision(&self) -> Precision {
+        self.ops().precision(self.compute)
     }
 
     /// The dtype in which weights are held.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
-use super::backbone::{Backbone, See};
+use super::backbone::{Backbone, Forward, See};
 use super::config::{Family, ModelConfig};
 use super::header::{Face, Files, LM_HEAD, SCORE, Spec, causal_specs, lm_head_spec, scalar_specs, score_spec};
 use super::heads::{LmHead, ScalarHead};
@@ -78,7 +78,7 @@ impl ScalarModel {
         let head = ScalarHead { weight, compute: options.compute, shift: 0.0 };
         let lm_head = with_lm_head.then(|| {
             let weight = backbone.parameter(LM_HEAD).unwrap_or(backbone.embedding()).shallow_clone();
-            LmHead::new(weight, options.compute)
+            LmHead::new(weight, options)
         });
         Ok(Self { backbone, head, lm_head, has_new_head })
     }
@@ -100,15 +100,19 @@ impl ScalarModel {
         self.backbone.extrapolate = extrapolate;
     }
 
-    /// Hidden states (T, D) after the final norm, in the compute dtype. Where no [`ScalarModel::backward`] will follow, call it
-    /// without gradients: what is kept for the way back is kept until then.
+    /// Hidden states (T, D) after the final norm, in the dtype of activations. No gradient: see [`ScalarModel::forward_train`].
     pub fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
         self.backbone.hidden(batch, None, dropout)
     }
 
-    /// Those at `places` (N) alone: (N, D). What lies behind the last layer's attention is computed for them only.
-    pub fn hidden_at(&self, batch: &FlatBatch, places: &Tensor, dropout: Option<Dropout>) -> Tensor {
-        self.backbone.hidden(batch, Some(places), dropout)
+    /// Those at token indices (N) alone: (N, D). What follows the last layer's attention is computed for them only.
+    pub fn hidden_at(&self, batch: &FlatBatch, indices: &Tensor, dropout: Option<Dropout>) -> Tensor {
+        self.backbone.hidden(batch, Some(indices), dropout)
+    }
+
+    /// The same numbers, at token indices (N) or at all T, with what [`ScalarModel::backward`] needs.
+    pub fn forward_train(&self, batch: &FlatBatch, indices: Option<&Tensor>, dropout: Option<Dropout>) -> Forward {
+        self.backbone.forward_train(batch, indices, dropout)
     }
 
     /// As [`ScalarModel::hidden`] without gradients, showing every tensor on the way.
@@ -121,11 +125,11 @@ impl ScalarModel {
         self.head.forward(hidden)
     }
 
-    /// Goes backward from a loss made of this model's scalars. Always use this rather than the tensor's own `backward`: with
-    /// recomputed layers, the gradient reaches the parameters only here.
-    pub fn backward(&self, loss: &Tensor) {
+    /// Goes backward from a loss that was computed from the hidden states of `forward`, through them and the transformer.
+    pub fn backward(&self, forward: Forward, loss: &Tensor) {
         loss.backward();
-        self.backbone.finish_backward();
+        let grad = forward.hidden.grad();
+        self.backbone.backward(forward, grad);
     }
 
     /// A constant added to every scalar: the value model's `value_shift`. It is not part of the weights.

@@ -1,6 +1,7 @@
 //! The transformer, top-down. Everything but attention runs on (T, D), one row a token of the flat batch.
 
-use tch::{Device, Kind, Tensor};
+use align_kernels::Precision;
+use tch::{Kind, Tensor};
 
 use super::Dropout;
 use super::config::{Family, ModelConfig};
@@ -18,7 +19,7 @@ pub(crate) struct Transformer {
 
 impl Transformer {
     /// Asks `take` for every parameter, in the order in which they are listed and written.
-    pub(crate) fn build(config: &ModelConfig, take: &mut dyn FnMut(Spec) -> Tensor) -> Self {
+    pub(crate) fn build(config: &ModelConfig, shape: Shape, take: &mut dyn FnMut(Spec) -> Tensor) -> Self {
         let names = Names::of(config.family);
         let mut new = |name: String, shape: Vec<i64>, init: Init| take(Spec { name, shape, init });
         let normal = Init::Normal(config.initializer_range);
@@ -26,13 +27,12 @@ impl Transformer {
         let embed_tokens = new(names.embed.to_owned(), vec![config.vocab_size, width], normal);
         let layers = (0..config.num_hidden_layers).map(|index| Layer::build(config, &names, index, &mut new)).collect();
         let norm = new(names.norm.to_owned(), vec![width], Init::Constant(1.0));
-        let shape = Shape::of(config);
         Self { embed_tokens, layers, norm, shape }
     }
 
     /// Token ids (T) → the residual stream (T, D), which is fp32 whatever the compute dtype.
     pub(crate) fn embed(&self, tokens: &Tensor, dropout: Option<Dropout>) -> Tensor {
-        self.embed_in(self.shape.factors, tokens, dropout)
+        self.embed_in(self.shape.precision.matmul, tokens, dropout)
     }
 
     fn embed_in(&self, rounded: Kind, tokens: &Tensor, dropout: Option<Dropout>) -> Tensor {
@@ -50,13 +50,13 @@ impl Transformer {
 
     /// The final norm: (T, D) fp32 → (T, D) in the compute dtype.
     pub(crate) fn final_norm(&self, hidden: &Tensor) -> Tensor {
-        self.shape.norm(&self.norm).forward(hidden, self.shape.compute)
+        self.shape.norm(&self.norm, hidden)
     }
 
     /// ∂L/∂input (T, D) fp32 of the final norm; adds to its weight's gradient.
     pub(crate) fn final_norm_backward(&self, hidden: &Tensor, grad: &Tensor) -> Tensor {
         let mut input_grad = hidden.zeros_like();
-        self.shape.norm(&self.norm).backward(hidden, grad, &mut input_grad, &mut self.norm.grad());
+        self.shape.norm_backward(&self.norm, hidden, grad, &mut input_grad);
         input_grad
     }
 
@@ -73,13 +73,13 @@ impl Transformer {
         let _guard = tch::no_grad_guard();
         let mut shape = self.shape;
         if is_decoding {
-            shape.factors = self.decoding();
+            shape.precision = self.decode_precision();
         }
-        let mut hidden = self.embed_in(shape.factors, tokens, None);
+        let mut hidden = self.embed_in(shape.precision.matmul, tokens, None);
         for (index, layer) in self.layers.iter().enumerate() {
             hidden = layer.forward(self.at(index, places), &hidden, &shape, rotation, is_decoding, attend);
         }
-        shape.norm(&self.norm).forward(&hidden, shape.compute)
+        shape.norm(&self.norm, &hidden)
     }
 
     /// A layer, given what is read behind the last one: before it, all is read.
@@ -87,13 +87,9 @@ impl Transformer {
         At { index, places: places.filter(|_| index + 1 == self.layers.len()) }
     }
 
-    /// The dtype of the factors from which tokens are sampled. On the CPU that of the weights: to read fp32 masters is all that a step costs, and
-    /// to round them first would cost as much again.
-    pub(crate) fn decoding(&self) -> Kind {
-        match self.embed_tokens.device() {
-            Device::Cpu => self.embed_tokens.kind(),
-            _ => self.shape.factors,
-        }
+    /// The dtypes of decoding.
+    pub(crate) fn decode_precision(&self) -> Precision {
+        self.shape.ops.decode_precision(self.shape.precision.matmul, self.embed_tokens.kind())
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use rand::Rng;
 use safetensors::tensor::{Dtype, View};
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::ModelOptions;
 use super::config::dtype_name;
@@ -19,7 +19,7 @@ use align_core::atomic_files::default_permissions;
 use align_core::config::ResultDtype;
 use align_core::error::{Error, Result};
 use align_core::random::{self, Purpose};
-use align_kernels::memory;
+use align_kernels::{HOST, as_f32_slice, tensor_bytes, to_host};
 
 /// The size above which a checkpoint is written in shards, in bytes.
 const SHARD_BYTES: usize = 5_000_000_000;
@@ -81,7 +81,7 @@ impl Parameter {
         options: &ModelOptions,
     ) -> Self {
         let tensor = match spec.init {
-            Init::Constant(value) => Tensor::full(&spec.shape, value, (Kind::Float, tch::Device::Cpu)),
+            Init::Constant(value) => Tensor::full(&spec.shape, value, (Kind::Float, HOST)),
             Init::Normal(deviation) => {
                 let count = spec.shape.iter().product::<i64>() as usize;
                 let mut stream = random::stream(seed, purpose, 0, index);
@@ -318,13 +318,13 @@ impl Stored {
     /// Its bytes in the file's dtype.
     fn bytes(&self) -> std::result::Result<Cow<'_, [u8]>, f32> {
         if self.tensor.kind() == self.kind {
-            return Ok(memory::bytes(&self.tensor));
+            return Ok(tensor_bytes(&self.tensor));
         }
-        let tensor = self.tensor.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+        let tensor = to_host(&self.tensor).to_kind(Kind::Float).contiguous();
         if self.kind == Kind::Float {
-            return Ok(Cow::Owned(memory::bytes(&tensor).into_owned()));
+            return Ok(Cow::Owned(tensor_bytes(&tensor).into_owned()));
         }
-        rounded(memory::elements(&tensor), self.kind, self.draws).map(Cow::Owned)
+        rounded(as_f32_slice(&tensor), self.kind, self.draws).map(Cow::Owned)
     }
 }
 

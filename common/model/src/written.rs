@@ -10,6 +10,7 @@ use super::weights::Parameter;
 use super::{CausalLm, ModelOptions, Over, ScalarModel, TokenStats};
 use align_core::error::Result;
 use align_kernels::batch::FlatBatch;
+use align_kernels::to_host;
 
 /// Logits of a model that are held at once.
 const CHUNK_LOGITS: i64 = 1 << 24;
@@ -173,7 +174,7 @@ pub fn divergence(p: &impl LmReader, q: &impl LmReader, batch: &FlatBatch, place
     for start in (0..count).step_by(rows as usize) {
         let part = |hidden: &Tensor| hidden.narrow(0, start, rows.min(count - start));
         // In f64: most of a KL of 1e-6 would be rounding otherwise.
-        let logprobs = |logits: Tensor| logits.to_device(Device::Cpu).log_softmax(1, Kind::Double);
+        let logprobs = |logits: Tensor| to_host(&logits).log_softmax(1, Kind::Double);
         let of_p = logprobs(p.all_logits(&part(&hidden[0])));
         let of_q = logprobs(q.all_logits(&part(&hidden[1])));
         sum += (of_p.exp() * (&of_p - of_q)).sum(Kind::Double).double_value(&[]);

@@ -19,7 +19,7 @@ use align_text::chatml::Encoded;
 
 pub use cache::Cache;
 pub use dataset::LmRows;
-pub use rows::{LmData, chat_rows, count_rows, document_rows, documents, is_text, text_rows};
+pub use rows::{LmData, chat_rows, comparison_rows, document_rows, documents, is_text, prompt_rows, text_rows};
 pub use tokenize::{Counts, Reading};
 
 /// A sequence of tokens that attends only to itself: a dialogue, or (a part of) a document.

@@ -10,7 +10,7 @@ use super::tokenize::{Counts, Reading, RowOutcome, TokenizeSpec, TokenizedFile, 
 use align_core::config::Overlong;
 use align_core::error::{Error, Problem, Problems, Result};
 use align_core::random::{Permutation, Purpose};
-use align_data::{self as data, BadRows, Kind, Parsed, Record, RowLocation};
+use align_data::{self as data, BadRows, Chat, Comparison, Kind, Parsed, Prompt, Text, TypedRow};
 use align_text::chatml::{ChatFormat, Dialogue, LossOn};
 use align_text::tokenizer::Tokenizer;
 
@@ -35,21 +35,20 @@ impl LmData {
 }
 
 /// Dialogues, in the ChatML of a checkpoint.
-struct Chat<'a> {
+struct ChatSpec<'a> {
     format: &'a ChatFormat,
     loss_on: LossOn,
     limit: Option<(usize, Overlong)>,
 }
 
-impl TokenizeSpec for Chat<'_> {
-    const KIND: Kind = Kind::Chat;
+impl TokenizeSpec for ChatSpec<'_> {
+    type Row = Chat;
 
     fn cache_key(&self) -> Value {
         json!(["chat", self.format.cache_key(), self.loss_on, self.limit])
     }
 
-    fn tokenize(&self, record: Record) -> Parsed<TokenizedRow> {
-        let Record::Chat(dialogue) = record else { unreachable!("a chat file gives chat records") };
+    fn tokenize(&self, Chat(dialogue): Chat) -> Parsed<TokenizedRow> {
         let tokenizer = self.format.tokenizer();
         let has_special_text = dialogue.texts().any(|text| tokenizer.spells_special(text));
         let encoded = self.format.dialogue(&dialogue, self.loss_on)?;
@@ -74,19 +73,18 @@ impl TokenizeSpec for Chat<'_> {
 }
 
 /// Documents, without an end token.
-struct Text<'a> {
+struct TextSpec<'a> {
     tokenizer: &'a Tokenizer,
 }
 
-impl TokenizeSpec for Text<'_> {
-    const KIND: Kind = Kind::Text;
+impl TokenizeSpec for TextSpec<'_> {
+    type Row = Text;
 
     fn cache_key(&self) -> Value {
         json!(["text", self.tokenizer.fingerprint()])
     }
 
-    fn tokenize(&self, record: Record) -> Parsed<TokenizedRow> {
-        let Record::Text(text) = record else { unreachable!("a text file gives text records") };
+    fn tokenize(&self, Text(text): Text) -> Parsed<TokenizedRow> {
         let tokens = self.tokenizer.encode_whole(&text)?;
         Ok(TokenizedRow {
             turns: 1,
@@ -100,64 +98,75 @@ impl TokenizeSpec for Text<'_> {
     }
 }
 
-/// Comparisons or prompts, tokenized only to count: all dialogues of a row as one sequence.
-struct CountOnly<'a, const COMPARISONS: bool> {
+/// Comparisons, tokenized for statistics: all dialogues of a row as one sequence.
+struct ComparisonSpec<'a> {
     format: &'a ChatFormat,
 }
 
-impl<const COMPARISONS: bool> TokenizeSpec for CountOnly<'_, COMPARISONS> {
-    const KIND: Kind = if COMPARISONS { Kind::Comparison } else { Kind::Prompt };
+impl TokenizeSpec for ComparisonSpec<'_> {
+    type Row = Comparison;
 
     fn cache_key(&self) -> Value {
-        json!([Self::KIND.name(), self.format.cache_key()])
+        json!([Comparison::KIND.name(), self.format.cache_key()])
     }
 
-    fn tokenize(&self, record: Record) -> Parsed<TokenizedRow> {
-        let dialogues = match record {
-            Record::Comparison(comparison) => comparison.dialogues,
-            Record::Prompt(dialogue) => vec![dialogue],
-            _ => unreachable!("a file gives the records that were asked for"),
-        };
-        let mut tokens = Vec::new();
-        let mut begins_with_newline = false;
-        for dialogue in &dialogues {
-            if COMPARISONS {
-                let encoded = self.format.scored(dialogue)?;
-                begins_with_newline |= encoded.begins_with_newline;
-                tokens.extend(encoded.tokens);
-            } else {
-                tokens.extend(self.format.prompt(dialogue)?);
-            }
+    fn tokenize(&self, comparison: Comparison) -> Parsed<TokenizedRow> {
+        let (mut tokens, mut begins_with_newline) = (Vec::new(), false);
+        for dialogue in &comparison.dialogues {
+            let encoded = self.format.scored(dialogue)?;
+            begins_with_newline |= encoded.begins_with_newline;
+            tokens.extend(encoded.tokens);
         }
-        let mut texts = dialogues.iter().flat_map(Dialogue::texts);
-        Ok(TokenizedRow {
-            turns: dialogues.iter().map(|dialogue| dialogue.messages.len() as u64).sum(),
-            tokens: tokens.len() as u64,
-            loss_tokens: 0,
-            packed: PackedTokens::new(&tokens, std::iter::repeat(false)),
-            has_special_text: texts.any(|text| self.format.tokenizer().spells_special(text)),
-            begins_with_newline,
-            outcome: RowOutcome::Kept,
-        })
+        Ok(TokenizedRow { begins_with_newline, ..without_loss(&comparison.dialogues, &tokens, self.format) })
     }
 }
 
-/// Reads comparisons or prompts for their statistics. Each becomes one row with the tokens of all its
-/// dialogues.
+/// Prompts, tokenized for statistics.
+struct PromptSpec<'a> {
+    format: &'a ChatFormat,
+}
+
+impl TokenizeSpec for PromptSpec<'_> {
+    type Row = Prompt;
+
+    fn cache_key(&self) -> Value {
+        json!([Prompt::KIND.name(), self.format.cache_key()])
+    }
+
+    fn tokenize(&self, Prompt(dialogue): Prompt) -> Parsed<TokenizedRow> {
+        let tokens = self.format.prompt(&dialogue)?;
+        Ok(without_loss(&[dialogue], &tokens, self.format))
+    }
+}
+
+/// Dialogues as one sequence of tokens without loss.
+fn without_loss(dialogues: &[Dialogue], tokens: &[i64], format: &ChatFormat) -> TokenizedRow {
+    let mut texts = dialogues.iter().flat_map(Dialogue::texts);
+    TokenizedRow {
+        turns: dialogues.iter().map(|dialogue| dialogue.messages.len() as u64).sum(),
+        tokens: tokens.len() as u64,
+        loss_tokens: 0,
+        packed: PackedTokens::new(tokens, std::iter::repeat(false)),
+        has_special_text: texts.any(|text| format.tokenizer().spells_special(text)),
+        begins_with_newline: false,
+        outcome: RowOutcome::Kept,
+    }
+}
+
+/// Reads comparisons for their statistics. Each becomes one row with the tokens of all its dialogues.
 ///
 /// # Errors
 /// As [`chat_rows`].
-pub fn count_rows(
-    files: &[PathBuf],
-    comparisons: bool,
-    format: &ChatFormat,
-    reading: &mut Reading<'_>,
-) -> Result<LmData> {
-    if comparisons {
-        each_file(files, &CountOnly::<true> { format }, reading, LmRows::dialogues)
-    } else {
-        each_file(files, &CountOnly::<false> { format }, reading, LmRows::dialogues)
-    }
+pub fn comparison_rows(files: &[PathBuf], format: &ChatFormat, reading: &mut Reading<'_>) -> Result<LmData> {
+    each_file(files, &ComparisonSpec { format }, reading, LmRows::dialogues)
+}
+
+/// Reads prompts for their statistics.
+///
+/// # Errors
+/// As [`chat_rows`].
+pub fn prompt_rows(files: &[PathBuf], format: &ChatFormat, reading: &mut Reading<'_>) -> Result<LmData> {
+    each_file(files, &PromptSpec { format }, reading, LmRows::dialogues)
 }
 
 /// Reads dialogues and encodes them in ChatML.
@@ -172,7 +181,7 @@ pub fn chat_rows(
     reading: &mut Reading<'_>,
 ) -> Result<LmData> {
     let (mut result, mut problems) = (LmData::default(), Problems::new());
-    let spec = Chat { format, loss_on, limit };
+    let spec = ChatSpec { format, loss_on, limit };
     for file in files {
         let Some(tokenized) = problems.absorb(tokenize(file, &spec, reading))? else { continue };
         let counts = &tokenized.about.counts;
@@ -191,11 +200,7 @@ pub fn chat_rows(
 /// # Errors
 /// [`Error::Invalid`] for bad rows (unless skipped).
 pub fn documents(files: &[PathBuf], tokenizer: &Tokenizer, bad_rows: BadRows) -> Result<(Vec<Vec<i64>>, Vec<Problem>)> {
-    let tokens = |_: &RowLocation, record| match record {
-        Record::Text(text) => tokenizer.encode_whole(&text),
-        _ => unreachable!("a text file gives text records"),
-    };
-    let read = data::read_as(files, Kind::Text, bad_rows, &tokens)?;
+    let read = data::read_rows(files, bad_rows, &|_, Text(text)| tokenizer.encode_whole(&text))?;
     Ok((read.records.into_iter().map(|(_, tokens)| tokens).collect(), read.skipped))
 }
 
@@ -215,7 +220,7 @@ pub fn text_rows(
     let (mut result, mut problems) = (LmData::default(), Problems::new());
     let mut sources = Vec::new();
     for file in files {
-        let Some(tokenized) = problems.absorb(tokenize(file, &Text { tokenizer }, reading))? else { continue };
+        let Some(tokenized) = problems.absorb(tokenize(file, &TextSpec { tokenizer }, reading))? else { continue };
         result.add(&tokenized);
         sources.push(tokenized);
     }
@@ -262,7 +267,7 @@ pub fn document_rows(
     reading: &mut Reading<'_>,
 ) -> Result<LmData> {
     let rows = |tokenized| LmRows::documents(tokenized, tokenizer.special().endoftext, max_tokens);
-    each_file(files, &Text { tokenizer }, reading, rows)
+    each_file(files, &TextSpec { tokenizer }, reading, rows)
 }
 
 /// The rows of all files, concatenated.

@@ -12,7 +12,7 @@ use super::store::{PackedTokens, Store, Writer};
 use align_core::atomic_files::write_atomic;
 use align_core::error::{Error, Problem, Result, cause};
 use align_core::progress::Progress;
-use align_data::{BadRows, Kind, Parsed, Record, RowLocation, Stream, Unread, format_by_name};
+use align_data::{BadRows, Parsed, RowLocation, Stream, TypedRow, Unread, format_by_name};
 
 const ABOUT: &str = "about.json";
 /// The maximum number of distinct causes of bad rows that are counted separately.
@@ -94,14 +94,14 @@ pub(super) enum RowOutcome {
 
 /// How the rows of a kind are tokenized.
 pub(super) trait TokenizeSpec: Sync {
-    /// The kind of rows.
-    const KIND: Kind;
+    /// The type of the rows.
+    type Row: TypedRow;
 
     /// All settings that affect the result: part of the cache key.
     fn cache_key(&self) -> Value;
 
     /// Tokenizes a row; `Err` is the mistake in it.
-    fn tokenize(&self, record: Record) -> Parsed<TokenizedRow>;
+    fn tokenize(&self, row: Self::Row) -> Parsed<TokenizedRow>;
 }
 
 /// A tokenized file.
@@ -192,11 +192,11 @@ fn read<R: TokenizeSpec>(
 ) -> Result<About> {
     let mut about = About::default();
     let files = [file.to_owned()];
-    let stream = Stream { files: &files, kind: Some(R::KIND), bad_rows: reading.bad_rows };
+    let stream = Stream { files: &files, kind: Some(R::Row::KIND), bad_rows: reading.bad_rows };
     let what = format!("tokenizing {}", file.display());
     let tokenize = |row: &align_data::RawRow| {
-        let read = row.record(R::KIND)?;
-        Ok((spec.tokenize(read.record)?, read.unread))
+        let (row, unread) = row.read::<R::Row>()?;
+        Ok((spec.tokenize(row)?, unread))
     };
     stream.each(&what, reading.progress, tokenize, |row, tokenized| {
         let counts = &mut about.counts;

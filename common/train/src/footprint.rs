@@ -5,17 +5,14 @@
 
 use std::ops::Range;
 
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::stage::Outset;
 use align_core::process_memory;
 use align_kernels::attention::extent;
 use align_kernels::batch::FlatBatch;
 use align_kernels::batch::microbatches;
-use align_kernels::product::{attention_is_ours, bfloat16_is_ours, bfloat16_is_widened};
-use align_model::{
-    Family, ModelConfig, ModelOptions, READ_BYTES, block_ids, chunk_rows, num_parameters, num_parameters_without,
-};
+use align_model::{Family, ModelConfig, ModelOptions, READ_BYTES, chunk_rows, num_parameters, num_parameters_without};
 
 /// What is computed at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -135,12 +132,11 @@ impl Held {
     pub fn backward(&self, work: &Work) -> u64 {
         let shape = self.shape();
         let weight = shape.inner * shape.hidden;
-        let rounded = match self.options.device {
-            Device::Cpu => {
-                self.rounded_activations(work.tokens * shape.inner)
-                    + self.rounded_weight(weight).max(self.rounded_activations(work.tokens * shape.hidden))
-            }
-            _ => 2 * self.rounded_weight(weight),
+        let rounded = if self.options.ops().rounds_by_block() {
+            self.rounded_activations(work.tokens * shape.inner)
+                + self.rounded_weight(weight).max(self.rounded_activations(work.tokens * shape.hidden))
+        } else {
+            2 * self.rounded_weight(weight)
         };
         work.tokens * (2 * shape.inner * self.between() + shape.hidden * FP32) + rounded
     }
@@ -171,12 +167,12 @@ impl Held {
         let shape = self.shape();
         let vocab = self.config.vocab_size as u64;
         let rows = work.targets.min(chunk_rows(self.config.vocab_size) as u64);
-        let block = block_ids(self.options.device, self.config.vocab_size) as u64;
+        let block = self.options.ops().logits_block(self.config.vocab_size as usize) as u64;
         let logits = rows * if with_gradient { vocab } else { block } * FP32;
         // On the CPU a block's part of the weight is rounded, and its gradient; elsewhere the weight, and a block's gradient, which is added in
         // fp32.
-        let rounded = match (self.options.device, with_gradient) {
-            (Device::Cpu, _) => {
+        let rounded = match (self.options.ops().rounds_by_block(), with_gradient) {
+            (true, _) => {
                 self.rounded_weight(block * shape.hidden) + self.rounded_activations(block.max(shape.hidden) * rows)
             }
             (_, false) => self.rounded_weight(vocab * shape.hidden) + rows * block * self.between(),
@@ -247,7 +243,8 @@ impl Held {
         let feed_forward = 2 * small * inner;
         // Rotated keys, values, rotated queries, and what attention gives; of several calls a second time, joined. Before their norms,
         // queries and keys are kept too.
-        let joins = work.calls > 1 && !self.dropout && !attention_is_ours(self.options.device, self.options.compute);
+        let joins =
+            work.calls > 1 && !self.dropout && !self.options.ops().attention_reads_in_place(self.options.compute);
         let parts = if joins { 3 } else { 2 };
         let head_norms = if self.config.family == Family::Qwen3 { query + key } else { 0 };
         let attention = small * (2 * key + parts * query + head_norms);
@@ -283,23 +280,17 @@ impl Held {
 
     /// What lies between products, so many elements of it, rounded for one.
     fn rounded_activations(&self, elements: u64) -> u64 {
-        self.rounded(elements, self.options.between())
+        self.rounded(elements, self.options.precision().activations)
     }
 
     /// A factor of so many elements in the dtype `held`, rounded for a product.
     fn rounded(&self, elements: u64, held: Kind) -> u64 {
-        let on_cpu = self.options.device == Device::Cpu;
-        if self.options.compute == Kind::Float || (on_cpu && bfloat16_is_ours()) {
-            return 0;
-        }
-        // In 16 bits, unless it is held so, and in fp32 again where it is multiplied so.
-        let half = if held == self.options.compute { 0 } else { elements * self.compute() };
-        half + if on_cpu && bfloat16_is_widened() { elements * FP32 } else { 0 }
+        self.options.ops().rounded_input_bytes(elements, held, self.options.compute)
     }
 
     /// Bytes of a number between products.
     fn between(&self) -> u64 {
-        self.options.between().elt_size_in_bytes() as u64
+        self.options.precision().activations.elt_size_in_bytes() as u64
     }
 
     fn compute(&self) -> u64 {

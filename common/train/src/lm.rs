@@ -1,5 +1,6 @@
 //! Language modelling on rows of tokens: what sft, pretraining, PPO's pretrained gradient and `eval lm` share.
 
+use align_kernels::HOST;
 use std::borrow::Borrow;
 
 use tch::{Device, Kind, Tensor};
@@ -81,8 +82,8 @@ pub fn backward<'a>(
     scale: f64,
 ) -> f64 {
     let batch = flatten(rows, model.device());
-    let hidden = model.hidden_at(&batch.flat, &batch.positions, dropout); // (N, D)
-    let stats = model.backward(&hidden, &batch.targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-scale));
+    let forward = model.forward_train(&batch.flat, Some(&batch.positions), dropout); // (N, D)
+    let stats = model.backward(forward, &batch.targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-scale));
     -stats.logprobs.sum(Kind::Double).double_value(&[])
 }
 
@@ -112,7 +113,7 @@ pub fn evaluate(
             loss_sum: -stats.logprobs.sum(Kind::Double).double_value(&[]),
             correct: stats.correct.sum(Kind::Int64).int64_value(&[]) as u64,
         });
-        let logprobs = Vec::<f32>::try_from(&stats.logprobs.to_device(Device::Cpu)).expect("logprobs are fp32");
+        let logprobs = Vec::<f32>::try_from(&stats.logprobs.to_device(HOST)).expect("logprobs are fp32");
         let mut rest = logprobs.as_slice();
         for row in microbatch.iter().map(Borrow::borrow) {
             let (of_row, tail) = rest.split_at(row.num_loss_tokens());

@@ -1,4 +1,4 @@
-//! The checks, in the order in which they can be made: text, sampling, judging, learning.
+//! The checks, in the order in which they can be made: text, sampling, evaluating, learning.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use align_core::progress::Progress;
 use align_train::stage::doctor::{Check, alone, host, widest};
 
 use super::*;
-use crate::models::Opinions;
+use crate::masked::{self, Table, mask};
+use crate::trajectory::RolloutStats;
 
 /// What the examination works with.
 pub(super) struct Bed {
@@ -55,7 +56,7 @@ pub(super) fn examine(subject: &mut dyn Subject, bed: &Bed, progress: &mut dyn P
     progress.advance(1, "the sampler");
     checks.push(sampler(subject, bed)?);
     progress.advance(1, "each response alone");
-    checks.extend(judges(subject, bed, &rollout));
+    checks.extend(evaluation(subject, bed, &rollout));
     progress.advance(1, "ends");
     checks.push(inner_pad(subject, bed, &rollout));
     checks.push(end_values(subject, bed, &rollout));
@@ -257,14 +258,30 @@ fn truth(subject: &dyn Subject, bed: &Bed, prompt: &[i64], response: &Response) 
     }
 }
 
-fn wide(numbers: &[f32]) -> Vec<f64> {
-    numbers.iter().map(|number| f64::from(*number)).collect()
+/// A rollout's log-probabilities and values, response after response.
+struct Evaluated {
+    old_logprobs: Vec<f64>,
+    ref_logprobs: Vec<f64>,
+    values: Vec<f64>,
+}
+
+impl Evaluated {
+    fn new(subject: &dyn Subject, rollout: &Rollout) -> Self {
+        let RolloutStats { old_logprobs, ref_logprobs, values, .. } = subject.evaluate(rollout);
+        let response_mask = mask(&rollout.lengths());
+        let flat = |table: &Table| masked::flat(table, &response_mask);
+        Self { old_logprobs: flat(&old_logprobs), ref_logprobs: flat(&ref_logprobs), values: flat(&values) }
+    }
+
+    fn numbers(&self) -> [&Vec<f64>; 3] {
+        [&self.old_logprobs, &self.ref_logprobs, &self.values]
+    }
 }
 
 /// Log-probabilities, values and scores of the whole rollout against those of each response alone; the reference against the policy;
 /// a second look against the first.
-fn judges(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Vec<Check> {
-    let (opinions, scores) = (subject.opine(rollout), subject.score(rollout));
+fn evaluation(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Vec<Check> {
+    let (evaluated, scores) = (Evaluated::new(subject, rollout), subject.score(rollout));
     let truths: Vec<Truth> = rollout
         .responses
         .iter()
@@ -273,31 +290,29 @@ fn judges(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Vec<Check> {
         .collect();
     let all =
         |of: fn(&Truth) -> &Vec<f64>| truths.iter().flat_map(|truth| of(truth).iter().copied()).collect::<Vec<f64>>();
-    let (policy, reference) = (wide(&opinions.old_logprobs), wide(&opinions.ref_logprobs));
+    let (policy, reference) = (&evaluated.old_logprobs, &evaluated.ref_logprobs);
     let expected_scores: Vec<f64> = truths.iter().map(|truth| truth.score).collect();
     // Values and scores are as large as the head makes them.
     let scale = expected_scores.iter().map(|score| score.abs()).fold(1.0, f64::max);
-    let again = subject.opine(rollout);
-    let numbers =
-        |opinions: &Opinions| [&opinions.old_logprobs, &opinions.ref_logprobs, &opinions.values].map(Vec::clone);
-    let kl = widest(&policy, &reference);
+    let again = Evaluated::new(subject, rollout);
+    let kl = widest(policy, reference);
     let kl_limit = if bed.same_dtype { bed.tolerance / 10.0 } else { f64::INFINITY };
     vec![
         Check::compare(
             "log-probabilities do not depend on the batch",
-            &policy,
+            policy,
             &all(|truth| &truth.policy),
             bed.tolerance,
         ),
-        Check::compare("nor do the reference's", &reference, &all(|truth| &truth.reference), bed.tolerance),
+        Check::compare("nor do the reference's", reference, &all(|truth| &truth.reference), bed.tolerance),
         Check::compare(
             "values stand before their tokens",
-            &wide(&opinions.values),
+            &evaluated.values,
             &all(|truth| &truth.values),
             scale * bed.tolerance,
         ),
         Check::compare("scores are read at the end token", &scores, &expected_scores, scale * bed.tolerance),
-        Check::same_twice(&numbers(&opinions), &numbers(&again)),
+        Check::same_twice(&evaluated.numbers(), &again.numbers()),
         Check::new(
             "the KL is 0 before the first update",
             format!("{} log-ratios, at most {kl:.1e}", policy.len()),
@@ -322,8 +337,8 @@ fn inner_pad(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Check {
         samples: 1,
         responses: vec![response],
     };
-    let found = subject.opine(&crafted);
-    let apart = widest(&wide(&found.old_logprobs), &expected.policy);
+    let found = Evaluated::new(subject, &crafted);
+    let apart = widest(&found.old_logprobs, &expected.policy);
     let sound = found.old_logprobs.len() == 4 && found.values.len() == 4 && apart <= 10.0 * bed.tolerance;
     let measured = format!("{} log-probabilities, apart by {apart:.1e}", found.old_logprobs.len());
     Check::new(name, measured, format!("4, at most {:.0e}", 10.0 * bed.tolerance), sound)
@@ -333,9 +348,8 @@ fn inner_pad(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Check {
 fn end_values(subject: &mut dyn Subject, bed: &Bed, rollout: &Rollout) -> Check {
     let name = "the value at the end is the shifted score";
     let scores = subject.score(rollout);
-    let ended: Vec<bool> =
-        rollout.responses.iter().map(|response| response.tokens.last() == Some(&bed.end_id)).collect();
-    subject.shape(&scores, &ended);
+    let ended = rollout.ended(bed.end_id);
+    subject.shift_value_model(&scores, &ended);
     if !bed.shares_value {
         return Check::new(name, "the value model is not the reward model", "nothing to compare", true);
     }
@@ -361,12 +375,12 @@ fn end_values(subject: &mut dyn Subject, bed: &Bed, rollout: &Rollout) -> Check 
 
 /// One learning step: its first ratio is 1, the policy moves, and reference and reward model do not.
 fn learning(subject: &mut dyn Subject, bed: &Bed, rollout: &Rollout) -> Result<Vec<Check>> {
-    let (before, scores) = (subject.opine(rollout), subject.score(rollout));
+    let (before, scores) = (Evaluated::new(subject, rollout), subject.score(rollout));
     let metrics = subject.step(0)?;
-    let (after, scores_after) = (subject.opine(rollout), subject.score(rollout));
+    let (after, scores_after) = (Evaluated::new(subject, rollout), subject.score(rollout));
     let ratio = metrics.get("policy/ratio_max").unwrap_or(f64::NAN);
-    let moved = widest(&wide(&after.old_logprobs), &wide(&before.old_logprobs));
-    let drifted = widest(&wide(&after.ref_logprobs), &wide(&before.ref_logprobs));
+    let moved = widest(&after.old_logprobs, &before.old_logprobs);
+    let drifted = widest(&after.ref_logprobs, &before.ref_logprobs);
     let rescored = widest(&scores_after, &scores);
     let limit = if bed.tolerance < 1e-3 { 1e-5 } else { 1e-2 };
     Ok(vec![

@@ -15,41 +15,35 @@ use align_core::progress::Progress;
 use align_core::random::{self, Purpose};
 use align_model::generate::Response;
 use align_text::chatml::{ChatFormat, Dialogue};
-use align_train::stage::doctor::{Diagnosis, tolerance};
+use align_train::stage::doctor::{Check, tolerance};
+use align_train::stage::{Stage, Start};
 
-use crate::config::{Logprobs, PpoConfig};
+use crate::config::Logprobs;
 use crate::rewards::{MissingEnd, Normalize};
 use crate::rollout::{Reading, Rollout};
-use crate::run::{build, check, outset};
+use crate::stage::Ppo;
 
 use checks::{Bed, examine};
-pub use subject::{Pieces, Subject};
+use subject::{Pieces, Subject};
 
 /// Prompts and tokens that are enough to see a fault, and few enough to wait for.
 const PROMPTS: usize = 6;
 const MAX_TOKENS: usize = 48;
 
-/// Examines what a config would train with. Nothing is written.
-///
-/// # Errors
-/// As [`crate::ppo`] before its first step.
-pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Diagnosis> {
-    let asked = config;
-    let mut config = config.clone();
+/// Examines what `align ppo` would train with.
+pub(crate) fn doctor(mut stage: Ppo, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     // A learning step, large enough to be seen, of one optimiser step.
+    let config = &mut stage.config;
     config.ppo.value_warmup_steps = 0;
     config.ppo.epochs = 1;
     config.ppo.minibatch_size = None;
     (config.ppo.policy_lr, config.ppo.value_lr) = (1e-3, 1e-3);
     config.rollout.prompts_per_step = config.rollout.prompts_per_step.min(PROMPTS);
     config.rollout.max_response_tokens = config.rollout.max_response_tokens.min(MAX_TOKENS);
-    tch::set_num_threads(config.run.num_threads() as i32);
-    let inputs = check(&config)?;
-    let assumed = inputs.assumed.clone();
-    let outset = outset(asked, &inputs);
-    let reward_tokenizer = inputs.reward.tokenizer.fingerprint();
+    let (config, assumed) = (config.clone(), stage.assumed.clone());
+    let reward_tokenizer = stage.reward.tokenizer.fingerprint();
     let shares_value = config.models.value.is_none();
-    let session = build(&config, inputs)?;
+    let session = stage.load(Start::Models)?;
     let (trainer, format) = (session.trainer, session.evaluation.format);
     let prompts: Vec<Vec<i64>> = trainer.prompts.iter().take(PROMPTS).cloned().collect();
     let special = format.tokenizer().special();
@@ -71,6 +65,5 @@ pub fn doctor(config: &PpoConfig, progress: &mut dyn Progress) -> Result<Diagnos
         format: format.clone(),
         folder: config.models.policy.clone(),
     };
-    let checks = examine(&mut Pieces { trainer, format, reward_tokenizer }, &bed, progress)?;
-    Ok(Diagnosis { outset, checks })
+    examine(&mut Pieces { trainer, format, reward_tokenizer }, &bed, progress)
 }

@@ -6,12 +6,13 @@ use align_run::metrics::Metrics;
 use align_text::chatml::{ChatFormat, Dialogue};
 use align_train::stage::doctor::host;
 
-use crate::models::{Models, Opinions, score};
+use crate::models::Models;
 use crate::rollout::Rollout;
 use crate::train::Trainer;
+use crate::trajectory::RolloutStats;
 
 /// The pieces of a step, as a run uses them.
-pub trait Subject {
+pub(super) trait Subject {
     /// Token ids of a dialogue to be answered.
     fn prompt(&self, dialogue: &Dialogue) -> Vec<i64>;
 
@@ -33,11 +34,11 @@ pub trait Subject {
     /// (B) raw scores.
     fn score(&self, rollout: &Rollout) -> Vec<f64>;
 
-    /// What policy, reference and value model think of every response token.
-    fn opine(&self, rollout: &Rollout) -> Opinions;
+    /// What policy, reference and value model say of every response token.
+    fn evaluate(&self, rollout: &Rollout) -> RolloutStats;
 
-    /// What is made of the first rollout's scores; sets the value model's shift.
-    fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64>;
+    /// Normalises the first rollout's scores, and shifts a new value model as they say.
+    fn shift_value_model(&mut self, scores: &[f64], ended: &[bool]);
 
     /// (B) values at the responses' end tokens.
     fn end_values(&self, rollout: &Rollout) -> Vec<f64>;
@@ -56,7 +57,7 @@ pub trait Subject {
 }
 
 /// A run's own pieces.
-pub struct Pieces {
+pub(super) struct Pieces {
     pub(crate) trainer: Trainer,
     pub(crate) format: ChatFormat,
     /// Hash of the reward model's tokenizer.
@@ -84,31 +85,28 @@ impl Subject for Pieces {
     }
 
     fn score(&self, rollout: &Rollout) -> Vec<f64> {
-        let trainer = &self.trainer;
-        score(&trainer.models.reward_model, rollout, &microbatches(trainer, rollout), trainer.end_id, &trainer.reading)
+        self.trainer.score(rollout)
     }
 
-    fn opine(&self, rollout: &Rollout) -> Opinions {
-        self.trainer
-            .models
-            .opine(rollout, &microbatches(&self.trainer, rollout), self.trainer.convention(), true, None)
-            .0
+    fn evaluate(&self, rollout: &Rollout) -> RolloutStats {
+        self.trainer.evaluate_only(rollout)
     }
 
-    fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
-        self.trainer.shape(scores, ended)
+    fn shift_value_model(&mut self, scores: &[f64], ended: &[bool]) {
+        self.trainer.normalize_scores(scores, ended);
+        self.trainer.shift_new_value_model();
     }
 
     fn end_values(&self, rollout: &Rollout) -> Vec<f64> {
         let _no_grad = tch::no_grad_guard();
-        let rows: Vec<usize> = (0..rollout.responses.len()).collect();
         let model = &self.trainer.models.value_model;
-        let (flat, ends) = rollout.scored(&rows, self.trainer.end_id, &self.trainer.reading, model.device());
+        let (end_id, reading) = (self.trainer.end_id, &self.trainer.reading);
+        let (flat, ends) = rollout.reward_model_batch(&rollout.rows(), end_id, reading, model.device());
         host(&model.scalars(&model.hidden(&flat, None).index_select(0, &ends)))
     }
 
     fn step(&mut self, step: u64) -> Result<Metrics> {
-        Ok(self.trainer.step(step)?.metrics)
+        Ok(self.trainer.step(step)?.metrics())
     }
 
     fn models(&self) -> &Models {
@@ -118,9 +116,4 @@ impl Subject for Pieces {
     fn sampling(&self) -> &Sampling {
         &self.trainer.sampling
     }
-}
-
-fn microbatches(trainer: &Trainer, rollout: &Rollout) -> Vec<Vec<usize>> {
-    let rows: Vec<usize> = (0..rollout.responses.len()).collect();
-    rollout.fill(&rows, trainer.config.ppo.microbatch_tokens)
 }

@@ -11,8 +11,10 @@ use align_text::tokenizer::Tokenizer;
 
 use super::checks::Bed;
 use super::*;
-use crate::models::{Models, Opinions};
+use crate::masked::{self, Table, mask};
+use crate::models::Models;
 use crate::train::tests::{END, PAD, trainer};
+use crate::trajectory::RolloutStats;
 use align_train::stage::doctor::{Check, host};
 
 /// What is wrong with a [`Faulty`] subject.
@@ -84,42 +86,46 @@ impl Subject for Faulty {
             return self.pieces.score(rollout);
         }
         let _no_grad = tch::no_grad_guard();
-        let rows: Vec<usize> = (0..rollout.responses.len()).collect();
         let model = &self.pieces.trainer.models.reward_model;
-        let (flat, ends) = rollout.scored(&rows, END, &Reading::default(), model.device());
+        let (flat, ends) = rollout.reward_model_batch(&rollout.rows(), END, &Reading::default(), model.device());
         host(&model.scalars(&model.hidden(&flat, None).index_select(0, &(ends - 1))))
     }
 
-    fn opine(&self, rollout: &Rollout) -> Opinions {
-        let mut opinions = self.pieces.opine(rollout);
+    fn evaluate(&self, rollout: &Rollout) -> RolloutStats {
+        let mut stats = self.pieces.evaluate(rollout);
+        let lengths = rollout.lengths();
         match self.fault {
             Fault::ShiftedValues => {
-                opinions.values.rotate_left(1);
+                let mut values = masked::flat(&stats.values, &mask(&lengths));
+                values.rotate_left(1);
+                stats.values = masked::table(&values, &lengths);
             }
             Fault::DropoutLeftOn => {
                 self.calls.set(self.calls.get() + 1);
                 let dropout = Dropout { p: 0.1, key: self.calls.get() };
-                opinions.old_logprobs = with_dropout(&self.pieces.trainer.models.policy, rollout, dropout);
+                let logprobs = with_dropout(&self.pieces.trainer.models.policy, rollout, dropout);
+                stats.old_logprobs = masked::table(&logprobs, &lengths);
             }
             Fault::InnerPadMasked => {
-                let tokens: Vec<i64> = rollout.responses.iter().flat_map(|response| response.tokens.clone()).collect();
-                let kept = |values: &[f32]| -> Vec<f32> {
-                    values.iter().zip(&tokens).map(|(value, token)| if *token == PAD { 0.0 } else { *value }).collect()
+                let kept = |table: &Table| -> Table {
+                    let token = |(row, column): (usize, usize)| rollout.responses[row].tokens.get(column);
+                    let value =
+                        |(at, value): ((usize, usize), &f64)| if token(at) == Some(&PAD) { 0.0 } else { *value };
+                    Table::from_shape_vec(table.raw_dim(), table.indexed_iter().map(value).collect()).unwrap()
                 };
-                opinions.old_logprobs = kept(&opinions.old_logprobs);
-                opinions.ref_logprobs = kept(&opinions.ref_logprobs);
+                stats.old_logprobs = kept(&stats.old_logprobs);
+                stats.ref_logprobs = kept(&stats.ref_logprobs);
             }
             _ => {}
         }
-        opinions
+        stats
     }
 
-    fn shape(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
-        let shaped = self.pieces.shape(scores, ended);
+    fn shift_value_model(&mut self, scores: &[f64], ended: &[bool]) {
+        self.pieces.shift_value_model(scores, ended);
         if self.fault == Fault::UnnormalisedValue {
             self.pieces.trainer.models.value_model.set_shift(0.0);
         }
-        shaped
     }
 
     fn end_values(&self, rollout: &Rollout) -> Vec<f64> {
@@ -149,9 +155,8 @@ impl Subject for Faulty {
 
 fn with_dropout(policy: &CausalLm, rollout: &Rollout, dropout: Dropout) -> Vec<f32> {
     let _no_grad = tch::no_grad_guard();
-    let rows: Vec<usize> = (0..rollout.responses.len()).collect();
-    let layout = rollout.layout(&rows, policy.device());
-    let hidden = policy.hidden(&layout.flat, Some(dropout)).index_select(0, &layout.before);
+    let layout = rollout.layout(&rollout.rows(), policy.device());
+    let hidden = policy.hidden(&layout.flat, Some(dropout)).index_select(0, &layout.predict_indices);
     let over = align_model::Over { temperature: 0.7, nucleus: None };
     Vec::try_from(policy.logprobs(&hidden, &layout.tokens, &over).logprobs).unwrap()
 }

@@ -9,7 +9,7 @@ use align_core::config::Overlong;
 use align_core::error::{Problems, summarize};
 use align_data::{BadRows, Kind, Parsed, RawRows, Record, RowLocation, find, kind_of_rows};
 use align_text::chatml::{ChatFormat, Dialogue, Encoded, LossOn, Role};
-use align_tokens::{Cache, LmData, Reading, chat_rows, count_rows, document_rows};
+use align_tokens::{Cache, LmData, Reading, chat_rows, comparison_rows, document_rows, prompt_rows};
 use align_train::stage::{check_format, check_source};
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
@@ -43,9 +43,7 @@ pub(crate) fn run(args: InspectDataArgs) -> Result<ExitCode> {
     let given = find(&args.file);
     let files = inputs::files(&given);
     let kind = problems.absorb(kind_of_rows(files.first().unwrap_or(&args.file)))?;
-    problems.into_result()?;
-    let known = "no problem was found";
-    let (format, kind) = (format.expect(known), kind.expect(known));
+    let (format, kind) = problems.into_checked(format.zip(kind))?;
     let loss_on = if args.loss_on == "assistant" { LossOn::Assistant } else { LossOn::QwenFinetune };
     let data = read(&args, &files, kind, &format, loss_on)?;
     let rows = rows(&args, &files, kind, &format, loss_on)?;
@@ -73,7 +71,8 @@ fn read(args: &InspectDataArgs, files: &[PathBuf], kind: Kind, format: &ChatForm
     let limit = Some((args.max_tokens, Overlong::Drop));
     let data = match kind {
         Kind::Text => document_rows(files, format.tokenizer(), args.max_tokens, &mut reading),
-        Kind::Comparison | Kind::Prompt => count_rows(files, kind == Kind::Comparison, format, &mut reading),
+        Kind::Comparison => comparison_rows(files, format, &mut reading),
+        Kind::Prompt => prompt_rows(files, format, &mut reading),
         Kind::Chat | Kind::Response => chat_rows(files, format, loss_on, limit, &mut reading),
     };
     Ok(data?)

@@ -20,8 +20,7 @@ use crate::cli::InspectModelArgs;
 pub(crate) fn run(args: InspectModelArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     let source = check_source(&args.model, &mut problems)?;
-    problems.into_result()?;
-    let source = source.expect("no problem was found");
+    let source = problems.into_checked(source)?;
     let own_system = source.contract.as_ref().map(|contract| contract.system.as_str());
     let is_scalar = source.header.face == Face::Scalar;
     let system = own_system.unwrap_or(if is_scalar { TEMPLATES_SYSTEM } else { SYSTEM });

@@ -53,7 +53,8 @@ documented! {
     pub struct OptimizerSection {
         /// Peak learning rate. Qwen report §3.1.2: 2e-6 (sft), §3.2.1: 3e-6 (rm), §2: 3e-4 (pretraining).
         pub lr: f64,
-        /// Decay of the first and second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for rm.
+        /// Decay of the first and second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for
+        /// rm.
         pub betas: [f64; 2],
         /// Added to the root of the second moment. Qwen report §2, §3.1.2 (pretraining, sft); ours for rm.
         pub eps: f64,

@@ -1,13 +1,12 @@
 //! Sampling: against transformers, and against itself.
 
-use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::*;
 use crate::ModelOptions;
 use crate::tests::{Golden, NEWER, frozen, tiny, trainable};
 use align_core::random::{self, Purpose};
-use align_kernels::sampler::Kept;
+use align_kernels::sampling::Sample;
 
 fn load(model: &str) -> CausalLm {
     CausalLm::load(&tiny(model), &frozen(Kind::Float)).unwrap()
@@ -26,6 +25,11 @@ fn greedy(max_tokens: usize) -> Sampling {
 
 fn sampled() -> Sampling {
     Sampling { temperature: 1.0, top_p: 0.9, max_tokens: 12, stop_ids: vec![1], vocab: 313, record_nucleus: true }
+}
+
+/// One draw from each row of logits.
+fn sample(logits: &Tensor, sampling: &Sampling, draw: f64) -> Result<Vec<Sample>> {
+    frozen(Kind::Float).ops().sample(logits, sampling, &|_| draw)
 }
 
 fn ids(json: &serde_json::Value) -> Vec<i64> {
@@ -99,72 +103,6 @@ fn every_token_is_reported_and_lies_in_its_nucleus() {
     }
 }
 
-fn kept(probabilities: &[f32], top_p: f64) -> Kept {
-    let total = probabilities.iter().map(|probability| f64::from(*probability)).sum();
-    Kept::nucleus(probabilities, total, top_p)
-}
-
-/// The kept ids.
-fn nucleus(probabilities: &[f32], top_p: f64) -> Vec<i64> {
-    kept(probabilities, top_p).ids(probabilities)
-}
-
-#[test]
-fn top_p_keeps_tokens_with_less_than_p_above_them() {
-    assert_eq!(nucleus(&[0.15, 0.5, 0.05, 0.3], 0.9), [0, 1, 3]);
-    assert_eq!(nucleus(&[0.15, 0.5, 0.05, 0.3], 1e-6), [1]);
-    assert_eq!(nucleus(&[0.25; 4], 0.3), [0, 1], "of ties, the lower ids");
-    let mut many = vec![0.5 / 1024.0; 1025];
-    many[7] = 0.5;
-    assert_eq!(nucleus(&many, 0.75).len(), 1 + 512, "a flat tail is cut where the mass is reached");
-}
-
-#[test]
-fn a_draw_is_the_inverse_of_the_cumulated_kept_mass() {
-    let probabilities = [0.45, 0.0, 0.25, 0.1, 0.2];
-    let all = |draw| kept(&probabilities, 2.0).draw(&probabilities, draw);
-    assert_eq!([0.0, 0.44, 0.46, 0.69, 0.71, 0.81, 1.0 - 1e-12].map(all), [0, 0, 2, 2, 3, 4, 4]);
-    let most = |draw| kept(&probabilities, 0.8).draw(&probabilities, draw);
-    assert_eq!([0.0, 0.49, 0.51, 0.77, 0.79, 1.0].map(most), [0, 0, 2, 2, 4, 4]);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// Against sorting everything and walking down.
-    #[test]
-    fn a_nucleus_found_by_bisection_is_the_sorted_one(
-        weights in prop::collection::vec(prop_oneof![0.0..1.0f64, Just(0.5), 1e-9..1e-6f64, Just(0.0)], 1..3000),
-        top_p in 0.01..1.0f64,
-        draw in 0.0..1.0f64,
-    ) {
-        let total = weights.iter().sum::<f64>();
-        prop_assume!(total > 0.0);
-        let probabilities: Vec<f32> = weights.iter().map(|weight| (weight / total) as f32).collect();
-        let mut order: Vec<usize> = (0..probabilities.len()).collect();
-        order.sort_by(|&one, &other| probabilities[other].total_cmp(&probabilities[one]));
-        let mut above = 0.0;
-        let (mut expected, mut close) = (Vec::new(), false);
-        for id in order {
-            close |= (above - top_p).abs() < 1e-12;
-            if above < top_p {
-                expected.push(id as i64);
-            }
-            above += f64::from(probabilities[id]);
-        }
-        prop_assume!(!close); // the order of a sum may decide
-        expected.sort_unstable();
-        prop_assert_eq!(&nucleus(&probabilities, top_p), &expected);
-
-        let mass: f64 = expected.iter().map(|&id| f64::from(probabilities[id as usize])).sum();
-        let token = kept(&probabilities, top_p).draw(&probabilities, draw);
-        prop_assert!(expected.contains(&token));
-        let below: f64 = expected.iter().filter(|&&id| id < token).map(|&id| f64::from(probabilities[id as usize])).sum();
-        let own = f64::from(probabilities[token as usize]);
-        prop_assert!(below - 1e-9 <= draw * mass && draw * mass <= below + own + 1e-9);
-    }
-}
-
 /// The tokens that transformers' own warpers keep, and their renormalised probabilities.
 #[test]
 fn temperature_and_top_p_equal_transformers() {
@@ -181,7 +119,8 @@ fn temperature_and_top_p_equal_transformers() {
             num_cases += 1;
             let probabilities =
                 Vec::<f32>::try_from((&logits / number("temperature")).softmax(-1, Kind::Float)).unwrap();
-            let kept = nucleus(&probabilities, number("top_p"));
+            let sampling = Sampling { temperature: number("temperature"), top_p: number("top_p"), ..sampled() };
+            let kept = sample(&logits.unsqueeze(0), &sampling, 0.5).unwrap()[0].nucleus.clone().unwrap();
             let mass: f64 = kept.iter().map(|&id| f64::from(probabilities[id as usize])).sum();
             let renormalised = kept.iter().map(|&id| f64::from(probabilities[id as usize]) / mass);
             let squares: f64 = renormalised.clone().map(|probability| probability * probability).sum();
@@ -201,7 +140,7 @@ fn temperature_and_top_p_equal_transformers() {
 fn logits_that_are_no_numbers_are_an_error() {
     let logits = Tensor::from_slice(&[0.0f32, f32::NAN, 1.0]).view([1, 3]);
     for sampling in [Sampling { top_p: 1.0, ..sampled() }, sampled(), greedy(1)] {
-        assert!(pick(logits.copy(), &sampling, |_| 0.5).is_err());
+        assert!(sample(&logits, &sampling, 0.5).is_err());
     }
 }
 
@@ -210,7 +149,7 @@ fn unused_rows_of_the_vocabulary_are_never_drawn() {
     let logits = Tensor::from_slice(&[0.0f32, 1.0, 50.0]).view([1, 3]);
     let sampling = Sampling { vocab: 2, ..sampled() };
     for draw in [0.0, 0.5, 0.999] {
-        assert!(pick(logits.copy(), &sampling, |_| draw).unwrap()[0].token < 2);
+        assert!(sample(&logits, &sampling, draw).unwrap()[0].token < 2);
     }
-    assert_eq!(pick(logits, &Sampling { vocab: 2, ..greedy(1) }, |_| 0.0).unwrap()[0].token, 1);
+    assert_eq!(sample(&logits, &Sampling { vocab: 2, ..greedy(1) }, 0.0).unwrap()[0].token, 1);
 }

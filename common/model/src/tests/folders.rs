@@ -180,10 +180,11 @@ fn a_language_model_head_beside_the_scalar_one_is_trained_but_not_saved() {
     let head = model.lm_head().unwrap();
     let mut batch = FlatBatch::new();
     batch.push(&[5, 6, 7], None);
-    let hidden = model.hidden(&batch, None);
+    let forward = model.forward_train(&batch, None, None);
+    let hidden = forward.hidden.shallow_clone();
     let targets = Tensor::from_slice(&[6i64, 7, 8]);
     let (_, grad) = head.gradient(&hidden, &targets, &crate::Over::full(), &mut |_, logprobs| logprobs.full_like(-1.0));
-    model.backward(&((&hidden * grad).sum(Kind::Float) + model.scalars(&hidden).sum(Kind::Float)));
+    model.backward(forward, &((&hidden * grad).sum(Kind::Float) + model.scalars(&hidden).sum(Kind::Float)));
     assert!(model.parameters().iter().all(|parameter| parameter.tensor.grad().defined()));
     let out = tempfile::tempdir().unwrap();
     model.save(out.path()).unwrap();

@@ -5,10 +5,11 @@ mod golden;
 mod properties;
 mod written;
 
+use align_kernels::HOST;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::ModelOptions;
 
@@ -28,11 +29,11 @@ pub(crate) fn tiny(model: &str) -> PathBuf {
 }
 
 pub(crate) fn trainable() -> ModelOptions {
-    ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: true, recompute_layers: false }
+    ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers: false }
 }
 
 pub(crate) fn frozen(compute: Kind) -> ModelOptions {
-    ModelOptions { device: Device::Cpu, compute, trainable: false, recompute_layers: false }
+    ModelOptions { device: HOST, compute, trainable: false, recompute_layers: false }
 }
 
 /// The arrays and numbers that the other program wrote.

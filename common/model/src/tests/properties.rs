@@ -1,10 +1,11 @@
 //! What must not change a number: packing, prefix sharing, the cache, recomputation, chunks.
 
+use align_kernels::HOST;
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::*;
-use crate::{CausalLm, Dropout, Over, ScalarModel};
+use crate::{CausalLm, Dropout, Forward, Over, ScalarModel};
 use align_kernels::batch::FlatBatch;
 
 /// Batches of other shapes round differently.
@@ -82,8 +83,8 @@ proptest! {
         let targets = Tensor::from_slice(&targets);
         let run = |batch: &FlatBatch, rows: &[i64]| {
             clear(&model);
-            let hidden = model.hidden_at(batch, &Tensor::from_slice(rows), None);
-            let stats = model.backward(&hidden, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-1.0));
+            let forward = model.forward_train(batch, Some(&Tensor::from_slice(rows)), None);
+            let stats = model.backward(forward, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-1.0));
             (stats.logprobs, grads(&model))
         };
         let (one, other) = (run(&shared, &shared_rows), run(&separate, &separate_rows));
@@ -198,9 +199,9 @@ fn gradients_with(recompute_layers: bool, dropout: Option<Dropout>) -> Vec<Tenso
         for document in &documents {
             batch.push(document, None);
         }
-        let hidden = model.hidden(&batch, dropout);
+        let forward = model.forward_train(&batch, None, dropout);
         let targets = Tensor::from_slice(batch.tokens());
-        model.backward(&hidden, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-0.01));
+        model.backward(forward, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-0.01));
     }
     grads(&model)
 }
@@ -237,7 +238,7 @@ fn the_analytic_head_gradient_equals_autograd() {
         // The same by autograd over whole rows.
         let mut logits = hidden.linear::<&Tensor>(head, None) / over.temperature;
         if let Some(nucleus) = over.nucleus {
-            let mask = Tensor::full([6, 313], f64::NEG_INFINITY, (Kind::Float, tch::Device::Cpu));
+            let mask = Tensor::full([6, 313], f64::NEG_INFINITY, (Kind::Float, HOST));
             for (row, kept) in nucleus.iter().enumerate() {
                 let _ = mask.get(row as i64).index_fill_(0, &Tensor::from_slice(kept), 0.0);
             }
@@ -276,20 +277,22 @@ fn some_places_are_computed_as_all_are() {
         for recompute_layers in [false, true] {
             let options = ModelOptions { recompute_layers, ..trainable() };
             let model = ScalarModel::load(&tiny(name), &options, 1).unwrap();
-            let learned = |hidden: Tensor| {
+            let learned = |forward: Forward, read: Option<&Tensor>| {
                 model.parameters().iter().for_each(|parameter| drop(parameter.tensor.grad().zero_()));
-                model.backward(&(model.scalars(&hidden) * &weights).sum(Kind::Float));
+                let all = forward.hidden.shallow_clone();
+                let hidden = read.map_or_else(|| all.shallow_clone(), |read| all.index_select(0, read));
+                model.backward(forward, &(model.scalars(&hidden) * &weights).sum(Kind::Float));
                 let grads = model.parameters().iter().map(|parameter| parameter.tensor.grad().copy());
                 (hidden.detach(), grads.collect::<Vec<_>>())
             };
-            let (all, all_grads) = learned(model.hidden(&batch, None).index_select(0, &places));
-            let (some, some_grads) = learned(model.hidden_at(&batch, &places, None));
+            let (all, all_grads) = learned(model.forward_train(&batch, None, None), Some(&places));
+            let (some, some_grads) = learned(model.forward_train(&batch, Some(&places), None), None);
             assert!(distance(&some, &all) < 1e-5, "{name}");
             for ((one, other), parameter) in some_grads.iter().zip(&all_grads).zip(model.parameters()) {
                 let largest = other.abs().max().double_value(&[]);
                 assert!(distance(one, other) <= 1e-5 * largest.max(1e-3), "{name} {}", parameter.name);
             }
-            let frozen = tch::no_grad(|| model.hidden_at(&batch, &places, None));
+            let frozen = model.hidden_at(&batch, &places, None);
             assert!(frozen.equal(&some), "{name}: with and without a gradient, the same bits");
         }
     }

@@ -1,5 +1,6 @@
 //! What is written of a trained model, in which dtype, and what is noticed when it is something else.
 
+use align_kernels::HOST;
 use std::fs;
 use std::path::Path;
 
@@ -247,7 +248,7 @@ fn a_folder_that_is_asked_where_it_lies_says_what_a_loaded_model_says() {
         let (places, targets) = (Tensor::from_slice(&[1i64, 4, 7]), Tensor::from_slice(&[7i64, 3, 300]));
 
         let loaded = CausalLm::load(source.path(), &frozen(Kind::Float)).unwrap();
-        let mapped = WrittenLm::open(source.path(), Device::Cpu).unwrap();
+        let mapped = WrittenLm::open(source.path(), HOST).unwrap();
         let hidden = [loaded.read_at(&batch, &places), mapped.read_at(&batch, &places)];
         assert!(distance(&hidden[0], &hidden[1]) < 1e-4, "{name}");
         assert!(distance(&loaded.all_logits(&hidden[0]), &mapped.all_logits(&hidden[1])) < 1e-4, "{name}");
@@ -259,7 +260,7 @@ fn a_folder_that_is_asked_where_it_lies_says_what_a_loaded_model_says() {
         scalar.saved(as_dtype(dtype)).write(out.path()).unwrap();
         let mut loaded = ScalarModel::load(out.path(), &frozen(Kind::Float), 0).unwrap();
         loaded.set_shift(2.0); // no part of what is written
-        let mapped = WrittenScalar::open(out.path(), Device::Cpu).unwrap();
+        let mapped = WrittenScalar::open(out.path(), HOST).unwrap();
         let scalars = [loaded.scalars_at(&batch, &places), mapped.scalars_at(&batch, &places)];
         assert!(distance(&scalars[0], &scalars[1]) < 1e-4, "{name}");
     }

@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 
 use align_core::atomic_files::default_permissions;
 use align_core::error::{Error, Result};
-use align_kernels::memory;
+use align_kernels::tensor_bytes;
 
 /// Writes tensors as safetensors; those on the CPU without a copy. The bytes depend on names and values only.
 ///
@@ -122,7 +122,7 @@ impl View for TensorView<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = memory::bytes(&self.tensor);
+        let bytes = tensor_bytes(&self.tensor);
         self.sum.borrow_mut().update(&bytes);
         bytes
     }

@@ -1,5 +1,6 @@
 //! Round trips, damage of every kind, and what a killed writer leaves.
 
+use align_kernels::HOST;
 use std::fs;
 use std::path::Path;
 
@@ -15,9 +16,7 @@ fn state() -> State {
         state.tensors.push((name.to_owned(), Tensor::from_slice(&[1.5f32, 0.0, -2.0, 3.0]).view([2, 2]).to_kind(kind)));
     }
     state.tensors.push(("scalar".to_owned(), Tensor::from(7i64)));
-    state
-        .tensors
-        .push(("transposed".to_owned(), Tensor::arange(6, (Kind::Double, tch::Device::Cpu)).view([2, 3]).tr()));
+    state.tensors.push(("transposed".to_owned(), Tensor::arange(6, (Kind::Double, HOST)).view([2, 3]).tr()));
     state.set("counts", [1, 2, 3]);
     state.set("mean", 0.1);
     state.set("sums", sums());

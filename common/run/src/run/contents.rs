@@ -47,17 +47,9 @@ pub fn read(out: &Path) -> Result<Contents> {
     }
     let samples = problems.absorb(lines(&files[3], |line, _| Ok(line)))?;
     let alarms = problems.absorb(alarms(&out.join(RECORDS)))?;
-    problems.into_result()?;
-    let known = "no problem was found";
-    let (facts, config) = (facts.expect(known), config.expect(known));
-    Ok(Contents {
-        facts,
-        config,
-        log: log.expect(known),
-        samples: samples.expect(known),
-        alarms: alarms.expect(known),
-        files,
-    })
+    let checked = facts.zip(config).zip(log).zip(samples).zip(alarms);
+    let ((((facts, config), log), samples), alarms) = problems.into_checked(checked)?;
+    Ok(Contents { facts, config, log, samples, alarms, files })
 }
 
 /// The error for a path that is not a run folder.

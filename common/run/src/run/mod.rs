@@ -80,6 +80,8 @@ const MAX_RECORDS: usize = 16;
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
+    /// A dry run: everything was checked, nothing was trained.
+    DryRun,
     /// All steps are done and the result is written.
     Finished {
         /// Steps done.

@@ -4,7 +4,7 @@ use std::panic::resume_unwind;
 use std::thread::JoinHandle;
 
 use align_core::error::{Error, Result};
-use align_kernels::parallel;
+use align_kernels::spawn_single_threaded;
 
 /// A checkpoint that is being written by a thread.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Saving {
 impl Saving {
     /// Starts writing the checkpoint of `step`.
     pub(super) fn start(step: u64, write: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Self> {
-        let thread = parallel::spawn_alone("checkpoint", write)
+        let thread = spawn_single_threaded("checkpoint", write)
             .map_err(|error| Error::Failed(format!("no thread can be started to write a checkpoint: {error}")))?;
         Ok(Self { step, thread: Some(thread) })
     }

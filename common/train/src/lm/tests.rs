@@ -1,5 +1,6 @@
 //! The loss on rows, and its gradient.
 
+use align_kernels::HOST;
 use std::path::Path;
 
 use align_model::ModelOptions;
@@ -14,7 +15,7 @@ const MODELS: [&str; 3] = ["qwen2_sliding", "qwen2_yarn", "qwen3_untied_hd20"];
 #[test]
 fn only_what_a_target_needs_is_laid_out() {
     let row = LmRow { pieces: vec![Piece::new(vec![9, 8, 7, 6, 5], vec![true, false, true, true, false])] };
-    let batch = flatten([&row], Device::Cpu);
+    let batch = flatten([&row], HOST);
     assert_eq!(batch.flat.tokens(), &[9, 8, 7]);
     assert_eq!(Vec::<i64>::try_from(&batch.positions).unwrap(), vec![1, 2]);
     assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), vec![7, 6]);
@@ -52,7 +53,7 @@ fn the_gradient_does_not_depend_on_how_a_batch_is_cut_or_packed() {
     let alone: Vec<LmRow> = pieces.iter().map(|piece| LmRow { pieces: vec![piece.clone()] }).collect();
     let packed: Vec<LmRow> = pieces.chunks(4).map(|pieces| LmRow { pieces: pieces.to_vec() }).collect();
     for recompute_layers in [false, true] {
-        let options = ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: true, recompute_layers };
+        let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers };
         for name in MODELS {
             let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny_models")).join(name);
             let model = CausalLm::load(&folder, &options).unwrap();

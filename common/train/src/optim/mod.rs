@@ -4,8 +4,8 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use align_core::config::OptimizerSection;
 use align_core::error::{Problems, Result};
-use align_kernels::adamw as cpu;
-use align_kernels::memory;
+use align_kernels::adamw::{AdamWSlot, AdamWStep};
+use align_kernels::{HOST, Ops, ops};
 use align_run::checkpoint::{SnapshotLock, State};
 
 /// The constants of AdamW; the learning rate comes with every step.
@@ -34,7 +34,7 @@ impl From<&OptimizerSection> for AdamWOptions {
 #[derive(Debug)]
 pub struct AdamW {
     options: AdamWOptions,
-    slots: Vec<Slot>,
+    slots: Vec<AdamWSlot>,
     steps: u64,
     /// Locked while a [`State`] holds masters and moments.
     snapshot_lock: SnapshotLock,
@@ -46,16 +46,6 @@ pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
     if norm.is_finite() { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
-#[derive(Debug)]
-struct Slot {
-    name: String,
-    parameter: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    /// Which blocks of the moments may be other than zero, where the step is ours.
-    moved: Vec<bool>,
-}
-
 impl AdamW {
     /// Over named fp32 leaves; those that do not require a gradient are left out.
     ///
@@ -65,16 +55,13 @@ impl AdamW {
         parameters: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
         options: impl Into<AdamWOptions>,
     ) -> Self {
-        let slots: Vec<Slot> = parameters
+        let slots: Vec<AdamWSlot> = parameters
             .into_iter()
             .filter(|(_, parameter)| parameter.requires_grad())
             .map(|(name, parameter)| {
                 assert_eq!(parameter.kind(), Kind::Float, "{name}: the optimiser works on fp32 masters");
                 assert!(parameter.is_contiguous(), "{name}: the optimiser works on contiguous masters");
-                let parameter = parameter.shallow_clone();
-                let zeros = || parameter.detach().zeros_like();
-                let moved = vec![false; parameter.numel().div_ceil(cpu::BLOCK)];
-                Slot { name: name.to_owned(), exp_avg: zeros(), exp_avg_sq: zeros(), parameter, moved }
+                AdamWSlot::new(name, parameter)
             })
             .collect();
         Self { options: options.into(), slots, steps: 0, snapshot_lock: SnapshotLock::default() }
@@ -95,12 +82,8 @@ impl AdamW {
     /// The 2-norm of all gradients together, summed in f64.
     pub fn grad_norm(&self) -> f64 {
         let _guard = no_grad_guard();
-        let grads: Vec<Tensor> = self.slots.iter().filter_map(Slot::grad).collect();
-        if grads.iter().all(memory::takes) {
-            return cpu::sum_of_squares(&grads).sqrt();
-        }
-        let norms = grads.iter().map(|grad| grad.norm_scalaropt_dtype(2.0, Kind::Double).double_value(&[]));
-        norms.map(|norm| norm * norm).sum::<f64>().sqrt()
+        let grads: Vec<Tensor> = self.slots.iter().filter_map(AdamWSlot::grad).collect();
+        self.ops().grad_norm(&grads)
     }
 
     /// One step with learning rate `lr` on the gradients times `grad_scale`, which are zero after it. Waits until no [`State`] holds
@@ -113,40 +96,20 @@ impl AdamW {
         let t = self.steps as f64;
         let step_size = lr / (1.0 - beta1.powf(t));
         let root_correction2 = (1.0 - beta2.powf(t)).sqrt();
-        let mut grads: Vec<Option<Tensor>> = self.slots.iter().map(Slot::grad).collect();
-        if self.slots.iter().map(|slot| &slot.parameter).chain(grads.iter().flatten()).all(memory::takes) {
-            let memory = self.slots.iter_mut().zip(&mut grads).map(|(slot, grad)| cpu::Memory {
-                parameter: memory::elements_mut(&mut slot.parameter),
-                exp_avg: memory::elements_mut(&mut slot.exp_avg),
-                exp_avg_sq: memory::elements_mut(&mut slot.exp_avg_sq),
-                grad: grad.as_mut().map(memory::elements_mut),
-                moved: &mut slot.moved,
-            });
-            let constants = cpu::Step {
-                grad_scale: grad_scale as f32,
-                keep: (1.0 - lr * weight_decay) as f32,
-                news: [(1.0 - beta1) as f32, (1.0 - beta2) as f32],
-                beta2: beta2 as f32,
-                step_size: step_size as f32,
-                root_correction2: root_correction2 as f32,
-                eps: eps as f32,
-            };
-            return cpu::step(memory, constants);
-        }
-        for (slot, grad) in self.slots.iter_mut().zip(&mut grads) {
-            let mut parameter = slot.parameter.detach();
-            let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
-            let _ = slot.exp_avg.g_mul_scalar_(beta1);
-            let _ = slot.exp_avg_sq.g_mul_scalar_(beta2);
-            if let Some(grad) = grad {
-                let _ = grad.g_mul_scalar_(grad_scale);
-                let _ = slot.exp_avg.g_add_(&(&*grad * (1.0 - beta1)));
-                let _ = slot.exp_avg_sq.addcmul_(&(&*grad * (1.0 - beta2)), grad);
-                let _ = grad.zero_();
-            }
-            let denominator = slot.exp_avg_sq.sqrt() / root_correction2 + eps;
-            let _ = parameter.addcdiv_(&(&slot.exp_avg * -step_size), &denominator);
-        }
+        let step = AdamWStep {
+            grad_scale,
+            decay: 1.0 - lr * weight_decay,
+            betas: [beta1, beta2],
+            eps,
+            step_size,
+            root_correction2,
+        };
+        self.ops().adamw_step(&mut self.slots, &step);
+    }
+
+    /// The backend of the parameters, which are all on one device.
+    fn ops(&self) -> &'static dyn Ops {
+        ops(self.slots.first().map_or(HOST, |slot| slot.parameter.device()))
     }
 
     /// Adds masters and moments to `state`, under `prefix/master/NAME`, `prefix/exp_avg/NAME` and `prefix/exp_avg_sq/NAME`,
@@ -154,7 +117,7 @@ impl AdamW {
     /// state is there.
     pub fn save(&self, prefix: &str, state: &mut State) {
         for slot in &self.slots {
-            for (part, tensor) in slot.parts() {
+            for (part, tensor) in parts(slot) {
                 state.tensors.push((format!("{prefix}/{part}/{}", slot.name), tensor));
             }
         }
@@ -172,7 +135,7 @@ impl AdamW {
         let by_name = state.by_name();
         let mut copies = Vec::new();
         for slot in &self.slots {
-            for (part, own) in slot.parts() {
+            for (part, own) in parts(slot) {
                 let name = format!("{prefix}/{part}/{}", slot.name);
                 match by_name.get(name.as_str()) {
                     None => problems.push(&state.location, format!("`{name}` is missing")),
@@ -189,29 +152,16 @@ impl AdamW {
         for (mut own, saved) in copies {
             own.copy_(saved);
         }
-        for slot in self.slots.iter_mut().filter(|slot| memory::takes(&slot.parameter)) {
-            slot.moved = cpu::moved(memory::elements(&slot.exp_avg), memory::elements(&slot.exp_avg_sq));
-        }
+        let ops = self.ops();
+        self.slots.iter_mut().for_each(|slot| ops.find_touched(slot));
         self.steps = steps.unwrap_or(self.steps);
         Ok(())
     }
 }
 
-impl Slot {
-    /// The gradient, where libtorch has allocated one.
-    fn grad(&self) -> Option<Tensor> {
-        let grad = self.parameter.grad();
-        grad.defined().then_some(grad)
-    }
-
-    /// What a checkpoint keeps, as views.
-    fn parts(&self) -> [(&'static str, Tensor); 3] {
-        [
-            ("master", self.parameter.detach()),
-            ("exp_avg", self.exp_avg.detach()),
-            ("exp_avg_sq", self.exp_avg_sq.detach()),
-        ]
-    }
+/// What a checkpoint keeps of a slot, as views.
+fn parts(slot: &AdamWSlot) -> [(&'static str, Tensor); 3] {
+    [("master", slot.parameter.detach()), ("exp_avg", slot.exp_avg.detach()), ("exp_avg_sq", slot.exp_avg_sq.detach())]
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! AdamW by hand, against PyTorch, and across a save.
 
+use align_kernels::HOST;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tch::{Device, IndexOp, Kind, Tensor};
+use tch::{IndexOp, Kind, Tensor};
 
 use super::*;
+use align_kernels::adamw::BLOCK;
 use align_kernels::batch::FlatBatch;
 use align_model::{CausalLm, ModelOptions, Over, Saved};
 use align_run::checkpoint::Snapshot;
@@ -114,8 +116,7 @@ fn six_steps_of_tiny_models_equal_transformers() {
         let json = read_json(&folder.join("golden.json"));
         let arrays = align_run::checkpoint::read_tensors(&folder.join("golden.safetensors")).unwrap();
         let array = |name: &str| &arrays.iter().find(|(own, _)| own == name).unwrap().1;
-        let options =
-            ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: true, recompute_layers: false };
+        let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: true, recompute_layers: false };
         let model = CausalLm::load(&folder, &options).unwrap();
 
         let (mut batch, mut positions, mut targets) = (FlatBatch::new(), Vec::new(), Vec::new());
@@ -143,10 +144,10 @@ fn six_steps_of_tiny_models_equal_transformers() {
             AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 },
         );
         for step in recorded["steps"].as_array().unwrap() {
-            let hidden = model.hidden(&batch, None).index_select(0, &positions);
+            let forward = model.forward_train(&batch, Some(&positions), None);
             let count = targets.size1().unwrap() as f64;
             let stats =
-                model.backward(&hidden, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-1.0 / count));
+                model.backward(forward, &targets, &Over::full(), &mut |_, logprobs| logprobs.full_like(-1.0 / count));
             let loss = -stats.logprobs.mean(Kind::Double).double_value(&[]);
             let norm = all.grad_norm();
             let (expected_loss, expected_norm) =
@@ -170,7 +171,7 @@ fn six_steps_of_tiny_models_equal_transformers() {
 #[test]
 fn chunks_change_nothing() {
     let numel = 700_001;
-    let start = Tensor::arange(numel, (Kind::Float, Device::Cpu)) / numel as f64 - 0.3;
+    let start = Tensor::arange(numel, (Kind::Float, HOST)) / numel as f64 - 0.3;
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
     let run = |parts: &[Tensor]| -> Tensor {
         let leaves: Vec<Tensor> = parts.iter().map(|part| part.copy().set_requires_grad(true)).collect();
@@ -189,9 +190,9 @@ fn chunks_change_nothing() {
 /// Blocks of an embedding whose tokens occur late, or never, and a resume between: the formula, element by element.
 #[test]
 fn rows_without_a_gradient_so_far_are_only_decayed() {
-    let numel = 5 * cpu::BLOCK + 3;
+    let numel = 5 * BLOCK + 3;
     let start: Vec<f64> = (0..numel).map(|at| (at as f64).sin()).collect();
-    let has_grad = |at: usize, step: usize| (at / cpu::BLOCK == 1) || (at / cpu::BLOCK == 3 && step >= 2);
+    let has_grad = |at: usize, step: usize| (at / BLOCK == 1) || (at / BLOCK == 3 && step >= 2);
     let (mut parameter, mut exp_avg, mut exp_avg_sq) = (start.clone(), vec![0.0; numel], vec![0.0; numel]);
 
     let leaves = [leaf(&start, &[numel as i64]), leaf(&vec![0.0; numel], &[numel as i64])];
@@ -218,13 +219,13 @@ fn rows_without_a_gradient_so_far_are_only_decayed() {
             now = 1;
         }
     }
-    assert_eq!(optimizers[1].slots[0].moved, [false, true, false, true, false, false], "what is left out");
+    assert_eq!(optimizers[1].slots[0].touched, [false, true, false, true, false, false], "what is left out");
 }
 
 #[test]
 fn a_norm_over_many_elements_is_exact() {
     // In fp32 such a sum is off by a thousandth.
-    let parameter = Tensor::zeros([2048, 2048], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let parameter = Tensor::zeros([2048, 2048], (Kind::Float, HOST)).set_requires_grad(true);
     (&parameter * 0.5f64).sum(Kind::Float).backward();
     let optimizer = AdamW::new([("p", &parameter)], AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 });
     assert_eq!(optimizer.grad_norm(), 1024.0);
@@ -242,7 +243,7 @@ fn clipping_leaves_small_and_broken_gradients() {
 #[test]
 fn a_step_scales_gradients_and_sets_them_to_zero() {
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
-    let start: Vec<f64> = (0..cpu::BLOCK + 9).map(|at| (at as f64).sin()).collect();
+    let start: Vec<f64> = (0..BLOCK + 9).map(|at| (at as f64).sin()).collect();
     let [scaled, before] = [(); 2].map(|()| leaf(&start, &[start.len() as i64]));
     let mut optimizers = [&scaled, &before].map(|leaf| AdamW::new([("p", leaf)], options));
     for step in 0..3 {

@@ -1,5 +1,6 @@
 //! What the doctors of all stages share: a finding, and the comparisons that findings are made of.
 
+use align_kernels::HOST;
 use std::path::Path;
 
 use tch::{Kind, Tensor};
@@ -111,7 +112,7 @@ pub fn alone(tokens: &[i64]) -> FlatBatch {
 
 /// A tensor's numbers, flat.
 pub fn host(tensor: &Tensor) -> Vec<f64> {
-    Vec::try_from(tensor.to_kind(Kind::Double).to_device(tch::Device::Cpu).view([-1])).expect("a flat tensor of f64")
+    Vec::try_from(tensor.to_kind(Kind::Double).to_device(HOST).view([-1])).expect("a flat tensor of f64")
 }
 
 /// A learning rate at which one step is felt.

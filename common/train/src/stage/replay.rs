@@ -1,13 +1,10 @@
-//! A recorded step, repeated: whether it comes to the same again, and where what is no number begins.
+//! A recorded step, repeated: whether it fails as it did, and where the first non-finite number appears.
 
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
-use super::Trainer;
-use align_core::config::RunSection;
 use align_core::error::Result;
 use align_model::Parameter;
-use align_run::checkpoint;
 use align_run::run::{Failure, Recorded};
 
 /// How many weights are told.
@@ -148,9 +145,19 @@ pub fn gradients(parameters: &[Parameter]) -> Vec<Quantity> {
     grads.filter(|(_, grad)| grad.defined()).map(|(name, grad)| Quantity::of(name, &grad)).collect()
 }
 
+/// A trainer that can repeat a recorded step.
+pub trait Replay {
+    /// Repeats the step that a run recorded, from the state that is in the record, and looks at everything on its way. The
+    /// trainer may have moved on when the step no longer fails.
+    ///
+    /// # Errors
+    /// Another one than what the step was recorded for.
+    fn replay(&mut self, recorded: &Recorded) -> Result<Examination>;
+}
+
 /// A recorded step and its repetition.
 #[derive(Debug)]
-pub struct Replay {
+pub struct Replayed {
     /// What run.json calls the stage.
     pub stage: String,
     /// Steps that the step would have made.
@@ -161,15 +168,11 @@ pub struct Replay {
     pub found: Examination,
 }
 
-/// Brings a trainer to where a recorded step began, and repeats it.
-///
-/// # Errors
-/// [`align_core::error::Error::Invalid`] when the record is damaged; what the step returns but [`align_core::error::Error::NonFinite`].
-pub fn replay(mut trainer: impl Trainer, section: &RunSection, recorded: &Recorded) -> Result<Replay> {
-    tch::set_num_threads(section.num_threads() as i32);
-    trainer.load(&checkpoint::load(&recorded.checkpoint)?)?;
-    let found = trainer.replay(recorded)?;
-    Ok(Replay { stage: recorded.stage.clone(), done: recorded.done, recorded: recorded.failure.clone(), found })
+impl Replayed {
+    /// Whether the step failed as it did in the run.
+    pub fn is_reproduced(&self) -> bool {
+        self.found.failure.as_ref() == Some(&self.recorded)
+    }
 }
 
 #[cfg(test)]

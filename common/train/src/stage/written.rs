@@ -21,6 +21,16 @@ pub struct Comparison {
     pub sets: Vec<Value>,
 }
 
+/// A trainer whose written models can be compared with its own.
+pub trait CompareWritten {
+    /// Measures what the models in a checkpoint's folder say, beside what the trained ones do. Asked for where that is something else:
+    /// [`differs`].
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison>;
+}
+
 /// Where run.json has it.
 pub const FACT: &str = "written";
 
@@ -34,7 +44,11 @@ pub fn differs(folder: &Path, compute: Kind) -> Result<bool> {
 }
 
 /// Compares the last checkpoint's models with the trainer's where they may differ, tells it, and has run.json say it.
-pub(super) fn measure(trainer: &mut impl Trainer, run: &mut Run, progress: &mut dyn Progress) -> Result<()> {
+pub(super) fn measure(
+    trainer: &mut (impl Trainer + CompareWritten),
+    run: &mut Run,
+    progress: &mut dyn Progress,
+) -> Result<()> {
     let Some((_, checkpoint)) = run.last_checkpoint(run.steps())? else { return Ok(()) };
     let (mut facts, mut differ) = (Map::new(), false);
     for name in ["model", "value"] {

@@ -48,7 +48,7 @@ pub(super) unsafe fn multiply(by: Element, size: Size, out: Place, a: Factor, b:
         // SAFETY: the caller's; panels have room for as many rows, columns and numbers as are copied at once.
         unsafe {
             match by {
-                Element::Single => panels.single(size, out, a, b),
+                Element::F32 => panels.single(size, out, a, b),
                 Element::Bfloat16 => panels.bfloat16(size, out, a, b),
             }
         }
@@ -319,7 +319,7 @@ unsafe fn along_pairs(from: Factor, numbers: usize) -> __m512 {
     // SAFETY: the caller's.
     unsafe {
         match from.element {
-            Element::Single => {
+            Element::F32 => {
                 let from = from.start.cast::<f32>();
                 let low = _mm512_maskz_loadu_ps(mask(numbers), from);
                 let high = _mm512_maskz_loadu_ps(mask(numbers.saturating_sub(LANES)), from.wrapping_add(LANES));
@@ -340,7 +340,7 @@ unsafe fn across_pairs(from: Factor, lanes: usize, numbers: usize) -> __m512 {
     // SAFETY: the caller's.
     unsafe {
         let halves = |from: Factor, lanes: usize| match from.element {
-            Element::Single => {
+            Element::F32 => {
                 let loaded = _mm512_maskz_loadu_ps(mask(lanes), from.start.cast());
                 _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(loaded)))
             }

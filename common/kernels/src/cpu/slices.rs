@@ -5,21 +5,21 @@ use std::borrow::Cow;
 use tch::{Device, Kind, Tensor};
 
 /// Whether a tensor is what this module gives slices of.
-pub fn takes(tensor: &Tensor) -> bool {
+pub(crate) fn is_cpu_f32_contiguous(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous()
 }
 
 /// The elements of a tensor.
 #[allow(unsafe_code, reason = "tch gives no slice, and a copy would be as large as the model")]
-pub fn elements(tensor: &Tensor) -> &[f32] {
-    assert!(takes(tensor), "expected contiguous fp32 on the CPU");
+pub fn as_f32_slice(tensor: &Tensor) -> &[f32] {
+    assert!(is_cpu_f32_contiguous(tensor), "expected contiguous fp32 on the CPU");
     // SAFETY: the memory holds that many fp32 values, and the tensor that is borrowed keeps it alive.
     unsafe { slice(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
 }
 
 /// The bytes of a tensor, row by row: where they lie, or a copy where they do not lie so on the CPU.
 #[allow(unsafe_code, reason = "as for `elements`")]
-pub fn bytes(tensor: &Tensor) -> Cow<'_, [u8]> {
+pub fn tensor_bytes(tensor: &Tensor) -> Cow<'_, [u8]> {
     let size = tensor.numel() * tensor.kind().elt_size_in_bytes();
     if tensor.device() == Device::Cpu && tensor.is_contiguous() {
         // SAFETY: a contiguous tensor's memory holds that many bytes, and the tensor that is borrowed keeps it alive.
@@ -32,8 +32,8 @@ pub fn bytes(tensor: &Tensor) -> Cow<'_, [u8]> {
 
 /// The elements of a tensor, to be changed in place.
 #[allow(unsafe_code, reason = "as for `elements`")]
-pub fn elements_mut(tensor: &mut Tensor) -> &mut [f32] {
-    assert!(takes(tensor), "expected contiguous fp32 on the CPU");
+pub(crate) fn as_f32_slice_mut(tensor: &mut Tensor) -> &mut [f32] {
+    assert!(is_cpu_f32_contiguous(tensor), "expected contiguous fp32 on the CPU");
     let (data, numel) = (tensor.data_ptr().cast::<f32>(), tensor.numel());
     if numel == 0 {
         return &mut [];

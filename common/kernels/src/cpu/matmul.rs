@@ -1,7 +1,7 @@
 //! Products of matrices, by the fastest way there is on the processor, of factors in fp32 or rounded to bfloat16.
 //!
 //! libtorch's own fp32 products (MKL) reach half of what AMD's processors do (docs/performance.md), and its products of bfloat16 round
-//! every result to that. On processors that are not Intel's ours are taken: `tiles` where there are 512-bit instructions, else the
+//! every result to that. On processors that are not Intel's ours are taken: `gemm` where there are 512-bit instructions, else the
 //! `gemm` crate. Both take transposed matrices as they are, and add to what is there.
 //!
 //! A processor without instructions for bfloat16 would multiply it at a third of the fp32 rate. There, factors that were rounded to bfloat16 are
@@ -11,24 +11,21 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::memory;
-use crate::parallel;
-use crate::tiles;
+use super::gemm;
+use crate::cpu::slices;
+use crate::cpu::threads;
 
-/// a·b for (m, k) and (k, n), of factors rounded to `by`; in the dtype of `a`.
-pub fn product(by: Kind, a: &Tensor, b: &Tensor) -> Tensor {
-    let sums = if a.device() == Device::Cpu { Kind::Float } else { a.kind() };
-    let mut out = Tensor::empty([a.size()[0], b.size()[1]], (sums, a.device()));
-    product_into(by, &mut out, a, b);
+pub(super) fn matmul(by: Kind, a: &Tensor, b: &Tensor) -> Tensor {
+    let mut out = Tensor::empty([a.size()[0], b.size()[1]], (Kind::Float, Device::Cpu));
+    matmul_out(by, &mut out, a, b);
     out.to_kind(a.kind())
 }
 
-/// out = a·b, of factors rounded to `by`.
-pub fn product_into(by: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
-    if let Some(way) = way(by, out, a, b) {
-        return way.multiply(out, a, b, false);
+pub(super) fn matmul_out(by: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
+    if let Some(kernel) = select_kernel(by, out, a, b) {
+        return kernel.multiply(out, a, b, Write::Set);
     }
-    let [a, b] = [a, b].map(|factor| rounded(factor, by));
+    let [a, b] = [a, b].map(|input| rounded(input, by));
     if out.kind() == a.kind() {
         let _ = a.mm_out(out, &b);
     } else {
@@ -36,12 +33,12 @@ pub fn product_into(by: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
     }
 }
 
-/// total += a·b, of factors rounded to `by`; where libtorch multiplies bfloat16, the product is rounded to that first.
-pub fn add_product(by: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
-    if let Some(way) = way(by, total, a, b) {
-        return way.multiply(total, a, b, true);
+/// Where libtorch multiplies bfloat16, the product is rounded to that before it is added.
+pub(super) fn addmm(by: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
+    if let Some(kernel) = select_kernel(by, total, a, b) {
+        return kernel.multiply(total, a, b, Write::Add);
     }
-    let [a, b] = [a, b].map(|factor| rounded(factor, by));
+    let [a, b] = [a, b].map(|input| rounded(input, by));
     if total.kind() == a.kind() {
         let _ = total.addmm_(&a, &b);
     } else {
@@ -49,21 +46,23 @@ pub fn add_product(by: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
     }
 }
 
-/// A factor of several products: rounded once, but on the CPU, where each product rounds what it reads.
-pub fn factor(tensor: &Tensor, by: Kind) -> Tensor {
-    let tensor = tensor.detach();
-    if tensor.device() == Device::Cpu { tensor } else { tensor.to_kind(by) }
+/// An input as libtorch multiplies it.
+fn rounded(input: &Tensor, by: Kind) -> Tensor {
+    let rounded = input.to_kind(by);
+    if by == Kind::BFloat16 && bf16_runs_as_f32() { rounded.to_kind(Kind::Float) } else { rounded }
 }
 
-/// A factor as libtorch multiplies it.
-fn rounded(factor: &Tensor, by: Kind) -> Tensor {
-    let rounded = factor.to_kind(by);
-    let widens = by == Kind::BFloat16 && factor.device() == Device::Cpu && bfloat16_is_widened();
-    if widens { rounded.to_kind(Kind::Float) } else { rounded }
+/// As [`crate::ops::Ops::rounded_input_bytes`]: in 16 bits, unless it is held so, and in fp32 again where it is multiplied so.
+pub(super) fn rounded_input_bytes(elements: u64, held: Kind, by: Kind) -> u64 {
+    if by == Kind::Float || gemm_for(by).is_some() {
+        return 0;
+    }
+    let rounded = if held == by { 0 } else { elements * by.elt_size_in_bytes() as u64 };
+    rounded + if bf16_runs_as_f32() { elements * Kind::Float.elt_size_in_bytes() as u64 } else { 0 }
 }
 
 /// Whether this processor multiplies bfloat16 as fp32.
-pub fn bfloat16_is_widened() -> bool {
+fn bf16_runs_as_f32() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         !is_x86_feature_detected!("avx512bf16")
@@ -73,45 +72,35 @@ pub fn bfloat16_is_widened() -> bool {
 }
 
 /// The kernels that multiply factors of this dtype on the CPU, where they are ours.
-pub(crate) fn tiles_for(factors: Kind) -> Option<tiles::Element> {
-    let element = if factors == Kind::Float { tiles::Element::Single } else { tiles::Element::Bfloat16 };
-    (is_foreign() && tiles::has(element)).then_some(element)
-}
-
-/// Whether this processor's products of bfloat16 are ours: factors are rounded as they are read, and need no copy.
-pub fn bfloat16_is_ours() -> bool {
-    tiles_for(Kind::BFloat16).is_some()
-}
-
-/// Whether attention is made of those kernels.
-pub fn attention_is_ours(device: Device, compute: Kind) -> bool {
-    device == Device::Cpu && tiles_for(compute).is_some()
+pub(super) fn gemm_for(by: Kind) -> Option<gemm::Element> {
+    let element = if by == Kind::Float { gemm::Element::F32 } else { gemm::Element::Bfloat16 };
+    (is_non_intel_avx2() && gemm::has(element)).then_some(element)
 }
 
 /// How a product is computed that is not left to libtorch.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Way {
-    Tiles(tiles::Element),
-    Gemm,
+enum Kernel {
+    Avx512(gemm::Element),
+    GemmCrate,
 }
 
-fn way(by: Kind, out: &Tensor, a: &Tensor, b: &Tensor) -> Option<Way> {
+fn select_kernel(by: Kind, out: &Tensor, a: &Tensor, b: &Tensor) -> Option<Kernel> {
     let fits = |factor: &Tensor| {
         factor.device() == Device::Cpu && (factor.kind() == Kind::Float || factor.kind() == by && by == Kind::BFloat16)
     };
-    if !memory::takes(out) || !fits(a) || !fits(b) {
+    if !slices::is_cpu_f32_contiguous(out) || !fits(a) || !fits(b) {
         return None;
     }
-    tiles_for(by).map(Way::Tiles).or_else(|| (by == Kind::Float && is_foreign()).then_some(Way::Gemm))
+    gemm_for(by).map(Kernel::Avx512).or_else(|| (by == Kind::Float && is_non_intel_avx2()).then_some(Kernel::GemmCrate))
 }
 
 /// Whether the processor has wide instructions, but not MKL's maker. The maker decides, so that a run repeats.
-fn is_foreign() -> bool {
+fn is_non_intel_avx2() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         // Under a hypervisor the question takes microseconds.
-        static FOREIGN: OnceLock<bool> = OnceLock::new();
-        *FOREIGN.get_or_init(|| {
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        *FOUND.get_or_init(|| {
             let id = std::arch::x86_64::__cpuid(0);
             let vendor = [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat();
             vendor != b"GenuineIntel" && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
@@ -121,21 +110,28 @@ fn is_foreign() -> bool {
     false
 }
 
+/// Whether a product replaces what is there, or is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Write {
+    Set,
+    Add,
+}
+
 /// A matrix in memory: where it begins, and how far apart, in elements, neighbours in its columns and rows lie.
 #[derive(Clone, Copy)]
 struct Matrix {
     start: *mut u8,
-    element: tiles::Element,
+    element: gemm::Element,
     strides: [usize; 2],
 }
 
 #[expect(unsafe_code, reason = "threads write to disjoint blocks of one matrix")]
-// SAFETY: see `Way::multiply`.
+// SAFETY: see `Kernel::multiply`.
 unsafe impl Send for Matrix {}
 
 impl Matrix {
     fn of(tensor: &Tensor) -> Self {
-        let element = if tensor.kind() == Kind::Float { tiles::Element::Single } else { tiles::Element::Bfloat16 };
+        let element = if tensor.kind() == Kind::Float { gemm::Element::F32 } else { gemm::Element::Bfloat16 };
         let strides = tensor.stride();
         Self { start: tensor.data_ptr().cast(), element, strides: [strides[0] as usize, strides[1] as usize] }
     }
@@ -146,12 +142,12 @@ impl Matrix {
     }
 }
 
-/// Blocks are cut between so many rows, or columns: what a kernel of [`tiles`] takes at once.
+/// Blocks are cut between so many rows, or columns: what a kernel of [`gemm`] takes at once.
 const STEPS: [usize; 2] = [6, 64];
 
-impl Way {
+impl Kernel {
     /// out = a·b, or out += a·b. `out` is contiguous and fp32; all three are on the CPU.
-    fn multiply(self, out: &mut Tensor, a: &Tensor, b: &Tensor, add: bool) {
+    fn multiply(self, out: &mut Tensor, a: &Tensor, b: &Tensor, write: Write) {
         let ((m, k), (inner, n)) = (a.size2().expect("(m, k)"), b.size2().expect("(k, n)"));
         assert!(k == inner && out.size() == [m, n], "expected ({m}, {n}) = ({m}, {k}) × ({inner}, {n})");
         let (m, k, n) = (m as usize, k as usize, n as usize);
@@ -167,7 +163,7 @@ impl Way {
         let blocks = (0..count.min(steps))
             .map(|block| (start(block), long.min(start(block + 1)) - start(block), [place, first, second]))
             .collect();
-        parallel::each(blocks, long * short.max(k), |(start, size, [out, a, b])| {
+        threads::parallel_for(blocks, long * short.max(k), |(start, size, [out, a, b])| {
             let (m, n, out, a, b) = match along_rows {
                 true => (size, n, out.from(start, 0), a.from(start, 0), b),
                 false => (m, size, out.from(0, start), a, b.from(0, start)),
@@ -176,7 +172,7 @@ impl Way {
             // SAFETY: the three matrices have these sizes and strides; blocks of `out` are disjoint, it is borrowed until all are
             // done, and shares no memory with the others.
             unsafe {
-                self.block(tiles::Size { m, k, n }, out, a, b, add);
+                self.block(gemm::Size { m, k, n }, out, a, b, write);
             }
         });
     }
@@ -184,34 +180,34 @@ impl Way {
     #[expect(unsafe_code, reason = "kernels work on pointers")]
     /// # Safety
     /// The matrices must have these sizes, and nothing else use what is written.
-    unsafe fn block(self, tiles::Size { m, k, n }: tiles::Size, out: Matrix, a: Matrix, b: Matrix, add: bool) {
+    unsafe fn block(self, gemm::Size { m, k, n }: gemm::Size, out: Matrix, a: Matrix, b: Matrix, write: Write) {
         match self {
-            Self::Tiles(by) => {
-                let factor = |matrix: Matrix| tiles::Factor {
+            Self::Avx512(by) => {
+                let factor = |matrix: Matrix| gemm::Factor {
                     start: matrix.start.cast_const(),
                     element: matrix.element,
                     strides: matrix.strides,
                 };
-                let out = tiles::Place { start: out.start.cast(), stride: out.strides[0], add };
+                let out = gemm::Place { start: out.start.cast(), stride: out.strides[0], add: write == Write::Add };
                 // SAFETY: the caller's; a way is chosen where the processor has its instructions.
-                unsafe { tiles::multiply(by, tiles::Size { m, k, n }, out, factor(a), factor(b)) }
+                unsafe { gemm::multiply(by, gemm::Size { m, k, n }, out, factor(a), factor(b)) }
             }
-            Self::Gemm => {
+            Self::GemmCrate => {
                 let steps = |matrix: Matrix| matrix.strides.map(|stride| stride as isize);
                 let ([out_rows, out_columns], [a_rows, a_columns], [b_rows, b_columns]) =
                     (steps(out), steps(a), steps(b));
                 let [a, b] = [a, b].map(|matrix| matrix.start.cast_const().cast::<f32>());
-                let none = gemm::Parallelism::None;
+                let none = ::gemm::Parallelism::None;
                 // SAFETY: the caller's.
                 unsafe {
-                    gemm::gemm(
+                    ::gemm::gemm(
                         m,
                         n,
                         k,
                         out.start.cast::<f32>(),
                         out_columns,
                         out_rows,
-                        add,
+                        write == Write::Add,
                         a,
                         a_columns,
                         a_rows,
@@ -242,10 +238,10 @@ mod tests {
     #[test]
     fn our_ways_are_the_product_whatever_is_transposed() {
         let _generator = crate::seeded(1);
-        let mut ways = vec![(Way::Gemm, Kind::Float)];
-        for (element, kind) in [(tiles::Element::Single, Kind::Float), (tiles::Element::Bfloat16, Kind::BFloat16)] {
-            if tiles::has(element) {
-                ways.push((Way::Tiles(element), kind));
+        let mut ways = vec![(Kernel::GemmCrate, Kind::Float)];
+        for (element, kind) in [(gemm::Element::F32, Kind::Float), (gemm::Element::Bfloat16, Kind::BFloat16)] {
+            if gemm::has(element) {
+                ways.push((Kernel::Avx512(element), kind));
             }
         }
         let sizes =
@@ -264,10 +260,10 @@ mod tests {
                         let (a, b) = (a.to_kind(one), b.to_kind(other));
                         let mut out = random([m, n]);
                         let before = out.to_kind(Kind::Double);
-                        way.multiply(&mut out, &a, &b, true);
+                        way.multiply(&mut out, &a, &b, Write::Add);
                         let apart = (out.to_kind(Kind::Double) - before - &expected).abs().max().double_value(&[]);
                         assert!(apart < 1e-4, "{way:?} {m} {k} {n} {one:?} {other:?}: added, {apart:e}");
-                        way.multiply(&mut out, &a, &b, false);
+                        way.multiply(&mut out, &a, &b, Write::Set);
                         let apart = (out.to_kind(Kind::Double) - &expected).abs().max().double_value(&[]);
                         assert!(apart < 1e-4, "{way:?} {m} {k} {n} {one:?} {other:?}: {apart:e}");
                     }
@@ -278,15 +274,15 @@ mod tests {
 
     #[test]
     fn a_row_does_not_depend_on_what_surrounds_it() {
-        if !tiles::has(tiles::Element::Single) {
+        if !gemm::has(gemm::Element::F32) {
             return;
         }
         let _generator = crate::seeded(4);
         let (a, b) = (random([300, 900]), random([900, 200]));
-        let way = Way::Tiles(tiles::Element::Single);
+        let way = Kernel::Avx512(gemm::Element::F32);
         let product = |a: &Tensor| {
             let mut out = random([a.size()[0], 200]);
-            way.multiply(&mut out, a, &b, false);
+            way.multiply(&mut out, a, &b, Write::Set);
             out
         };
         let whole = product(&a);
@@ -305,16 +301,16 @@ mod tests {
         let expected = exact(&a).mm(&exact(&b));
         let apart = |found: &Tensor| (found.to_kind(Kind::Double) - &expected).abs().max().double_value(&[]);
         // Where libtorch multiplies, half a unit in the last of eight bits, at the largest entry.
-        let ours = bfloat16_is_ours() || bfloat16_is_widened();
+        let ours = gemm_for(Kind::BFloat16).is_some() || bf16_runs_as_f32();
         let rounding = if ours { 1e-4 } else { expected.abs().max().double_value(&[]) / 256.0 };
-        let found = product(Kind::BFloat16, &a, &b);
+        let found = matmul(Kind::BFloat16, &a, &b);
         assert!(found.kind() == Kind::Float && apart(&found) <= rounding, "{:e}", apart(&found));
         let mut total = Tensor::zeros([90, 70], (Kind::Float, Device::Cpu));
-        add_product(Kind::BFloat16, &mut total, &a.to_kind(Kind::BFloat16), &b);
+        addmm(Kind::BFloat16, &mut total, &a.to_kind(Kind::BFloat16), &b);
         assert!(apart(&total) <= rounding, "{:e}", apart(&total));
-        product_into(Kind::BFloat16, &mut total, &a, &b.to_kind(Kind::BFloat16));
+        matmul_out(Kind::BFloat16, &mut total, &a, &b.to_kind(Kind::BFloat16));
         assert!(apart(&total) <= rounding, "{:e}", apart(&total));
-        let half = product(Kind::BFloat16, &a.to_kind(Kind::BFloat16), &b);
+        let half = matmul(Kind::BFloat16, &a.to_kind(Kind::BFloat16), &b);
         assert!(half.kind() == Kind::BFloat16 && apart(&half) <= expected.abs().max().double_value(&[]) / 256.0);
     }
 }

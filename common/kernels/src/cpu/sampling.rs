@@ -1,70 +1,37 @@
 //! Draws from rows of logits. The nucleus of top-p is found without sorting the vocabulary, which would cost more than the model: the
 //! leading bits of its edge by bisection over the mass above them, and only what shares them is sorted.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::arithmetic::by_processor;
-use crate::memory::elements_mut;
-use crate::parallel;
-use crate::softmax::exponentials;
-use align_core::error::{Error, Result};
+use crate::cpu::simd::simd_dispatch;
+use crate::cpu::slices::as_f32_slice_mut;
+use crate::cpu::softmax::exponentials;
+use crate::cpu::threads;
+use align_core::error::Result;
 
-/// How tokens are drawn.
-#[derive(Debug, Clone)]
-pub struct Sampling {
-    /// Logits are divided by it; 0 takes the most probable token.
-    pub temperature: f64,
-    /// The smallest set of most probable tokens whose mass reaches it is kept.
-    pub top_p: f64,
-    /// The longest response, in tokens.
-    pub max_tokens: usize,
-    /// Tokens that end a response.
-    pub stop_ids: Vec<i64>,
-    /// Ids from here on are never sampled: rows of the embedding that no token uses.
-    pub vocab: i64,
-    /// Whether the kept tokens of every draw are returned.
-    pub record_nucleus: bool,
-}
+use crate::reference::non_finite;
+use crate::sampling::{Sample, Sampling};
 
-/// One draw.
-pub struct Pick {
-    /// The id that was drawn.
-    pub token: i64,
-    /// The kept ids in ascending order, when they were asked for.
-    pub nucleus: Option<Vec<i64>>,
-}
-
-/// Draws a token from each row of logits (B, V); `draw(row)` is uniform in [0, 1).
-pub fn pick(logits: Tensor, sampling: &Sampling, draw: impl Fn(usize) -> f64) -> Result<Vec<Pick>> {
+/// As [`crate::ops::Ops::sample`], at a temperature above 0.
+pub(super) fn sample(logits: &Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {
     let _guard = tch::no_grad_guard();
     let (_, all) = logits.size2().expect("logits are (B, V)");
     let width = sampling.vocab.min(all);
-    let not_numbers =
-        || Error::Failed("the model's logits are not numbers: its weights are broken or diverged".to_owned());
-    if sampling.temperature == 0.0 {
-        let (best, tokens) = logits.narrow(1, 0, width).max_dim(-1, false);
-        if best.isfinite().all().int64_value(&[]) == 0 {
-            return Err(not_numbers());
-        }
-        let tokens = Vec::<i64>::try_from(tokens).expect("one id a row");
-        let nucleus = |token| sampling.record_nucleus.then(|| vec![token]);
-        return Ok(tokens.into_iter().map(|token| Pick { token, nucleus: nucleus(token) }).collect());
-    }
-    let mut logits = logits.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+    let mut logits = logits.copy().to_kind(Kind::Float).contiguous();
     if sampling.temperature != 1.0 {
         let _ = logits.g_div_scalar_(sampling.temperature);
     }
     let numel = logits.numel();
-    let rows = elements_mut(&mut logits).chunks_exact_mut(all as usize).map(|row| &mut row[..width as usize]);
-    let mut picks: Vec<(f64, Option<Pick>)> = (0..rows.len()).map(|row| (draw(row), None)).collect();
-    parallel::each(rows.zip(&mut picks).collect(), numel, |(row, (draw, pick))| {
-        *pick = pick_from(row, sampling, *draw);
+    let rows = as_f32_slice_mut(&mut logits).chunks_exact_mut(all as usize).map(|row| &mut row[..width as usize]);
+    let mut samples: Vec<(f64, Option<Sample>)> = (0..rows.len()).map(|row| (uniform(row), None)).collect();
+    threads::parallel_for(rows.zip(&mut samples).collect(), numel, |(row, (uniform, sample))| {
+        *sample = sample_row(row, sampling, *uniform);
     });
-    picks.into_iter().map(|(_, pick)| pick.ok_or_else(not_numbers)).collect()
+    samples.into_iter().map(|(_, sample)| sample.ok_or_else(non_finite)).collect()
 }
 
 /// Draws from one row of logits, which it overwrites; nothing when they are not numbers.
-fn pick_from(logits: &mut [f32], sampling: &Sampling, draw: f64) -> Option<Pick> {
+fn sample_row(logits: &mut [f32], sampling: &Sampling, uniform: f64) -> Option<Sample> {
     let total = exponentials(logits);
     let weights = &*logits;
     if !total.is_finite() {
@@ -72,12 +39,12 @@ fn pick_from(logits: &mut [f32], sampling: &Sampling, draw: f64) -> Option<Pick>
     }
     let kept = if sampling.top_p >= 1.0 { Kept::all() } else { Kept::nucleus(weights, total, sampling.top_p * total) };
     let nucleus = sampling.record_nucleus.then(|| kept.ids(weights));
-    Some(Pick { token: kept.draw(weights, draw), nucleus })
+    Some(Sample { token: kept.draw(weights, uniform), nucleus })
 }
 
 /// What top-p keeps, by weights in proportion to probabilities: the tokens above the edge's, and those equal to it up to the edge's id.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Kept {
+pub(crate) struct Kept {
     weight: f32,
     id: usize,
 }
@@ -93,7 +60,7 @@ impl Kept {
 
     /// Of `weights`, which lie in 0..=1 and sum up to `total`, token i is kept iff the mass of those before it is below `mass`, largest
     /// first and of equal ones the lowest id; at least one.
-    pub fn nucleus(weights: &[f32], total: f64, mass: f64) -> Self {
+    pub(crate) fn nucleus(weights: &[f32], total: f64, mass: f64) -> Self {
         let least = |leading: u32| f32::from_bits(leading << LEADING);
         // However many are as small as that, they cannot make up what is left out. Half of it, for rounding.
         let surely_kept = ((total - mass) / weights.len() as f64 / 2.0).clamp(0.0, 1.0) as f32;
@@ -131,13 +98,13 @@ impl Kept {
     }
 
     /// The kept ids, ascending.
-    pub fn ids(self, weights: &[f32]) -> Vec<i64> {
+    pub(crate) fn ids(self, weights: &[f32]) -> Vec<i64> {
         let kept = weights.iter().enumerate().filter(|(id, weight)| self.keeps(*id, **weight));
         kept.map(|(id, _)| id as i64).collect()
     }
 
     /// The first kept id, ascending, up to which the kept mass exceeds the drawn part of all of it.
-    pub fn draw(self, weights: &[f32], draw: f64) -> i64 {
+    pub(crate) fn draw(self, weights: &[f32], draw: f64) -> i64 {
         const BLOCK: usize = 1024;
         let blocks = || (0..).step_by(BLOCK).zip(weights.chunks(BLOCK));
         let masses: Vec<f64> = blocks().map(|(start, block)| self.mass(start, block)).collect();
@@ -177,7 +144,7 @@ impl Kept {
     }
 }
 
-by_processor! {
+simd_dispatch! {
     /// The sum of the weights that are at least `least`.
     fn mass_from(weights: &[f32], least: f32) -> f64 = mass_from_by;
 }
@@ -185,7 +152,7 @@ by_processor! {
 /// So many weights are looked at together for one with certain leading bits, which few have.
 const MEMBERS: usize = 64;
 
-by_processor! {
+simd_dispatch! {
     /// Whether one of the weights has these leading bits.
     fn any_leads(weights: &[f32], leading: u32) -> bool = any_leads_by;
 }
@@ -214,4 +181,77 @@ fn mass_from_by<const FUSED: bool>(weights: &[f32], least: f32) -> f64 {
         *sum += f64::from(if *weight >= least { *weight } else { 0.0 });
     }
     sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Kept;
+
+    fn kept(probabilities: &[f32], top_p: f64) -> Kept {
+        let total = probabilities.iter().map(|probability| f64::from(*probability)).sum();
+        Kept::nucleus(probabilities, total, top_p)
+    }
+
+    /// The kept ids.
+    fn nucleus(probabilities: &[f32], top_p: f64) -> Vec<i64> {
+        kept(probabilities, top_p).ids(probabilities)
+    }
+
+    #[test]
+    fn top_p_keeps_tokens_with_less_than_p_above_them() {
+        assert_eq!(nucleus(&[0.15, 0.5, 0.05, 0.3], 0.9), [0, 1, 3]);
+        assert_eq!(nucleus(&[0.15, 0.5, 0.05, 0.3], 1e-6), [1]);
+        assert_eq!(nucleus(&[0.25; 4], 0.3), [0, 1], "of ties, the lower ids");
+        let mut many = vec![0.5 / 1024.0; 1025];
+        many[7] = 0.5;
+        assert_eq!(nucleus(&many, 0.75).len(), 1 + 512, "a flat tail is cut where the mass is reached");
+    }
+
+    #[test]
+    fn a_draw_is_the_inverse_of_the_cumulated_kept_mass() {
+        let probabilities = [0.45, 0.0, 0.25, 0.1, 0.2];
+        let all = |draw| kept(&probabilities, 2.0).draw(&probabilities, draw);
+        assert_eq!([0.0, 0.44, 0.46, 0.69, 0.71, 0.81, 1.0 - 1e-12].map(all), [0, 0, 2, 2, 3, 4, 4]);
+        let most = |draw| kept(&probabilities, 0.8).draw(&probabilities, draw);
+        assert_eq!([0.0, 0.49, 0.51, 0.77, 0.79, 1.0].map(most), [0, 0, 2, 2, 4, 4]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Against sorting everything and walking down.
+        #[test]
+        fn a_nucleus_found_by_bisection_is_the_sorted_one(
+            weights in prop::collection::vec(prop_oneof![0.0..1.0f64, Just(0.5), 1e-9..1e-6f64, Just(0.0)], 1..3000),
+            top_p in 0.01..1.0f64,
+            draw in 0.0..1.0f64,
+        ) {
+            let total = weights.iter().sum::<f64>();
+            prop_assume!(total > 0.0);
+            let probabilities: Vec<f32> = weights.iter().map(|weight| (weight / total) as f32).collect();
+            let mut order: Vec<usize> = (0..probabilities.len()).collect();
+            order.sort_by(|&one, &other| probabilities[other].total_cmp(&probabilities[one]));
+            let mut above = 0.0;
+            let (mut expected, mut close) = (Vec::new(), false);
+            for id in order {
+                close |= (above - top_p).abs() < 1e-12;
+                if above < top_p {
+                    expected.push(id as i64);
+                }
+                above += f64::from(probabilities[id]);
+            }
+            prop_assume!(!close); // the order of a sum may decide
+            expected.sort_unstable();
+            prop_assert_eq!(&nucleus(&probabilities, top_p), &expected);
+
+            let mass: f64 = expected.iter().map(|&id| f64::from(probabilities[id as usize])).sum();
+            let token = kept(&probabilities, top_p).draw(&probabilities, draw);
+            prop_assert!(expected.contains(&token));
+            let below: f64 = expected.iter().filter(|&&id| id < token).map(|&id| f64::from(probabilities[id as usize])).sum();
+            let own = f64::from(probabilities[token as usize]);
+            prop_assert!(below - 1e-9 <= draw * mass && draw * mass <= below + own + 1e-9);
+        }
+    }
 }

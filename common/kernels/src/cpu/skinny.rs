@@ -5,23 +5,28 @@
 
 use tch::{Kind, Tensor};
 
-use crate::memory::{elements, elements_mut, takes};
-use crate::parallel;
+use crate::cpu::slices::{as_f32_slice, as_f32_slice_mut, is_cpu_f32_contiguous};
+use crate::cpu::threads;
 
 /// From so many rows on, general kernels are as good.
 const MOST_ROWS: i64 = 48;
 
 /// x·Wᵀ + b, for (n, D), (V, D) and (V); nothing where this is not the way to compute it: other devices and dtypes, many rows, or a
 /// processor without the instructions.
-pub fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Option<Tensor> {
+pub(super) fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Option<Tensor> {
     let (rows, width) = input.size2().ok()?;
     let kernel = kernel()?;
-    if rows > MOST_ROWS || rows == 0 || width % LANES as i64 != 0 || !takes(weight) || !takes(input) {
+    if rows > MOST_ROWS
+        || rows == 0
+        || width % LANES as i64 != 0
+        || !is_cpu_f32_contiguous(weight)
+        || !is_cpu_f32_contiguous(input)
+    {
         return None;
     }
     let (outputs, _) = weight.size2().ok()?;
     let mut output = Tensor::empty([rows, outputs], (Kind::Float, tch::Device::Cpu));
-    multiply(kernel.dots, elements(input), elements(weight), elements_mut(&mut output), width as usize);
+    multiply(kernel.dots, as_f32_slice(input), as_f32_slice(weight), as_f32_slice_mut(&mut output), width as usize);
     Some(match bias {
         Some(bias) => output.g_add_(bias),
         None => output,
@@ -29,7 +34,7 @@ pub fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Option<
 }
 
 /// y = x·Wᵀ for x (n, D), W (V, D) and y (n, V), on this thread alone.
-pub fn dots(x: &[f32], w: &[f32], width: usize, y: &mut [f32]) {
+pub(super) fn dots(x: &[f32], w: &[f32], width: usize, y: &mut [f32]) {
     let (rows, outputs) = (x.len() / width, w.len() / width);
     assert_eq!(rows * outputs, y.len(), "expected a place for every row and output");
     match kernel() {
@@ -47,7 +52,7 @@ pub fn dots(x: &[f32], w: &[f32], width: usize, y: &mut [f32]) {
 }
 
 /// y = p·V for p (n, T), V (T, D) and y (n, D), on this thread alone.
-pub fn mixtures(p: &[f32], v: &[f32], width: usize, y: &mut [f32]) {
+pub(super) fn mixtures(p: &[f32], v: &[f32], width: usize, y: &mut [f32]) {
     let count = v.len() / width;
     assert_eq!(p.len() * width, count * y.len(), "expected a place for every row");
     match kernel() {
@@ -111,7 +116,7 @@ fn multiply(kernel: Dots, x: &[f32], w: &[f32], y: &mut [f32], width: usize) {
     let part = (PART / width).next_multiple_of(4).min(BLOCK);
     let to = Outputs(y.as_mut_ptr());
     let blocks = (0..).step_by(BLOCK).zip(w.chunks(BLOCK * width)).map(|(first, w)| (first, w, to)).collect();
-    parallel::each(blocks, w.len(), |(first, w, to)| {
+    threads::parallel_for(blocks, w.len(), |(first, w, to)| {
         let Outputs(to) = to;
         let count = w.len() / width;
         // Rows of y lie far apart: written one by one, outputs would each need a page of their own.
@@ -379,8 +384,8 @@ mod tests {
                 let (p, v) = (random([rows, count], rows), random([count, width], count));
                 let (mut mixed, mut scores) =
                     (Tensor::ones([rows, width], (Kind::Float, tch::Device::Cpu)), p.zeros_like());
-                mixtures(elements(&p), elements(&v), width as usize, elements_mut(&mut mixed));
-                dots(elements(&mixed), elements(&v), width as usize, elements_mut(&mut scores));
+                mixtures(as_f32_slice(&p), as_f32_slice(&v), width as usize, as_f32_slice_mut(&mut mixed));
+                dots(as_f32_slice(&mixed), as_f32_slice(&v), width as usize, as_f32_slice_mut(&mut scores));
                 let apart = |found: &Tensor, expected: Tensor| (found - expected).abs().max().double_value(&[]);
                 assert!(apart(&mixed, p.matmul(&v)) < 1e-4, "{rows} rows of {count}, {width} wide");
                 assert!(apart(&scores, mixed.matmul(&v.tr())) < 1e-2, "{rows} rows of {count}, {width} wide");

@@ -10,19 +10,19 @@ use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 /// Elements below which a second thread has less to do than it costs to call it.
-const WORTH_A_THREAD: usize = 1 << 16;
+const MIN_ELEMENTS_PER_THREAD: usize = 1 << 16;
 
 /// Calls `work` with every item, on as many threads as libtorch uses, or fewer where there are few `elements` to go through. Which
 /// thread takes which item is left open: a result must not depend on it.
-pub fn each<T: Send>(items: Vec<T>, elements: usize, work: impl Fn(T) + Sync) {
-    let threads = (tch::get_num_threads().max(1) as usize).min(elements / WORTH_A_THREAD).min(items.len());
+pub(crate) fn parallel_for<T: Send>(items: Vec<T>, elements: usize, work: impl Fn(T) + Sync) {
+    let threads = (tch::get_num_threads().max(1) as usize).min(elements / MIN_ELEMENTS_PER_THREAD).min(items.len());
     if threads <= 1 {
         items.into_iter().for_each(work);
         return;
     }
     let queue = Mutex::new(items.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    team(threads, &|| {
+    parallel_region(threads, &|| {
         while let Some(item) = next() {
             work(item);
         }
@@ -30,7 +30,7 @@ pub fn each<T: Send>(items: Vec<T>, elements: usize, work: impl Fn(T) + Sync) {
 }
 
 /// Starts a thread on which libtorch computes without others' help: what it does goes on beside a training step, which has them all.
-pub fn spawn_alone<T: Send + 'static>(
+pub fn spawn_single_threaded<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<JoinHandle<T>> {
@@ -49,7 +49,7 @@ pub fn spawn_alone<T: Send + 'static>(
 }
 
 /// Runs `body` on so many threads at once, this one among them.
-fn team(threads: usize, body: &(dyn Fn() + Sync)) {
+fn parallel_region(threads: usize, body: &(dyn Fn() + Sync)) {
     let Some(parallel) = openmp() else {
         thread::scope(|scope| {
             for _ in 1..threads {
@@ -80,7 +80,7 @@ struct Region<'a> {
 
 extern "C" fn enter(data: *mut c_void) {
     #[expect(unsafe_code, reason = "the threads of OpenMP have no other door")]
-    // SAFETY: `team` passes a region and waits for it; it is shared, never changed but through its lock.
+    // SAFETY: `parallel_region` passes a region and waits for it; it is shared, never changed but through its lock.
     let region = unsafe { &*data.cast_const().cast::<Region<'_>>() };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(region.body)) {
         region.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
@@ -116,23 +116,24 @@ mod tests {
     fn every_item_is_worked_on_once() {
         let mut counts = vec![0u32; 1000];
         for _ in 0..20 {
-            each(counts.iter_mut().collect(), 1 << 30, |count| *count += 1);
+            parallel_for(counts.iter_mut().collect(), 1 << 30, |count| *count += 1);
         }
         assert_eq!(counts, vec![20; 1000]);
     }
 
     #[test]
     fn a_panic_arrives_where_it_was_called() {
-        let result = catch_unwind(|| each((0..64).collect(), 1 << 30, |item| assert!(item != 40, "item {item}")));
+        let result =
+            catch_unwind(|| parallel_for((0..64).collect(), 1 << 30, |item| assert!(item != 40, "item {item}")));
         let message = *result.unwrap_err().downcast::<String>().unwrap();
         assert_eq!(message, "item 40");
-        each((0..64).collect(), 1 << 30, |_| ()); // the threads are still there
+        parallel_for((0..64).collect(), 1 << 30, |_| ()); // the threads are still there
     }
 
     #[test]
     fn a_thread_alone_leaves_this_one_its_helpers() {
         let threads = tch::get_num_threads();
-        let alone = spawn_alone("alone", tch::get_num_threads).unwrap().join().unwrap();
+        let alone = spawn_single_threaded("alone", tch::get_num_threads).unwrap().join().unwrap();
         assert_eq!((alone, tch::get_num_threads()), (1, threads));
     }
 

@@ -8,34 +8,36 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use super::Heads;
-use crate::arithmetic::{by_processor, multiply_add};
-use crate::parallel;
-use crate::softmax::{exponentials, multiply};
-use crate::tiles::{self, Element, Factor, Place, Size};
+use super::gemm::{self, Element, Factor, Place, Size};
+use super::matmul::gemm_for;
+use super::simd::{multiply_add, simd_dispatch};
+use super::slices::as_f32_slice;
+use super::softmax::{exponentials, multiply};
+use super::threads;
+use crate::attention::{Heads, Plan, ranges};
 
 /// So many scores are computed together, and at least so many rows of them.
 const SCORES: usize = 1 << 18;
 const ROWS: usize = 32;
 
 /// A run of queries and what it sees.
-pub(crate) struct Run<'a> {
+struct Run<'a> {
     /// Tokens.
-    pub(crate) queries: Range<usize>,
-    pub(crate) keys: Vec<Range<usize>>,
+    queries: Range<usize>,
+    keys: Vec<Range<usize>>,
     /// Added to scores (n, m); unless given, the keys are the queries' own, and each sees those up to itself.
-    pub(crate) mask: Option<&'a [f32]>,
+    mask: Option<&'a [f32]>,
 }
 
 /// The attention of a layer.
-pub(crate) struct Attention<'a> {
+pub(super) struct Attention<'a> {
     /// Runs that see each other's keys stand together.
-    pub(crate) trees: Vec<Vec<Run<'a>>>,
-    pub(crate) scale: f64,
+    trees: Vec<Vec<Run<'a>>>,
+    scale: f64,
     /// E: how many numbers a head has.
-    pub(crate) width: usize,
+    width: usize,
     /// What factors are rounded to.
-    pub(crate) by: Element,
+    by: Element,
 }
 
 /// (T, H, E) fp32 in memory, and how far apart tokens and heads are.
@@ -67,7 +69,7 @@ impl Matrices {
 
     /// Tokens from here on by numbers.
     fn rows(&self, token: usize, head: usize) -> Factor {
-        Factor { start: self.at(token, head).cast_const().cast(), element: Element::Single, strides: [self.token, 1] }
+        Factor { start: self.at(token, head).cast_const().cast(), element: Element::F32, strides: [self.token, 1] }
     }
 
     /// The same, turned.
@@ -119,9 +121,34 @@ impl Run<'_> {
     }
 }
 
-impl Attention<'_> {
+impl<'a> Attention<'a> {
+    /// That of a plan, where this processor has the kernels.
+    pub(super) fn of(plan: &'a Plan, heads: &Heads, window: Option<i64>) -> Option<Self> {
+        let by = gemm_for(plan.matmul)?;
+        let (queries, keys) = (ranges(&plan.query_sizes), ranges(&plan.key_sizes));
+        let mask = plan.mask_index(window);
+        let mut trees: Vec<Vec<Run<'_>>> = Vec::new();
+        for (call, queries) in plan.calls.iter().zip(queries) {
+            let mut seen: Vec<Range<usize>> = Vec::new();
+            for run in call.keys.iter().map(|&run| keys[run].clone()) {
+                match seen.last_mut() {
+                    Some(last) if last.end == run.start => last.end = run.end,
+                    _ => seen.push(run),
+                }
+            }
+            let sees_others = seen != [queries.clone()];
+            let run = Run { queries, keys: seen, mask: call.masks[mask].as_ref().map(as_f32_slice) };
+            match trees.last_mut() {
+                Some(tree) if sees_others => tree.push(run),
+                _ => trees.push(vec![run]),
+            }
+        }
+        let width = heads.queries.size()[2] as usize;
+        Some(Self { trees, scale: plan.scale, width, by })
+    }
+
     /// → (T, H, E).
-    pub(crate) fn forward(&self, heads: &Heads) -> Tensor {
+    pub(super) fn forward(&self, heads: &Heads) -> Tensor {
         let output = Tensor::empty(heads.queries.size(), (Kind::Float, Device::Cpu));
         let (inputs, out) = (Inputs::of(heads), Matrices::of(&output));
         self.each(heads, |runs, head| {
@@ -138,7 +165,7 @@ impl Attention<'_> {
     }
 
     /// The gradients of what went in, given what came out (T, H, E) and its gradient.
-    pub(crate) fn backward(&self, heads: &Heads, output: &Tensor, grad: &Tensor) -> Heads {
+    pub(super) fn backward(&self, heads: &Heads, output: &Tensor, grad: &Tensor) -> Heads {
         let (tokens, count, width) = heads.queries.size3().expect("queries are (T, H, E)");
         let kv_heads = heads.keys.size()[1];
         let queries = Tensor::empty([tokens, count, width], (Kind::Float, Device::Cpu));
@@ -184,7 +211,7 @@ impl Attention<'_> {
         let items = self.trees.iter().flat_map(|tree| (0..count).map(move |head| (tree, head)));
         let pairs = |run: &Run<'_>| run.queries.len() * run.keys.iter().map(Range::len).sum::<usize>();
         let scores = count * self.trees.iter().flatten().map(pairs).sum::<usize>();
-        parallel::each(items.collect(), scores, |(tree, head): (&Vec<Run<'_>>, usize)| work(tree, head));
+        threads::parallel_for(items.collect(), scores, |(tree, head): (&Vec<Run<'_>>, usize)| work(tree, head));
     }
 
     /// P (rows, keys) of one head; returns how many keys there are.
@@ -272,7 +299,7 @@ impl Attention<'_> {
     #[expect(unsafe_code, reason = "kernels work on pointers")]
     fn product(&self, size: Size, out: Place, a: Factor, b: Factor) {
         // SAFETY: places and factors are within tensors and buffers that outlive this; what is written is this thread's.
-        unsafe { tiles::multiply(self.by, size, out, a, b) }
+        unsafe { gemm::multiply(self.by, size, out, a, b) }
     }
 }
 
@@ -286,7 +313,7 @@ fn columns(keys: &[Range<usize>]) -> impl Iterator<Item = (usize, &Range<usize>)
 }
 
 fn factor(matrix: &[f32], strides: [usize; 2]) -> Factor {
-    Factor { start: matrix.as_ptr().cast(), element: Element::Single, strides }
+    Factor { start: matrix.as_ptr().cast(), element: Element::F32, strides }
 }
 
 /// Scores → probabilities.
@@ -295,7 +322,7 @@ fn probabilities(scores: &mut [f32]) {
     multiply(scores, (1.0 / sum) as f32);
 }
 
-by_processor! {
+simd_dispatch! {
     /// scores·scale + mask.
     fn scaled(scores: &mut [f32], scale: f32, mask: &[f32]) = scaled_by;
 }
@@ -307,7 +334,7 @@ fn scaled_by<const FUSED: bool>(scores: &mut [f32], scale: f32, mask: &[f32]) {
     }
 }
 
-by_processor! {
+simd_dispatch! {
     /// ∂P → scale·∂S: P∘(∂P − along)·scale.
     fn slope(slopes: &mut [f32], probabilities: &[f32], along: f32, scale: f32) = slope_by;
 }
@@ -339,7 +366,7 @@ mod tests {
 
     #[test]
     fn attention_and_its_gradients_are_those_of_autograd_in_double_precision() {
-        if !tiles::has(Element::Single) {
+        if !gemm::has(Element::F32) {
             return;
         }
         let _generator = crate::seeded(5);
@@ -369,13 +396,13 @@ mod tests {
                     Run {
                         queries: branch.clone(),
                         keys: vec![long..long + 25, branch],
-                        mask: Some(crate::memory::elements(&mask)),
+                        mask: Some(crate::cpu::slices::as_f32_slice(&mask)),
                     },
                 ],
             ],
             scale: 0.3,
             width: 16,
-            by: Element::Single,
+            by: Element::F32,
         };
         let leaf = |tensor: &Tensor| tensor.to_kind(Kind::Double).set_requires_grad(true);
         let leaves = Heads { queries: leaf(&heads.queries), keys: leaf(&heads.keys), values: leaf(&heads.values) };

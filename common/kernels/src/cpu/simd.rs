@@ -2,7 +2,7 @@
 
 /// A function that calls a generic one, compiled for what the processor can do: `$generic::<true>` where it multiplies and adds in
 /// one instruction.
-macro_rules! by_processor {
+macro_rules! simd_dispatch {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? = $generic:ident;) => {
         $(#[$doc])*
         $vis fn $name($($arg: $type),*) $(-> $out)? {
@@ -29,7 +29,7 @@ macro_rules! by_processor {
         }
     };
 }
-pub(crate) use by_processor;
+pub(crate) use simd_dispatch;
 
 /// exp(x) for x ≤ 0 to about one unit in the last place; 0 below −87, NaN for NaN.
 ///

@@ -4,11 +4,9 @@
 
 use std::ops::Range;
 
-use crate::arithmetic::{by_processor, exp, multiply_add};
-use crate::parallel;
-
-/// Stands for the logit of a token outside the nucleus: its probability is 0, and 0 times it is 0, which it would not be for -∞.
-pub const OUTSIDE: f32 = -1e30;
+use crate::cpu::simd::{exp, multiply_add, simd_dispatch};
+use crate::cpu::threads;
+use crate::logprobs::MASKED_LOGIT;
 
 /// What is known of a row (V) within a block of the vocabulary.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +35,7 @@ pub struct Row {
 
 /// Which rows (n) a block of logits belongs to, and which part of the vocabulary it is.
 #[derive(Debug, Clone)]
-pub struct Block<'a> {
+pub(crate) struct Block<'a> {
     /// The part of the vocabulary.
     pub ids: Range<usize>,
     /// Ids (n).
@@ -48,11 +46,13 @@ pub struct Block<'a> {
 
 impl Block<'_> {
     /// Reads logits (n, ids). With `keep`, leaves exp(logit − highest) in their place, for [`Block::gradient`].
-    pub fn read(&self, logits: &mut [f32], keep: bool) -> Vec<Part> {
-        let mut parts =
-            vec![Part { chosen: OUTSIDE, highest: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0 }; self.targets.len()];
+    pub(crate) fn read(&self, logits: &mut [f32], keep: bool) -> Vec<Part> {
+        let mut parts = vec![
+            Part { chosen: MASKED_LOGIT, highest: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0 };
+            self.targets.len()
+        ];
         self.each(logits, parts.iter_mut(), |row, logits, part| {
-            part.chosen = logits.get(self.place_of_target(row)).copied().unwrap_or(OUTSIDE);
+            part.chosen = logits.get(self.place_of_target(row)).copied().unwrap_or(MASKED_LOGIT);
             (part.highest, part.sum, part.weighted) = match self.nucleus {
                 None => sums(logits, keep),
                 Some(nucleus) => self.sums_of(logits, &nucleus[row], keep),
@@ -76,7 +76,7 @@ impl Block<'_> {
     }
 
     /// Turns what [`Block::read`] left into ∂L/∂logits, given ∂L/∂logprob of every row: (onehot − softmax) · ∂L/∂logprob.
-    pub fn gradient(&self, kept: &mut [f32], parts: &[Part], rows: &[Row], grads: &[f32]) {
+    pub(crate) fn gradient(&self, kept: &mut [f32], parts: &[Part], rows: &[Row], grads: &[f32]) {
         let given = parts.iter().zip(rows).zip(grads);
         self.each(kept, given, |row, kept, ((part, whole), grad)| {
             let scale = f64::from(-*grad) / whole.sum * f64::from(part.highest - whole.highest).exp();
@@ -101,7 +101,7 @@ impl Block<'_> {
     ) {
         let elements = matrix.len();
         let rows = matrix.chunks_exact_mut(self.ids.len()).zip(beside).enumerate().collect();
-        parallel::each(rows, elements, |(row, (entries, beside))| work(row, entries, beside));
+        threads::parallel_for(rows, elements, |(row, (entries, beside))| work(row, entries, beside));
     }
 }
 
@@ -109,7 +109,7 @@ impl Row {
     /// From its parts, one a block.
     pub fn of<'a>(parts: impl Iterator<Item = &'a Part> + Clone) -> Self {
         let highest = parts.clone().map(|part| part.highest).fold(f32::NEG_INFINITY, f32::max);
-        let chosen = parts.clone().map(|part| part.chosen).fold(OUTSIDE, f32::max);
+        let chosen = parts.clone().map(|part| part.chosen).fold(MASKED_LOGIT, f32::max);
         let (mut sum, mut weighted) = (0.0, 0.0);
         for part in parts.filter(|part| part.sum != 0.0) {
             let lower = f64::from(part.highest - highest);
@@ -128,13 +128,13 @@ impl Row {
 }
 
 /// Leaves exp(logit − highest) in place of each logit and returns their sum, which is not finite when the logits are no numbers.
-pub fn exponentials(logits: &mut [f32]) -> f64 {
+pub(crate) fn exponentials(logits: &mut [f32]) -> f64 {
     sums(logits, true).1
 }
 
-by_processor! {
+simd_dispatch! {
     /// Each entry times `factor`.
-    pub fn multiply(entries: &mut [f32], factor: f32) = multiply_by;
+    pub(crate) fn multiply(entries: &mut [f32], factor: f32) = multiply_by;
 }
 
 #[inline(always)]
@@ -144,7 +144,7 @@ fn multiply_by<const FUSED: bool>(entries: &mut [f32], factor: f32) {
     }
 }
 
-by_processor! {
+simd_dispatch! {
     /// The highest logit, Σ exp(x) and Σ x·exp(x) over x = logit − highest.
     fn sums(logits: &mut [f32], keep: bool) -> (f32, f64, f64) = sums_by;
 }

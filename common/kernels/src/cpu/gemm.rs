@@ -3,19 +3,19 @@
 //! order, whatever surrounds it.
 
 #[cfg(target_arch = "x86_64")]
-mod kernels;
+mod avx512;
 
 /// What a factor is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Element {
-    Single,
+    F32,
     Bfloat16,
 }
 
 impl Element {
     pub(crate) fn bytes(self) -> usize {
         match self {
-            Self::Single => 4,
+            Self::F32 => 4,
             Self::Bfloat16 => 2,
         }
     }
@@ -54,7 +54,7 @@ pub(crate) fn has(element: Element) -> bool {
     {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
-            && (element == Element::Single || is_x86_feature_detected!("avx512bf16"))
+            && (element == Element::F32 || is_x86_feature_detected!("avx512bf16"))
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
@@ -73,7 +73,7 @@ pub(crate) unsafe fn multiply(by: Element, size: Size, out: Place, a: Factor, b:
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's, and the processor has the instructions.
     unsafe {
-        kernels::multiply(by, size, out, a, b);
+        avx512::multiply(by, size, out, a, b);
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (size, out, a, b);
@@ -87,7 +87,7 @@ impl Factor {
     /// Whether rows lie in memory as elements of a panel do: so many numbers each.
     fn is_read_as(self, depth: usize, numbers: usize) -> bool {
         match self.element {
-            Element::Single => depth == 1,
+            Element::F32 => depth == 1,
             Element::Bfloat16 => {
                 let in_pairs = numbers.is_multiple_of(2) && self.strides[0].is_multiple_of(2);
                 depth == 2 && in_pairs && self.start.cast::<f32>().is_aligned()

@@ -1,0 +1,224 @@
+//! The one door to a device: everything that a model, a loss or an optimizer asks a device to compute.
+
+use std::sync::OnceLock;
+
+use align_core::error::Result;
+use tch::{Device, Kind, Tensor};
+
+use crate::adamw::{AdamWSlot, AdamWStep};
+use crate::attention::{Heads, Plan};
+use crate::cpu::Cpu;
+use crate::kv_cache::{DecodeStep, KvCache};
+use crate::logprobs::{Chunk, Softmax, TokenStats};
+use crate::reference::{self, Reference};
+use crate::rotary::Rotation;
+use crate::sampling::{Sample, Sampling};
+
+/// The dtypes of a model's computation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    /// What the inputs of a matmul are rounded to.
+    pub matmul: Kind,
+    /// The dtype of activations, what lies between matmuls.
+    pub activations: Kind,
+}
+
+/// What a model needs of a device. The defaults are the reference, through libtorch, which computes everywhere; a backend replaces what it
+/// computes better, and calls the reference for a case that it does not cover. No caller asks which backend it talks to.
+///
+/// Nothing here needs gradients to be on: backward passes are operations of their own, but for the reference's attention, whose output carries
+/// libtorch's graph where gradients are on.
+pub trait Ops: Sync {
+    /// The backend's name, as ALIGN_BACKEND names it.
+    fn name(&self) -> &'static str;
+
+    /// The dtypes of a model whose matmul inputs are rounded to `matmul`.
+    fn precision(&self, matmul: Kind) -> Precision {
+        Precision { matmul, activations: matmul }
+    }
+
+    /// The same while decoding, where weights of this dtype are read once a step.
+    fn decode_precision(&self, matmul: Kind, _weights: Kind) -> Precision {
+        self.precision(matmul)
+    }
+
+    /// An input of several matmuls: rounded once, or left to be rounded as it is read.
+    fn matmul_input(&self, tensor: &Tensor, by: Kind) -> Tensor {
+        tensor.detach().to_kind(by)
+    }
+
+    /// a·b for (m, k) and (k, n), of inputs rounded to `by`; in the dtype of `a`.
+    fn matmul(&self, by: Kind, a: &Tensor, b: &Tensor) -> Tensor {
+        reference::matmul(by, a, b)
+    }
+
+    /// out = a·b, of inputs rounded to `by`.
+    fn matmul_out(&self, by: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
+        reference::matmul_out(by, out, a, b);
+    }
+
+    /// total += a·b, of inputs rounded to `by`.
+    fn addmm(&self, by: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
+        reference::addmm(by, total, a, b);
+    }
+
+    /// x·Wᵀ + b for (n, D), (V, D) and (V), in the dtype of `x`.
+    fn linear(&self, precision: Precision, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        let mut output = self.matmul(precision.matmul, x, &weight.tr());
+        if let Some(bias) = bias {
+            let _ = output.g_add_(&bias.to_kind(precision.matmul).to_kind(precision.activations));
+        }
+        output
+    }
+
+    /// The same for few rows, as decoding and scoring have them. Where the backend can, a row's result does not depend on the rows beside it.
+    fn linear_few_rows(&self, precision: Precision, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        self.linear(precision, x, weight, bias)
+    }
+
+    /// x · weight / √(mean x² + ε) over the last dimension of (…, D), computed in fp32; the weight (D) is fp32.
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64, activations: Kind) -> Tensor {
+        reference::rms_norm(x, weight, eps, activations)
+    }
+
+    /// Given ∂L/∂output: adds ∂L/∂x to `grads.input`, fp32 of x's shape, and ∂L/∂weight to `grads.weight` (D).
+    fn rms_norm_backward(&self, x: &Tensor, weight: &Tensor, eps: f64, grad: &Tensor, grads: NormGrads<'_>) {
+        reference::rms_norm_backward(x, weight, eps, grad, grads);
+    }
+
+    /// silu(gate) · up, all (T, I).
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Tensor {
+        gate.silu() * up
+    }
+
+    /// Given ∂L/∂output: ∂L/∂gate and ∂L/∂up. May reuse the memory of `gate` and `up`.
+    fn swiglu_backward(&self, gate: Tensor, up: Tensor, grad: &Tensor) -> (Tensor, Tensor) {
+        reference::swiglu_backward(&gate, &up, grad)
+    }
+
+    /// Rotates heads (T, heads, E). May reuse their memory.
+    fn rotate(&self, heads: Tensor, rotation: &Rotation) -> Tensor {
+        reference::rotate(&heads, rotation)
+    }
+
+    /// ∂L/∂heads, given that of the rotated ones. May reuse its memory.
+    fn rotate_backward(&self, grad: Tensor, rotation: &Rotation) -> Tensor {
+        reference::rotate_backward(&grad, rotation)
+    }
+
+    /// Attention of one layer over the whole batch → (T, H·E).
+    fn attention(&self, plan: &Plan, heads: &Heads, window: Option<i64>, dropout: f64) -> Tensor {
+        reference::attention(plan, heads, window, dropout)
+    }
+
+    /// The gradients of heads, given what [`Ops::attention`] gave of them (T, H·E) and the gradient of that.
+    fn attention_backward(
+        &self,
+        _plan: &Plan,
+        heads: &Heads,
+        _window: Option<i64>,
+        attended: &Tensor,
+        grad: &Tensor,
+    ) -> Heads {
+        reference::attention_backward(heads, attended, grad)
+    }
+
+    /// Whether [`Ops::attention`], without dropout, reads keys and values where they are: the reference copies those of several calls together.
+    fn attention_reads_in_place(&self, _by: Kind) -> bool {
+        false
+    }
+
+    /// Attention of one layer for one new token a row, whose keys and values it appends: (R, H, E) and (R, K, E) → (R, H·E).
+    fn decode_attention(&self, cache: &mut KvCache, layer: usize, heads: &Heads, step: &DecodeStep) -> Tensor {
+        reference::decode_attention(cache, layer, heads, step)
+    }
+
+    /// Whether [`Ops::decode_attention`] looks at a mask, which is then made once a step.
+    fn decode_attention_is_masked(&self) -> bool {
+        true
+    }
+
+    /// The ids whose logits are in memory at once when no gradient is asked for.
+    fn logits_block(&self, vocab: usize) -> usize {
+        vocab
+    }
+
+    /// Log-probabilities of a chunk of targets; with `keep`, also what their gradient needs.
+    fn logprobs<'a>(&self, chunk: &Chunk<'a>, keep: bool) -> (TokenStats, Softmax<'a>) {
+        reference::logprobs(chunk, keep)
+    }
+
+    /// Draws a token from each row of logits (B, V); `uniform(row)` lies in [0, 1).
+    ///
+    /// # Errors
+    /// [`align_core::error::Error::Failed`] when logits are non-finite.
+    fn sample(&self, logits: &Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {
+        reference::sample(logits, sampling, uniform)
+    }
+
+    /// One step of AdamW; gradients are zero after it.
+    fn adamw_step(&self, slots: &mut [AdamWSlot], step: &AdamWStep) {
+        reference::adamw_step(slots, step);
+    }
+
+    /// Finds which blocks of a slot's moments may be other than zero, after they were read from a checkpoint.
+    fn find_touched(&self, slot: &mut AdamWSlot) {
+        slot.touched.fill(true);
+    }
+
+    /// The 2-norm of all gradients together, summed in f64.
+    fn grad_norm(&self, grads: &[Tensor]) -> f64 {
+        reference::grad_norm(grads)
+    }
+
+    /// Bytes that a matmul allocates to round an input of so many elements, held in a dtype, to another.
+    fn rounded_input_bytes(&self, elements: u64, held: Kind, by: Kind) -> u64 {
+        if by == Kind::Float || held == by { 0 } else { elements * by.elt_size_in_bytes() as u64 }
+    }
+
+    /// Whether inputs are rounded for each matmul and block, rather than a whole weight for all of them.
+    fn rounds_by_block(&self) -> bool {
+        false
+    }
+}
+
+/// Where the gradients of a norm are added.
+pub struct NormGrads<'a> {
+    /// ∂L/∂input.
+    pub input: &'a mut Tensor,
+    /// ∂L/∂weight.
+    pub weight: &'a mut Tensor,
+}
+
+/// The backend of a device. ALIGN_BACKEND=reference takes the reference on every device, which is how a device without kernels of its own
+/// computes.
+///
+/// # Panics
+/// When ALIGN_BACKEND is none of [`BACKENDS`]: [`check_backend`] says so first.
+pub fn ops(device: Device) -> &'static dyn Ops {
+    let is_reference = check_backend().expect("ALIGN_BACKEND was checked") == Some("reference");
+    match device {
+        Device::Cpu if !is_reference => &Cpu,
+        _ => &Reference,
+    }
+}
+
+/// The values of ALIGN_BACKEND.
+pub const BACKENDS: [&str; 2] = ["cpu", "reference"];
+
+/// What ALIGN_BACKEND asks for; nothing where it is not set.
+///
+/// # Errors
+/// What is wrong with its value.
+pub fn check_backend() -> std::result::Result<Option<&'static str>, String> {
+    static ASKED: OnceLock<std::result::Result<Option<&'static str>, String>> = OnceLock::new();
+    let read = || match std::env::var("ALIGN_BACKEND") {
+        Err(_) => Ok(None),
+        Ok(name) if name.is_empty() => Ok(None),
+        Ok(name) => {
+            let known = BACKENDS.into_iter().find(|known| *known == name);
+            known.map(Some).ok_or_else(|| format!("`{name}` is not a backend, expected {}", BACKENDS.join(" or ")))
+        }
+    };
+    ASKED.get_or_init(read).clone()
+}

@@ -1,0 +1,209 @@
+//! The update: optimiser steps of policy and value model on a trajectory, minibatch by minibatch.
+
+use align_core::error::{Result, finite};
+use align_core::random::{Permutation, Purpose};
+use align_model::Forward;
+use align_tokens::LmRow;
+use align_train::optim::clip_scale;
+use tch::Tensor;
+
+use crate::config::Phase;
+use crate::loss::{PolicyStats, policy_loss, value_loss};
+use crate::models::{ReusedForward, ValueForward, forward_before_tokens};
+use crate::ptx::{add_grads, ptx_backward, take_grads};
+use crate::record::{Minibatch, Record};
+use crate::rollout::Rows;
+use crate::train::Trainer;
+use crate::trajectory::Trajectory;
+
+/// What one optimiser step found. What the value warm-up does not compute is 0.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MinibatchStats {
+    /// Of the policy's loss.
+    pub policy: PolicyStats,
+    /// The norm of the policy loss's gradient.
+    pub policy_grad_norm: f64,
+    /// The value loss.
+    pub value_loss: f64,
+    /// The part of tokens whose value loss is clipped.
+    pub value_clip_frac: f64,
+    /// The norm of the value loss's gradient.
+    pub value_grad_norm: f64,
+    /// The loss on pretraining text, without its weight.
+    pub ptx_loss: f64,
+    /// The norm of the text's gradient, with its weight.
+    pub ptx_grad_norm: f64,
+}
+
+/// Sums over the optimiser steps of one PPO step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UpdateStats {
+    /// How many there were.
+    pub updates: u64,
+    /// The sums; of maxima the largest.
+    pub sums: MinibatchStats,
+    /// The largest |log-ratio| of the first optimiser step, which has the rollout's own weights.
+    pub first_max_logratio: f64,
+}
+
+impl UpdateStats {
+    /// Adds an optimiser step.
+    pub fn add(&mut self, step: &MinibatchStats) {
+        if self.updates == 0 {
+            self.first_max_logratio = step.policy.log_ratio_max;
+        }
+        self.updates += 1;
+        let sums = &mut self.sums;
+        sums.policy.add(&step.policy);
+        sums.policy_grad_norm += step.policy_grad_norm;
+        sums.value_loss += step.value_loss;
+        sums.value_clip_frac += step.value_clip_frac;
+        sums.value_grad_norm += step.value_grad_norm;
+        sums.ptx_loss += step.ptx_loss;
+        sums.ptx_grad_norm += step.ptx_grad_norm;
+    }
+}
+
+/// A minibatch, cut to what is computed at once.
+struct Cut<'a> {
+    trajectory: &'a Trajectory,
+    microbatches: Vec<Rows>,
+    /// Response tokens of all microbatches.
+    num_tokens: usize,
+}
+
+impl Trainer {
+    /// One optimiser step on a minibatch (rows, ordered): forward and backward by microbatch, clip, step.
+    ///
+    /// # Errors
+    /// [`align_core::error::Error::NonFinite`] before anything is updated.
+    pub(crate) fn update(
+        &mut self,
+        trajectory: &Trajectory,
+        rows: &[usize],
+        phase: Phase,
+        reused: Option<ReusedForward>,
+    ) -> Result<MinibatchStats> {
+        let microbatches = trajectory.rollout.split_into_microbatches(rows, self.config.ppo.microbatch_tokens);
+        let minibatch = Cut { trajectory, microbatches, num_tokens: trajectory.rollout.num_tokens(rows) };
+        let (text, text_taken) = self.next_text(phase, minibatch.num_tokens);
+        if let Some(record) = &mut self.record {
+            let ptx = text.iter().flat_map(|row| &row.pieces).map(|piece| piece.tokens.clone()).collect();
+            record.minibatches.push(Minibatch { rows: rows.to_vec(), ptx });
+        }
+        let (policy, value_model) = reused.map(|reused| (reused.policy, reused.value_model)).unzip();
+        let mut stats = MinibatchStats::default();
+        // The policy first: while the text's gradient is computed, the PPO loss's waits in the value model's, which is zero.
+        let policy_grad_norm = match phase {
+            Phase::Ppo => self.policy_gradient(&minibatch, policy.flatten(), &text, &mut stats)?,
+            Phase::ValueWarmup => 0.0,
+        };
+        self.value_gradient(&minibatch, value_model, &mut stats);
+        // Every loss and norm is checked before the first optimiser step.
+        finite("value/loss", stats.value_loss)?;
+        stats.value_grad_norm = finite("value/grad_norm", self.value_optimizer.grad_norm())?;
+        let config = &self.config.ppo;
+        if phase == Phase::Ppo {
+            self.policy_optimizer.step(config.policy_lr, clip_scale(policy_grad_norm, config.grad_clip));
+        }
+        self.value_optimizer.step(config.value_lr, clip_scale(stats.value_grad_norm, config.grad_clip));
+        if let (Some(stream), Some(taken)) = (&mut self.ptx, text_taken) {
+            stream.taken = taken;
+        }
+        Ok(stats)
+    }
+
+    /// The pretraining text beside a minibatch of so many response tokens, and the pieces taken after it. None in the value warm-up.
+    fn next_text(&self, phase: Phase, num_tokens: usize) -> (Vec<LmRow>, Option<u64>) {
+        match (phase, &self.ptx) {
+            (Phase::Ppo, Some(stream)) => {
+                let targets = (num_tokens as f64 * self.config.ptx.tokens_per_ppo_token).round() as usize;
+                let (text, taken) = stream.peek(targets.max(1));
+                (text, Some(taken))
+            }
+            _ => (Vec::new(), None),
+        }
+    }
+
+    /// Accumulates the policy's gradient: of the PPO loss over the microbatches, and of the text's. The value model's must be zero,
+    /// and are so after. Returns the norm of both together.
+    fn policy_gradient(
+        &self,
+        minibatch: &Cut<'_>,
+        mut reused: Option<Forward>,
+        text: &[LmRow],
+        stats: &mut MinibatchStats,
+    ) -> Result<f64> {
+        let (config, model) = (&self.config.ppo, &self.models.policy);
+        let Cut { trajectory, microbatches, num_tokens } = minibatch;
+        for rows in microbatches {
+            let layout = trajectory.rollout.layout(rows, model.device());
+            let old_logprobs = trajectory.flat_tensor(&trajectory.stats.old_logprobs, rows, model.device()); // (N)
+            let advantages = trajectory.flat_tensor(&trajectory.advantages, rows, model.device()); // (N)
+            let forward = reused.take().unwrap_or_else(|| forward_before_tokens(model, &layout));
+            self.convention().over(&trajectory.rollout, rows, |over| {
+                model.backward(forward, &layout.tokens, over, &mut |range, logprobs| {
+                    let part = |tensor: &Tensor| tensor.narrow(0, range.start as i64, range.len() as i64);
+                    let (old_logprobs, advantages) = (part(&old_logprobs), part(&advantages));
+                    let loss = policy_loss(logprobs, &old_logprobs, &advantages, config.cliprange, *num_tokens);
+                    stats.policy.add(&loss.stats);
+                    loss.grad
+                })
+            });
+        }
+        finite("policy/loss", stats.policy.loss)?;
+        stats.policy_grad_norm = finite("policy/grad_norm", self.policy_optimizer.grad_norm())?;
+        if text.is_empty() {
+            return Ok(stats.policy_grad_norm);
+        }
+        let ppo_grads = take_grads(model.parameters(), self.models.value_model.parameters());
+        let loss = ptx_backward(model, text, self.config.ptx.coef, config.microbatch_tokens);
+        let norm = self.policy_optimizer.grad_norm();
+        add_grads(model.parameters(), ppo_grads);
+        stats.ptx_loss = finite("ptx/loss", loss)?;
+        stats.ptx_grad_norm = finite("ptx/grad_norm", norm)?;
+        Ok(self.policy_optimizer.grad_norm())
+    }
+
+    /// Accumulates the value model's gradient over the microbatches.
+    fn value_gradient(&self, minibatch: &Cut<'_>, mut reused: Option<ValueForward>, stats: &mut MinibatchStats) {
+        let Cut { trajectory, microbatches, num_tokens } = minibatch;
+        for rows in microbatches {
+            let layout = trajectory.rollout.layout(rows, self.models.policy.device());
+            let forward = reused.take();
+            let ValueForward { values, forward } =
+                forward.unwrap_or_else(|| ValueForward::before_tokens(&self.models.value_model, &layout));
+            let old_values = trajectory.flat_tensor(&trajectory.stats.values, rows, values.device()); // (N)
+            let returns = trajectory.flat_tensor(&trajectory.returns, rows, values.device()); // (N)
+            let loss = value_loss(&values, &old_values, &returns, self.config.ppo.cliprange_value, *num_tokens);
+            self.models.value_model.backward(forward, &loss.loss);
+            stats.value_loss += loss.loss.double_value(&[]);
+            stats.value_clip_frac += loss.clip_frac;
+        }
+    }
+
+    /// Repeats the last optimiser step of a record, with the weights as they stand, on the recorded trajectory.
+    pub(crate) fn repeat_update(&mut self, mut record: Record) -> Result<()> {
+        let (trajectory, phase) = (record.trajectory.clone(), self.config.phase(record.step));
+        let minibatch = record.minibatches.pop().expect("a record of an optimiser step").rows;
+        self.record = Some(record);
+        self.update(&trajectory, &minibatch, phase, None).map(drop)
+    }
+
+    /// The rows of each optimiser step: all epochs, minibatch by minibatch, each ordered.
+    pub(crate) fn minibatches(&self, step: u64, num_rows: usize) -> Vec<Rows> {
+        let size = self.config.minibatch_rows();
+        let mut minibatches = Vec::new();
+        for epoch in 0..self.config.ppo.epochs {
+            let key = step * self.config.ppo.epochs + epoch;
+            let order = Permutation::new(num_rows as u64, self.config.ppo.seed, Purpose::Minibatch, key);
+            let shuffled: Vec<usize> = (0..num_rows as u64).map(|row| order.get(row) as usize).collect();
+            minibatches.extend(shuffled.chunks(size).map(|rows| {
+                let mut rows = rows.to_vec();
+                rows.sort_unstable();
+                rows
+            }));
+        }
+        minibatches
+    }
+}
