@@ -1,5 +1,6 @@
 # make quickstart   set everything up and run the whole recipe on the embedded model and data
 # make test         format, lints, tests, docs
+# make docs         docs/config.md anew, from the doc comments of the config keys
 # make interop      compare with Python's transformers and PyTorch, which it installs in .venv (5 GB)
 # make real         a real pretrained model through sft, rm and ppo, checked; 20 minutes. DATA=DIR takes data of your own: alpaca_en_demo.json,
 #                   hh-harmless.jsonl.gz and wiki_demo.txt
@@ -29,6 +30,10 @@ test: setup
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo test --release --locked --workspace
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace --document-private-items
+
+docs: build
+	@sed -i '/^## /,$$d' docs/config.md
+	@target/release/align config --markdown >>docs/config.md
 
 .venv/complete: interop/requirements.txt
 	@rm -rf .venv
@@ -76,5 +81,5 @@ $(BENCH)/venv/complete: bench/requirements.txt bench/requirements-ppo.txt
 compare: bench-inputs $(BENCH)/venv/complete
 	@python3 bench/compare.py --dir $(BENCH) --data $(BENCH_DATA) $(COMPARE_FLAGS)
 
-.PHONY: setup build quickstart test interop real bench-inputs bench compare
+.PHONY: setup build quickstart test docs interop real bench-inputs bench compare
 .DEFAULT_GOAL := build

@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Rm(StageArgs),
     /// Train the policy against the reward model
     Ppo(StageArgs),
+    /// Print every key of a stage's config with its default and meaning
+    Config(ConfigArgs),
     /// Verify every component of a stage on your own checkpoints and data, before any training
     Doctor(DoctorArgs),
     /// Estimate memory by phase and part, the largest microbatch that fits, and the time per step, without
@@ -87,6 +89,25 @@ pub(crate) struct StageArgs {
     /// Check config, data and checkpoint, show what would run, and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// The stage; with --markdown all of them unless given
+    #[arg(value_name = "STAGE", required_unless_present = "markdown")]
+    pub(crate) stage: Option<ConfigStage>,
+    /// Print Markdown tables, as in docs/config.md, instead of TOML
+    #[arg(long)]
+    pub(crate) markdown: bool,
+}
+
+/// The stages that have a config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConfigStage {
+    Pretrain,
+    Sft,
+    Rm,
+    Ppo,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod cases;
 mod cli;
 mod configs;
 mod curation;
+mod docs;
 mod evaluation;
 mod foreign;
 mod formats;

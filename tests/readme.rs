@@ -1,101 +1,128 @@
-//! The README's tables of config keys and the stages' defaults say the same.
+//! The README stays short, and every command in it runs.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use align_core::config::{self, Config};
+use align_core::config::Config;
 use align_ppo::config::PpoConfig;
 use align_reward::config::RmConfig;
 use align_sft::config::{PretrainConfig, SftConfig};
-use toml::{Table, Value};
 
-/// What the README says of each key, by column: `None` where the stage has no such key.
-fn table(readme: &str, heading: &str, columns: usize) -> BTreeMap<String, Vec<Option<String>>> {
-    let section = readme.split(&format!("\n### {heading}\n")).nth(1).unwrap_or_else(|| panic!("no section {heading}"));
-    let rows = section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
-    rows.skip(2)
-        .map(|row| {
-            let mut cells = row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned());
-            let key = cells.next().expect("a key");
-            (key, cells.take(columns).map(|cell| (cell != "–").then_some(cell)).collect())
-        })
-        .collect()
+use crate::util::{Folder, world};
+
+const MOST_BYTES: usize = 12 << 10;
+
+/// A file of the repository.
+pub(crate) fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every key of a stage outside `[run]`, with its default as the README writes it. Keys without a default are in the printed
-/// config as a comment.
-fn defaults<C: Config>(keep: impl Fn(&str) -> bool) -> BTreeMap<String, Option<Value>> {
-    let set: Table = toml::from_str(&config::to_toml(&C::default())).expect("a printed config is TOML");
-    let mut found = BTreeMap::new();
-    for (section, keys) in C::docs() {
-        for (key, _) in keys {
-            let dotted = if section.is_empty() { (*key).to_owned() } else { format!("{section}.{key}") };
-            let table = if section.is_empty() { Some(&set) } else { set.get(section).and_then(Value::as_table) };
-            if keep(&dotted) {
-                found.insert(dotted, table.and_then(|table| table.get(*key)).cloned());
-            }
+/// The fenced blocks of a language.
+pub(crate) fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    page.split(&format!("\n```{language}\n")).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+/// The lines of a page's shell blocks, without their comments, as words.
+pub(crate) fn commands(page: &str) -> Vec<Vec<&str>> {
+    let lines = blocks(page, "sh").into_iter().flat_map(str::lines);
+    let words = lines.map(|line| line.split(" #").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>());
+    words.filter(|words| !words.is_empty()).collect()
+}
+
+/// Every key of a stage, dotted.
+fn keys<C: Config>() -> Vec<String> {
+    let dotted = |section: &str, key: &str| format!("{section}.{key}").trim_start_matches('.').to_owned();
+    C::docs().iter().flat_map(|(section, keys)| keys.iter().map(move |(key, _)| dotted(section, key))).collect()
+}
+
+#[test]
+fn the_readme_is_short_and_has_no_table_of_keys() {
+    let readme = page("README.md");
+    assert!(readme.len() <= MOST_BYTES, "README.md has {} bytes, expected at most {MOST_BYTES}", readme.len());
+    let keys: BTreeSet<String> =
+        [keys::<PretrainConfig>(), keys::<SftConfig>(), keys::<RmConfig>(), keys::<PpoConfig>()]
+            .concat()
+            .into_iter()
+            .collect();
+    assert!(keys.contains("train.batch_size") && keys.contains("stage"), "{keys:?}");
+    for row in readme.lines().filter(|line| line.starts_with('|')) {
+        let cell = row.trim_matches('|').split('|').next().unwrap_or_default().trim();
+        for code in cell.split('`').skip(1).step_by(2) {
+            assert!(!keys.contains(code) && !code.starts_with('-'), "a table of keys or flags belongs to docs/: {row}");
         }
     }
-    found
-}
-
-/// Whether a cell says what the default is: a TOML value, "none", or "required" for an empty one.
-fn agrees(cell: &str, default: Option<&Value>) -> bool {
-    let empty =
-        |value: &Value| value.as_str().is_some_and(str::is_empty) || value.as_array().is_some_and(Vec::is_empty);
-    match cell {
-        "none" => default.is_none_or(empty),
-        "required" => default.is_none_or(empty),
-        cell => toml::from_str::<Table>(&format!("value = {cell}")).is_ok_and(|table| table.get("value") == default),
-    }
-}
-
-fn compare(
-    place: &str,
-    said: &BTreeMap<String, Vec<Option<String>>>,
-    column: usize,
-    defaults: &BTreeMap<String, Option<Value>>,
-) {
-    for (key, default) in defaults {
-        let cell = said.get(key).and_then(|cells| cells[column].as_ref());
-        let cell = cell.unwrap_or_else(|| panic!("{key} of {place} is not in the README"));
-        assert!(agrees(cell, default.as_ref()), "{key} of {place}: the README says {cell}, the code {default:?}");
-    }
-    for (key, cells) in said {
-        assert!(cells[column].is_none() || defaults.contains_key(key), "{place} has no key {key}, but the README has");
-    }
-}
-
-/// Every config that the README shows is one that its stage takes.
-#[test]
-fn the_readmes_configs_are_valid() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let blocks: Vec<&str> = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(blocks.len() >= 4);
-    for block in blocks {
-        let loaded = if block.contains("[models]") {
-            config::load_text::<PpoConfig>("README.md", block, &[], None).map(drop)
-        } else if block.contains("stage =") {
-            config::load_text::<RmConfig>("README.md", block, &[], None).map(drop)
-        } else {
-            config::load_text::<SftConfig>("README.md", block, &[], None).map(drop)
-        };
-        loaded.unwrap_or_else(|error| panic!("{error}\n{block}"));
-    }
 }
 
 #[test]
-fn the_readmes_config_tables_are_the_stages_defaults() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let stages = table(&readme, "pretrain, sft, rm", 3);
-    let of_run = |key: &str| key.starts_with("run.");
-    compare("pretrain", &stages, 0, &defaults::<PretrainConfig>(|key| !of_run(key)));
-    compare("sft", &stages, 1, &defaults::<SftConfig>(|key| !of_run(key)));
-    compare("rm", &stages, 2, &defaults::<RmConfig>(|key| !of_run(key)));
-    compare("ppo", &table(&readme, "ppo", 1), 0, &defaults::<PpoConfig>(|key| !of_run(key)));
-    let run = table(&readme, "`[run]`, in every stage", 1);
-    compare("pretrain", &run, 0, &defaults::<PretrainConfig>(of_run));
-    compare("sft", &run, 0, &defaults::<SftConfig>(of_run));
-    compare("rm", &run, 0, &defaults::<RmConfig>(of_run));
-    compare("ppo", &run, 0, &defaults::<PpoConfig>(of_run));
+fn the_readme_names_every_command() {
+    let help = Folder::empty().succeed(&["--help"]).stdout;
+    let listed = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    let names =
+        listed.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|name| !name.is_empty());
+    let names: Vec<&str> = names.filter(|name| *name != "help").collect();
+    assert!(names.len() > 15, "{help}");
+    let readme = page("README.md");
+    let table = readme.split("\n## Commands\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    for name in names {
+        assert!(table.contains(&format!("`{name}`")), "{name} is not in the README's table of commands");
+    }
+}
+
+/// The README's own data, configs and commands, in its order, on a tiny model in place of `models/base`. What would train for long is cut
+/// short by flags; `make` is held to the targets of the Makefile alone.
+#[test]
+fn the_readmes_commands_run() {
+    let readme = page("README.md");
+    let folder = Folder::empty();
+    fs::create_dir(folder.join("models")).unwrap();
+    symlink(world().join("base"), folder.join("models/base")).unwrap();
+    for (file, row) in
+        blocks(&readme, "text").iter().flat_map(|block| block.lines()).filter_map(|line| line.split_once(" {"))
+    {
+        folder.write(file.trim(), format!("{{{row}\n"));
+    }
+    for block in blocks(&readme, "toml") {
+        let name = block.lines().next().and_then(|line| line.strip_prefix("# ")).expect("a config names its file");
+        folder.write(name, block);
+    }
+    let makefile = page("Makefile");
+    let mut run = 0;
+    for words in commands(&readme) {
+        match words.split_first() {
+            Some((&"make", targets)) => {
+                for target in targets {
+                    assert!(makefile.contains(&format!("\n{target}: ")), "the Makefile has no target {target}");
+                }
+            }
+            Some((&"align", arguments)) => {
+                folder.succeed(&[arguments, shortened(arguments)].concat());
+                run += 1;
+            }
+            _ => panic!("{words:?}: neither align nor make"),
+        }
+    }
+    assert!(run >= 8, "{run} commands ran");
+    assert!(folder.join("runs/ppo/model/model.safetensors").exists());
+}
+
+/// Flags that make a command of the README take seconds.
+fn shortened(arguments: &[&str]) -> &'static [&'static str] {
+    if arguments.contains(&"ppo.toml") {
+        &["--set", "ppo.steps=2", "--set", "ppo.value_warmup_steps=1", "--set", "rollout.max_response_tokens=8"]
+    } else {
+        &[]
+    }
+}
+
+/// `make quickstart` would take minutes: its command is held to the arguments that `align` takes.
+#[test]
+fn the_quickstarts_arguments_are_right() {
+    let makefile = page("Makefile");
+    let recipe = makefile.split("\nquickstart: build\n").nth(1).unwrap().lines().next().unwrap();
+    let arguments: Vec<&str> = recipe.trim().trim_start_matches("@target/release/align ").split(' ').collect();
+    assert_eq!(arguments[0], "quickstart", "{recipe}");
+    Folder::empty().succeed(&[&arguments[..], &["--help"]].concat());
 }

@@ -379,21 +379,21 @@ fn what_takes_too_long_ends() {
 }
 
 #[test]
-fn the_readme_has_every_flag_with_its_default() {
+fn the_docs_have_every_flag_with_its_default() {
     let folder = Folder::empty();
     let help = folder.succeed(&["serve", "rm", "--help"]).stdout;
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/serving.md")).unwrap();
     let flags: Vec<&str> = help.split("\n      --").skip(1).collect();
     assert!(flags.len() >= 9, "{help}");
     for text in flags {
         let flag = text.split([' ', '\n']).next().unwrap();
         let default = text.split("[default: ").nth(1).and_then(|rest| rest.split(']').next());
         let row = format!("\n| `--{flag}` | ");
-        let said = readme.split(&row).nth(1).and_then(|rest| rest.split(" | ").next());
+        let said = page.split(&row).nth(1).and_then(|rest| rest.split(" | ").next());
         match (flag, default) {
             ("model", _) => {}
             (_, Some(default)) => assert_eq!(said.map(|said| said.trim_matches('`')), Some(default), "--{flag}"),
-            (_, None) => assert!(said.is_some(), "--{flag} is not in the README"),
+            (_, None) => assert!(said.is_some(), "--{flag} is not in docs/serving.md"),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The README's tree and the disk agree.
+//! The tree in ARCHITECTURE.md and the disk agree, and the documentation's links lead somewhere.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The paths of the tree in a fenced block under the heading "Layout"; folders end with `/`.
-fn layout(readme: &str) -> Vec<String> {
-    let section = readme.split("\n## Layout\n").nth(1).expect("README.md has a section \"Layout\"");
+fn layout(page: &str) -> Vec<String> {
+    let section = page.split("\n## Layout\n").nth(1).expect("ARCHITECTURE.md has a section \"Layout\"");
     let block = section.split("```").nth(1).expect("the section has a fenced block");
     let (mut parents, mut paths): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
     for line in block.lines() {
@@ -23,9 +23,9 @@ fn layout(readme: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_readmes_tree_agrees_with_the_disk() {
+fn the_tree_agrees_with_the_disk() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let paths = layout(&std::fs::read_to_string(root.join("README.md")).unwrap());
+    let paths = layout(&std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap());
     assert!(paths.len() > 10, "{paths:?}");
     for path in &paths {
         let on_disk = root.join(path);
@@ -71,13 +71,26 @@ fn every_local_link_of_the_documentation_leads_somewhere() {
         let file = root.join(file);
         let text = std::fs::read_to_string(&file).unwrap();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let path = target.split('#').next().unwrap();
-            if !path.is_empty() && !target.contains("://") {
-                let led_to = file.parent().unwrap().join(path);
-                assert!(led_to.exists(), "{}: {target} leads nowhere", file.display());
+            if target.contains("://") {
+                continue;
             }
+            let (path, anchor) = target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
+            let led_to = if path.is_empty() { file.clone() } else { file.parent().unwrap().join(path) };
+            assert!(led_to.exists(), "{}: {target} leads nowhere", file.display());
+            let found = anchor.is_none_or(|anchor| anchors(&led_to).contains(anchor));
+            assert!(found, "{}: {target} names no heading", file.display());
         }
     }
+}
+
+/// The headings of a page as links name them: lower case, hyphens for spaces, no other punctuation.
+fn anchors(page: &Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |c: char| c.is_alphanumeric() || c == '-' || c == '_' || c == ' ';
+    headings
+        .map(|heading| heading.to_lowercase().chars().filter(|c| kept(*c)).collect::<String>().replace(' ', "-"))
+        .collect()
 }
 
 /// docs/correctness.md names tests as `file::test`; they are there.

@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod charts;
+mod checked;
 pub mod config;
 mod doctor;
 mod evaluation;
@@ -48,5 +49,5 @@ pub mod trajectory;
 pub mod update;
 mod written;
 
+pub use checked::Ppo;
 pub use session::Session;
-pub use stage::Ppo;

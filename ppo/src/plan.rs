@@ -6,12 +6,11 @@ use align_kernels::kind_of;
 use align_model::Writing;
 use align_model::{Face, Header, ModelOptions};
 use align_train::footprint::{Held, Outline, Phase, STEPS, Work, resident};
-use align_train::stage::Stage;
 
+use crate::checked::Ppo;
 use crate::config::PpoConfig;
 use crate::rollout::layout;
 use crate::session::{frozen, trained};
-use crate::stage::Ppo;
 use crate::train::rollout_rows;
 
 /// The models, as a run holds them.
@@ -31,7 +30,7 @@ impl Models {
 
 /// A step's needs.
 pub(crate) fn estimate(stage: Ppo) -> Outline {
-    let outset = stage.outset();
+    let outset = stage.said_before();
     let Ppo { config, policy, reward, data, .. } = stage;
     let (policy, reward) = (&policy.header, &reward.header);
     let models = Models {

@@ -16,6 +16,7 @@ use align_train::stage::{self, Action, Watch, checked_device};
 use serde_json::Value;
 use tch::Device;
 
+use crate::checked::Ppo;
 use crate::config::{KlControl, Logprobs, PpoConfig};
 use crate::evaluation::{EvalSet, Evaluation};
 use crate::guards::Guards;
@@ -24,7 +25,6 @@ use crate::models::Models;
 use crate::ptx::PtxStream;
 use crate::record::Record;
 use crate::rewards::{KlController, RunningMoments};
-use crate::stage::Ppo;
 use crate::train::Trainer;
 use crate::trajectory::Trajectory;
 

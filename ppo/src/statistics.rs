@@ -7,12 +7,59 @@ use std::time::Instant;
 use align_run::metrics::Metrics;
 
 use crate::config::Phase;
-use crate::loss::explained_variance;
+use crate::loss::{PolicyStats, explained_variance};
 use crate::masked;
 use crate::rewards::{RunningMoments, kl_k3, kl_per_response};
 use crate::rollout::Rollout;
 use crate::trajectory::Trajectory;
-use crate::update::UpdateStats;
+
+/// What one optimiser step found. What the value warm-up does not compute is 0.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MinibatchStats {
+    /// Of the policy's loss.
+    pub policy: PolicyStats,
+    /// The norm of the policy loss's gradient.
+    pub policy_grad_norm: f64,
+    /// The value loss.
+    pub value_loss: f64,
+    /// The part of tokens whose value loss is clipped.
+    pub value_clip_frac: f64,
+    /// The norm of the value loss's gradient.
+    pub value_grad_norm: f64,
+    /// The loss on pretraining text, without its weight.
+    pub ptx_loss: f64,
+    /// The norm of the text's gradient, with its weight.
+    pub ptx_grad_norm: f64,
+}
+
+/// Sums over the optimiser steps of one PPO step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UpdateStats {
+    /// How many there were.
+    pub updates: u64,
+    /// The sums; of maxima the largest.
+    pub sums: MinibatchStats,
+    /// The largest |log-ratio| of the first optimiser step, which has the rollout's own weights.
+    pub first_max_logratio: f64,
+}
+
+impl UpdateStats {
+    /// Adds an optimiser step.
+    pub fn add(&mut self, step: &MinibatchStats) {
+        if self.updates == 0 {
+            self.first_max_logratio = step.policy.log_ratio_max;
+        }
+        self.updates += 1;
+        let sums = &mut self.sums;
+        sums.policy.add(&step.policy);
+        sums.policy_grad_norm += step.policy_grad_norm;
+        sums.value_loss += step.value_loss;
+        sums.value_clip_frac += step.value_clip_frac;
+        sums.value_grad_norm += step.value_grad_norm;
+        sums.ptx_loss += step.ptx_loss;
+        sums.ptx_grad_norm += step.ptx_grad_norm;
+    }
+}
 
 /// What a step did.
 pub struct StepReport {

@@ -20,9 +20,8 @@ use crate::rewards::{
     KlController, RunningMoments, ScoreNormalization, kl_k1, kl_per_response, token_rewards, value_shift,
 };
 use crate::rollout::{Reading, Rollout};
-use crate::statistics::{Seconds, StepReport};
+use crate::statistics::{Seconds, StepReport, UpdateStats};
 use crate::trajectory::{RolloutStats, Trajectory};
-use crate::update::UpdateStats;
 
 /// Everything a step needs; its state carries what changes.
 pub struct Trainer {

@@ -34,22 +34,26 @@ impl Stage {
 documented! {
     /// `[data]` of rm: comparisons.
     pub struct RmData {
-        /// Comparisons to train on (JSONL, a JSON array, CSV, TSV, also .gz and .zst; Parquet): files, folders, patterns.
+        /// Comparisons to train on (JSONL, a JSON array, CSV, TSV, also .gz and .zst; Parquet): files,
+        /// folders or patterns.
         pub train: Files,
-        /// Several sources by weight, instead of `train`.
+        /// Weighted sources instead of `train`: `[[data.mix]]` entries of `path` and `weight`. Rows are drawn
+        /// in proportion to the weights; an epoch has as many rows as all files together.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub mix: Vec<Mix>,
-        /// Held-out comparisons; each file is measured for itself, a folder as one.
+        /// Held-out comparisons; each file is measured separately, a folder as one set.
         pub eval: Files,
-        /// Longest dialogue, in tokens; longer comparisons are left out and counted. Qwen report §3.2.1.
+        /// Longest dialogue, in tokens; a comparison with a longer one is left out and counted. Qwen report
+        /// §3.2.1.
         pub max_tokens: usize,
-        /// "drop", the only one here: a cut dialogue would lose the end token at which it is scored.
+        /// Only "drop": a truncated dialogue would lose the end token at which it is scored.
         pub overlong: Overlong,
-        /// Inserted where the first message is not a system message; "" inserts none.
+        /// System text for a dialogue that has none. "" inserts none; "template" inserts what the
+        /// checkpoint's chat template would.
         pub system: String,
-        /// Shuffle the rows; false takes them in file order.
+        /// Shuffle the rows; false takes them in file order, batch by batch.
         pub shuffle: bool,
-        /// Bad rows: "error", or "skip", which counts and names them.
+        /// Bad rows: "error" names them and refuses the data; "skip" leaves them out, counted and named.
         pub bad_rows: BadRows,
     }
 }
@@ -59,17 +63,20 @@ documented! {
     pub struct TrainSection {
         /// Comparisons per optimiser step; a ranked list is one. Qwen report §3.2.1.
         pub batch_size: usize,
-        /// Tokens computed at once: memory, not numbers; a longer comparison goes alone. Our choice.
+        /// Maximum tokens computed at once; a longer comparison is computed alone. Changes memory use, not
+        /// results. Our choice.
         pub microbatch_tokens: usize,
-        /// Optimiser steps, instead of `epochs`.
+        /// Optimiser steps, instead of `epochs`: whole batches, which continue from one pass over the data
+        /// into the next.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub steps: Option<u64>,
-        /// Passes over the data; give this or `steps`. Each ends with a smaller batch where rows are left. Qwen report §3.2.1: 1.
+        /// Passes over the data, this or `steps`: each visits every row once, and its last batch holds the
+        /// remaining rows. Qwen report §3.2.1: 1.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub epochs: Option<u64>,
-        /// The gradient's norm is clipped to this. Our choice: as in sft.
+        /// The gradient norm is clipped to this. Our choice: as in sft.
         pub grad_clip: f64,
-        /// Seed of the row order and of a new reward head.
+        /// Seed of row order and of a new reward head.
         pub seed: u64,
     }
 }
@@ -84,7 +91,7 @@ impl TrainSection {
 documented! {
     /// `[loss]`: what is added to the Bradley-Terry loss. All our choice: the report gives none of it.
     pub struct LossSection {
-        /// Require the scores of a pair to differ by as much as the data's scores do; needs scored lists.
+        /// Require the scores of a pair to differ by as much as the data's scores do, or by a row's `margin`.
         pub margin: bool,
         /// Weight of the language-model loss on the chosen answer (PMP, arXiv 2204.05862).
         pub lm_coef: f64,
@@ -94,6 +101,9 @@ documented! {
         pub label_smoothing: f64,
     }
 }
+
+const STAGE_DOC: &str = " \"pmp\" (preference model pretraining) or \"finetune\".\n \
+    Either starts from a language model (new head) or a reward model (head kept).\n";
 
 /// The config of `align rm`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -148,7 +158,7 @@ impl Config for RmConfig {
 
     fn docs() -> Vec<(&'static str, KeyDocs)> {
         vec![
-            ("", &[("stage", " \"pmp\" (preference model pretraining) or \"finetune\".\n")]),
+            ("", &[("stage", STAGE_DOC)]),
             ("model", ModelSection::DOCS),
             ("data", RmData::DOCS),
             ("train", TrainSection::DOCS),

@@ -9,7 +9,6 @@ use align_text::chatml::{ChatFormat, Dialogue, Encoded};
 use tch::{Device, Tensor};
 
 use crate::loss::Pairs;
-use crate::seen::{Print, print_of};
 use crate::stats::best;
 
 /// One comparison in tokens.
@@ -62,13 +61,6 @@ impl Row {
             begins_with_newline: encoded.iter().any(|encoded| encoded.begins_with_newline),
             location,
         })
-    }
-
-    /// Equal for comparisons of the same dialogues that are worth the same, and hardly ever for others.
-    pub(crate) fn print(&self) -> Print {
-        let mut parts: Vec<Vec<i64>> = (0..self.tails.len()).map(|dialogue| self.dialogue(dialogue)).collect();
-        parts.extend(self.scores.as_ref().map(|scores| scores.iter().map(|score| score.to_bits() as i64).collect()));
-        print_of(&parts)
     }
 
     /// All its dialogues.

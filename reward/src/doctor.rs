@@ -7,11 +7,10 @@ use align_data::{Batches, Length, Order};
 use align_kernels::kind_of;
 use align_text::chatml::Dialogue;
 use align_train::stage::doctor::{Check, LEARNING_RATE, alone, host, tolerance};
-use align_train::stage::{Stage, Start};
 
+use crate::checked::Rm;
 use crate::data::Row;
 use crate::eval::score;
-use crate::stage::Rm;
 
 /// Comparisons that are looked at.
 const COMPARISONS: usize = 8;
@@ -59,7 +58,8 @@ pub(crate) fn examine(mut stage: Rm, progress: &mut dyn Progress) -> Result<Vec<
     let order = Order::new(&[few.len()], None, config.train.seed, false);
     rows.batches = Batches::new(order, few.len(), Length::Steps(2));
     rows.train.rows = few;
-    checks.push(Check::learns(&mut stage.load(Start::Models)?)?);
+    let model = stage.model()?;
+    checks.push(Check::learns(&mut stage.trainer(model))?);
     progress.end();
     Ok(checks)
 }

@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checked;
 pub mod config;
 pub mod data;
 mod doctor;
@@ -36,4 +37,4 @@ pub mod train;
 pub mod verdict;
 mod written;
 
-pub use stage::Rm;
+pub use checked::Rm;

@@ -7,15 +7,14 @@ use std::rc::Rc;
 
 use align_model::{Face, ModelOptions};
 use align_train::footprint::{self, Held, Outline, STEPS, Work};
-use align_train::stage::Stage;
 
+use crate::checked::Rm;
 use crate::config::Stage as RmStage;
 use crate::data::{Row, flatten};
-use crate::stage::Rm;
 
 /// A step's needs, of the comparisons that the run will take.
 pub(crate) fn estimate(stage: Rm) -> Outline {
-    let outset = stage.outset();
+    let outset = stage.said_before();
     let Rm { config, source, rows, .. } = stage;
     let train = &config.train;
     let options = ModelOptions {

@@ -64,7 +64,7 @@ pub(crate) fn print(row: &Row, one: usize, other: usize) -> Print {
 }
 
 /// That of dialogues, in their order.
-pub(crate) fn print_of(dialogues: &[Vec<i64>]) -> Print {
+fn print_of(dialogues: &[Vec<i64>]) -> Print {
     let mut hash = Sha256::new();
     for dialogue in dialogues {
         hash.update((dialogue.len() as u64).to_le_bytes());
@@ -73,4 +73,11 @@ pub(crate) fn print_of(dialogues: &[Vec<i64>]) -> Print {
     let mut print = [0; BYTES];
     print.copy_from_slice(&hash.finalize()[..BYTES]);
     print
+}
+
+/// Equal for comparisons of the same dialogues that are worth the same, and hardly ever for others.
+pub(crate) fn row_print(row: &Row) -> Print {
+    let mut parts: Vec<Vec<i64>> = (0..row.tails.len()).map(|dialogue| row.dialogue(dialogue)).collect();
+    parts.extend(row.scores.as_ref().map(|scores| scores.iter().map(|score| score.to_bits() as i64).collect()));
+    print_of(&parts)
 }

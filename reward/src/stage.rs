@@ -1,37 +1,17 @@
-//! `align rm` as a stage: what it checks, and what it makes of it.
-
-use std::path::PathBuf;
+//! `align rm` as a stage.
 
 use align_core::config::{RunSection, to_toml};
-use align_core::error::{Problems, Result};
+use align_core::error::Result;
 use align_core::progress::Progress;
-use align_data::{Unread, files_of};
-use align_kernels::kind_of;
-use align_model::{Face, ModelOptions, ScalarModel};
 use align_run::run::Input;
-use align_text::chatml::ChatFormat;
 use align_train::footprint::Outline;
 use align_train::stage::doctor::Check;
-use align_train::stage::{
-    Mixture, Outset, Plan, Source, Stage, Start, check_device, check_format, check_source, check_trained_length,
-    checked_device, misfits, model_input, passed_over, set_names, source_paths,
-};
+use align_train::stage::{Mixture, Outset, Plan, Stage, Start, model_input, passed_over, source_paths};
 use serde_json::json;
 
+use crate::checked::Rm;
 use crate::config::{RmConfig, Stage as RmStage};
-use crate::data;
-use crate::rows::{EvalSet, Rows};
-use crate::seen::SeenPairs;
-use crate::survey::Survey;
 use crate::train::Trainer;
-
-/// `align rm`: preference model pretraining, or finetuning.
-pub struct Rm {
-    pub(crate) config: RmConfig,
-    pub(crate) source: Source,
-    pub(crate) format: ChatFormat,
-    pub(crate) rows: Rows,
-}
 
 impl Stage for Rm {
     type Config = RmConfig;
@@ -42,41 +22,7 @@ impl Stage for Rm {
     }
 
     fn check(config: &RmConfig, _progress: &mut dyn Progress) -> Result<Self> {
-        let mut problems = Problems::new();
-        let path = &config.model.path;
-        check_device("run.device", config.run.device(), &mut problems);
-        let source = check_source(path, &mut problems)?;
-        if let Some(source) = &source {
-            if !source.header.has_weights {
-                problems.push(path.display(), "holds no weights, expected a language model or a reward model");
-            }
-            if config.loss.lm_coef > 0.0 && !source.header.has_lm_head {
-                problems.push(
-                    path.display(),
-                    "has no language-model head, which loss.lm_coef above 0 needs; start from a language model or set it to 0",
-                );
-            }
-        }
-        let format = check_format(path, source.as_ref(), &config.data.system, &mut problems)?;
-        let rows = match &format {
-            Some(format) => read_rows(config, format, &mut problems)?,
-            None => None,
-        };
-        if let Some(rows) = &rows
-            && config.loss.margin
-            && rows.train.rows.iter().all(|row| row.scores.is_none())
-        {
-            problems.push(
-                "loss.margin",
-                "takes margins from the scores of the data, and no training row has any; expected `scores`",
-            );
-        }
-        if let (Some(source), Some(rows)) = (&source, &rows) {
-            let longest = rows.train.rows.iter().map(data::Row::longest).max().unwrap_or(0);
-            check_trained_length(&source.header, longest, "data.max_tokens", "lets in a dialogue", &mut problems);
-        }
-        let ((source, format), rows) = problems.into_checked(source.zip(format).zip(rows))?;
-        Ok(Self { config: config.clone(), source, format, rows })
+        Self::read(config)
     }
 
     fn inputs(&self) -> Result<Vec<Input>> {
@@ -86,22 +32,7 @@ impl Stage for Rm {
     }
 
     fn outset(&self) -> Outset {
-        let Self { config, source, rows, .. } = self;
-        let (data, train) = (&config.data, &config.train);
-        let starts_from = match source.header.face {
-            Face::CausalLm => "a language model: the reward head is new",
-            Face::Scalar => "a reward model: its head is kept",
-        };
-        let mut found = misfits::schedule(config.optimizer.lr, &config.schedule, rows.batches.steps());
-        found.extend(rows.misfits(data.max_tokens));
-        if train.steps.is_some() {
-            let count = rows.train.rows.len();
-            found.extend(misfits::repeated("train.batch_size", train.batch_size, "comparisons", count));
-        }
-        let longer_than = |limit| misfits::longer(rows.train.rows.iter().map(data::Row::longest), limit);
-        let what = "comparisons have a dialogue";
-        found.extend(misfits::beyond_positions(&source.header.config, "data.max_tokens", what, longer_than));
-        Outset { starts_from: starts_from.to_owned(), warnings: found }
+        self.said_before()
     }
 
     fn plan(&self) -> Result<Plan<'_>> {
@@ -126,7 +57,7 @@ impl Stage for Rm {
 
     fn load(self, _start: Start) -> Result<Trainer> {
         let model = self.model()?;
-        Ok(Trainer::new(self.config, self.rows, self.format, model))
+        Ok(self.trainer(model))
     }
 
     fn estimate(self) -> Outline {
@@ -136,51 +67,4 @@ impl Stage for Rm {
     fn doctor(self, progress: &mut dyn Progress) -> Result<Vec<Check>> {
         crate::doctor::examine(self, progress)
     }
-}
-
-impl Rm {
-    /// The model as it starts; a checkpoint's state brings its weights, all else is the source's.
-    pub(crate) fn model(&self) -> Result<ScalarModel> {
-        let Self { config, source, .. } = self;
-        let path = &config.model.path;
-        let options = ModelOptions {
-            device: checked_device(config.run.device()),
-            compute: kind_of(config.model.dtype),
-            trainable: true,
-            recompute_layers: config.model.recompute_layers,
-        };
-        // With the language-model loss, the head is part of what is trained.
-        let mut model = if config.loss.lm_coef > 0.0 {
-            ScalarModel::load_with_lm_head(path, &options, config.train.seed)?
-        } else {
-            ScalarModel::load(path, &options, config.train.seed)?
-        };
-        model.set_pad_token_id(source.tokenizer.special().endoftext);
-        Ok(model)
-    }
-}
-
-fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) -> Result<Option<Rows>> {
-    let data = &config.data;
-    let read = |files: &[PathBuf]| data::read(files, format, Some(data.max_tokens), data.bad_rows);
-    let sources = Mixture::new(&data.train, &data.mix);
-    let train = problems.absorb(read(&sources.files))?;
-    let (mut eval, mut skipped, mut unread) = (Vec::new(), Vec::new(), Unread::default());
-    for (name, set) in set_names(&data.eval).into_iter().zip(data.eval.iter()) {
-        if let Some(set) = problems.absorb(read(&files_of(set)))? {
-            unread.add(&set.unread);
-            skipped.extend(set.skipped);
-            eval.push(EvalSet { name, rows: set.rows, dropped: set.dropped, tied: set.tied });
-        }
-    }
-    let before = problems.absorb(SeenPairs::read(&config.model.path))?.flatten();
-    Ok(train.map(|mut train| {
-        skipped.splice(0..0, std::mem::take(&mut train.skipped));
-        let batches = config.train.batches(sources.order(&train.file_rows, data.shuffle.then_some(config.train.seed)));
-        let mut seen = before.unwrap_or_default();
-        seen.extend(&train.rows);
-        unread.add(&train.unread);
-        let uses = sources.facts(&batches);
-        Rows { survey: Survey::new(&train), key: sources.key(), uses, train, batches, eval, skipped, unread, seen }
-    }))
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::data::{Comparisons, Row};
-use crate::seen::{Print, SeenPairs, print};
+use crate::seen::{Print, SeenPairs, print, row_print};
 
 /// Counts over comparisons.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Survey {
             found.tokens += row.len_unshared() as u64;
             found.computed += row.len() as u64;
             found.special_text += u64::from(row.has_special_text);
-            found.duplicates += u64::from(!seen.insert(row.print()));
+            found.duplicates += u64::from(!seen.insert(row_print(row)));
             for (better, worse) in row.pairs() {
                 found.pairs += 1;
                 if row.tails[better] == row.tails[worse] {

@@ -15,21 +15,26 @@ use serde::{Deserialize, Serialize};
 documented! {
     /// `[train]`: batches and steps.
     pub struct TrainSection {
-        /// Rows per optimiser step. Qwen report §3.1.2: 128 dialogues (sft); pretraining: ours.
+        /// Rows per optimiser step: dialogues (sft), or rows of `data.max_tokens` tokens (pretrain). Qwen
+        /// report §3.1.2: 128 (sft); our choice for pretraining.
         pub batch_size: usize,
-        /// Tokens computed at once: memory, not numbers; a longer row goes alone. Our choice.
+        /// Maximum tokens computed at once; a longer row is computed alone. Changes memory use, not results.
+        /// Our choice.
         pub microbatch_tokens: usize,
-        /// Optimiser steps; give this or `epochs`. Qwen report §3.1.2: 4000 (sft).
+        /// Optimiser steps, this or `epochs`: whole batches, which continue from one pass over the data into
+        /// the next. Qwen report §3.1.2: 4000 (sft).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub steps: Option<u64>,
-        /// Passes over the data, instead of `steps`; each ends with a smaller batch where rows are left.
+        /// Passes over the data, instead of `steps`: each visits every row once, and its last batch holds the
+        /// remaining rows.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub epochs: Option<u64>,
-        /// Dropout of embeddings, attention probabilities and both residual outputs. Qwen report §3.1.2: 0.1 (sft).
+        /// Dropout of embeddings, attention probabilities and both residual outputs. Qwen report §3.1.2: 0.1
+        /// (sft).
         pub dropout: f64,
-        /// The gradient's norm is clipped to this. Qwen report §3.1.2 (sft); our choice in pretraining.
+        /// The gradient norm is clipped to this. Qwen report §3.1.2 (sft); our choice for pretraining.
         pub grad_clip: f64,
-        /// Seed of the row order, of dropout and of new weights.
+        /// Seed of row order, dropout and new weights.
         pub seed: u64,
     }
 }
@@ -56,28 +61,32 @@ impl TrainSection {
 documented! {
     /// `[data]` of sft: dialogues.
     pub struct SftData {
-        /// Dialogues to train on (JSONL, a JSON array, CSV, TSV, also .gz and .zst; Parquet): files, folders, patterns.
+        /// Dialogues to train on (JSONL, a JSON array, CSV, TSV, also .gz and .zst; Parquet): files, folders
+        /// or patterns.
         pub train: Files,
-        /// Several sources by weight, instead of `train`.
+        /// Weighted sources instead of `train`: `[[data.mix]]` entries of `path` and `weight`. Rows are drawn
+        /// in proportion to the weights; an epoch has as many rows as all files together.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub mix: Vec<Mix>,
-        /// Held-out dialogues; each file is measured for itself, a folder as one.
+        /// Held-out dialogues; each file is measured separately, a folder as one set.
         pub eval: Files,
         /// Longest dialogue, in tokens. Qwen report §3.1.2.
         pub max_tokens: usize,
-        /// Inserted where the first message is not a system message; "" inserts none.
+        /// System text for a dialogue that has none. "" inserts none; "template" inserts what the
+        /// checkpoint's chat template would.
         pub system: String,
-        /// Which tokens carry loss: "assistant" (the answers and their end tokens; Qwen report §3.1.2) or "qwen-finetune" (also
-        /// the structure of every turn, as Qwen's published finetune.py).
+        /// Which tokens have loss: "assistant" (the answers and their end tokens; Qwen report §3.1.2) or
+        /// "qwen-finetune" (also the structure of every turn, as in Qwen's published finetune.py).
         pub loss_on: LossOn,
-        /// Shuffle the rows; false takes them in file order.
+        /// Shuffle the rows; false takes them in file order, batch by batch.
         pub shuffle: bool,
-        /// Longer dialogues: "drop", or "truncate" on the right; counted either way.
+        /// Dialogues longer than `max_tokens`: "drop", or "truncate" on the right; counted either way.
         pub overlong: Overlong,
-        /// Bad rows: "error", or "skip", which counts and names them.
+        /// Bad rows: "error" names them and refuses the data; "skip" leaves them out, counted and named.
         pub bad_rows: BadRows,
-        /// Where tokens are kept from run to run: a folder, "off" (nowhere), or "auto": those of files from 32 MB on
-        /// (compressed: 1.6 MB) in `$XDG_CACHE_HOME/align`, else `~/.cache/align`. What nobody has used for a month is removed.
+        /// Where tokenized data is cached between runs: a folder, "off", or "auto" (`$XDG_CACHE_HOME/align`,
+        /// else `~/.cache/align`, for files of at least 32 MB, compressed 1.6 MB). Entries that nobody has
+        /// used for a month are removed.
         pub cache: String,
     }
 }
@@ -85,26 +94,29 @@ documented! {
 documented! {
     /// `[data]` of pretraining: plain text.
     pub struct PretrainData {
-        /// Documents to train on: {"text"} rows (JSONL, a JSON array, CSV, TSV, also .gz and .zst; Parquet) or .txt files, each one
-        /// document; files, folders, patterns.
+        /// Documents to train on: {"text"} rows (JSONL, a JSON array, CSV, TSV, also .gz and .zst; Parquet)
+        /// or .txt files, each one document: files, folders or patterns.
         pub train: Files,
-        /// Several sources by weight, instead of `train`.
+        /// Weighted sources instead of `train`: `[[data.mix]]` entries of `path` and `weight`. Rows are drawn
+        /// in proportion to the weights; an epoch has as many rows as all files together.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub mix: Vec<Mix>,
-        /// Held-out documents; each file is measured for itself, a folder as one.
+        /// Held-out documents; each file is measured separately, a folder as one set.
         pub eval: Files,
-        /// Documents are merged to rows of this many tokens, each attending to itself. Qwen report §2.4.
+        /// Documents are packed into rows of this many tokens; each document attends to itself only. Qwen
+        /// report §2.4.
         pub max_tokens: usize,
-        /// Shuffle documents before they are merged, and rows; false keeps the order of the files.
+        /// Shuffle documents before they are packed, and rows; false keeps the order of the files.
         pub shuffle: bool,
-        /// A document longer than a row goes on in the next row when this is absent; "drop" leaves it out, "truncate" cuts it on
-        /// the right; counted either way.
+        /// Documents longer than a row: "drop", or "truncate" on the right; counted either way. When absent,
+        /// they continue in the next row.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub overlong: Option<Overlong>,
-        /// Bad rows: "error", or "skip", which counts and names them.
+        /// Bad rows: "error" names them and refuses the data; "skip" leaves them out, counted and named.
         pub bad_rows: BadRows,
-        /// Where tokens are kept from run to run: a folder, "off" (nowhere), or "auto": those of files from 32 MB on
-        /// (compressed: 1.6 MB) in `$XDG_CACHE_HOME/align`, else `~/.cache/align`. What nobody has used for a month is removed.
+        /// Where tokenized data is cached between runs: a folder, "off", or "auto" (`$XDG_CACHE_HOME/align`,
+        /// else `~/.cache/align`, for files of at least 32 MB, compressed 1.6 MB). Entries that nobody has
+        /// used for a month are removed.
         pub cache: String,
     }
 }
@@ -267,5 +279,29 @@ where
         self.optimizer.validate(problems);
         self.schedule.validate(problems);
         self.run.validate(problems);
+    }
+}
+
+/// The sections that the loop reads.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "sections document themselves")]
+pub struct Sections {
+    pub model: ModelSection,
+    pub train: TrainSection,
+    pub optimizer: OptimizerSection,
+    pub schedule: ScheduleSection,
+    pub run: RunSection,
+}
+
+impl Sections {
+    /// Those of a config.
+    pub fn new<D>(config: &LmConfig<D>) -> Self {
+        Self {
+            model: config.model.clone(),
+            train: config.train.clone(),
+            optimizer: config.optimizer.clone(),
+            schedule: config.schedule.clone(),
+            run: config.run.clone(),
+        }
     }
 }

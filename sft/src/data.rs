@@ -14,8 +14,7 @@ use align_tokens::{Cache, Counts, LmData, LmRow, LmRows, Reading, chat_rows, tex
 use align_train::stage::{Mixture, check_trained_length, misfits, set_names};
 use serde_json::{Value, json};
 
-use crate::config::{PretrainConfig, SftConfig};
-use crate::train::Sections;
+use crate::config::{PretrainConfig, Sections, SftConfig};
 
 /// A held-out file.
 pub struct EvalSet {

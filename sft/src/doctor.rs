@@ -12,20 +12,24 @@ use align_train::lm;
 use align_train::stage::doctor::{Check, LEARNING_RATE, alone, tolerance};
 use align_train::stage::{Mixture, Start};
 
+use crate::checked::Inputs;
 use crate::config::SftConfig;
-use crate::stage::{Inputs, Sft};
 
 /// Rows that are looked at.
 const ROWS: usize = 8;
 
 /// Examines what `align sft` would train.
-pub(crate) fn sft(stage: Sft, progress: &mut dyn Progress) -> Result<Vec<Check>> {
-    let Sft { config, format, inputs } = stage;
-    let mut checks = vec![Check::template(&config.model.path, &format, &|dialogue: &Dialogue| {
+pub(crate) fn sft(
+    config: &SftConfig,
+    format: &ChatFormat,
+    inputs: Inputs,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Check>> {
+    let mut checks = vec![Check::template(&config.model.path, format, &|dialogue: &Dialogue| {
         format.prompt(dialogue).expect("a dialogue of texts")
     })?];
     if config.data.loss_on == LossOn::Assistant {
-        checks.push(mask(&config, &format)?);
+        checks.push(mask(config, format)?);
     }
     examine(inputs, checks, progress)
 }

@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checked;
 pub mod config;
 pub mod data;
 mod doctor;

@@ -8,7 +8,7 @@ use align_tokens::LmRow;
 use align_train::footprint::{self, Held, Outline, STEPS, Work};
 use align_train::lm::flatten;
 
-use crate::stage::Inputs;
+use crate::checked::Inputs;
 
 /// A step's needs, of the rows that the run will take.
 pub(crate) fn estimate(inputs: Inputs) -> Outline {

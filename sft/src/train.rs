@@ -5,7 +5,6 @@ use align_model::Writing;
 use std::ops::Range;
 use std::time::Instant;
 
-use align_core::config::{ModelSection, OptimizerSection, RunSection, ScheduleSection};
 use align_core::error::{Result, finite};
 use align_core::random::{self, Purpose};
 use align_model::generate::{Sampling, generate};
@@ -23,32 +22,8 @@ use align_train::stage;
 use serde_json::{Map, json};
 use tch::Kind;
 
-use crate::config::{LmConfig, TrainSection};
+use crate::config::Sections;
 use crate::data::Rows;
-
-/// The sections that the loop reads.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "sections document themselves")]
-pub struct Sections {
-    pub model: ModelSection,
-    pub train: TrainSection,
-    pub optimizer: OptimizerSection,
-    pub schedule: ScheduleSection,
-    pub run: RunSection,
-}
-
-impl Sections {
-    /// Those of a config.
-    pub fn new<D>(config: &LmConfig<D>) -> Self {
-        Self {
-            model: config.model.clone(),
-            train: config.train.clone(),
-            optimizer: config.optimizer.clone(),
-            schedule: config.schedule.clone(),
-            run: config.run.clone(),
-        }
-    }
-}
 
 /// Trains a language model on rows.
 pub struct Trainer {

@@ -1,6 +1,7 @@
 //! One short function per subcommand.
 
 mod chat;
+mod config;
 mod data;
 mod doctor;
 pub(crate) mod eval;
@@ -31,6 +32,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Sft(args) => stages::run::<align_sft::Sft>(args),
         Command::Rm(args) => stages::run::<align_reward::Rm>(args),
         Command::Ppo(args) => stages::run::<align_ppo::Ppo>(args),
+        Command::Config(args) => config::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Bench(args) => crate::bench::run(args),

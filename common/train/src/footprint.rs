@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use tch::Kind;
 
-use crate::stage::Outset;
+use crate::outset::Outset;
 use align_core::process_memory;
 use align_kernels::attention::extent;
 use align_kernels::batch::FlatBatch;

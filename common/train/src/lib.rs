@@ -11,5 +11,6 @@
 pub mod footprint;
 pub mod lm;
 pub mod optim;
+mod outset;
 pub mod schedule;
 pub mod stage;

@@ -15,32 +15,34 @@ use crate::rewards::{MissingEnd, Normalize};
 documented! {
     /// `[models]`: the four models.
     pub struct ModelsSection {
-        /// The policy to train; as it stands, it also is the reference.
+        /// The policy to train: a checkpoint folder. Its initial weights are also the reference.
         pub policy: PathBuf,
-        /// The reward model.
+        /// The reward model: a checkpoint folder.
         pub reward: PathBuf,
-        /// What the value model starts from; the reward model when absent.
+        /// What the value model starts from; `reward` when absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub value: Option<PathBuf>,
-        /// Compute in "float32" or "bfloat16"; master weights and moments are fp32.
+        /// Compute in "float32" or "bfloat16"; master weights, gradients and moments are fp32 either way. On
+        /// a CPU responses are sampled with the fp32 weights.
         pub dtype: Dtype,
-        /// Dtype in which reference and reward model are kept; as `dtype` when absent.
+        /// Dtype of the weights of reference and reward model; `dtype` when absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub frozen_dtype: Option<Dtype>,
         /// Allow a bfloat16 reference beside a float32 policy; the KL is then not 0 at step 0.
         pub frozen_dtype_ok: bool,
-        /// Keep no activations inside layers and compute them again on the way back.
+        /// Save no activations inside layers and recompute them in the backward pass: less memory, about a
+        /// third more time.
         pub recompute_layers: bool,
-        /// Where the policy computes, in the words of `run.device`, which holds when absent; the same for the other three.
+        /// Device of the policy, as in `run.device`, which is used when absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub policy_device: Option<String>,
-        /// Where the reference computes.
+        /// Device of the reference, as `policy_device`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub reference_device: Option<String>,
-        /// Where the value model computes.
+        /// Device of the value model, as `policy_device`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub value_device: Option<String>,
-        /// Where the reward model computes.
+        /// Device of the reward model, as `policy_device`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub reward_device: Option<String>,
     }
@@ -79,19 +81,20 @@ impl ModelsSection {
 documented! {
     /// `[data]` of ppo.
     pub struct PpoData {
-        /// Prompts to train on ({"prompt"} rows): files, folders, patterns.
+        /// Prompts to train on ({"prompt"} rows): files, folders or patterns.
         pub prompts: Files,
-        /// Held-out prompts; each file is measured for itself, a folder as one.
+        /// Held-out prompts; each file is measured separately, a folder as one set.
         pub eval_prompts: Files,
-        /// Pretraining text for the pretrained gradient; required while `ptx.coef` is above 0.
+        /// Pretraining text for the pretrained gradient; required when `ptx.coef` is above 0.
         pub pretrain: Files,
-        /// Longer prompts are left out and counted. Our choice.
+        /// Longest prompt, in tokens; longer ones are left out and counted. Our choice.
         pub max_prompt_tokens: usize,
-        /// Inserted where the first message is not a system message; "" inserts none.
+        /// System text for a prompt that has none. "" inserts none; "template" inserts what the checkpoint's
+        /// chat template would.
         pub system: String,
         /// Shuffle the prompts; false takes them in file order.
         pub shuffle: bool,
-        /// Bad rows: "error", or "skip", which counts and names them.
+        /// Bad rows: "error" names them and refuses the data; "skip" leaves them out, counted and named.
         pub bad_rows: BadRows,
     }
 }
@@ -115,19 +118,22 @@ documented! {
     pub struct RolloutSection {
         /// Prompts per step. Our choice.
         pub prompts_per_step: usize,
-        /// Responses to each prompt. Qwen report §3.2.2.
+        /// Responses sampled for each prompt. Qwen report §3.2.2.
         pub responses_per_prompt: usize,
         /// Longest response, in tokens. Our choice.
         pub max_response_tokens: usize,
         /// Softmax temperature. Our choice.
         pub temperature: f64,
-        /// Sample from the smallest set of tokens that holds this probability. Qwen report §3.2.2.
+        /// Nucleus sampling: sample from the smallest set of tokens that holds this probability. Qwen report
+        /// §3.2.2.
         pub top_p: f64,
-        /// Log-probabilities over the "full" softmax or renormalised over the "nucleus" recorded at rollout. Our choice.
+        /// Log-probabilities over the "full" softmax at the sampling temperature, or renormalised over the
+        /// "nucleus" recorded at rollout; one convention for old, new and reference. Our choice.
         pub logprobs: Logprobs,
-        /// The score of a response without an end token is kept ("none"), lowered ("subtract") or replaced ("replace"). Our choice.
+        /// The score of a response without an end token is kept ("none"), lowered by `missing_end_value`
+        /// ("subtract") or replaced by it ("replace"). Our choice.
         pub missing_end: MissingEnd,
-        /// By how much, or with what. Our choice.
+        /// By how much `missing_end` lowers the score, or what replaces it. Our choice.
         pub missing_end_value: f64,
     }
 }
@@ -173,28 +179,31 @@ documented! {
         pub kl_coef: f64,
         /// "fixed", or "adaptive" towards `kl_target`. Qwen report §3.2.2: fixed.
         pub kl_controller: KlControl,
-        /// The divergence that "adaptive" aims at, in nats a response. 6, as in arXiv 1909.08593.
+        /// Target KL of "adaptive", in nats per response. 6, as in arXiv 1909.08593.
         pub kl_target: f64,
-        /// Responses until "adaptive" has answered an error in full. 10000, as in arXiv 1909.08593.
+        /// Responses over which "adaptive" corrects an error in full. 10000, as in arXiv 1909.08593.
         pub kl_horizon: f64,
-        /// Scores are normalised by "none", "running-mean" or "running-mean-std". Qwen report §3.2.2: running mean.
+        /// Normalise scores: "none", "running-mean" (subtract it) or "running-mean-std" (also divide by the
+        /// standard deviation). Qwen report §3.2.2: running mean.
         pub normalize: Normalize,
-        /// The normalised score is held within ± this; unbounded when absent.
+        /// The normalised score is clipped to ± this; unbounded when absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub clip: Option<f64>,
-        /// At which token the reward model's score is read: "auto" (as its align.json says; without one at the last token that its chat
-        /// template writes, where other programs train), "end" (`<|im_end|>`) or "last". Our choice.
+        /// At which token the reward model's score is read: "end" (`<|im_end|>`), "last" (the last token that
+        /// its chat template writes, where other programs train), or "auto": as align.json says, "last"
+        /// without one. Our choice.
         pub score_at: ScorePlace,
-        /// The system text that the reward model reads where a prompt has none; absent: its own, and where align.json has one, it must
-        /// be data.system. Our choice.
+        /// System text that the reward model reads for a prompt that has none. When absent: align.json's,
+        /// which must equal `data.system`, or the chat template's for a model without align.json. Our choice.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub system: Option<String>,
-        /// A second reward model, which scores held-out responses and never trains: it may see what fools the first. Our choice.
+        /// A second reward model, on the first one's device, which scores held-out responses only: it may
+        /// reveal what fools the first. Our choice.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub second: Option<PathBuf>,
-        /// As `score_at`, of the second reward model. Our choice.
+        /// As `score_at`, for the second reward model. Our choice.
         pub second_score_at: ScorePlace,
-        /// As `system`, of the second reward model. Our choice.
+        /// As `system`, for the second reward model. Our choice.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub second_system: Option<String>,
     }
@@ -232,30 +241,32 @@ documented! {
     pub struct PpoSection {
         /// Steps, the value warm-up included. Our choice.
         pub steps: u64,
-        /// First steps, in which the value model learns alone. Qwen report §3.2.2.
+        /// First steps, in which only the value model is trained. Qwen report §3.2.2.
         pub value_warmup_steps: u64,
         /// Passes over each rollout. Our choice.
         pub epochs: u64,
         /// Responses per optimiser step; the whole rollout when absent. Our choice.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub minibatch_size: Option<usize>,
-        /// Tokens computed at once: memory, not numbers; a longer prompt group goes alone. Our choice.
+        /// Maximum tokens computed at once; a longer prompt group is computed alone. Changes memory use, not
+        /// results. Our choice.
         pub microbatch_tokens: usize,
-        /// Policy clip range. Our choice, as in arXiv 1707.06347.
+        /// Clip range of the policy's ratio. Our choice, as in arXiv 1707.06347.
         pub cliprange: f64,
-        /// Value clip range. Qwen report §3.2.2.
+        /// Clip range of the values. Qwen report §3.2.2.
         pub cliprange_value: f64,
         /// Discount per token. Our choice.
         pub gamma: f64,
         /// λ of generalised advantage estimation. Our choice.
         pub gae_lambda: f64,
-        /// Bring advantages to mean 0 and variance 1 over the rollout. Our choice.
+        /// Whiten advantages to mean 0 and variance 1 over the whole rollout. Our choice.
         pub whiten_advantages: bool,
-        /// Learning rate of the policy. Qwen report §3.2.2.
+        /// Learning rate of the policy: AdamW, β 0.9 and 0.95, ε 1e-8, no weight decay, constant. Qwen report
+        /// §3.2.2 (the rate).
         pub policy_lr: f64,
-        /// Learning rate of the value model. Qwen report §3.2.2.
+        /// Learning rate of the value model, with the same optimiser. Qwen report §3.2.2 (the rate).
         pub value_lr: f64,
-        /// Each gradient's norm is clipped to this. Our choice.
+        /// Each model's gradient norm is clipped to this. Our choice.
         pub grad_clip: f64,
         /// Seed of prompt order, sampling and minibatches.
         pub seed: u64,
@@ -286,9 +297,10 @@ impl Default for PpoSection {
 documented! {
     /// `[ptx]`: the pretrained gradient.
     pub struct PtxSection {
-        /// Weight of the pretraining loss beside the PPO loss; 0 turns it off. Our choice.
+        /// Weight of the pretraining loss added to the PPO loss; 0 turns it off. Our choice.
         pub coef: f64,
-        /// Pretraining tokens for every response token. The report asks for far more pretraining text than PPO text; 4 is ours.
+        /// Pretraining tokens per response token. The report asks for far more pretraining text than PPO
+        /// text; 4 is our choice.
         pub tokens_per_ppo_token: f64,
     }
 }
@@ -300,22 +312,23 @@ impl Default for PtxSection {
 }
 
 documented! {
-    /// `[guards]`: when a run has gone wrong. Limits and what to do are our choice; every breach is told and recorded.
+    /// `[guards]`: when a run has gone wrong. Limits and actions are our choice; every breach is reported and recorded.
     pub struct GuardsSection {
-        /// When a limit stays broken for `patience` steps: "warn" only, "stop", or "rollback", which makes the last checkpoint from before
-        /// the result and stops. A number that is not finite ends the run at once, with "warn" too.
+        /// When a limit stays broken for `patience` steps: "warn" only, "stop" the run, or "rollback": stop,
+        /// with the last checkpoint from before as the result. A non-finite loss or gradient ends the run at
+        /// once, whatever this says.
         pub action: Action,
-        /// Steps in a row that a limit may be broken, and evaluations in a row that may speak against the run.
+        /// Steps in a row that a limit may be broken, and evaluations in a row that may show a warning sign.
         pub patience: u64,
-        /// Most nats a response that the policy may be from the reference (kl/ref).
+        /// Maximum KL from the reference, in nats per response (`kl/ref`).
         pub kl_max: f64,
-        /// Least entropy, as a share of the first step's.
+        /// Minimum entropy, as a fraction of the first step's.
         pub entropy_min: f64,
-        /// Least mean length of responses, as a share of the first step's.
+        /// Minimum mean response length, as a fraction of the first step's.
         pub length_min: f64,
-        /// Most mean length of responses, as a multiple of the first step's.
+        /// Maximum mean response length, as a multiple of the first step's.
         pub length_max: f64,
-        /// Largest share of prompts whose responses may all be the same.
+        /// Maximum fraction of prompts whose responses are all the same.
         pub identical_max: f64,
     }
 }

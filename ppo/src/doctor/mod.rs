@@ -16,12 +16,12 @@ use align_core::random::{self, Purpose};
 use align_model::generate::Response;
 use align_text::chatml::{ChatFormat, Dialogue};
 use align_train::stage::doctor::{Check, tolerance};
-use align_train::stage::{Stage, Start};
 
+use crate::checked::Ppo;
 use crate::config::Logprobs;
 use crate::rewards::{MissingEnd, Normalize};
 use crate::rollout::{Reading, Rollout};
-use crate::stage::Ppo;
+use crate::session::Session;
 
 use checks::{Bed, examine};
 use subject::{Pieces, Subject};
@@ -43,7 +43,7 @@ pub(crate) fn doctor(mut stage: Ppo, progress: &mut dyn Progress) -> Result<Vec<
     let (config, assumed) = (config.clone(), stage.assumed.clone());
     let reward_tokenizer = stage.reward.tokenizer.fingerprint();
     let shares_value = config.models.value.is_none();
-    let session = stage.load(Start::Models)?;
+    let session = Session::load(stage)?;
     let (trainer, format) = (session.trainer, session.evaluation.format);
     let prompts: Vec<Vec<i64>> = trainer.prompts.iter().take(PROMPTS).cloned().collect();
     let special = format.tokenizer().special();

@@ -4,6 +4,7 @@
 //! Every key has its default in one place, the stage's `Default`. The user's values override it. Unknown
 //! keys, wrong types and wrong values are reported together, by dotted name.
 
+mod markdown;
 mod print;
 mod read;
 mod resume;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Problems, Result};
 
+pub use markdown::{required_keys, to_markdown};
 pub use print::to_toml;
 pub use resume::{differences, resume_differences, same_result_dtype};
 pub use sections::{
@@ -33,7 +35,8 @@ pub trait Config: Serialize + DeserializeOwned + Default {
     /// an error.
     const EITHER: &'static [(&'static str, &'static str)] = &[];
 
-    /// The docs of the keys by section; `""` is the top level. They become the comments of the saved file.
+    /// The docs of the keys by section; `""` is the top level. They become the comments of the saved file and
+    /// the reference in docs/config.md.
     fn docs() -> Vec<(&'static str, KeyDocs)>;
 
     /// Adds every mistake that types cannot catch: the dotted key is the location, the expected value is the

@@ -48,11 +48,13 @@ fn section(text: &mut String, name: &str, table: &Table, docs: &[(&'static str, 
             let _ = writeln!(text, "{} = {}", quoted(key), inline(value));
         }
     }
-    for (key, value) in table {
-        if let Value::Table(inner) = value {
-            let name = if name.is_empty() { quoted(key) } else { format!("{name}.{}", quoted(key)) };
-            section(text, &name, inner, docs);
-        }
+    // Sections in the order of the docs as well.
+    let named = |key: &str| if name.is_empty() { quoted(key) } else { format!("{name}.{}", quoted(key)) };
+    let mut sections: Vec<(String, &Table)> =
+        table.iter().filter_map(|(key, value)| Some((named(key), value.as_table()?))).collect();
+    sections.sort_by_key(|(name, _)| docs.iter().position(|(documented, _)| documented == name).unwrap_or(docs.len()));
+    for (name, inner) in sections {
+        section(text, &name, inner, docs);
     }
 }
 

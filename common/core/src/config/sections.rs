@@ -25,12 +25,13 @@ pub enum Dtype {
 documented! {
     /// `[model]`: the checkpoint, and how the model computes.
     pub struct ModelSection {
-        /// The checkpoint: any folder that `align` or transformers wrote.
+        /// The checkpoint: a folder in Hugging Face layout. `align pretrain` initialises new weights when the
+        /// folder holds `config.json` and a tokenizer, and nothing that looks like weights.
         pub path: PathBuf,
-        /// Compute in "float32" or "bfloat16"; master weights and moments are fp32.
+        /// Compute in "float32" or "bfloat16"; master weights, gradients and moments are fp32 either way.
         pub dtype: Dtype,
-        /// Recompute the activations inside layers in the backward pass instead of keeping them: less memory,
-        /// about a third more time.
+        /// Save no activations inside layers and recompute them in the backward pass: less memory, about a
+        /// third more time.
         pub recompute_layers: bool,
     }
 }
@@ -53,12 +54,14 @@ documented! {
     pub struct OptimizerSection {
         /// Peak learning rate. Qwen report §3.1.2: 2e-6 (sft), §3.2.1: 3e-6 (rm), §2: 3e-4 (pretraining).
         pub lr: f64,
-        /// Decay of the first and second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for
-        /// rm.
+        /// Decay of the first and the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice
+        /// for rm.
         pub betas: [f64; 2],
-        /// Added to the root of the second moment. Qwen report §2, §3.1.2 (pretraining, sft); ours for rm.
+        /// Added to the square root of the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our
+        /// choice for rm.
         pub eps: f64,
-        /// Decoupled weight decay, on every parameter (our choice: the report does not say on which).
+        /// Decoupled weight decay, on every parameter, norms and biases included (our choice: the report does
+        /// not say on which).
         pub weight_decay: f64,
     }
 }
@@ -139,25 +142,25 @@ pub enum ResultDtype {
 documented! {
     /// `[run]`: where results go, how often, and in which dtype. Nothing here changes what is trained.
     pub struct RunSection {
-        /// The run's folder: config, metrics, checkpoints and the resulting model.
+        /// The run folder, here or as `--out`: config, metrics, checkpoints and the resulting model.
         pub out: PathBuf,
-        /// "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        /// "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         pub device: String,
-        /// Threads of computation; all cores when absent.
+        /// Number of compute threads; all cores when absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub threads: Option<usize>,
-        /// Steps from one line of metrics.jsonl to the next.
+        /// Steps between lines of metrics.jsonl.
         pub log_every: u64,
-        /// Steps from one evaluation to the next; the last step is always evaluated.
+        /// Steps between evaluations; the last step is always evaluated.
         pub eval_every: u64,
-        /// Steps from one checkpoint to the next; the last step always has one.
+        /// Steps between checkpoints; the last step always has one.
         pub save_every: u64,
-        /// How many of the newest checkpoints to keep. The one with the lowest held-out loss is kept as well
-        /// (sft, pretrain, rm).
+        /// How many of the newest checkpoints are kept. In sft, pretrain and rm the one with the lowest
+        /// held-out loss is kept as well.
         pub keep: usize,
-        /// The dtype of the weights in model/, value/ and checkpoints: "source" (the dtype of the checkpoint
-        /// that was trained), "float32", "bfloat16" or "float16". "auto" is "source" for language models, and
-        /// "float32" for reward and value models, whose scores would change if rounded to 16 bits.
+        /// The dtype of the weights in model/, value/ and checkpoints: "source" (as the checkpoint that was
+        /// trained), "float32", "bfloat16" or "float16". "auto" is "source" for language models and "float32"
+        /// for reward and value models, whose scores 16 bits would change.
         pub result_dtype: ResultDtype,
     }
 }

@@ -276,14 +276,19 @@ fn the_printed_file_reads_as_the_recipe() {
 [optimizer]
 # Peak learning rate. Qwen report §3.1.2: 2e-6 (sft), §3.2.1: 3e-6 (rm), §2: 3e-4 (pretraining).
 lr = 2e-6
-# Decay of the first and second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice for rm.
+# Decay of the first and the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our choice
+# for rm.
 betas = [0.9, 0.95]
-# Added to the root of the second moment. Qwen report §2, §3.1.2 (pretraining, sft); ours for rm.
+# Added to the square root of the second moment. Qwen report §2, §3.1.2 (pretraining, sft); our
+# choice for rm.
 eps = 1e-8
 ";
     assert!(text.contains(expected), "{text}");
     assert!(text.starts_with("# The stage's name.\nname = \"\"\n"), "{text}");
     assert!(text.contains("# Passes over the data.\n# epochs is not set\n"), "{text}");
+    // Sections in the order of the stage, not of the alphabet.
+    let sections: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
+    assert_eq!(sections, ["[model]", "[data]", "[train]", "[optimizer]", "[schedule]", "[run]"]);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::Job;
-use super::misfits::{Outset, another_end};
+use super::misfits::another_end;
+use crate::outset::Outset;
 use align_core::config::{RunSection, ScheduleSection};
 use align_core::error::{Problem, Result, summarize};
 use align_core::progress::Progress;

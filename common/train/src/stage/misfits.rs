@@ -2,32 +2,7 @@
 //! set instead. They are told before the first step, by a run and its `--dry-run`, by `doctor` and by `plan`, and stand in run.json.
 
 use align_core::config::{ScheduleKind, ScheduleSection};
-use align_core::progress::Progress;
 use align_model::ModelConfig;
-
-/// What is told of a run before its first step, whoever asks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outset {
-    /// What the models are before it.
-    pub starts_from: String,
-    /// What does not fit together.
-    pub warnings: Vec<String>,
-}
-
-impl Outset {
-    /// The warnings as lines.
-    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.warnings.iter().map(|warning| format!("warning: {warning}"))
-    }
-
-    /// Shows the warnings, apart from what stands before them.
-    pub(super) fn warn(&self, progress: &mut dyn Progress) {
-        if !self.warnings.is_empty() {
-            progress.note("");
-        }
-        self.lines().for_each(|line| progress.note(&line));
-    }
-}
 
 /// A schedule that does not fit the run's steps, or has a key that does nothing.
 pub fn schedule(peak: f64, schedule: &ScheduleSection, steps: u64) -> Vec<String> {

@@ -24,11 +24,11 @@ use align_run::checkpoint;
 use align_run::run::{Input, Outcome, Recorded};
 
 use crate::footprint::Outline;
+pub use crate::outset::Outset;
 use doctor::{Check, Diagnosis};
 use launch::{Launched, launch};
 
 pub use launch::Plan;
-pub use misfits::Outset;
 pub use mixture::{Mixture, find_sources, passed_over, rounded, set_names, source_paths};
 pub use preflight::{
     Source, check_causal_lm, check_device, check_format, check_source, check_trained_length, checked_device,

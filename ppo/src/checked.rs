@@ -1,0 +1,137 @@
+//! What `align ppo` read and checked.
+
+use std::path::Path;
+
+use align_core::error::{Problems, Result};
+use align_model::contract::ScoreContract;
+use align_text::chatml::ChatFormat;
+use align_train::stage::{
+    Outset, ScoreWish, Scorer, Source, check_causal_lm, check_device, check_format, check_reward_model,
+    check_scalar_model, check_trained_length,
+};
+
+use crate::config::PpoConfig;
+use crate::inputs::{Data, Reader};
+use crate::misfits::misfits;
+use crate::rollout::Reading;
+
+/// `align ppo`.
+pub struct Ppo {
+    pub(crate) config: PpoConfig,
+    pub(crate) policy: Source,
+    pub(crate) reward: Source,
+    pub(crate) reading: Reading,
+    pub(crate) second_reading: Reading,
+    /// What is taken for granted of reward models that say nothing of themselves, by their keys.
+    pub(crate) assumed: Vec<(&'static str, String)>,
+    pub(crate) format: ChatFormat,
+    pub(crate) data: Data,
+    /// The shift of a value model that brings its own.
+    pub(crate) value_shift: Option<f64>,
+}
+
+impl Ppo {
+    /// Reads and checks everything, without loading a tensor.
+    pub(crate) fn read(config: &PpoConfig) -> Result<Self> {
+        let mut problems = Problems::new();
+        let models = &config.models;
+        check_device("run.device", config.run.device(), &mut problems);
+        for (key, named) in models.devices().into_iter().filter(|(_, named)| named.is_some()) {
+            check_device(&format!("models.{key}"), config.device(named), &mut problems);
+        }
+        let policy = check_causal_lm(&models.policy, &mut problems)?;
+        let format = check_format(&models.policy, policy.as_ref(), &config.data.system, &mut problems)?;
+        let wish = ScoreWish { place: config.reward.score_at, system: config.reward.system.clone() };
+        let reward = check_reader(&models.reward, format.as_ref(), &wish, &mut problems)?;
+        let mut value_shift = None;
+        if let Some(path) = &models.value {
+            let value = check_scalar_model(path, &ScoreWish::default(), &mut problems)?;
+            if let (Some(value), Some(format)) = (&value, &format) {
+                check_contract(path, value, value.source.contract.as_ref(), format, &mut problems);
+            }
+            value_shift = value.and_then(|value| value.source.contract).and_then(|contract| contract.value_shift);
+        }
+        let second = match &config.reward.second {
+            Some(path) => {
+                let wish =
+                    ScoreWish { place: config.reward.second_score_at, system: config.reward.second_system.clone() };
+                check_reader(path, format.as_ref(), &wish, &mut problems)?
+            }
+            None => None,
+        };
+        let mut readers =
+            [Reader::new(reward.as_ref(), format.as_ref()), Reader::new(second.as_ref(), format.as_ref())];
+        let data = match &format {
+            Some(format) => Data::read(config, format, &mut readers, &mut problems)?,
+            None => Data::default(),
+        };
+        // The value model has the reward model's length.
+        let scorers = [&reward, &second].map(|scorer| scorer.as_ref().map(|scorer| &scorer.source));
+        for source in std::iter::once(policy.as_ref()).chain(scorers).flatten() {
+            let longest =
+                data.prompts.tokens.iter().map(Vec::len).max().unwrap_or(0) + config.rollout.max_response_tokens;
+            let what = "behind the longest prompt makes a dialogue";
+            check_trained_length(&source.header, longest, "rollout.max_response_tokens", what, &mut problems);
+        }
+        let ((policy, reward), format) = problems.into_checked(policy.zip(reward).zip(format))?;
+        let mut assumed = Vec::new();
+        for (key, scorer) in [("models.reward", Some(&reward)), ("reward.second", second.as_ref())] {
+            assumed.extend(scorer.and_then(|scorer| Some((key, scorer.assumed.clone()?))));
+        }
+        let [reading, second_reading] = readers.map(|reader| reader.reading);
+        let (config, reward) = (config.clone(), reward.source);
+        Ok(Self { config, policy, reward, reading, second_reading, assumed, format, data, value_shift })
+    }
+
+    /// What is said before the first step.
+    pub(crate) fn said_before(&self) -> Outset {
+        let config = &self.config;
+        let models = &config.models;
+        let (policy, reward) = (models.policy.display(), models.reward.display());
+        let starts_from = match &models.value {
+            Some(value) => {
+                format!("the policy in {policy}, the reward model in {reward}, the value model in {}", value.display())
+            }
+            None => {
+                format!("the policy in {policy}, the reward model in {reward}, as which the value model starts, too")
+            }
+        };
+        let readers = [("models.policy", &self.policy.header.config), ("models.reward", &self.reward.header.config)];
+        Outset { starts_from, warnings: misfits(config, &self.data, &readers) }
+    }
+}
+
+/// Checks a reward model, and whether it fits what the policy writes. With a system text of its own it reads that one.
+fn check_reader(
+    path: &Path,
+    format: Option<&ChatFormat>,
+    wish: &ScoreWish,
+    problems: &mut Problems,
+) -> Result<Option<Scorer>> {
+    let scorer = check_reward_model(path, wish, problems)?;
+    if let (Some(scorer), Some(format)) = (&scorer, format) {
+        let contract = scorer.source.contract.clone().map(|contract| match wish.system {
+            Some(_) => ScoreContract { system: format.system().to_owned(), ..contract },
+            None => contract,
+        });
+        check_contract(path, scorer, contract.as_ref(), format, problems);
+    }
+    Ok(scorer)
+}
+
+/// Adds every way in which a reward or value model with this contract would misread what the policy writes.
+fn check_contract(
+    path: &Path,
+    scorer: &Scorer,
+    contract: Option<&ScoreContract>,
+    format: &ChatFormat,
+    problems: &mut Problems,
+) {
+    match contract {
+        Some(contract) => contract.compare(path, format, problems),
+        None if scorer.source.tokenizer.fingerprint() != format.tokenizer().fingerprint() => {
+            problems.push(path.display(), "has another tokenizer than the policy, expected the same; train it from a checkpoint of the policy's family");
+        }
+        None => {}
+    }
+}

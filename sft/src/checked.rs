@@ -1,0 +1,136 @@
+//! What sft or pretraining read and checked, for the loop that both share.
+
+use align_core::config::{Config, to_toml};
+use align_core::error::Result;
+use align_kernels::kind_of;
+use align_model::{CausalLm, ModelOptions, SideFiles};
+use align_run::run::Input;
+use align_text::tokenizer::Special;
+use align_train::stage::{
+    Mixture, Outset, Plan, Source, Start, checked_device, model_input, passed_over, source_paths,
+};
+use serde_json::{Value, json};
+
+use crate::config::{DataSection, LmConfig, Sections};
+use crate::data::Rows;
+use crate::train::Trainer;
+
+/// What a stage read, for the loop that both share.
+pub(crate) struct Inputs {
+    /// What run.json calls the stage.
+    pub(crate) stage: &'static str,
+    /// The resolved config.
+    toml: String,
+    pub(crate) sections: Sections,
+    pub(crate) source: Source,
+    pub(crate) rows: Rows,
+    sources: Mixture,
+    /// That the system text is not the template's.
+    pub(crate) system_note: Option<String>,
+    /// ChatML tokens that dialogues need and the checkpoint does not know.
+    pub(crate) untrained: Vec<String>,
+    /// What lies beside the files and is not read.
+    passed_over: Option<(&'static str, Value)>,
+    /// `data.max_tokens`.
+    max_tokens: usize,
+    /// Tokens at which the result stops generating.
+    pub(crate) end_tokens: fn(&Special) -> Vec<i64>,
+}
+
+impl Inputs {
+    /// Of text, which needs no chat format.
+    pub(crate) fn new<D: DataSection>(stage: &'static str, config: &LmConfig<D>, source: Source, rows: Rows) -> Self
+    where
+        LmConfig<D>: Config,
+    {
+        let (train, mix, eval) = config.data.sources();
+        Self {
+            stage,
+            toml: to_toml(config),
+            sections: Sections::new(config),
+            source,
+            rows,
+            sources: Mixture::new(train, mix),
+            system_note: None,
+            untrained: Vec::new(),
+            passed_over: passed_over(source_paths(train, mix, eval)),
+            max_tokens: config.data.max_tokens(),
+            end_tokens: |special| vec![special.endoftext],
+        }
+    }
+
+    /// What a resume must find unchanged.
+    pub(crate) fn fingerprinted(&self) -> Result<Vec<Input>> {
+        let mut inputs = self.sources.inputs();
+        inputs.push(model_input("model.path", &self.sections.model.path)?);
+        Ok(inputs)
+    }
+
+    /// What is said before the first step.
+    pub(crate) fn outset(&self) -> Outset {
+        let starts_from = match self.source.header.has_weights {
+            true => format!("the weights in {}", self.sections.model.path.display()),
+            false => format!("new random weights, seed {}", self.sections.train.seed),
+        };
+        let warnings = self.rows.misfits(&self.sections, self.max_tokens, &self.source.header.config);
+        Outset { starts_from, warnings }
+    }
+
+    pub(crate) fn plan(&self) -> Result<Plan<'_>> {
+        let mut facts = vec![("parameters", json!(self.source.header.num_parameters))];
+        facts.extend(self.rows.facts());
+        facts.extend(self.system_note.iter().map(|note| ("system text", json!(note))));
+        facts.extend(self.passed_over.clone());
+        if !self.untrained.is_empty() {
+            let what = "their rows look as if they were never trained (a base checkpoint): the model has to learn here where answers end";
+            facts.push(("untrained tokens", json!(format!("{}: {what}", self.untrained.join(", ")))));
+        }
+        Ok(Plan {
+            stage: self.stage,
+            section: &self.sections.run,
+            config: self.toml.clone(),
+            seed: self.sections.train.seed,
+            steps: self.rows.batches.steps(),
+            schedule: Some(&self.sections.schedule),
+            facts,
+            outset: self.outset(),
+            skipped: &self.rows.skipped,
+            inputs: self.fingerprinted()?,
+        })
+    }
+
+    /// The model as it starts.
+    pub(crate) fn model(&self, start: Start) -> Result<CausalLm> {
+        let Sections { model: base, train, run, .. } = &self.sections;
+        let Source { header, tokenizer, .. } = &self.source;
+        let options = ModelOptions {
+            device: checked_device(run.device()),
+            compute: kind_of(base.dtype),
+            trainable: true,
+            recompute_layers: base.recompute_layers,
+        };
+        let mut model = if header.has_weights {
+            CausalLm::load(&base.path, &options)?
+        } else {
+            let config = header.config.clone();
+            let mut model = match start {
+                Start::Checkpoint => CausalLm::blank(config, &options),
+                Start::Models => CausalLm::random(config, train.seed, &options),
+            };
+            model.set_side_files(SideFiles::capture(&base.path)?);
+            model
+        };
+        model.add_ends(&(self.end_tokens)(tokenizer.special()));
+        Ok(model)
+    }
+
+    pub(crate) fn load(self, start: Start) -> Result<Trainer> {
+        let model = self.model(start)?;
+        Ok(self.trainer(model))
+    }
+
+    /// A trainer of this model, whose moments are zero.
+    pub(crate) fn trainer(self, model: CausalLm) -> Trainer {
+        Trainer::new(self.sections, self.rows, self.source.tokenizer, model)
+    }
+}
