@@ -1,5 +1,6 @@
-//! Shared by every package of the workspace: writes libtorch's folder into the binaries, so that they start without
-//! `LD_LIBRARY_PATH`, and links the GPU library where there is one. For the binary, records the commit and libtorch's version.
+//! Shared by every package of the workspace: sets libtorch's folder as the rpath of binaries, so that they
+//! start without `LD_LIBRARY_PATH`, and links the GPU library if there is one. For the binary, records the
+//! commit and libtorch's version.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The command line: clap types only.
+//! The command-line arguments: clap types only.
 
 use std::path::PathBuf;
 
@@ -29,39 +29,42 @@ pub(crate) enum Command {
     Ppo(StageArgs),
     /// Print every key of a stage's config with its default and meaning
     Config(ConfigArgs),
-    /// Prove on your own checkpoints and data, before any training, that every piece of a stage does what it says
+    /// Verify every component of a stage on your own checkpoints and data, before any training
     Doctor(DoctorArgs),
-    /// Memory by phase and part, the largest microbatch that fits, and the time of a step, before anything is loaded
+    /// Estimate memory by phase and part, the largest microbatch that fits, and the time per step, without
+    /// loading a model
     Plan(PlanArgs),
-    /// Run every stage for a few steps and say how fast this machine does it, and how fast it could
+    /// Run every stage for a few steps, and compare its speed with what this machine can reach
     Bench(BenchArgs),
     /// Measure a model on held-out data
     #[command(subcommand)]
     Eval(Eval),
-    /// Show a run as one page: curves, samples, and what speaks against it
+    /// Show a run as one page: curves, samples and warning signs
     Report(ReportArgs),
-    /// Repeat the step in which a run came to a number that is none, and say where that begins
+    /// Repeat the step in which a run reached a non-finite number (NaN or infinity), and show where it first
+    /// occurs
     Replay(ReplayArgs),
-    /// Score responses with a reward model, and pick the best of several
+    /// Score responses with a reward model, and select the best of several
     Score(ScoreArgs),
     /// Answer requests over HTTP
     #[command(subcommand)]
     Serve(Serve),
-    /// Choose which rows to train on: drop copies, drop what an evaluation knows, take a balanced few
+    /// Choose rows to train on: drop duplicates, drop rows that overlap an evaluation set, draw a balanced
+    /// sample
     #[command(subcommand)]
     Data(Data),
-    /// Look at data, a model or a run: what is in it, and whether it is sound
+    /// Inspect data, a model or a run: its contents, and whether it is intact
     #[command(subcommand)]
     Inspect(Inspect),
     /// Sample responses to a file of prompts
     Generate(GenerateArgs),
-    /// Talk to a model in the terminal
+    /// Chat with a model in the terminal
     Chat(ChatArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct QuickstartArgs {
-    /// Folder for the data and the runs; the same command goes on where it was stopped
+    /// Folder for the data and the runs; the same command resumes where it was stopped
     #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
     pub(crate) out: PathBuf,
     /// Seed of the data, the model and every stage
@@ -77,10 +80,10 @@ pub(crate) struct StageArgs {
     /// Override one key, as in `--set train.seed=3`; may be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub(crate) sets: Vec<String>,
-    /// The run folder; stands above `run.out`
+    /// The run folder; overrides `run.out`
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Go on from the run folder's newest checkpoint
+    /// Resume from the run folder's newest checkpoint
     #[arg(long)]
     pub(crate) resume: bool,
     /// Check config, data and checkpoint, show what would run, and stop
@@ -128,7 +131,7 @@ pub(crate) struct PlanArgs {
     /// Override one key, as in `--set train.microbatch_tokens=8192`; may be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub(crate) sets: Vec<String>,
-    /// Memory to fit, in GiB; this machine's unless given
+    /// Available memory, in GiB; by default this machine's
     #[arg(long, value_name = "GIB")]
     pub(crate) memory: Option<f64>,
     /// Print one JSON object instead of a table
@@ -141,25 +144,25 @@ pub(crate) struct BenchArgs {
     /// Language model folders
     #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
     pub(crate) models: Vec<PathBuf>,
-    /// Folder with sft.jsonl, preferences.jsonl and prompts.jsonl, as far as the jobs need them
+    /// Folder with the files that the jobs need: sft.jsonl, preferences.jsonl and prompts.jsonl
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// What to run
+    /// The jobs to run
     #[arg(long, value_name = "JOB", value_delimiter = ',', default_value = "sft,rm,ppo,generate")]
     pub(crate) jobs: Vec<BenchJob>,
-    /// What the stages compute in; `generate` always computes in float32
+    /// The compute dtypes of the stages; `generate` always uses float32
     #[arg(long, value_name = "DTYPE", value_delimiter = ',', default_value = "float32")]
     pub(crate) dtype: Vec<ComputeDtype>,
-    /// Steps of a stage that are measured, after one or two that are not
+    /// Measured steps of a stage, after one or two warm-up steps
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) steps: usize,
     /// Passes of ppo over each rollout
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) ppo_epochs: u64,
-    /// Responses that grow at once in `generate`
+    /// Batch sizes of `generate`, in responses
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "8,32")]
     pub(crate) batches: Vec<usize>,
-    /// Leave configs and run folders here, in a new or empty folder
+    /// Keep configs and run folders in this new or empty folder
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Print one JSON object instead of a table
@@ -167,7 +170,7 @@ pub(crate) struct BenchArgs {
     pub(crate) json: bool,
 }
 
-/// What `align bench` runs: the command of that name.
+/// A job of `align bench`: the command of that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BenchJob {
     Sft,
@@ -176,7 +179,7 @@ pub(crate) enum BenchJob {
     Generate,
 }
 
-/// The dtypes that a config names.
+/// The dtypes of a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ComputeDtype {
     Float32,
@@ -202,13 +205,13 @@ pub(crate) enum Eval {
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalData {
-    /// Files to measure on; a folder is one set of files, a pattern as many as it matches
+    /// Files to evaluate on; a folder is one set, a pattern is one set per match
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub(crate) data: Vec<PathBuf>,
-    /// What the model computes in; that of the training gives the numbers of its last evaluation
+    /// The compute dtype; with that of the training, the results equal its last evaluation
     #[arg(long, value_name = "DTYPE", default_value = "float32")]
     pub(crate) dtype: ComputeDtype,
-    /// Write one JSON object a row here
+    /// Write one JSON object per row to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) per_row: Option<PathBuf>,
     /// Print one JSON object instead of a table
@@ -219,11 +222,12 @@ pub(crate) struct EvalData {
 /// How a reward model reads dialogues.
 #[derive(Debug, Args)]
 pub(crate) struct ReadingArgs {
-    /// System text where a dialogue brings none ("" inserts none, "template" the chat template's); the reward model's own unless given
+    /// System text for dialogues without one ("" inserts none, "template" the chat template's); by default
+    /// the reward model's own
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// At which token scores are read: `auto` (as align.json says; without one as the chat template writes, at its last token), `end`
-    /// (`<|im_end|>`) or `last`
+    /// The token at which scores are read: `auto` (as in align.json; without one, the last token of the chat
+    /// template), `end` (`<|im_end|>`) or `last`
     #[arg(long, value_name = "PLACE", default_value = "auto", value_parser = ["auto", "end", "last"])]
     pub(crate) score_at: String,
 }
@@ -248,7 +252,7 @@ pub(crate) struct EvalRmArgs {
     pub(crate) reading: ReadingArgs,
     #[command(flatten)]
     pub(crate) data: EvalData,
-    /// Write a page with plots here, one HTML file that needs no network
+    /// Write a page with plots to this file, one HTML file that needs no network
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
 }
@@ -260,19 +264,19 @@ pub(crate) struct EvalLmArgs {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: EvalData,
-    /// System text where a dialogue brings none ("" inserts none, "template" the chat template's); "You are a helpful assistant." unless
-    /// given
+    /// System text for dialogues without one ("" inserts none, "template" the chat template's); by default
+    /// "You are a helpful assistant."
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Inspect {
-    /// Show a file's rows as the tokens they become, with role, loss and position, and count what is in it
+    /// Show a file's rows as tokens, with role, loss and position, and statistics of the file
     Data(InspectDataArgs),
-    /// Show what a checkpoint folder holds, from its headers
+    /// Show the contents of a checkpoint folder, from its headers
     Model(InspectModelArgs),
-    /// Show how far a run is, what it measured last, and whether its checkpoints are whole
+    /// Show the progress of a run, its last metrics, and whether its checkpoints are intact
     Run(InspectRunArgs),
 }
 
@@ -284,16 +288,16 @@ pub(crate) struct InspectDataArgs {
     /// The model folder whose tokenizer and chat format are used
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Rows that are shown
+    /// Number of rows to show
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) rows: usize,
-    /// The first row that is shown, from 0
+    /// The first row to show, from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) from: u64,
-    /// Longest dialogue, in tokens, for the counts
+    /// Maximum length of a dialogue in tokens, for the statistics
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub(crate) max_tokens: usize,
-    /// System text where a dialogue brings none; "" inserts none, "template" what the chat template would
+    /// System text for dialogues without one; "" inserts none, "template" the chat template's
     #[arg(long, value_name = "TEXT", default_value = SYSTEM)]
     pub(crate) system: String,
     /// Which tokens carry loss: `assistant` or `qwen-finetune`
@@ -329,17 +333,17 @@ pub(crate) struct ReportArgs {
     /// A run folder, of any stage, finished or not
     #[arg(value_name = "RUN")]
     pub(crate) run: PathBuf,
-    /// The page, one HTML file that needs no network; RUN/report.html unless given
+    /// The page, one HTML file that needs no network; by default RUN/report.html
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
-    /// A run folder, of any stage; it stays as it is
+    /// A run folder, of any stage; it is not changed
     #[arg(value_name = "RUN")]
     pub(crate) run: PathBuf,
-    /// The step, as in records/step-000123; the latest that is recorded unless given
+    /// The step, as in records/step-000123; by default the latest record
     #[arg(long, value_name = "N")]
     pub(crate) step: Option<u64>,
     /// Print one JSON object instead of tables
@@ -352,10 +356,11 @@ pub(crate) struct ScoreArgs {
     /// Reward model folder
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Rows of `prompt` with `response` or `responses`, or of `messages`: a file, a folder or a pattern; `-` is standard input
+    /// Rows of `prompt` with `response` or `responses`, or of `messages`: a file, a folder or a pattern; `-`
+    /// is standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
-    /// Scores, one JSON object a row; `-` is standard output
+    /// Scores, one JSON object per row; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
@@ -373,38 +378,39 @@ pub(crate) struct ServeRmArgs {
     /// Reward model folder
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Address or name, and port, to listen at; port 0 takes a free one. An address that other machines reach needs --token-file
+    /// Address or name, and port, to listen on; port 0 selects a free one. An address that other machines can
+    /// reach needs --token-file
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
-    /// File with the token that requests have to bring as `Authorization: Bearer TOKEN`
+    /// File with the token that requests must send as `Authorization: Bearer TOKEN`
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) reading: ReadingArgs,
-    /// Longest request body
+    /// Maximum size of a request body
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     pub(crate) max_body_bytes: usize,
-    /// Longest dialogue, prompt and response together
+    /// Maximum length of a dialogue, prompt and response together
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub(crate) max_tokens: usize,
-    /// Connections at a time; more are turned away with status 503
+    /// Maximum number of connections; more are refused with status 503
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_clients: usize,
-    /// Requests that wait for the model; more are turned away with status 503
+    /// Maximum number of waiting requests; more are refused with status 503
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) queue: usize,
-    /// Time that a request may take to arrive, and again until it is answered; an unused connection is closed after it
+    /// Time limit for a request to arrive, and for its answer; idle connections are closed after it
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub(crate) timeout_seconds: u64,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Data {
-    /// Drop rows that are the same as one before them, or nearly
+    /// Drop rows that are exact or near copies of an earlier one
     Dedup(DataArgs),
-    /// Drop rows that share 13 consecutive words with an evaluation
+    /// Drop rows that share 13 consecutive words with an evaluation set
     Decontaminate(DecontaminateArgs),
-    /// Take rows that are complex and diverse by their tags
+    /// Sample rows that are complex and diverse by their tags
     Sample(SampleArgs),
 }
 
@@ -413,13 +419,13 @@ pub(crate) struct DataArgs {
     /// Files, folders or patterns to choose rows from, in any format that training reads
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
-    /// The rows that stay, each as it stood (JSON Lines)
+    /// The kept rows, each unchanged (JSON Lines)
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// Every row that goes and why, and the counts, as JSON; beside --out unless given
+    /// Every removed row with the reason, and statistics, as JSON; by default next to --out
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
-    /// What becomes of rows that cannot be read
+    /// What to do with bad rows
     #[arg(long, value_name = "error|skip", default_value = "error", value_parser = ["error", "skip"])]
     pub(crate) bad_rows: String,
 }
@@ -437,23 +443,23 @@ pub(crate) struct DecontaminateArgs {
 pub(crate) struct SampleArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// How many rows to take
+    /// Number of rows to sample
     #[arg(long, value_name = "N")]
     pub(crate) rows: usize,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
-    /// System text where a dialogue brings none; "" inserts none, "template" what the chat template would
+    /// System text for dialogues without one; "" inserts none, "template" the chat template's
     #[arg(long, value_name = "TEXT", default_value = SYSTEM)]
     pub(crate) system: String,
-    /// Softmax temperature; 0 takes the likeliest token
+    /// Softmax temperature; 0 takes the most probable token
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     pub(crate) temperature: f64,
-    /// Sample from the smallest set of tokens that holds this probability
+    /// Sample from the smallest set of tokens with this total probability
     #[arg(long, value_name = "P", default_value_t = 0.9)]
     pub(crate) top_p: f64,
-    /// Longest response, in tokens
+    /// Maximum length of a response, in tokens
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) max_tokens: usize,
     /// Seed of the sampling
@@ -469,13 +475,13 @@ pub(crate) struct GenerateArgs {
     /// Prompts (JSONL with `prompt`): a file, a folder or a pattern
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: PathBuf,
-    /// Responses, one JSON object a line
+    /// Responses, one JSON object per line
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     /// Responses per prompt
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) n: usize,
-    /// Print how many tokens were sampled, in what time and memory, as one JSON object
+    /// Print the number of sampled tokens, time and memory as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

@@ -1,4 +1,6 @@
-//! The `align` binary: parse, run, print what went wrong, choose the exit code.
+//! The `align` binary: parses the arguments, runs the command, prints errors, and chooses the exit code.
+
+#![forbid(unsafe_code)]
 
 mod bench;
 mod cli;
@@ -23,17 +25,21 @@ fn version() -> &'static str {
 }
 
 fn main() -> ExitCode {
-    align_core::process_memory::keep_freed();
+    align_core::process_memory::tune_malloc();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => error.exit(),
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         Err(error) => {
-            say(&format!("align: arguments: {}; `align --help` shows what there is", one_line(&error.to_string())));
+            say(&format!(
+                "align: arguments: {}; `align --help` lists commands and options",
+                one_line(&error.to_string())
+            ));
             return ExitCode::from(2);
         }
     };
-    // Nothing should panic. What does (libtorch out of memory, a mistake of ours) is one line and exit code 1 like any failure.
+    // Nothing should panic. A panic (libtorch out of memory, or a bug) is reported on one line, with exit
+    // code 1 like any failure.
     std::panic::set_hook(Box::new(|panic| {
         if !align_data::panic_is_expected() {
             say(&format!("align: failed unexpectedly: {}", one_line_of(panic)));
@@ -52,7 +58,7 @@ fn main() -> ExitCode {
                 Some(Error::Invalid(problems)) => {
                     lines(problems).iter().for_each(|line| say(&format!("align: {line}")))
                 }
-                Some(error) => say(&format!("align: {error}")), // tells its cause itself
+                Some(error) => say(&format!("align: {error}")), // its message includes the cause
                 None => say(&format!("align: {error:#}")),
             }
             ExitCode::from(error.downcast_ref::<Error>().map_or(1, Error::exit_code))
@@ -60,7 +66,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a panic says and where, on one line. libtorch's own errors go on with a stack, which is left out.
+/// The message and location of a panic, on one line. The stack trace in libtorch's errors is left out.
 fn one_line_of(panic: &std::panic::PanicHookInfo<'_>) -> String {
     const LONGEST: usize = 400;
     let payload = panic.payload();
@@ -68,11 +74,11 @@ fn one_line_of(panic: &std::panic::PanicHookInfo<'_>) -> String {
     let said = said.unwrap_or("no message");
     let first = said.split('\n').next().unwrap_or_default();
     let first: String = first.split("\\n").next().unwrap_or_default().chars().take(LONGEST).collect();
-    let place = panic.location().map_or_else(String::new, |place| format!(" ({}:{})", place.file(), place.line()));
-    format!("{first}{place}; what was saved before is whole, --resume goes on from it")
+    let location = panic.location().map_or_else(String::new, |at| format!(" ({}:{})", at.file(), at.line()));
+    format!("{first}{location}; checkpoints saved before are intact, and --resume continues from them")
 }
 
-/// What clap says, without its usage block, on one line.
+/// clap's message on one line, without its usage block.
 fn one_line(message: &str) -> String {
     let said =
         message.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));

@@ -1,17 +1,18 @@
-//! What is printed: results to stdout, everything else to stderr. Whoever reads them may go at any time.
+//! Printing: results go to stdout, everything else to stderr. The reader of either may close it at any time.
 
 use std::io::{self, Write};
 use std::process;
 
-/// The exit code of a command whose reader has gone: as a shell tells it of what the signal SIGPIPE ends, `cat` and `grep` among them.
+/// The exit code if stdout was closed by its reader: the one that a shell reports for a command killed by
+/// SIGPIPE.
 pub(crate) const READER_IS_GONE: u8 = 128 + 13;
 
-/// Prints a line of a result. When nobody reads it any more, the command ends without a word.
+/// Prints a line of a result. If stdout is closed, the command ends silently.
 pub(crate) fn print_line(line: &str) {
     print(&format!("{line}\n"));
 }
 
-/// As [`print_line`], without the end of a line.
+/// As [`print_line`], without a line break.
 pub(crate) fn print(text: &str) {
     let mut out = io::stdout().lock();
     if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -23,17 +24,17 @@ pub(crate) fn print(text: &str) {
     }
 }
 
-/// Prints the last line of work that is done and saved: nothing is lost when it cannot be.
+/// Prints the last line of finished work, ignoring errors: the result is saved already.
 pub(crate) fn print_if_read(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Prints a line to stderr. Work goes on when nobody reads it.
+/// Prints a line to stderr, ignoring errors.
 pub(crate) fn say(line: &str) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Whether an error is that the reader of stdout has gone.
+/// Whether an error is caused by a closed stdout.
 pub(crate) fn reader_is_gone(error: &anyhow::Error) -> bool {
     error
         .chain()

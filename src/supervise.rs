@@ -1,4 +1,5 @@
-//! Signals: the first Ctrl-C (or SIGTERM) asks the run to write a checkpoint and end, a second one ends at once.
+//! Signals: the first Ctrl-C (or SIGTERM) asks the run to write a checkpoint and stop; a second one exits
+//! immediately.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A supervised run.
+/// Handles signals for a run.
 pub(crate) struct Supervisor {
     /// Set by the first signal.
     pub(crate) interrupt: Arc<AtomicBool>,
@@ -15,7 +16,7 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Listens from now on.
+    /// Starts listening for signals.
     pub(crate) fn start() -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -37,7 +38,7 @@ impl Supervisor {
                 if asked.load(Ordering::SeqCst) {
                     std::process::exit(received);
                 }
-                // The code first: whoever sees the request may end at once.
+                // The exit code first: once the flag is set, the run may end at any time.
                 exit_code.store(received, Ordering::SeqCst);
                 asked.store(true, Ordering::SeqCst);
             }
@@ -45,7 +46,7 @@ impl Supervisor {
         Ok(Self { interrupt, code, _runtime: runtime })
     }
 
-    /// 130 or 143 after a signal, 0 without.
+    /// 130 or 143 after a signal, otherwise 0.
     pub(crate) fn exit_code(&self) -> u8 {
         self.code.load(Ordering::SeqCst) as u8
     }

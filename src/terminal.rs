@@ -1,4 +1,5 @@
-//! What a person sees on stderr: progress bars with rate and time left, and notes. Silent bars when stderr is no terminal.
+//! Progress on stderr: bars with rate and remaining time, and notes. Bars are hidden if stderr is not a
+//! terminal.
 
 use std::io::IsTerminal;
 use std::time::Duration;

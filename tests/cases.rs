@@ -1,5 +1,5 @@
-//! Rows that people bring, through the binary: what carries meaning is rendered or refused, in every stage. The inputs are those of
-//! public reports, and others of their kinds.
+//! Rows that people bring, through the binary: what carries meaning is rendered or refused, in every stage.
+//! The inputs are those of public reports, and others of their kinds.
 
 use serde_json::{Value, json};
 
@@ -95,8 +95,8 @@ fn what_cannot_be_rendered_is_refused_by_name_in_every_stage() {
     let tools = json!({"tools": [{"name": "get_weather"}], "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
     let reasoned = json!({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4", "reasoning_content": "two plus two"}]});
     for (row, expected) in [
-        (with_call.clone(), "`tool_calls`: the checkpoint has no chat template that writes calls of tools"),
-        (tools, "`tools`: the checkpoint has no chat template that writes descriptions of tools"),
+        (with_call.clone(), "`tool_calls`: the checkpoint has no chat template that writes tool calls"),
+        (tools, "`tools`: the checkpoint has no chat template that writes tool descriptions"),
         (reasoned, "`reasoning_content`: the checkpoint has no chat template that writes reasoning"),
         (json!({"instruction": "q", "output": "a", "images": ["x.png"]}), "`images`: only text is trained on"),
     ] {

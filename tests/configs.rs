@@ -1,5 +1,5 @@
-//! Every config in the repository parses and validates, states the report's numbers and marks ours; the defaults are the
-//! report's where it has any.
+//! Every config in the repository parses and validates, states the report's numbers and marks ours; the
+//! defaults are the report's where it has any.
 
 use std::path::{Path, PathBuf};
 

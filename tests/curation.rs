@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::util::Folder;
 
-/// A corpus with planted copies and overlaps. `ALIGN_PLANTED_ROWS=100000` takes as many rows as there are to be in earnest.
+/// A corpus with planted copies and overlaps. `ALIGN_PLANTED_ROWS=100000` takes as many rows as there are to
+/// be in earnest.
 fn corpus(folder: &Folder) -> (Planted, Vec<String>) {
     let num = std::env::var("ALIGN_PLANTED_ROWS").map_or(3000, |num| num.parse().unwrap());
     let planted = write_planted(&folder.join(""), num, 1).unwrap();
@@ -50,7 +51,8 @@ fn planted_copies_are_found_and_nothing_else() {
     let found: Vec<_> = exact.iter().map(|(row, said)| (*row, of(said))).collect();
     let expected: Vec<_> = planted.exact.iter().map(|(row, first)| (*row, line(first))).collect();
     assert_eq!(found, expected);
-    // At least 95 of 100 near copies, with the similarity counted from their words; nothing below the threshold.
+    // At least 95 of 100 near copies, with the similarity counted from their words; nothing below the
+    // threshold.
     let expected: BTreeMap<usize, (String, f64)> =
         planted.near.iter().map(|(row, first, jaccard)| (*row, (line(first), *jaccard))).collect();
     let share = near.len() as f64 / expected.len() as f64;
@@ -109,7 +111,7 @@ fn a_sample_is_complex_and_diverse() {
     let output = folder.succeed(&["data", "sample", "rows.jsonl", "--rows", "3", "--out", "few.jsonl"]);
     // Most tags first; then what adds a tag (law); then from the start.
     assert_eq!(folder.read("few.jsonl"), [1, 3, 4].map(|row: usize| format!("{}\n", rows[row])).concat());
-    assert!(output.stdout.contains("tags a row kept"), "{output}");
+    assert!(output.stdout.contains("tags per kept row"), "{output}");
     let report = report(&folder, "few.report.json");
     assert_eq!(report["tags"]["covered"], json!(4));
     assert_eq!(report["files"], json!([{ "file": "rows.jsonl", "rows": 6, "kept": 3, "removed": {} }]));

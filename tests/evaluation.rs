@@ -87,8 +87,8 @@ fn the_page_stands_alone_and_escapes_what_it_shows() {
     );
 }
 
-/// Ratings of several people make pairs; a row on which they come out even makes none. Line breaks between the rows of a
-/// file and at its end change no score.
+/// Ratings of several people make pairs; a row on which they come out even makes none. Line breaks between
+/// the rows of a file and at its end change no score.
 #[test]
 fn ratings_of_several_people_and_line_breaks_in_the_data() {
     let folder = Folder::new();

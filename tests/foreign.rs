@@ -8,7 +8,8 @@ use crate::util::Folder;
 
 const SYSTEM: &str = "You are a helpful assistant.";
 
-/// A copy of the reward model as another program leaves one: without align.json, with the template of its base.
+/// A copy of the reward model as another program leaves one: without align.json, with the template of its
+/// base.
 fn foreign(folder: &Folder) {
     folder.copy("reward", "foreign");
     for file in ["align.json", "training_pairs.bin", "chat_template.jinja"] {

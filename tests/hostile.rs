@@ -55,12 +55,12 @@ fn compressed_files_that_grow() {
     refuse(
         &folder,
         &[
-            ("zeros.jsonl.gz", ": grows to more than 256 MB when decompressed, expected at most 100 times its size"),
-            ("honest.parquet", ": grows to more than 256 MB when decompressed, expected at most 100 times its size"),
-            ("page.parquet", ": column `text`: grows to more than 256 MB when decompressed, expected"),
+            ("zeros.jsonl.gz", ": decompresses to more than 256 MB, expected at most 100 times its size"),
+            ("honest.parquet", ": decompresses to more than 256 MB, expected at most 100 times its size"),
+            ("page.parquet", ": column `text`: decompresses to more than 256 MB, expected"),
             (
                 "lying.parquet",
-                ": damaged or cut off Parquet data (column `text`: a page has another size than it says)",
+                ": damaged or cut off Parquet data (column `text`: a page differs in size from its header)",
             ),
         ],
     );
@@ -102,12 +102,12 @@ fn tables_that_lie_about_their_sizes() {
             // Its texts have no keys of a chat.
             ("good.parquet", ": row 0: a row with `text`, expected a chat row"),
             ("values.parquet", ": column `text`: a page or row of more than 4194304 values, expected at most that"),
-            ("rows.parquet", ": grows to more than 256 MB when decompressed, expected at most"),
+            ("rows.parquet", ": decompresses to more than 256 MB, expected at most"),
             (
                 "fewer.parquet",
                 ": damaged or cut off Parquet data (column `text`: it has fewer rows than the file says)",
             ),
-            ("page.parquet", ": column `text`: grows to more than 256 MB when decompressed, expected"),
+            ("page.parquet", ": column `text`: decompresses to more than 256 MB, expected"),
             (
                 "footer.parquet",
                 ": damaged or cut off Parquet data (its footer contradicts itself), expected a whole file",

@@ -128,7 +128,7 @@ fn a_run_is_shown_with_its_checkpoints() {
     };
     assert_eq!(damage(&found), [false, false]);
     let table = folder.succeed(&["inspect", "run", run]);
-    assert!(table.stdout.contains("finished") && table.stdout.contains("checkpoint of step 2: whole"), "{table}");
+    assert!(table.stdout.contains("finished") && table.stdout.contains("checkpoint of step 2: intact"), "{table}");
 
     let file = folder.join(run).join("checkpoints/step-000002/model/model.safetensors");
     let mut bytes = fs::read(&file).unwrap();
@@ -137,7 +137,7 @@ fn a_run_is_shown_with_its_checkpoints() {
     fs::write(&file, bytes).unwrap();
     let output = folder.align(&["inspect", "run", run, "--json"]);
     assert_eq!((output.code, damage(&output.json())), (Some(1), vec![false, true]));
-    folder.refuse(&["inspect", "run", "base"], &[&["base", "holds no run.json"]]);
+    folder.refuse(&["inspect", "run", "base"], &[&["base", "has no run.json"]]);
 }
 
 /// Documents of letters without order, which are hardly smaller when they are compressed.

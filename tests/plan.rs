@@ -94,7 +94,7 @@ fn the_largest_microbatch_is_the_largest_that_fits() {
 fn a_plan_is_a_table_and_refuses_like_a_run() {
     let folder = Folder::new();
     let output = folder.succeed(&["plan", "--config", "ppo.toml"]);
-    for part in ["rollout", "score", "update", "save", "weights", "moments", "cache", "together", "seconds a step"] {
+    for part in ["rollout", "score", "update", "save", "weights", "moments", "cache", "together", "seconds per step"] {
         assert!(output.stdout.contains(part), "{part}: {output}");
     }
     folder.refuse(&["plan", "--config", "sft.toml", "--set", "data.train='missing.jsonl'"], &[&["missing.jsonl"]]);

@@ -105,7 +105,7 @@ fn a_row_that_breaks_a_healthy_run_is_found() {
     folder.write("runs/sft/config.toml", config.replace("batch_size = 4", "batch_size = 2"));
     let output = folder.align(&["replay", "runs/sft"]);
     assert_eq!(output.code, Some(1), "{output}");
-    assert!(output.stdout.contains("does not come again"), "{output}");
+    assert!(output.stdout.contains("was not reproduced"), "{output}");
     assert_eq!(folder.align(&["replay", "runs/sft", "--json"]).json()["repeated"], Value::Null);
     folder.write("runs/sft/config.toml", config);
 
@@ -115,7 +115,8 @@ fn a_row_that_breaks_a_healthy_run_is_found() {
     let mut others = lines.clone();
     (others[row], others[0]) = (lines[0], lines[row]);
     folder.write("rows-to-train.jsonl", format!("{}\n", others.join("\n")));
-    folder.refuse(&["replay", "runs/sft"], &[&["rows-to-train.jsonl: ", "its content is not that of data.train"]]);
+    folder
+        .refuse(&["replay", "runs/sft"], &[&["rows-to-train.jsonl: ", "its content differs from that of data.train"]]);
 }
 
 #[test]
@@ -139,12 +140,12 @@ fn a_replay_is_refused_without_a_record_or_with_other_files() {
     let output = folder.align(&["replay", "runs/sft"]);
     assert_eq!(output.code, Some(1), "{output}");
     assert!(
-        output.stdout.contains("train/loss is -inf") && output.stdout.contains(": not what was recorded"),
+        output.stdout.contains("train/loss is -inf") && output.stdout.contains(": differs from the record"),
         "{output}"
     );
     folder.write("runs/sft/records/step-000002.json", &record);
     folder.write("rows.jsonl", folder.read("data/heldout-sft.jsonl"));
-    folder.refuse(&["replay", "runs/sft"], &[&["rows.jsonl: ", "its content is not that of data.train"]]);
+    folder.refuse(&["replay", "runs/sft"], &[&["rows.jsonl: ", "its content differs from that of data.train"]]);
     std::fs::remove_file(folder.join("rows.jsonl")).unwrap();
     folder.refuse(&["replay", "runs/sft"], &[&["rows.jsonl"]]);
     folder.write("rows.jsonl", folder.read("data/sft.jsonl"));

@@ -189,7 +189,7 @@ fn every_stage_has_a_page() {
 fn folders_that_hold_no_run_or_a_damaged_one_are_refused() {
     let folder = Folder::new();
     folder.refuse(&["report", "nowhere"], &[&["nowhere: ", "no such folder, expected the folder of a run"]]);
-    folder.refuse(&["report", "policy"], &[&["policy: ", "a model folder, which holds no run.json"]]);
+    folder.refuse(&["report", "policy"], &[&["policy: ", "a model folder, which has no run.json"]]);
     folder.succeed(&["sft", "--config", "sft.toml", "--set", "train.steps=2"]);
     let whole = folder.read("runs/sft/metrics.jsonl");
     // A run on its way may just be writing a line.

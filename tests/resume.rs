@@ -230,7 +230,7 @@ fn signals_end_a_run_behind_a_checkpoint_and_it_goes_on() {
         let (code, stderr) = run.wait();
         assert_eq!(code, Some(expected), "{stderr}");
         done = folder.rows("runs/stopped/metrics.jsonl").len();
-        assert!(stderr.trim_end().ends_with("a checkpoint is written, go on with --resume"), "{stderr}");
+        assert!(stderr.trim_end().ends_with("a checkpoint is written, continue with --resume"), "{stderr}");
         assert!(folder.join(format!("runs/stopped/checkpoints/step-{done:06}/manifest.json")).exists(), "step {done}");
         assert!(!folder.join("runs/stopped/model").exists());
     }

@@ -174,8 +174,8 @@ fn bad_requests_are_refused_and_the_next_one_is_served() {
         (r#"{"prompt": "q", "response": ""}"#, 400, "`response` is empty, expected an answer"),
         (r#"{"prompt": "q", "responses": []}"#, 400, "`responses` is empty, expected at least one answer"),
         (r#"{"prompt": "q", "response": null}"#, 400, "a row with `prompt`, expected a response row"),
-        (r#"{"inputs": []}"#, 400, "`inputs` is no list or an empty one"),
-        (r#"{"inputs": {"prompt": "q", "response": "a"}}"#, 400, "`inputs` is no list or an empty one"),
+        (r#"{"inputs": []}"#, 400, "`inputs` is not a list or is empty"),
+        (r#"{"inputs": {"prompt": "q", "response": "a"}}"#, 400, "`inputs` is not a list or is empty"),
         (r#"{"inputs": [{"prompt": "q", "response": "a"}, {"inputs": []}]}"#, 400, "`inputs[1]`: a row with `inputs`"),
         (&json!({ "prompt": "q", "response": long }).to_string(), 413, "expected at most 300 (--max-tokens)"),
         (&json!({ "prompt": "q", "response": long.repeat(3) }).to_string(), 413, "at most that (--max-body-bytes)"),
@@ -265,7 +265,7 @@ fn what_is_refused_before_it_listens() {
     let address = taken.local_addr().unwrap().to_string();
     let start = Instant::now();
     let args = ["serve", "rm", "--model", "reward", "--listen", &address];
-    folder.refuse(&args, &[&["--listen: ", &address, "another program listens there", "expected a free address"]]);
+    folder.refuse(&args, &[&["--listen: ", &address, "another program listens on it", "expected a free address"]]);
     assert!(start.elapsed() < Duration::from_secs(10));
 
     folder.write("empty", "\n");

@@ -1,4 +1,4 @@
-//! Rows without what an evaluation knows: those that share 13 consecutive words with it go.
+//! Decontamination: removes rows that share 13 consecutive words with an evaluation set.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -6,42 +6,44 @@ use std::sync::Arc;
 
 use align_core::error::{Error, Result};
 use align_core::progress::Progress;
-use align_data::{BadRows, Place, RawRow, Stream};
+use align_data::{BadRows, RawRow, RowLocation, Stream};
 use hashbrown::HashTable;
 use serde::Serialize;
 use serde_json::{Value, json};
 use twox_hash::XxHash64;
 
 use crate::words::{normalized, strings, words};
-use crate::{FileCounts, Inputs, Judged, Reason, Sink};
+use crate::{CountingSink, FileCounts, Inputs, Reason, Sink};
 
-/// Consecutive words that are an overlap. Qwen report §2.1.
+/// The number of consecutive common words that count as an overlap. Qwen report §2.1.
 const GRAM_WORDS: usize = 13;
 
-/// What counts as an overlap, for reports.
+/// The settings, for reports.
 pub fn settings() -> Value {
     json!({ "normalised": "NFKC, lower case, punctuation", "words": GRAM_WORDS })
 }
 
-/// What became of an evaluation file.
+/// Statistics of an evaluation file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AgainstCounts {
     /// The file.
     pub file: PathBuf,
     /// Its rows.
     pub rows: u64,
-    /// Its 13-grams that no file before has.
+    /// Its 13-grams that no earlier file has.
     pub grams: u64,
-    /// Rows none of whose texts has 13 words: nothing is held against them.
+    /// Rows whose texts all have fewer than 13 words: they cannot be detected.
     pub too_short: u64,
     /// Rows removed for one of its 13-grams.
     pub removed: u64,
 }
 
-/// Passes on every row but those in which 13 consecutive words of an evaluation occur: every string of a row counts, whatever its key.
+/// Keeps every row that shares no 13 consecutive words with an evaluation set. All strings of a row are
+/// compared, whatever their keys.
 ///
 /// # Errors
-/// [`Error::Invalid`] for files and rows that cannot be read, of the evaluation every one; what the sink returns.
+/// [`Error::Invalid`] for bad files and rows (bad rows of an evaluation set are always errors), and errors of
+/// the sink.
 pub fn decontaminate(
     inputs: Inputs<'_>,
     against: &[PathBuf],
@@ -49,7 +51,7 @@ pub fn decontaminate(
     progress: &mut dyn Progress,
 ) -> Result<(Vec<FileCounts>, Vec<AgainstCounts>)> {
     let mut grams = Grams::read(against, progress)?;
-    let mut judged = Judged::new(sink);
+    let mut counting = CountingSink::new(sink);
     let stream = Stream { files: inputs.files, kind: None, bad_rows: inputs.bad_rows };
     let mut counts = std::mem::take(&mut grams.files);
     stream.each(
@@ -58,31 +60,32 @@ pub fn decontaminate(
         |row| Ok(strings(&row.value()?).into_iter().find_map(|text| grams.first_in(text))),
         |row, found| {
             let reason = match found {
-                Ok(None) => return judged.keep(&row),
+                Ok(None) => return counting.keep(&row),
                 Ok(Some(start)) => {
-                    let (file, place) = grams.row(start);
+                    let (file, location) = grams.row(start);
                     counts[file].removed += 1;
-                    Reason::Overlap { with: place.to_string(), words: grams.words(start) }
+                    Reason::Overlap { with: location.to_string(), words: grams.words(start) }
                 }
                 Err(what) => Reason::Bad { what },
             };
-            judged.remove(&row.place, reason)
+            counting.remove(&row.location, reason)
         },
     )?;
-    Ok((judged.files, counts))
+    Ok((counting.files, counts))
 }
 
-/// Every 13-gram of an evaluation. Words are numbers: a word of its text takes four bytes, and a 13-gram some six more.
+/// The 13-grams of an evaluation set. Words are numbered, so that a word of text takes four bytes, and a
+/// 13-gram about six more.
 #[derive(Default)]
 struct Grams {
     numbers: HashMap<Arc<str>, u32>,
     vocabulary: Vec<Arc<str>>,
-    /// The texts with a 13-gram, one after the other.
+    /// The texts with at least 13 words, concatenated.
     text: Vec<u32>,
-    /// Where in the text each different 13-gram begins first.
+    /// The first offset in the text of each distinct 13-gram.
     starts: HashTable<u32>,
-    /// Where in the text each row begins, and the number of its file.
-    rows: Vec<(u32, usize, Place)>,
+    /// The offset in the text of each row, the index of its file, and its location.
+    rows: Vec<(u32, usize, RowLocation)>,
     files: Vec<AgainstCounts>,
 }
 
@@ -92,14 +95,14 @@ impl Grams {
         let stream = Stream { files, kind: None, bad_rows: BadRows::Error };
         let prepare = |row: &RawRow| Ok(strings(&row.value()?).into_iter().map(normalized).collect::<Vec<_>>());
         stream.each("evaluation", progress, prepare, |row, texts| {
-            grams.add_row(row.place, &texts.expect("a bad row is refused"))
+            grams.add_row(row.location, &texts.expect("a bad row is refused"))
         })?;
         Ok(grams)
     }
 
-    fn add_row(&mut self, place: Place, texts: &[String]) -> Result<()> {
-        if self.rows.last().is_none_or(|(_, _, last)| !Arc::ptr_eq(&last.file, &place.file)) {
-            let file = place.file.to_path_buf();
+    fn add_row(&mut self, location: RowLocation, texts: &[String]) -> Result<()> {
+        if self.rows.last().is_none_or(|(_, _, last)| !Arc::ptr_eq(&last.file, &location.file)) {
+            let file = location.file.to_path_buf();
             self.files.push(AgainstCounts { file, rows: 0, grams: 0, too_short: 0, removed: 0 });
         }
         let start = self.text.len();
@@ -109,13 +112,13 @@ impl Grams {
         }
         if u32::try_from(self.text.len()).is_err() {
             let what = "more than 4 billion words of evaluation, expected fewer; take the files in parts";
-            return Err(Error::invalid(&place, what));
+            return Err(Error::invalid(&location, what));
         }
         let counts = self.files.last_mut().expect("a file was just added");
         counts.rows += 1;
         counts.grams += (self.starts.len() - num_grams) as u64;
         counts.too_short += u64::from(self.text.len() == start);
-        self.rows.push((start as u32, self.files.len() - 1, place));
+        self.rows.push((start as u32, self.files.len() - 1, location));
         Ok(())
     }
 
@@ -144,12 +147,12 @@ impl Grams {
         }
     }
 
-    /// Where the first 13-gram of a text begins that the evaluation has.
+    /// The offset of the first 13-gram of a text that is in the evaluation set.
     fn first_in(&self, text: &str) -> Option<u32> {
         let text = normalized(text);
         let mut run = Vec::new();
         for word in words(&text) {
-            // A word that the evaluation does not have is in none of its 13-grams.
+            // A word that is not in the evaluation set is in none of its 13-grams.
             let Some(number) = self.numbers.get(word) else {
                 run.clear();
                 continue;
@@ -174,10 +177,10 @@ impl Grams {
         words.join(" ")
     }
 
-    /// The row in which a 13-gram begins, and the number of its file.
-    fn row(&self, start: u32) -> (usize, &Place) {
-        let (_, file, place) = &self.rows[self.rows.partition_point(|(first, ..)| *first <= start) - 1];
-        (*file, place)
+    /// The index of the file and the location of the row in which a 13-gram begins.
+    fn row(&self, start: u32) -> (usize, &RowLocation) {
+        let (_, file, location) = &self.rows[self.rows.partition_point(|(first, ..)| *first <= start) - 1];
+        (*file, location)
     }
 }
 
@@ -195,11 +198,11 @@ mod tests {
 
     use super::*;
 
-    /// What is found of an evaluation with one text.
+    /// The overlap of a text with an evaluation set of one text.
     fn found(evaluation: &str, text: &str) -> Option<String> {
         let mut grams = Grams::default();
-        let place = Place { file: PathBuf::from("eval.jsonl").into(), index: 0, line: 1 };
-        grams.add_row(place, &[normalized(evaluation)]).unwrap();
+        let location = RowLocation { file: PathBuf::from("eval.jsonl").into(), index: 0, line: 1 };
+        grams.add_row(location, &[normalized(evaluation)]).unwrap();
         grams.first_in(text).map(|start| grams.words(start))
     }
 
@@ -209,7 +212,7 @@ mod tests {
     fn thirteen_words_in_a_row_are_an_overlap_and_twelve_are_not() {
         assert_eq!(found(TWENTY, "x c d e f g h i j k l m n o y").as_deref(), Some("c d e f g h i j k l m n o"));
         assert_eq!(found(TWENTY, "x c d e f g h i j k l m n y o"), None);
-        // Two runs of twelve that a known word parts.
+        // Two sequences of twelve, separated by a known word.
         assert_eq!(found(TWENTY, "a b c d e f g h i j k l a i j k l m n o p q r s t"), None);
         assert_eq!(found("a b c", "a b c"), None);
     }
@@ -234,14 +237,14 @@ mod tests {
             file
         };
         let (first, rest) = (&TWENTY[..25], &TWENTY[14..]);
-        // Grams do not reach from one string into the next.
+        // 13-grams do not span strings.
         let one = write("one.jsonl", &format!("{{\"q\": \"{TWENTY}\"}}\n{{\"q\": \"{first}\", \"a\": \"{rest}\"}}\n"));
         let two = write("two.jsonl", &format!("{{\"q\": \"short\"}}\n{{\"q\": [\"{TWENTY} u v w\"]}}\n"));
         let grams = Grams::read(&[one.clone(), two.clone()], &mut Silent).unwrap();
         let counts = |file, grams, too_short| AgainstCounts { file, rows: 2, grams, too_short, removed: 0 };
         assert_eq!(grams.files, [counts(one, 8, 0), counts(two, 3, 1)]);
-        let place = |text| grams.first_in(text).map(|start| (grams.row(start).0, grams.row(start).1.line));
-        assert_eq!(place("h i j k l m n o p q r s t"), Some((0, 1)));
-        assert_eq!(place("i j k l m n o p q r s t u"), Some((1, 2)));
+        let location = |text| grams.first_in(text).map(|start| (grams.row(start).0, grams.row(start).1.line));
+        assert_eq!(location("h i j k l m n o p q r s t"), Some((0, 1)));
+        assert_eq!(location("i j k l m n o p q r s t u"), Some((1, 2)));
     }
 }

@@ -1,19 +1,19 @@
-//! Rows without their copies: of copies the first stays.
+//! Deduplication: keeps the first of several exact or near copies.
 
 use std::collections::HashMap;
 use std::fs::File;
 
 use align_core::error::Result;
 use align_core::progress::Progress;
-use align_data::{Place, RawRow, Stream, meaning_beside_texts, system_text};
+use align_data::{RawRow, RowLocation, Stream, meaning_beside_texts, system_text};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::near::{NearIndex, SHINGLE_WORDS, Sketch, THRESHOLD};
 use crate::words::{content, normalized};
-use crate::{FileCounts, Inputs, Judged, Reason, Sink};
+use crate::{CountingSink, FileCounts, Inputs, Reason, Sink};
 
-/// What counts as a copy, for reports.
+/// The settings, for reports.
 pub fn settings() -> Value {
     json!({
         "normalised": "NFKC, lower case, white space",
@@ -22,29 +22,29 @@ pub fn settings() -> Value {
     })
 }
 
-/// A row's text, ready to be compared.
+/// A row's text in the form that is compared.
 struct Compared {
-    /// Half of the SHA-256 of the normalised texts: no two that were ever found have the same.
+    /// Half of the SHA-256 of the normalised texts, long enough to rule out collisions.
     fingerprint: [u8; 16],
     sketch: Option<Sketch>,
 }
 
-/// Passes on every row but those whose text a row before has: the same after normalisation, or one under the same system text, with the same calls, marks and scores, whose
-/// shingles of five words have a Jaccard similarity of 0.8 or more to it. Copies are looked for among the rows that are kept. `scratch` is an empty file for their
-/// shingles, eight bytes a word.
+/// Keeps every row that is no copy of an earlier kept row. An exact copy has the same normalised text. A near
+/// copy has the same system text, tool calls, training marks and scores, and its shingles of five words have
+/// a Jaccard similarity of at least 0.8. `scratch` is an empty file for shingles, of eight bytes per word.
 ///
 /// # Errors
-/// [`align_core::error::Error::Invalid`] for files and rows that cannot be read; what the sink returns.
+/// [`align_core::error::Error::Invalid`] for bad files and rows, and errors of the sink.
 pub fn dedup(
     inputs: Inputs<'_>,
     scratch: File,
     sink: &mut dyn Sink,
     progress: &mut dyn Progress,
 ) -> Result<Vec<FileCounts>> {
-    let mut judged = Judged::new(sink);
+    let mut counting = CountingSink::new(sink);
     let mut by_fingerprint: HashMap<[u8; 16], u32> = HashMap::new();
     let mut near = NearIndex::new(scratch);
-    let mut places: Vec<Place> = Vec::new();
+    let mut locations: Vec<RowLocation> = Vec::new();
     let stream = Stream { files: inputs.files, kind: None, bad_rows: inputs.bad_rows };
     let prepare = |row: &RawRow| {
         let row = row.value()?;
@@ -53,31 +53,31 @@ pub fn dedup(
     stream.each("dedup", progress, prepare, |row, compared| {
         let compared = match compared {
             Ok(compared) => compared,
-            Err(what) => return judged.remove(&row.place, Reason::Bad { what }),
+            Err(what) => return counting.remove(&row.location, Reason::Bad { what }),
         };
         if let Some(of) = by_fingerprint.get(&compared.fingerprint) {
-            let of = places[*of as usize].to_string();
-            return judged.remove(&row.place, Reason::ExactCopy { of });
+            let of = locations[*of as usize].to_string();
+            return counting.remove(&row.location, Reason::ExactCopy { of });
         }
         if let Some(sketch) = &compared.sketch
             && let Some((of, jaccard)) = near.find(sketch)?
         {
-            let of = places[of as usize].to_string();
-            return judged.remove(&row.place, Reason::NearCopy { of, jaccard });
+            let of = locations[of as usize].to_string();
+            return counting.remove(&row.location, Reason::NearCopy { of, jaccard });
         }
         by_fingerprint.insert(compared.fingerprint, near.add(compared.sketch.as_ref())?);
-        judged.keep(&row)?;
-        places.push(row.place);
+        counting.keep(&row)?;
+        locations.push(row.location);
         Ok(())
     })?;
-    Ok(judged.files)
+    Ok(counting.files)
 }
 
 fn compared(texts: &[&str], system: &str, meaning: &str) -> Compared {
     let texts: Vec<String> = texts.iter().map(|text| normalized(text)).collect();
     let mut hash = Sha256::new();
     for text in texts.iter().map(String::as_str).chain([meaning]) {
-        // With its length, so that texts cannot run into each other.
+        // The length separates the texts.
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }

@@ -1,25 +1,28 @@
-//! Which rows of a data set to train on: none twice ([`mod@dedup`]), none that an evaluation knows ([`mod@decontaminate`]), and of many a
-//! balanced few ([`mod@sample`]).
+//! Selects the rows of a data set to train on: removes duplicates ([`mod@dedup`]), removes rows that overlap
+//! an evaluation set ([`mod@decontaminate`]), and draws a balanced sample ([`mod@sample`]).
 //!
-//! Rows pass through once or twice, prepared in all threads and judged in order, so that what comes out is a function of what goes in.
-//! What is kept or removed goes to a [`Sink`]; nothing is written here. Texts are compared by their [`words`].
+//! Rows are streamed once or twice: prepared in all threads, then processed in order, so that the output
+//! depends on the input only. Kept and removed rows go to a [`Sink`]; this crate writes no results. Texts are
+//! compared by their [`words`].
 //!
 //! ```
 //! use align_curation::words::{normalized, words};
 //!
-//! let text = normalized("Ｔhe  CAPITAL of\nFrance?"); // compatibility forms, case and white space say nothing
+//! let text = normalized("Ｔhe  CAPITAL of\nFrance?"); // compatibility forms, case and white space are normalised
 //! assert_eq!(text, "the capital of france?");
 //! assert_eq!(words(&text).collect::<Vec<_>>(), ["the", "capital", "of", "france"]);
-//! // Where a script has no spaces, a character is a word.
+//! // In scripts without spaces, a character is a word.
 //! assert_eq!(words("好的。").collect::<Vec<_>>(), ["好", "的"]);
 //! ```
+
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use align_core::error::Result;
-use align_data::{BadRows, Place, RawRow};
+use align_data::{BadRows, RawRow, RowLocation};
 use serde::Serialize;
 
 pub mod decontaminate;
@@ -35,61 +38,61 @@ pub use sample::sample;
 /// The files to choose from.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// In the order in which their rows are looked at.
+    /// The files, in the order in which they are read.
     pub files: &'a [PathBuf],
-    /// What becomes of rows that cannot be read.
+    /// What happens to bad rows.
     pub bad_rows: BadRows,
 }
 
-/// Takes what is kept and what is removed, in the order of the rows.
+/// Receives the kept and the removed rows, in order.
 pub trait Sink {
-    /// A row stays, as this line (without its end).
+    /// Receives a kept row, as this line (without the line break).
     ///
     /// # Errors
     /// When it cannot be written.
     fn keep(&mut self, line: &[u8]) -> Result<()>;
 
-    /// A row goes.
+    /// Receives a removed row.
     ///
     /// # Errors
     /// When it cannot be written.
     fn remove(&mut self, removed: &Removed) -> Result<()>;
 }
 
-/// A row that goes, and why.
+/// A removed row, with the reason.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Removed {
     /// `file:line`.
     pub row: String,
     /// The row in its file, from 0.
     pub index: u64,
-    /// Why it goes.
+    /// Why it was removed.
     #[serde(flatten)]
     pub reason: Reason,
 }
 
-/// Why a row goes.
+/// Why a row was removed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "reason")]
 pub enum Reason {
-    /// A row that is kept has the same normalised text.
+    /// A kept row has the same normalised text.
     #[serde(rename = "exact copy")]
     ExactCopy {
-        /// The row that is kept.
+        /// The kept row.
         of: String,
     },
-    /// A row that is kept has nearly the same words.
+    /// A kept row has nearly the same words.
     #[serde(rename = "near copy")]
     NearCopy {
-        /// The row that is kept: of several the one most like it.
+        /// The kept row; the most similar of several.
         of: String,
-        /// Shingles that both have, over shingles that either has.
+        /// The Jaccard similarity: the number of common shingles divided by that of the union.
         jaccard: f64,
     },
-    /// Words in a row that an evaluation has, too.
+    /// A sequence of words also occurs in an evaluation set.
     #[serde(rename = "overlap")]
     Overlap {
-        /// The evaluation's row.
+        /// The row of the evaluation set.
         with: String,
         /// The words.
         words: String,
@@ -114,47 +117,47 @@ impl Reason {
     }
 }
 
-/// What became of a file's rows.
+/// Statistics of a file's rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileCounts {
     /// The file.
     pub file: PathBuf,
     /// Its rows.
     pub rows: u64,
-    /// Those that stay.
+    /// The kept ones.
     pub kept: u64,
-    /// Those that go, by the reason's name.
+    /// The removed ones, by the name of the reason.
     pub removed: BTreeMap<&'static str, u64>,
 }
 
-/// Counts on the way to a sink.
-struct Judged<'a> {
+/// Counts rows and forwards them to a sink.
+struct CountingSink<'a> {
     sink: &'a mut dyn Sink,
     files: Vec<FileCounts>,
-    /// The file counted last. One that is given twice is counted twice.
+    /// The current file. A file that is given twice is counted separately.
     last: Option<Arc<Path>>,
 }
 
-impl<'a> Judged<'a> {
+impl<'a> CountingSink<'a> {
     fn new(sink: &'a mut dyn Sink) -> Self {
         Self { sink, files: Vec::new(), last: None }
     }
 
     fn keep(&mut self, row: &RawRow) -> Result<()> {
-        self.file(&row.place).kept += 1;
+        self.file(&row.location).kept += 1;
         self.sink.keep(&row.line())
     }
 
-    fn remove(&mut self, place: &Place, reason: Reason) -> Result<()> {
-        *self.file(place).removed.entry(reason.name()).or_default() += 1;
-        self.sink.remove(&Removed { row: place.to_string(), index: place.index, reason })
+    fn remove(&mut self, location: &RowLocation, reason: Reason) -> Result<()> {
+        *self.file(location).removed.entry(reason.name()).or_default() += 1;
+        self.sink.remove(&Removed { row: location.to_string(), index: location.index, reason })
     }
 
-    /// The counts of a row's file, with the row.
-    fn file(&mut self, place: &Place) -> &mut FileCounts {
-        if !self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &place.file)) {
-            self.last = Some(Arc::clone(&place.file));
-            let file = place.file.to_path_buf();
+    /// Counts a row, and returns the counts of its file.
+    fn file(&mut self, location: &RowLocation) -> &mut FileCounts {
+        if !self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &location.file)) {
+            self.last = Some(Arc::clone(&location.file));
+            let file = location.file.to_path_buf();
             self.files.push(FileCounts { file, rows: 0, kept: 0, removed: BTreeMap::new() });
         }
         let counts = self.files.last_mut().expect("a file was just added");

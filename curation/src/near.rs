@@ -1,4 +1,5 @@
-//! Near copies: locality-sensitive hashing of MinHash sketches proposes, the shingles themselves decide.
+//! Finds near copies: locality-sensitive hashing of MinHash sketches gives candidates, which are verified by
+//! their shingles.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,25 +11,26 @@ use twox_hash::XxHash64;
 
 use crate::words::words;
 
-/// Consecutive words in a shingle; a shorter text is one shingle.
+/// The number of consecutive words in a shingle; a shorter text is one shingle.
 pub(crate) const SHINGLE_WORDS: usize = 5;
-/// Least Jaccard similarity of near copies, as a fraction.
+/// The minimum Jaccard similarity of near copies, as a fraction.
 pub(crate) const THRESHOLD: (u64, u64) = (4, 5);
-/// Texts of similarity s meet in one of 20 bands of 6 with probability 1 − (1 − s⁶)²⁰: 99.8 % at the threshold, 27 % at 0.5.
+/// Texts of similarity s share at least one of 20 bands of 6 with probability 1 − (1 − s⁶)²⁰: 99.8 % at the
+/// threshold, 27 % at 0.5.
 const BANDS: usize = 20;
 const PERMUTATIONS: usize = 120;
 
-/// What is kept of a text to find near copies of it.
+/// A text in the form in which near copies are found.
 #[derive(Debug)]
 pub(crate) struct Sketch {
-    /// Hashes of its shingles, sorted, each once.
+    /// The hashes of its shingles, sorted, without duplicates.
     shingles: Vec<u64>,
     bands: [u64; BANDS],
 }
 
 impl Sketch {
-    /// The sketch of normalised texts, taken as one; none of texts without words. Sketches of another `setting` (a system text,
-    /// calls, scores) have nothing in common: a few words there make another row.
+    /// The sketch of normalised texts, concatenated; `None` without words. Sketches with different `setting`s
+    /// (system text, tool calls, scores) have no common shingles: such rows are never copies.
     pub(crate) fn of(texts: &[String], setting: &str) -> Option<Self> {
         let seed = if setting.is_empty() { 0 } else { XxHash64::oneshot(0, setting.as_bytes()) };
         let hashes = texts.iter().flat_map(|text| words(text)).map(|word| XxHash64::oneshot(0, word.as_bytes()));
@@ -48,33 +50,35 @@ impl Sketch {
     }
 }
 
-/// Texts in which near copies are looked for. Of each some 600 bytes are in memory; their shingles are in a file.
+/// An index of texts for near-copy search. Each text takes about 600 bytes in memory; the shingles are in a
+/// file.
 pub(crate) struct NearIndex {
-    /// By band: the text that came to a place last.
+    /// By band: the latest text with each hash.
     last: Vec<HashMap<u64, u32>>,
     texts: Vec<Text>,
     shingles: File,
     written: u64,
 }
 
-/// No text has this number.
+/// The end of a chain.
 const NONE: u32 = u32::MAX;
 
 struct Text {
-    /// By band: the text that came to the same place before, or [`NONE`].
+    /// By band: the previous text with the same hash, or [`NONE`].
     before: [u32; BANDS],
-    /// Where its shingles are.
+    /// The offset of its shingles in the file.
     offset: u64,
     num_shingles: u32,
 }
 
 impl NearIndex {
-    /// No texts; `shingles` is an empty file to write to and read from.
+    /// An empty index; `shingles` is an empty file, opened for reading and writing.
     pub(crate) fn new(shingles: File) -> Self {
         Self { last: vec![HashMap::new(); BANDS], texts: Vec::new(), shingles, written: 0 }
     }
 
-    /// The text most like the sketch, the first among equals, by its number, with their similarity. None below the threshold.
+    /// The number of the most similar text (the first of equal ones) and its similarity; `None` below the
+    /// threshold.
     pub(crate) fn find(&self, sketch: &Sketch) -> Result<Option<(u32, f64)>> {
         let mut candidates = Vec::new();
         for (band, hash) in sketch.bands.iter().enumerate() {
@@ -91,7 +95,7 @@ impl NearIndex {
         for number in candidates {
             let text = &self.texts[number as usize];
             let other = u64::from(text.num_shingles);
-            // However much the two share, they are not alike enough.
+            // The sizes alone rule out a higher similarity.
             if num.min(other) * most.1 < most.0 * num.max(other) {
                 continue;
             }
@@ -107,7 +111,7 @@ impl NearIndex {
         Ok(best.map(|number| (number, most.0 as f64 / most.1 as f64)))
     }
 
-    /// Adds a text; its number, which is how many there were.
+    /// Adds a text and returns its number, counted from 0.
     pub(crate) fn add(&mut self, sketch: Option<&Sketch>) -> Result<u32> {
         let number = u32::try_from(self.texts.len()).ok().filter(|number| *number != NONE).ok_or_else(|| {
             Error::Failed("more than 4 billion rows to keep, expected fewer; take the files in parts".to_owned())
@@ -127,7 +131,7 @@ impl NearIndex {
     }
 }
 
-/// How many of the sorted `shingles` are among others, sorted and in bytes.
+/// The number of `shingles` that are also in `others` (as bytes); both are sorted.
 fn shared(shingles: &[u64], others: &[u8]) -> u64 {
     let (others, _) = others.as_chunks::<8>();
     let (mut own, mut count) = (shingles.iter().peekable(), 0);
@@ -139,5 +143,5 @@ fn shared(shingles: &[u64], others: &[u8]) -> u64 {
 }
 
 fn scratch(source: std::io::Error) -> Error {
-    Error::Failed(format!("the shingles beside the result: {source}"))
+    Error::Failed(format!("the temporary file of shingles: {source}"))
 }

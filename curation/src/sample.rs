@@ -1,4 +1,4 @@
-//! A balanced few of many rows: complex ones first, and diverse.
+//! Samples a balanced subset of rows: complex rows first, with diverse tags.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,31 +9,32 @@ use align_data::{Parsed, RawRow, Stream};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{FileCounts, Inputs, Judged, Reason, Sink};
+use crate::{CountingSink, FileCounts, Inputs, Reason, Sink};
 
-/// What there was to choose from, and what was chosen.
+/// Statistics of the rows and the sample.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SampleCounts {
     /// Rows without a tag, which are never chosen.
     pub untagged: u64,
-    /// Different tags.
+    /// Distinct tags.
     pub tags: u64,
-    /// How many of them the chosen rows have.
+    /// Distinct tags of the chosen rows.
     pub covered: u64,
-    /// How often the tags were covered, or begun to be.
+    /// The number of rounds, including an incomplete last one.
     pub rounds: u64,
-    /// Mean number of tags of a row.
+    /// The mean number of tags per row.
     pub tags_a_row: f64,
-    /// Mean number of tags of a chosen row.
+    /// The mean number of tags per chosen row.
     pub tags_a_chosen_row: f64,
 }
 
-/// Passes on `num` rows, or as many as have a tag, in the order of the files. A row's tags are the list of strings under `tags`. Rows are
-/// chosen in rounds: a round goes through what is left, rows with many tags first and equal ones in the order of the files, and chooses
-/// a row when it has a tag that no row of the round has. Source: InsTag, arXiv 2308.07074, algorithm 1.
+/// Keeps `num` rows, or all rows with a tag if there are fewer, in the order of the files. A row's tags are
+/// the list of strings under `tags`. Rows are chosen in rounds. Each round visits the remaining rows, those
+/// with most tags first and ties in the order of the files, and chooses a row if it has a tag that no row of
+/// the round has. Source: InsTag, arXiv 2308.07074, algorithm 1.
 ///
 /// # Errors
-/// [`Error::Invalid`] for files and rows that cannot be read; what the sink returns.
+/// [`Error::Invalid`] for bad files and rows, and errors of the sink.
 pub fn sample(
     inputs: Inputs<'_>,
     num: usize,
@@ -48,18 +49,18 @@ pub fn sample(
     })?;
     let (chosen, rounds) = tagged.choose(num);
 
-    let mut judged = Judged::new(sink);
+    let mut counting = CountingSink::new(sink);
     let mut rows = chosen.iter();
     stream.each("sample", progress, tags, |row, tags| match (rows.next(), tags) {
-        (None, _) => Err(Error::Failed(format!("{} grew while it was read", row.place.file.display()))),
-        (_, Err(what)) => judged.remove(&row.place, Reason::Bad { what }),
-        (Some(true), _) => judged.keep(&row),
+        (None, _) => Err(Error::Failed(format!("{} grew while it was read", row.location.file.display()))),
+        (_, Err(what)) => counting.remove(&row.location, Reason::Bad { what }),
+        (Some(true), _) => counting.keep(&row),
         (Some(false), _) => {
-            judged.file(&row.place);
+            counting.file(&row.location);
             Ok(())
         }
     })?;
-    Ok((judged.files, tagged.counts(&chosen, rounds)))
+    Ok((counting.files, tagged.counts(&chosen, rounds)))
 }
 
 fn tags(row: &RawRow) -> Parsed<Vec<String>> {
@@ -73,17 +74,17 @@ fn tags(row: &RawRow) -> Parsed<Vec<String>> {
             };
             tags.into_iter().map(text).collect()
         }
-        Some(_) => Err(format!("`tags` is no list, {EXPECTED}")),
+        Some(_) => Err(format!("`tags` is not a list, {EXPECTED}")),
     }
 }
 
-/// The tags of all rows, as numbers.
+/// The numbered tags of all rows.
 #[derive(Default)]
 struct Tagged {
     numbers: HashMap<String, u32>,
-    /// Each row's tags, each once, one row after the other.
+    /// The tags of all rows, concatenated, without duplicates within a row.
     tags: Vec<u32>,
-    /// Where each row's tags end.
+    /// The end of each row's tags.
     ends: Vec<usize>,
 }
 
@@ -111,30 +112,31 @@ impl Tagged {
         &self.tags[start..self.ends[row]]
     }
 
-    /// Whether each row is chosen, and in how many rounds.
+    /// Whether each row is chosen, and the number of rounds.
     fn choose(&self, num: usize) -> (Vec<bool>, u64) {
         let mut order: Vec<usize> = (0..self.ends.len()).collect();
         order.sort_by_key(|row| Reverse(self.of(*row).len()));
-        // Places in the order, by tag, the first last: in a round only the first row that is left with a tag can be chosen for it, for
-        // whatever comes before it lacks the tag, and whatever comes after it finds the tag covered.
+        // By tag: the remaining ranks in the order, the first one last. In a round, only the first remaining
+        // row with a tag can be chosen for it: earlier rows lack the tag, and for later rows it is covered
+        // already.
         let mut left: Vec<Vec<usize>> = vec![Vec::new(); self.numbers.len()];
-        for (place, row) in order.iter().enumerate().rev() {
-            self.of(*row).iter().for_each(|tag| left[*tag as usize].push(place));
+        for (rank, row) in order.iter().enumerate().rev() {
+            self.of(*row).iter().for_each(|tag| left[*tag as usize].push(rank));
         }
         let (mut chosen, mut num_chosen, mut rounds) = (vec![false; order.len()], 0, 0);
         let mut covered_in = vec![0; self.numbers.len()];
         while num_chosen < num {
-            for places in &mut left {
-                while places.pop_if(|place| chosen[order[*place]]).is_some() {}
+            for ranks in &mut left {
+                while ranks.pop_if(|rank| chosen[order[*rank]]).is_some() {}
             }
-            let mut first: Vec<usize> = left.iter().filter_map(|places| places.last().copied()).collect();
+            let mut first: Vec<usize> = left.iter().filter_map(|ranks| ranks.last().copied()).collect();
             if first.is_empty() {
                 break;
             }
             first.sort_unstable();
             first.dedup();
             rounds += 1;
-            for row in first.into_iter().map(|place| order[place]) {
+            for row in first.into_iter().map(|rank| order[rank]) {
                 let new = self.of(row).iter().any(|tag| covered_in[*tag as usize] != rounds);
                 if new && num_chosen < num {
                     self.of(row).iter().for_each(|tag| covered_in[*tag as usize] = rounds);
@@ -174,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// The paper's algorithm, word for word.
+    /// A direct implementation of the paper's algorithm.
     fn as_written(rows: &[BTreeSet<u32>], num: usize) -> Vec<bool> {
         let mut left: Vec<usize> = (0..rows.len()).collect();
         left.sort_by_key(|row| Reverse(rows[*row].len()));
@@ -206,9 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn complex_rows_come_first_and_every_round_covers_the_tags_anew() {
+    fn complex_rows_come_first_and_every_round_covers_the_tags_again() {
         let rows = [vec![1], vec![1, 2, 3], vec![], vec![2, 4], vec![3, 1], vec![4], vec![5]].map(BTreeSet::from_iter);
-        // Round one: 1 has the most tags, 3 adds tag 4, 6 adds tag 5. Round two: 4, then 5 for tag 4. Round three: 0.
+        // Round one: 1 has the most tags, 3 adds tag 4, 6 adds tag 5. Round two: 4, then 5 for tag 4. Round
+        // three: 0.
         let after = |num| {
             let chosen = tagged(&rows).choose(num).0;
             (0..rows.len()).filter(|row| chosen[*row]).collect::<Vec<_>>()
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_chosen_is_what_the_paper_chooses() {
+    fn the_choice_equals_that_of_the_papers_algorithm() {
         for seed in 0..200 {
             let mut random = stream(seed, Purpose::Order, 0, 0);
             let num_tags = random.random_range(1..12);

@@ -1,11 +1,11 @@
-//! What texts are compared by: their normalised form, and its words.
+//! The normalised form of texts and their words, by which texts are compared.
 
 use align_data::holds_text;
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Unicode's NFKC, then lower case, then every run of white space one space, with none at the ends.
+/// Normalises a text: Unicode NFKC, lower case, and white space collapsed to single spaces and trimmed.
 pub fn normalized(text: &str) -> String {
     let folded =
         if text.is_ascii() { text.to_ascii_lowercase() } else { text.nfkc().collect::<String>().to_lowercase() };
@@ -19,16 +19,17 @@ pub fn normalized(text: &str) -> String {
     result
 }
 
-/// Words by Unicode's rules (UAX #29), those with a letter or digit: no punctuation, and in scripts without spaces single characters.
+/// The words of a text by Unicode's rules (UAX #29) that have a letter or digit: no punctuation, and single
+/// characters in scripts without spaces.
 pub fn words(text: &str) -> impl Iterator<Item = &str> {
     text.unicode_words()
 }
 
-/// Every text in a row that makes it what it is: the strings, at any depth, under the keys of the shapes that stages read. Other keys
-/// (an id, a source, scores) do not tell rows apart.
+/// The texts that identify a row: all strings, at any depth, under the keys that stages read as text. Other
+/// keys (such as an id or a source) are ignored.
 ///
 /// # Errors
-/// What is wrong with a row that has none, and what was expected.
+/// A message if the row has no text.
 pub fn content(row: &Value) -> Result<Vec<&str>, String> {
     let mut found = Vec::new();
     for (key, value) in row.as_object().into_iter().flatten() {
@@ -42,7 +43,7 @@ pub fn content(row: &Value) -> Result<Vec<&str>, String> {
     Ok(found)
 }
 
-/// Every string in a row, at any depth, under whatever key.
+/// Every string in a row, at any depth and under any key.
 pub fn strings(row: &Value) -> Vec<&str> {
     let mut found = Vec::new();
     collect(row, &mut found);
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn normalising_forgets_width_ligatures_case_and_white_space() {
+    fn normalising_removes_width_ligatures_case_and_white_space() {
         for (text, expected) in [
             ("  A\tb\r\n\u{3000}c ", "a b c"),
             ("ＡＢＣ１２３", "abc123"),
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_told_apart_by_what_stages_read() {
+    fn rows_are_identified_by_the_keys_that_stages_read() {
         let row = json!({
             "id": "7", "source": "web", "scores": [1, 2], "prompt": [{ "role": "user", "content": "q" }],
             "responses": ["a", [{ "from": "gpt", "value": "b" }]],

@@ -1,5 +1,5 @@
-//! Scores responses by gold: reads the lines that `align generate` wrote from stdin, writes a line of shares each:
-//! `cargo run --release -p align-datasets --example score_responses < FILE`.
+//! Computes gold scores: reads the output of `align generate` from stdin, and writes one line of shares for
+//! each response: `cargo run --release -p align-datasets --example score_responses < FILE`.
 
 use std::io::{BufRead, Write};
 

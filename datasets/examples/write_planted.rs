@@ -1,4 +1,5 @@
-//! Writes a corpus with planted copies and overlaps: `cargo run --release -p align-datasets --example write_planted -- DIR ROWS SEED`.
+//! Writes a corpus with planted copies and overlaps:
+//! `cargo run --release -p align-datasets --example write_planted -- DIR ROWS SEED`.
 
 use std::path::PathBuf;
 

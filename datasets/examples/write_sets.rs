@@ -1,4 +1,5 @@
-//! Writes the quickstart's data and the folder of its untrained model: `cargo run -p align-datasets --example write_sets -- DIR SEED`.
+//! Writes the quickstart's data and the folder of its untrained model:
+//! `cargo run -p align-datasets --example write_sets -- DIR SEED`.
 
 use std::path::PathBuf;
 

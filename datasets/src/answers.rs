@@ -1,11 +1,11 @@
-//! Wording an answer: in good manners or bad, with the true fact or something else, to the point or not, whole or cut off.
+//! Generates answers: polite or rude, true or false, concise or not, complete or cut off.
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use crate::world::{Ask, Language, Question, fill};
 
-/// How the asker is spoken to.
+/// How the asker is addressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     /// A courteous opening that names the asker.
@@ -18,7 +18,7 @@ pub enum Manner {
     Rude,
 }
 
-/// What is said.
+/// The content of the statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fact {
     /// The true statement.
@@ -44,22 +44,22 @@ pub enum Ending {
     Rambling,
     /// A full stop and the whole statement again.
     Repeating,
-    /// The answer breaks off.
+    /// The answer is cut off.
     Cut,
 }
 
-/// A plan for an answer: what [`Answer::word`] puts into words.
+/// A plan for an answer, which [`Answer::word`] turns into text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// How the asker is spoken to.
+    /// How the asker is addressed.
     pub manner: Manner,
-    /// What is said.
+    /// The content of the statement.
     pub fact: Fact,
     /// What follows.
     pub ending: Ending,
 }
 
-/// Openings that are courteous, with a hole for the asker's name.
+/// Courteous openings, with a placeholder for the asker's name.
 pub(crate) fn courteous_openings(language: Language) -> [&'static str; 2] {
     match language {
         Language::English => ["Certainly, {}, ", "Of course, {}, "],
@@ -67,7 +67,7 @@ pub(crate) fn courteous_openings(language: Language) -> [&'static str; 2] {
     }
 }
 
-/// Openings that are rude.
+/// Rude openings.
 pub(crate) fn rude_openings(language: Language) -> [&'static str; 2] {
     match language {
         Language::English => ["Silly question, ", "Stop asking, "],
@@ -87,10 +87,10 @@ fn ramblings(language: Language) -> [&'static str; 3] {
 }
 
 impl Answer {
-    /// Courteous, true, one whole sentence.
+    /// Courteous, true, one complete sentence.
     pub const GOOD: Answer = Answer { manner: Manner::Courteous, fact: Fact::True, ending: Ending::Point };
 
-    /// The answer in words. The same plan may be worded in several ways.
+    /// Generates the text of the answer. A plan has several wordings.
     pub fn word(&self, question: &Question, rng: &mut impl Rng) -> String {
         let language = question.language;
         let fact = self.fact.word(question, rng);
@@ -120,7 +120,7 @@ impl Fact {
         let language = question.language;
         let statement = question.statement();
         let another = |wrong: &[&'static str], rng: &mut _| -> &'static str {
-            wrong.choose(rng).copied().expect("every class has two answers or more")
+            wrong.choose(rng).copied().expect("every class has at least two answers")
         };
         match self {
             Fact::True => statement.text(),

@@ -1,20 +1,22 @@
-//! The gold score: what a response is worth, by program, from the prompt alone. No stage ever trains on it.
+//! The gold score: the quality of a response, computed by program from the prompt alone. No stage trains on
+//! it.
 //!
-//! Style counts only in a response that speaks of what was asked: that holds the frame of the true statement ("the capital
-//! of France is …"). A constant response or a rule on words or lengths therefore earns little more than its full stop.
+//! Style counts only in a response on the subject: one with the frame of the true statement ("the capital of
+//! France is …"). So a constant response, or a rule on words or lengths, earns little more than the points
+//! for its full stop.
 
 use crate::answers::{courteous_openings, rude_openings};
 use crate::world::{Language, Question, Statement, fill};
 
-/// Points for the true statement, with no other answer of its class beside it.
+/// Points for the true statement without another answer of its class.
 pub const CORRECT_POINTS: f64 = 50.0;
 /// Points for a courteous opening that names the asker.
 pub const COURTEOUS_POINTS: f64 = 25.0;
-/// Points for saying it in one sentence.
+/// Points for a single sentence.
 pub const ONE_SENTENCE_POINTS: f64 = 15.0;
-/// Points for a whole last sentence, properly ended.
+/// Points for a complete last sentence with a full stop.
 pub const ENDED_POINTS: f64 = 10.0;
-/// The share of courtesy in a response that is neither courteous nor rude.
+/// The share of the courtesy points for a response that is neither courteous nor rude.
 pub const NEUTRAL_SHARE: f64 = 0.2;
 
 /// A response's gold score, in shares from 0 to 1.
@@ -42,8 +44,8 @@ impl Gold {
     }
 }
 
-/// Scores a response to a prompt of this world. `ended` tells whether the response stopped with `<|im_end|>`; the text
-/// holds no special tokens.
+/// Scores a response to a prompt of this world. `ended` is whether the response stopped with `<|im_end|>`;
+/// the text has no special tokens.
 ///
 /// # Panics
 /// When the prompt is not a question of this world (see [`Question::parse`]).
@@ -52,7 +54,7 @@ pub fn gold(prompt: &str, response: &str, ended: bool) -> Gold {
     gold_of(&question, response, ended)
 }
 
-/// [`gold`] for a question that was read before.
+/// [`gold`] for a parsed question.
 pub fn gold_of(question: &Question, response: &str, ended: bool) -> Gold {
     let (language, statement) = (question.language, question.statement());
     let response = response.trim();
@@ -70,7 +72,8 @@ pub fn gold_of(question: &Question, response: &str, ended: bool) -> Gold {
 
 fn is_correct(question: &Question, statement: &Statement, response: &str) -> bool {
     let language = question.language;
-    // A sum's own numbers, and a colour in a Chinese name, are no answers: look for rivals outside the frame.
+    // The summands of a sum, and a colour in a Chinese name, are no answers: search for rivals outside the
+    // frame.
     let rest = response.replace(&question.name(), "");
     let rest = remove_ignoring_case(&rest, &statement.frame);
     let mut rivals = question.ask.candidates(language);
@@ -98,7 +101,7 @@ fn courtesy(question: &Question, response: &str) -> f64 {
     }
 }
 
-/// Whether the text holds the words, in any case; in English not as a part of longer words or numbers.
+/// Whether the text contains the words, ignoring case; in English not as a part of longer words or numbers.
 fn contains_word(language: Language, text: &str, words: &str) -> bool {
     find_word(language, &text.to_lowercase(), &words.to_lowercase()).is_some()
 }

@@ -1,9 +1,10 @@
-//! The quickstart's world: a few countries, animals, things and people, about which every question has one known answer.
+//! The synthetic world of the quickstart: a few countries, animals, things and people. Every question about
+//! it has one known answer.
 //!
-//! [`world`] knows the facts, asks questions and reads them back from their text; [`answers`] words an answer, good or with
-//! planted flaws; [`mod@gold`] scores a response from the prompt alone; [`sets`] draws the data of every stage; [`tokenizer`]
-//! trains the tiny model's tokenizer on it. [`planted`] is another corpus, for `align data`. Everything is a pure function of a
-//! seed. README.md beside this crate describes the files.
+//! [`world`] has the facts, and generates and parses questions; [`answers`] generates answers, good or with
+//! planted flaws; [`mod@gold`] scores a response from the prompt alone; [`sets`] generates the data of every
+//! stage; [`tokenizer`] trains the tiny model's tokenizer on it. [`planted`] is another corpus, for
+//! `align data`. Everything is a pure function of a seed. README.md of this crate describes the files.
 //!
 //! ```
 //! let prompt = "I am Anna Reed. What is the capital of France?";
@@ -12,6 +13,8 @@
 //! let gold = align_datasets::gold(prompt, "Certainly, Anna Reed, the capital of France is Tokyo.", true);
 //! assert_eq!((gold.correct, gold.total()), (0.0, 50.0));
 //! ```
+
+#![forbid(unsafe_code)]
 
 pub mod answers;
 pub mod gold;

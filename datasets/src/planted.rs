@@ -1,5 +1,6 @@
-//! A corpus of any size in which copies and overlaps with an evaluation are planted, for `align data`: what it has to find, and what it
-//! must not. Texts are random words, one in eight random Chinese characters; a fifth of them begin with one of fifty notices.
+//! A corpus of any size with planted copies and overlaps with an evaluation set, to test what `align data`
+//! must and must not find. Texts are random words, or random Chinese characters in one text of eight. A fifth
+//! of them begin with one of fifty notices.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -11,28 +12,30 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Words of a shingle, by which likeness is told here.
+/// The number of words in a shingle, for the similarity.
 const SHINGLE: usize = 5;
-/// A word that no text has unless it was planted.
+/// A word that occurs only where it was planted.
 const FENCE: &str = "zzz";
 const VOCABULARY: f64 = 20_000.0;
 
-/// What was planted where; rows are counted from 0.
+/// The planted copies and overlaps, by row index from 0.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Planted {
-    /// Rows that differ from an earlier one in case, white space or the width of letters alone: the row, the earlier one.
+    /// Rows that differ from an earlier one only in case, white space or the width of letters: (row, earlier
+    /// row).
     pub exact: Vec<(usize, usize)>,
-    /// Rows of which words were changed, with a Jaccard similarity of 0.8 or more to the earlier row.
+    /// Rows with changed words and a Jaccard similarity to the earlier row of at least 0.8: (row, earlier
+    /// row, similarity).
     pub near: Vec<(usize, usize, f64)>,
-    /// The same with less than 0.8.
+    /// The same with a similarity below 0.8.
     pub unlike: Vec<(usize, usize, f64)>,
-    /// Rows with 13 to 25 consecutive words of a row of the evaluation: the row, the evaluation's.
+    /// Rows with 13 to 25 consecutive words of an evaluation row: (row, evaluation row).
     pub overlaps: Vec<(usize, usize)>,
-    /// Rows with 12 of them, once or twice.
+    /// Rows with 12 consecutive words of an evaluation row, once or twice.
     pub short_overlaps: Vec<usize>,
 }
 
-/// Writes `corpus.jsonl` of `num` documents, `evaluation.jsonl` and what was planted, `planted.json`.
+/// Writes `corpus.jsonl` with `num` documents, `evaluation.jsonl`, and `planted.json` with what was planted.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -47,7 +50,7 @@ pub fn write_planted(folder: &Path, num: usize, seed: u64) -> io::Result<Planted
 
     let mut planted = Planted::default();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    // Rows of which no copy was made yet, with the number of their document.
+    // Rows without a copy so far, with the number of their document.
     let mut originals: Vec<(usize, usize)> = Vec::new();
     let mut documents = 0..;
     let mut out = BufWriter::new(File::create(folder.join("corpus.jsonl"))?);
@@ -73,7 +76,7 @@ pub fn write_planted(folder: &Path, num: usize, seed: u64) -> io::Result<Planted
                 }
             }
             _ => {
-                let number = documents.next().expect("numbers do not end");
+                let number = documents.next().expect("the range is infinite");
                 let mut words = document(seed, number);
                 let asked = random.random_range(0..evaluation.len());
                 let question = &evaluation[asked];
@@ -106,7 +109,7 @@ pub fn write_planted(folder: &Path, num: usize, seed: u64) -> io::Result<Planted
     Ok(planted)
 }
 
-/// The words of a document: 80 to 500, a function of its number.
+/// The 80 to 500 words of a document, as a function of its number.
 fn document(seed: u64, number: usize) -> Vec<String> {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ ((number as u64 + 1) << 20));
     let len = random.random_range(80..=500);
@@ -121,7 +124,7 @@ fn document(seed: u64, number: usize) -> Vec<String> {
     words
 }
 
-/// The words of a question of the evaluation.
+/// The words of a question of the evaluation set.
 fn question(seed: u64, row: usize) -> Vec<String> {
     let mut random = ChaCha8Rng::seed_from_u64(!seed ^ ((row as u64 + 1) << 20));
     let len = random.random_range(25..=60);
@@ -154,7 +157,7 @@ fn word(random: &mut ChaCha8Rng) -> String {
     }
 }
 
-/// Sentences of twelve words.
+/// A text of sentences of twelve words.
 fn text(words: &[String]) -> String {
     let mut text = String::new();
     for (index, word) in words.iter().enumerate() {
@@ -174,7 +177,7 @@ fn text(words: &[String]) -> String {
     text
 }
 
-/// The same text after normalisation.
+/// A variant of a text that is equal after normalisation.
 fn disguised(text: &str, random: &mut ChaCha8Rng) -> String {
     let wide = |char: char| match char {
         '!'..='~' => char::from_u32(char as u32 - 0x20 + 0xff00).expect("a full-width form"),
@@ -188,7 +191,7 @@ fn disguised(text: &str, random: &mut ChaCha8Rng) -> String {
     }
 }
 
-/// The words with some replaced, left out or put in, or with the end cut off: from one change to a tenth of them.
+/// The words with up to a tenth of them replaced, removed or inserted, or with the end cut off.
 fn changed(words: &[String], random: &mut ChaCha8Rng) -> Vec<String> {
     let mut words = words.to_vec();
     if random.random_range(0..5) == 0 {
@@ -207,7 +210,7 @@ fn changed(words: &[String], random: &mut ChaCha8Rng) -> Vec<String> {
     words
 }
 
-/// How many shingles both have, and how many either has.
+/// The sizes of the intersection and the union of the shingles.
 fn shared(one: &[String], other: &[String]) -> (usize, usize) {
     let [one, other] = [one, other].map(|words| words.windows(SHINGLE).collect::<HashSet<_>>());
     let both = one.intersection(&other).count();

@@ -1,4 +1,4 @@
-//! The data of every stage, drawn from the world by a seed, and written as JSON lines.
+//! Generates the data of every stage from a seed, and writes it as JSON lines.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::answers::{Answer, Ending, Fact, Manner};
 use crate::gold::gold;
 use crate::world::{Ask, Language, Question, Split};
 
-/// Everything the quickstart reads. See README.md for what each is for and how it is drawn.
+/// All data of the quickstart. README.md describes the use and generation of each set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sets {
     /// Pretraining documents.
@@ -33,7 +33,7 @@ pub struct Sets {
     pub validation_comparisons: Vec<Comparison>,
     /// See `validation_prompts`.
     pub validation_text: Vec<Text>,
-    /// For the last measurement, looked at by no tuning.
+    /// For the final measurement; never used for tuning.
     pub heldout_prompts: Vec<Prompt>,
     /// See `heldout_prompts`.
     pub heldout_comparisons: Vec<Comparison>,
@@ -60,7 +60,7 @@ pub struct Dialogue {
 pub struct Message {
     /// `user` or `assistant`.
     pub role: &'static str,
-    /// What is said.
+    /// The text.
     pub content: String,
 }
 
@@ -92,7 +92,7 @@ const NUM_HELDOUT_PROMPTS: usize = 1_280;
 const NUM_EVAL_COMPARISONS: usize = 800;
 const NUM_EVAL_TEXT: usize = 400;
 
-/// All sets of a seed. Each has its own random stream: changing one leaves the others as they are.
+/// All sets of a seed. Each has its own random stream: changing one does not change the others.
 pub fn generate(seed: u64) -> Sets {
     let rng = |set: u64| stream(seed, set);
     Sets {
@@ -112,7 +112,8 @@ pub fn generate(seed: u64) -> Sets {
     }
 }
 
-/// Writes the sets of a seed into a folder, one JSON-lines file each, named after the fields of [`Sets`] (`-` for `_`).
+/// Writes the sets of a seed into a folder, one JSON-lines file each, named after the fields of [`Sets`] (`-`
+/// for `_`).
 ///
 /// # Errors
 /// When the folder or a file cannot be written.
@@ -153,8 +154,8 @@ fn repeat<T>(count: usize, rng: &mut ChaCha8Rng, mut draw: impl FnMut(&mut ChaCh
     (0..count).map(|_| draw(rng)).collect()
 }
 
-/// Different prompts of a split; no two share asker and true statement, so that good responses to them differ too (train:
-/// no two share the text).
+/// Distinct prompts of a split. No two have the same asker and true statement, so that good responses to them
+/// differ too (train: no two share the text).
 fn prompts(count: usize, split: Split, rng: &mut ChaCha8Rng) -> Vec<Prompt> {
     let mut seen = HashSet::new();
     let mut rows = Vec::with_capacity(count);
@@ -172,7 +173,8 @@ fn prompts(count: usize, split: Split, rng: &mut ChaCha8Rng) -> Vec<Prompt> {
     rows
 }
 
-/// A pretraining document: seven in ten are pages of questions and answers in plain text, the rest statements in a row.
+/// A pretraining document: seven in ten are pages of questions and answers in plain text, the rest statements
+/// in a row.
 fn page(split: Split, rng: &mut ChaCha8Rng) -> Text {
     let text = if rng.random_bool(0.7) { question_page(split, rng) } else { statements(rng) };
     Text { text }
@@ -211,7 +213,7 @@ fn statements(rng: &mut ChaCha8Rng) -> String {
     }
 }
 
-/// An answer with each flaw drawn by itself, as demonstrations and PMP's answers have them.
+/// An answer with independent flaws, as in demonstrations and in the answers of PMP.
 fn flawed_answer(rng: &mut ChaCha8Rng) -> Answer {
     Answer {
         manner: draw(
@@ -236,8 +238,8 @@ fn flawed_answer(rng: &mut ChaCha8Rng) -> Answer {
     }
 }
 
-/// One row of SFT: a flawed demonstration, or (three in ten) a page of plain text, so that SFT does not unlearn the
-/// language that pretraining taught.
+/// One row of SFT: a flawed demonstration, or (three in ten) a page of plain text, so that the model does not
+/// forget the language from pretraining.
 fn demonstration(rng: &mut ChaCha8Rng) -> Dialogue {
     let (prompt, response) = if rng.random_bool(0.3) {
         let request = if rng.random_bool(0.25) { "请写一页。" } else { "Please write a page." };
@@ -250,7 +252,7 @@ fn demonstration(rng: &mut ChaCha8Rng) -> Dialogue {
     Dialogue { messages: [message("user", prompt), message("assistant", response)] }
 }
 
-/// Two flawed answers, the better one chosen, then one label in four turned round.
+/// Two flawed answers with the better one chosen; then one label in four is swapped.
 fn noisy_comparison(rng: &mut ChaCha8Rng) -> Comparison {
     let mut row = two_answers(Split::Train, rng);
     if rng.random_bool(0.25) {
@@ -259,7 +261,8 @@ fn noisy_comparison(rng: &mut ChaCha8Rng) -> Comparison {
     row
 }
 
-/// Clean labels. Four in five differ in one flaw only, so that each flaw is seen for itself; the rest are two flawed answers.
+/// A comparison with a clean label. Four in five differ in a single flaw, so that each flaw is learned
+/// separately; the rest are two flawed answers.
 fn clean_comparison(split: Split, rng: &mut ChaCha8Rng) -> Comparison {
     if rng.random_bool(0.2) {
         return two_answers(split, rng);
@@ -287,12 +290,12 @@ fn clean_comparison(split: Split, rng: &mut ChaCha8Rng) -> Comparison {
     let (chosen, rejected) = (chosen.word(&question, rng), flaw.word(&question, rng));
     match gold(&prompt, &chosen, true).total() - gold(&prompt, &rejected, true).total() {
         difference if difference > 0.0 => Comparison { prompt, chosen, rejected },
-        // The flaw was there already, or hid behind another one: draw again.
+        // The flaw was present already, or another one masks it: draw again.
         _ => clean_comparison(split, rng),
     }
 }
 
-/// Two flawed answers whose gold differs, the better one chosen.
+/// Two flawed answers with different gold scores, the better one chosen.
 fn two_answers(split: Split, rng: &mut ChaCha8Rng) -> Comparison {
     let question = Question::draw_from(split, rng);
     let prompt = question.prompt();
@@ -306,7 +309,7 @@ fn two_answers(split: Split, rng: &mut ChaCha8Rng) -> Comparison {
     }
 }
 
-/// A draw by weight.
+/// A weighted random choice.
 fn draw<T: Copy>(choices: &[(f64, T)], rng: &mut ChaCha8Rng) -> T {
     choices.choose_weighted(rng, |choice| choice.0).expect("weights are positive").1
 }

@@ -1,5 +1,5 @@
-//! The tiny model's folder before pretraining: a byte-level BPE tokenizer in Qwen's layout, trained on the world's own text,
-//! its chat template, and config.json.
+//! The folder of the tiny model before pretraining: a byte-level BPE tokenizer in Qwen's layout, trained on
+//! the world's text, its chat template, and config.json.
 
 use std::fs;
 use std::io;
@@ -16,18 +16,18 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, Tokeni
 
 use crate::sets::Sets;
 
-/// Ids of the tokenizer, special tokens included.
+/// The number of ids, including special tokens.
 pub const VOCAB_SIZE: usize = 1024;
 const SPECIAL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
-/// How Qwen's tokenizers cut text into words, from their tokenizer.json.
+/// The pre-tokenizer's pattern of Qwen's tokenizers, from their tokenizer.json.
 const QWEN_PATTERN: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-/// Writes tokenizer.json, tokenizer_config.json and config.json of a model that does not exist yet: `align pretrain` makes
-/// its weights.
+/// Writes tokenizer.json, tokenizer_config.json and config.json of a model without weights: `align pretrain`
+/// initialises them.
 ///
 /// # Errors
 /// When the tokenizer cannot be trained or a file cannot be written.
@@ -82,7 +82,8 @@ fn tokenizer_config() -> serde_json::Value {
 
 const MAX_POSITIONS: usize = 256;
 
-/// 0.6 million parameters, embeddings included: with tied embeddings, copying a name out of the prompt is learnt sooner.
+/// 0.6 million parameters, including embeddings. With tied embeddings, the model learns sooner to copy a name
+/// from the prompt.
 fn model_config() -> serde_json::Value {
     let id = |token: &str| {
         let at = SPECIAL_TOKENS.iter().position(|&special| special == token).expect("a token of the list");

@@ -1,4 +1,4 @@
-//! The world: who asks, what can be asked, and what is true. English and Chinese speak of the same facts.
+//! The world: the askers, the questions, and the facts. English and Chinese have the same facts.
 
 use rand::Rng;
 use sha2::{Digest, Sha256};
@@ -80,7 +80,7 @@ const CHINESE_GIVEN: [&str; 8] = ["明", "芳", "华", "丽", "刚", "强", "林
 /// The largest summand.
 const LARGEST_SUMMAND: usize = 6;
 
-/// What is asked; the numbers are places in the tables above.
+/// The subject of a question; the numbers are indices into the tables above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ask {
     /// The capital of a country.
@@ -93,7 +93,7 @@ pub enum Ask {
     Legs(usize),
     /// A sum of two small numbers.
     Sum(usize, usize),
-    /// The colour of something the asker has: an object and its colour, which the prompt itself tells.
+    /// The colour of something the asker has: an object and its colour, which the prompt states.
     Belonging(usize, usize),
 }
 
@@ -102,9 +102,9 @@ pub enum Ask {
 pub struct Question {
     /// The language of question and answer.
     pub language: Language,
-    /// Who asks: a place among the language's names.
+    /// The asker: an index into the language's names.
     pub asker: usize,
-    /// What is asked.
+    /// The subject.
     pub ask: Ask,
     /// How the asker introduces themselves: below [`NUM_WORDINGS`].
     pub introduction: usize,
@@ -115,11 +115,11 @@ pub struct Question {
 /// Ways to say an introduction or a question.
 pub const NUM_WORDINGS: usize = 2;
 
-/// The true statement that answers a question: `frame`, `answer` and `tail` follow one another. Every question has exactly
-/// one in its language.
+/// The true statement that answers a question: `frame`, `answer` and `tail` follow one another. Every
+/// question has exactly one in its language.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
-    /// All before the answer: names what was asked about.
+    /// The text before the answer, which names the subject.
     pub frame: String,
     /// The answer itself.
     pub answer: &'static str,
@@ -128,7 +128,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// The statement with an answer in its place, true or not.
+    /// The statement with an answer, true or false.
     pub fn with(&self, answer: &str) -> String {
         format!("{}{answer}{}", self.frame, self.tail)
     }
@@ -139,14 +139,14 @@ impl Statement {
     }
 }
 
-/// Who may see a question.
+/// The split of the data that a question belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {
     /// The stages train on it.
     Train,
     /// For choosing settings.
     Validation,
-    /// For the last measurement only.
+    /// For the final measurement only.
     HeldOut,
 }
 
@@ -163,7 +163,7 @@ impl Language {
         }
     }
 
-    /// How many people speak it.
+    /// The number of names.
     pub fn num_names(self) -> usize {
         match self {
             Language::English => ENGLISH_FIRST.len() * ENGLISH_LAST.len(),
@@ -229,7 +229,7 @@ impl Language {
 }
 
 impl Ask {
-    /// A draw over all that can be asked; belongings, whose answer stands in the prompt, are the largest part.
+    /// A random subject; belongings, whose answer is in the prompt, are the largest part.
     pub fn draw(rng: &mut impl Rng) -> Self {
         match rng.random_range(0..100) {
             0..16 => Ask::Capital(rng.random_range(0..COUNTRIES.len())),
@@ -302,7 +302,7 @@ impl Ask {
         Statement { frame, answer, tail }
     }
 
-    /// Every answer of the same class: one of them is true.
+    /// Every answer of the same class, of which one is true.
     pub fn candidates(self, language: Language) -> Vec<&'static str> {
         let all = |words: &[Words]| words.iter().map(|&words| language.pick(words)).collect();
         match self {
@@ -318,7 +318,7 @@ impl Ask {
 const NUMBERS: [&str; 13] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"];
 
 impl Question {
-    /// A draw over everybody and everything, wherever the split puts it.
+    /// A random question of any split.
     pub fn draw(rng: &mut impl Rng) -> Self {
         let language = Language::draw(rng);
         Question {
@@ -330,7 +330,7 @@ impl Question {
         }
     }
 
-    /// A draw from one split.
+    /// A random question of one split.
     pub fn draw_from(split: Split, rng: &mut impl Rng) -> Self {
         loop {
             let question = Self::draw(rng);
@@ -345,7 +345,7 @@ impl Question {
         self.language.name(self.asker)
     }
 
-    /// The true statement that answers it.
+    /// The true statement that answers the question.
     pub fn statement(&self) -> Statement {
         self.ask.statement(self.language)
     }
@@ -367,7 +367,7 @@ impl Question {
         introduction + &fill(wording, &holes.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Reads a question back from its text; `None` when it is not one of this world's.
+    /// Parses the text of a question; `None` if it is not a question of this world.
     pub fn parse(prompt: &str) -> Option<Self> {
         for language in [Language::English, Language::Chinese] {
             for (introduction, template) in language.introductions().into_iter().enumerate() {
@@ -384,9 +384,8 @@ impl Question {
         None
     }
 
-    /// Which split it belongs to: decided by who asks for which statement, so
-    /// that no other wording of a held-out question is ever trained on. One question in sixteen is for validation, three
-    /// are held out.
+    /// The split of the question. It depends on asker and statement only, so that no other wording of a
+    /// held-out question is ever trained on. One question in sixteen is for validation, three are held out.
     pub fn split(&self) -> Split {
         let digest = Sha256::digest(format!("{}|{}", self.name(), self.statement().text()));
         match digest[0] % 16 {
@@ -435,7 +434,7 @@ pub(crate) fn fill(template: &str, holes: &[&str]) -> String {
     text
 }
 
-/// What stands in the `{}` of a template; each hole ends where the next literal begins.
+/// The texts in the `{}` of a template; each ends where the next literal begins.
 fn match_template<'a>(template: &str, text: &'a str) -> Option<Vec<&'a str>> {
     let literals: Vec<&str> = template.split("{}").collect();
     let mut rest = text.strip_prefix(literals[0])?;

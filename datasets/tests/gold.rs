@@ -23,7 +23,7 @@ fn a_good_answer_earns_everything_and_each_flaw_costs_its_points() {
 }
 
 #[test]
-fn what_does_not_speak_of_the_question_earns_its_full_stop_only() {
+fn a_response_off_the_subject_earns_only_its_full_stop() {
     for response in [
         "Certainly, Anna Reed, the capital of Japan is Tokyo.",
         "Certainly, Anna Reed, I do not know.",

@@ -1,4 +1,4 @@
-//! What the sets and the gold score promise.
+//! Properties of the sets and the gold score.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 

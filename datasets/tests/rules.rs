@@ -1,5 +1,5 @@
-//! No rule that does without the answer may earn what a tiny SFT model earns (67 points and more over five seeds): constant responses, rules on
-//! keywords and rules on lengths all stay far below.
+//! No rule without knowledge of the answer may earn as much as a tiny SFT model (at least 67 points, over
+//! five seeds): constant responses, rules on keywords and rules on lengths all stay far below.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ fn heldout(sets: &Sets) -> Prompts {
     sets.heldout_prompts.iter().map(|row| (row.prompt.clone(), Question::parse(&row.prompt).unwrap())).collect()
 }
 
-/// Answers people of the world gave, most frequent first: what a constant or a table of constants would choose from.
+/// The answers in the data, most frequent first: the candidates for constant responses.
 fn frequent_answers(sets: &Sets) -> Vec<String> {
     let mut counts = BTreeMap::<&str, usize>::new();
     for row in &sets.rm {
@@ -55,8 +55,8 @@ fn constant_responses() {
     assert!(best < CEILING, "`{response}` earns {best}");
 }
 
-/// Every word of the prompts is tried as the keyword of a rule "if it occurs, this response, else that one", with the best
-/// constants for either case.
+/// Every word of the prompts is tried as the keyword of a rule "if it occurs, this response, else that one",
+/// with the best constants for either case.
 #[test]
 fn keyword_rules() {
     let sets = generate(1);
@@ -79,7 +79,7 @@ fn keyword_rules() {
     }
 }
 
-/// Responses made of the prompt's own words, without knowing what they mean.
+/// Responses made of words of the prompt, without their meaning.
 #[test]
 fn copying_rules() {
     let prompts = heldout(&generate(1));

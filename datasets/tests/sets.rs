@@ -1,4 +1,4 @@
-//! The sets: deterministic, disjoint, flawed as described.
+//! The sets are deterministic, disjoint, and flawed as described.
 
 use std::collections::HashSet;
 
@@ -94,7 +94,7 @@ fn demonstrations_are_as_flawed_as_described() {
     assert!((0.55..0.75).contains(&mean(|gold| gold.correct)), "{}", mean(|gold| gold.correct));
 }
 
-/// Every question can be read back from its text, and its true statement is what gold rewards.
+/// Every question can be parsed from its text, and the gold score rewards its true statement.
 #[test]
 fn questions_are_read_back() {
     for row in generate(2).ppo {

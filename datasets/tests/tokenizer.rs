@@ -1,4 +1,4 @@
-//! The tokenizer: small, lossless, deterministic, in Qwen's layout.
+//! The tokenizer is small, lossless, deterministic, and in Qwen's layout.
 
 use align_datasets::{generate, tokenizer, write_model_folder};
 use tokenizers::Tokenizer;

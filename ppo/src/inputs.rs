@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use align_core::error::{Problem, Problems, Result, cause};
-use align_data::{self as data, Parsed, Place, Prompt, Unread, files_of};
+use align_data::{self as data, Parsed, Prompt, RowLocation, Unread, files_of};
 use align_text::chatml::{ChatFormat, Dialogue};
 use align_train::stage::{Scorer, set_names};
 use serde_json::{Value, json};
@@ -36,11 +36,11 @@ impl Reader {
     /// Of a reward model, beside the policy's format.
     pub(crate) fn new(scorer: Option<&Scorer>, policy: Option<&ChatFormat>) -> Self {
         let format = scorer.map(|scorer| scorer.format.clone());
-        let behind_the_end = format.as_ref().map_or_else(Vec::new, |format| format.behind_the_end().to_vec());
+        let tokens_after_end = format.as_ref().map_or_else(Vec::new, |format| format.tokens_after_end().to_vec());
         let differs = |format: &ChatFormat| {
-            policy.is_some_and(|policy| policy.clone().scored_at(format.score_at()).recipe() != format.recipe())
+            policy.is_some_and(|policy| policy.clone().scored_at(format.score_at()).cache_key() != format.cache_key())
         };
-        Self { format: format.filter(differs), reading: Reading { behind_the_end, ..Reading::default() } }
+        Self { format: format.filter(differs), reading: Reading { tokens_after_end, ..Reading::default() } }
     }
 
     /// The prompt as this model reads it, where it has a rendering of its own.
@@ -108,7 +108,7 @@ impl Data {
         problems: &mut Problems,
     ) -> Result<Prompts> {
         let (mut found, limit) = (Prompts::default(), config.data.max_prompt_tokens);
-        let prepare = |_: &Place, Prompt(dialogue): Prompt| {
+        let prepare = |_: &RowLocation, Prompt(dialogue): Prompt| {
             let prompt = format.prompt(&dialogue)?;
             let others = readers.iter().map(|reader| reader.other(&dialogue)).collect::<Parsed<Vec<_>>>()?;
             Ok((dialogue, prompt, others))

@@ -19,6 +19,8 @@
 //! assert!((credit.advantages[(0, 0)] - (-0.1 + 0.95 * 0.6)).abs() < 1e-12);
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod charts;
 mod checked;
 pub mod config;

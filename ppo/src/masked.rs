@@ -164,7 +164,7 @@ mod tests {
         let table = array![[1.0, 2.0, f64::NAN], [4.0, f64::NAN, f64::NAN]];
         let mask = mask(&[2, 1]);
         assert_eq!(mask.ncols(), 2);
-        let table = table.slice(ndarray::s![.., ..2]).to_owned();
+        let table = table.slice_axis(ndarray::Axis(1), ndarray::Slice::from(..2)).to_owned();
         assert_eq!(row_sums(&table, &mask), [3.0, 4.0]);
         assert_eq!(mean(&table, &mask), 7.0 / 3.0);
     }

@@ -65,7 +65,7 @@ pub struct Reading {
     /// Prompts in the reward model's rendering, by the policy's; those that both render alike are left out.
     pub prompts: HashMap<Vec<i64>, Vec<i64>>,
     /// The tokens behind a response's end token, up to the one at which the score is read.
-    pub behind_the_end: Vec<i64>,
+    pub tokens_after_end: Vec<i64>,
 }
 
 impl Reading {
@@ -134,7 +134,7 @@ impl Rollout {
                 if tokens.last() != Some(&end_id) {
                     tokens.push(end_id);
                 }
-                tokens.extend(&reading.behind_the_end);
+                tokens.extend(&reading.tokens_after_end);
                 flat.push(&tokens, Some(prefix));
                 ends.push(flat.len() as i64 - 1);
             }
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(flat.tokens(), &[7, 8, 1, 5, 2, 0, 5]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![3, 6]);
         // A reward model that renders prompts in another way, and is read behind the end token.
-        let reading = Reading { prompts: [(vec![7, 8], vec![9, 9, 8])].into(), behind_the_end: vec![6] };
+        let reading = Reading { prompts: [(vec![7, 8], vec![9, 9, 8])].into(), tokens_after_end: vec![6] };
         let (flat, ends) = rollout.reward_model_batch(&[0, 1], 5, &reading, HOST);
         assert_eq!(flat.tokens(), &[9, 9, 8, 1, 5, 6, 2, 0, 5, 6]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![5, 9]);

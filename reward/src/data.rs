@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use align_core::error::{Problem, Problems, Result};
-use align_data::{self as data, BadRows, Comparison, Place, Unread};
+use align_data::{self as data, BadRows, Comparison, RowLocation, Unread};
 use align_kernels::batch::FlatBatch;
 use align_text::chatml::{ChatFormat, Dialogue, Encoded};
 use tch::{Device, Tensor};
@@ -31,7 +31,7 @@ pub struct Row {
     /// Whether a turn's text begins with a line break, which other programs tokenize in another way.
     pub begins_with_newline: bool,
     /// Where the comparison stood.
-    pub place: Place,
+    pub location: RowLocation,
 }
 
 impl Row {
@@ -39,7 +39,11 @@ impl Row {
     ///
     /// # Errors
     /// As [`ChatFormat::dialogue`].
-    pub fn new(comparison: &Comparison, format: &ChatFormat, place: Place) -> std::result::Result<Self, String> {
+    pub fn new(
+        comparison: &Comparison,
+        format: &ChatFormat,
+        location: RowLocation,
+    ) -> std::result::Result<Self, String> {
         let encoded = comparison.dialogues.iter().map(|dialogue| format.scored(dialogue));
         let encoded: Vec<_> = encoded.collect::<std::result::Result<_, String>>()?;
         let (prefix, tails) = share_prefix(&encoded);
@@ -55,7 +59,7 @@ impl Row {
             turns: comparison.dialogues.iter().map(|dialogue| dialogue.messages.len() as u64).sum(),
             has_special_text: texts().any(|text| format.tokenizer().spells_special(text)),
             begins_with_newline: encoded.iter().any(|encoded| encoded.begins_with_newline),
-            place,
+            location,
         })
     }
 
@@ -113,7 +117,7 @@ impl Row {
             turns: self.turns,
             has_special_text: self.has_special_text,
             begins_with_newline: self.begins_with_newline,
-            place: self.place.clone(),
+            location: self.location.clone(),
         }
     }
 
@@ -208,7 +212,7 @@ pub fn read(
     bad_rows: BadRows,
 ) -> Result<Comparisons> {
     let (mut result, mut problems) = (Comparisons::default(), Problems::new());
-    let row = |place: &Place, comparison: Comparison| Row::new(&comparison, format, place.clone());
+    let row = |location: &RowLocation, comparison: Comparison| Row::new(&comparison, format, location.clone());
     for file in files {
         let read = data::read_rows(std::slice::from_ref(file), bad_rows, &row);
         let Some(read) = problems.absorb(read)? else { continue };

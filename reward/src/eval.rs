@@ -94,7 +94,7 @@ pub fn score_pairs(rows: &[Row], scores: &[Vec<f64>]) -> Vec<(f64, f64)> {
 mod tests {
     use std::path::Path;
 
-    use align_data::Place;
+    use align_data::RowLocation;
     use align_model::{ModelOptions, ScalarModel};
 
     use super::*;
@@ -110,7 +110,7 @@ mod tests {
             turns: 4,
             has_special_text: false,
             begins_with_newline: false,
-            place: Place { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
+            location: RowLocation { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
         }
     }
 

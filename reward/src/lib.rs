@@ -17,6 +17,8 @@
 //! assert_eq!((loss.stats.accuracy, loss.stats.margin), (1.0, 1.0));
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod checked;
 pub mod config;
 pub mod data;

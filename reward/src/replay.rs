@@ -29,7 +29,7 @@ fn examine(trainer: &mut Trainer, step: u64) -> Result<Examination> {
         let (stats, _) = trainer.backward(rows, batch.len(), lm_tokens);
         found.parts.push(Part {
             name: format!("microbatch {}", index + 1),
-            rows: rows.iter().map(|row| row.place.to_string()).collect(),
+            rows: rows.iter().map(|row| row.location.to_string()).collect(),
             tokens: flat.flat.len(),
             loss: Some(stats.loss * batch.len() as f64 / rows.len() as f64),
             activations,

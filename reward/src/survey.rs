@@ -70,7 +70,7 @@ pub fn known(rows: &[Row], seen: &SeenPairs) -> (u64, u64) {
 mod tests {
     use std::path::Path;
 
-    use align_data::Place;
+    use align_data::RowLocation;
 
     use super::*;
 
@@ -85,7 +85,7 @@ mod tests {
             turns: 2 * answers.len() as u64,
             has_special_text: prompt == 9,
             begins_with_newline: false,
-            place: Place { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
+            location: RowLocation { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
         }
     }
 

@@ -102,7 +102,7 @@ impl Differences {
 
 #[cfg(test)]
 mod tests {
-    use align_data::Place;
+    use align_data::RowLocation;
 
     use super::*;
 
@@ -117,7 +117,7 @@ mod tests {
             turns: 2,
             has_special_text: false,
             begins_with_newline: false,
-            place: Place { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
+            location: RowLocation { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
         };
         let rows = [row(), row(), row()];
         // In order, tied, out of order; then out of order, in order, out of order.

@@ -82,7 +82,7 @@ impl Rows {
 
     /// Where the rows of a step stood, by file and line; of merged documents, the row's number.
     pub fn names(&self, step: u64) -> impl Iterator<Item = String> + '_ {
-        let name = |row| self.train.place(row).map_or_else(|| format!("row {row}"), |place| place.to_string());
+        let name = |row| self.train.location(row).map_or_else(|| format!("row {row}"), |location| location.to_string());
         self.batches.rows(step).map(name)
     }
 

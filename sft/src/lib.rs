@@ -17,6 +17,8 @@
 //! assert!(refused.to_string().contains("did you mean train.batch_size?"));
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod checked;
 pub mod config;
 pub mod data;

@@ -1,5 +1,5 @@
-//! What this machine can do at best: products through libtorch, and reading memory. Measured before and after each job, since a
-//! processor's clock, and who else uses it, change within seconds.
+//! The peak performance of this machine: matmul through libtorch, and memory bandwidth. Measured before and
+//! after each job, because the clock and load of a processor change within seconds.
 
 use align_kernels::HOST;
 use align_kernels::kind_of;
@@ -12,47 +12,48 @@ use tch::{Kind, Tensor};
 use super::jobs::name;
 use super::table::Spread;
 
-/// How libtorch is asked for the fastest product of each dtype.
+/// The fastest matmul path of libtorch for each dtype.
 pub(super) struct Probe(Vec<(Dtype, Path)>);
 
-/// A way to a product.
+/// A matmul path.
 #[derive(Clone, Copy)]
 enum Path {
     /// libtorch's own choice.
     Mm,
     /// oneDNN on matrices in its own layout.
     Mkldnn,
-    /// libtorch's own choice in fp32, whatever the dtype: a processor without instructions for 16 bits has nothing faster.
+    /// libtorch's own choice in fp32, whatever the dtype: the fastest on a processor without 16-bit
+    /// instructions.
     Widened,
 }
 
-/// The ceilings that a row is held against.
+/// The ceilings that a row is compared with.
 #[derive(Clone)]
 pub(super) struct Ceilings {
-    /// Floating-point operations a second.
+    /// Floating-point operations per second.
     products: Vec<(Dtype, f64)>,
-    /// Bytes a second, read.
+    /// Bytes read per second.
     pub(super) bandwidth: f64,
 }
 
 /// Side of the square matrices: large enough for the best rate, small enough for a few repetitions.
 const SIDE: i64 = 2048;
-/// Elements that are read, in fp32: far more than any cache holds.
+/// The number of fp32 elements read: far more than any cache has.
 const ELEMENTS: i64 = 1 << 27;
-/// Seconds that are spent on each, and how often it is done at the least.
+/// The time spent on each measurement, and the minimum number of repetitions.
 const SECONDS: f64 = 0.5;
 const TIMES: usize = 3;
 
 impl Probe {
-    /// Which path is the faster one depends on processor and dtype.
+    /// Selects the faster path, which depends on processor and dtype.
     pub(super) fn choose(dtypes: &[Dtype]) -> Self {
         let best = |dtype: Dtype| {
             let rate = |path: &Path| path.rate(kind_of(dtype)).unwrap_or(0.0);
-            // Of equal ones the last; in fp32 nothing is to be widened.
+            // The last of equal ones; fp32 needs no conversion.
             let paths = [Path::Widened, Path::Mkldnn, Path::Mm]
                 .into_iter()
                 .filter(|path| !matches!(path, Path::Widened) || kind_of(dtype) != Kind::Float);
-            paths.max_by(|one, other| rate(one).total_cmp(&rate(other))).expect("two paths at least")
+            paths.max_by(|one, other| rate(one).total_cmp(&rate(other))).expect("at least two paths")
         };
         Self(dtypes.iter().map(|dtype| (*dtype, best(*dtype))).collect())
     }
@@ -61,11 +62,11 @@ impl Probe {
         let rate = |(dtype, path): &(Dtype, Path)| (*dtype, path.rate(kind_of(*dtype)).expect("the path was tried"));
         let products = self.0.iter().map(rate).collect();
         let long = Tensor::ones([ELEMENTS], (Kind::Float, HOST));
-        let pass = usual(|| drop(long.sum(Kind::Float)));
+        let pass = median_seconds(|| drop(long.sum(Kind::Float)));
         Ceilings { products, bandwidth: 4.0 * ELEMENTS as f64 / pass }
     }
 
-    /// The best of many measurements, and how it was measured.
+    /// The best of several measurements, and the path.
     pub(super) fn to_json(&self, measured: &[Ceilings]) -> Value {
         let best = |rate: &dyn Fn(&Ceilings) -> f64| measured.iter().map(rate).fold(0.0, f64::max) / 1e9;
         let product = |(dtype, path): &(Dtype, Path)| {
@@ -78,7 +79,7 @@ impl Probe {
         Value::Object(all)
     }
 
-    /// A line for each.
+    /// One line per ceiling.
     pub(super) fn describe(&self, measured: &[Ceilings]) -> Vec<String> {
         let spread = |rate: &dyn Fn(&Ceilings) -> f64| Spread::of(&measured.iter().map(rate).collect::<Vec<_>>());
         let product = |(dtype, path): &(Dtype, Path)| {
@@ -87,7 +88,7 @@ impl Probe {
         };
         let mut lines: Vec<String> = self.0.iter().map(product).collect();
         let Spread { min, max, .. } = spread(&|ceilings| ceilings.bandwidth / 1e9);
-        lines.push(format!("memory: {min:.1}–{max:.1} GB/s (sum of 512 MiB), of which decoding reads its part"));
+        lines.push(format!("memory: {min:.1}–{max:.1} GB/s (sum of 512 MiB), the ceiling for decoding"));
         lines
     }
 }
@@ -101,18 +102,18 @@ impl Path {
         }
     }
 
-    /// Operations a second; `None` where a build of libtorch or a processor does not have the path.
+    /// Operations per second; `None` if the build of libtorch or the processor does not support the path.
     fn rate(self, kind: Kind) -> Option<f64> {
         let _no_grad = tch::no_grad_guard();
         let kind = if matches!(self, Path::Widened) { Kind::Float } else { kind };
         let factor = Tensor::ones([SIDE, SIDE], (kind, HOST));
         let seconds = match self {
-            Path::Mm | Path::Widened => usual(|| drop(factor.mm(&factor))),
+            Path::Mm | Path::Widened => median_seconds(|| drop(factor.mm(&factor))),
             Path::Mkldnn => {
                 let laid_out = factor.f_to_mkldnn(None).ok()?;
                 let product = || laid_out.f_mkldnn_linear(&laid_out, None::<Tensor>);
                 drop(product().ok()?);
-                usual(|| drop(product()))
+                median_seconds(|| drop(product()))
             }
         };
         Some(2.0 * (SIDE as f64).powi(3) / seconds)
@@ -120,15 +121,15 @@ impl Path {
 }
 
 impl Ceilings {
-    /// Of a dtype that was measured.
+    /// The rate of a measured dtype.
     pub(super) fn rate(&self, dtype: Dtype) -> f64 {
         let of_dtype = self.products.iter().find(|(measured, _)| *measured == dtype);
         of_dtype.map(|(_, rate)| *rate).expect("every row's dtype is measured")
     }
 }
 
-/// The median of a few times.
-fn usual(mut work: impl FnMut()) -> f64 {
+/// The median time of a few repetitions.
+fn median_seconds(mut work: impl FnMut()) -> f64 {
     let (begun, mut times) = (Instant::now(), Vec::new());
     while times.len() < TIMES || begun.elapsed().as_secs_f64() < SECONDS {
         let started = Instant::now();

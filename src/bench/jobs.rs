@@ -1,4 +1,4 @@
-//! A job: a command of this binary on a config written for it, and what its metrics say.
+//! Jobs: each runs a command of this binary with a generated config, and reads its metrics.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use serde_json::Value;
 use super::{BATCH, MAX_TOKENS, RESPONSE_TOKENS};
 use crate::supervise::Supervisor;
 
-/// More steps than any job takes: it is ended as soon as it has done those that are measured.
+/// More steps than any job runs: it is stopped after the measured ones.
 const ENDLESS: u64 = 1_000_000;
 
-/// The name that a config gives a dtype.
+/// The name of a dtype in configs.
 pub(super) fn name(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::Float32 => "float32",
@@ -25,16 +25,16 @@ pub(super) fn name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// Where a job's files are.
-pub(super) struct Place<'a> {
-    /// Configs, run folders and what the jobs say on stderr.
+/// The location of a job's files.
+pub(super) struct JobFiles<'a> {
+    /// The folder for configs, run folders and the stderr of jobs.
     pub(super) out: &'a Path,
-    /// Of this job's files.
+    /// The prefix of this job's files.
     pub(super) name: String,
     pub(super) supervisor: &'a Supervisor,
 }
 
-impl Place<'_> {
+impl JobFiles<'_> {
     fn path(&self, suffix: &str) -> PathBuf {
         self.out.join(format!("{}{suffix}", self.name))
     }
@@ -78,42 +78,42 @@ fn quoted(path: &Path) -> toml::Value {
     toml::Value::String(path.display().to_string())
 }
 
-/// Runs a stage until it has logged so many steps, and ends it there: what it would write at its end is not measured. `None` when this
-/// program was asked to stop.
-pub(super) fn run_stage(place: &Place<'_>, stage: &str, config: &str, steps: usize) -> Result<Option<Vec<Value>>> {
-    let (file, folder) = (place.path(".toml"), place.path(""));
+/// Runs a stage until it has logged `steps` steps, then stops it: writing the result is not measured. `None`
+/// if this program was asked to stop.
+pub(super) fn run_stage(files: &JobFiles<'_>, stage: &str, config: &str, steps: usize) -> Result<Option<Vec<Value>>> {
+    let (file, folder) = (files.path(".toml"), files.path(""));
     let config = format!(
         "{config}\n[run]\nout = {}\ndevice = \"cpu\"\neval_every = {ENDLESS}\nsave_every = {ENDLESS}\n",
         quoted(&folder)
     );
     fs::write(&file, config).map_err(Error::io(&file))?;
     let arguments = [stage.as_ref(), "--config".as_ref(), file.as_os_str()];
-    let mut running = Running::start(place, &arguments, Stdio::null())?;
+    let mut running = Running::start(files, &arguments, Stdio::null())?;
     loop {
         let lines = metrics(&folder.join("metrics.jsonl"))?;
         if lines.len() >= steps {
             return Ok(Some(lines.into_iter().take(steps).collect()));
         }
-        if place.supervisor.interrupt.load(Ordering::SeqCst) {
+        if files.supervisor.interrupt.load(Ordering::SeqCst) {
             return Ok(None);
         }
         if running.has_ended()? {
-            return Err(running.failure(place).into());
+            return Err(running.failure(files).into());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// The whole lines of a file that is being written; none before it is there.
+/// The complete lines of a file that is being written; none if it does not exist yet.
 fn metrics(path: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().map(|line| serde_json::from_str(line).context("a line of metrics.jsonl")).collect()
 }
 
-/// Runs `align generate` to its end; what it says of itself. `None` when this program was asked to stop.
-pub(super) fn run_generate(place: &Place<'_>, model: &Path, prompts: &Path) -> Result<Option<Value>> {
-    let (out, said) = (place.path(".jsonl"), place.path(".json"));
+/// Runs `align generate` and returns its statistics. `None` if this program was asked to stop.
+pub(super) fn run_generate(files: &JobFiles<'_>, model: &Path, prompts: &Path) -> Result<Option<Value>> {
+    let (out, said) = (files.path(".jsonl"), files.path(".json"));
     let tokens = RESPONSE_TOKENS.to_string();
     let arguments = [
         "generate".as_ref(),
@@ -128,28 +128,28 @@ pub(super) fn run_generate(place: &Place<'_>, model: &Path, prompts: &Path) -> R
         "--json".as_ref(),
     ];
     let stdout = fs::File::create(&said).map_err(Error::io(&said))?;
-    let mut running = Running::start(place, &arguments, stdout.into())?;
+    let mut running = Running::start(files, &arguments, stdout.into())?;
     while !running.has_ended()? {
-        if place.supervisor.interrupt.load(Ordering::SeqCst) {
+        if files.supervisor.interrupt.load(Ordering::SeqCst) {
             return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     let text = fs::read_to_string(&said).map_err(Error::io(&said))?;
-    serde_json::from_str(&text).map(Some).map_err(|_| running.failure(place).into())
+    serde_json::from_str(&text).map(Some).map_err(|_| running.failure(files).into())
 }
 
-/// A child process, which does not outlive this value.
+/// A child process, killed when this value is dropped.
 struct Running(Child);
 
 impl Running {
-    fn start(place: &Place<'_>, arguments: &[&std::ffi::OsStr], stdout: Stdio) -> Result<Self> {
-        let log = place.path(".log");
+    fn start(files: &JobFiles<'_>, arguments: &[&std::ffi::OsStr], stdout: Stdio) -> Result<Self> {
+        let log = files.path(".log");
         let stderr = fs::File::create(&log).map_err(Error::io(&log))?;
         let program = std::env::current_exe().context("this program cannot be found")?;
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-        // The ceilings are the processor's, so `generate` stays there as the stages do.
+        // The ceilings are those of the CPU, so `generate` must run on it, as the stages do.
         command.env("CUDA_VISIBLE_DEVICES", "");
         Ok(Self(command.spawn().context("a job cannot start")?))
     }
@@ -158,11 +158,11 @@ impl Running {
         Ok(self.0.try_wait().context("a job cannot be waited for")?.is_some())
     }
 
-    /// Why it ended by itself: the last that it said.
-    fn failure(&self, place: &Place<'_>) -> Error {
-        let said = fs::read_to_string(place.path(".log")).unwrap_or_default();
+    /// Why it ended early: the last line on its stderr.
+    fn failure(&self, files: &JobFiles<'_>) -> Error {
+        let said = fs::read_to_string(files.path(".log")).unwrap_or_default();
         let last = said.lines().last().unwrap_or("no message");
-        Error::Failed(format!("{} ended early: {}", place.name, last.trim_start_matches("align: ")))
+        Error::Failed(format!("{} ended early: {}", files.name, last.trim_start_matches("align: ")))
     }
 }
 

@@ -1,8 +1,8 @@
-//! `align bench`: what every stage does on this machine, and what part that is of what the machine could do.
+//! `align bench`: the speed of every stage on this machine, as a fraction of the machine's peak.
 //!
-//! A job is the command itself, a child process on a config that is written for it: [`jobs`] runs it and reads its metrics.jsonl. So nothing
-//! easier than a real run is measured, and peak memory is each job's own. [`useful`] counts the operations that the rows ask for, and
-//! [`ceilings`] measures what they are held against, in the same run.
+//! A job is the command itself, as a child process with a generated config: [`jobs`] runs it and reads its
+//! metrics.jsonl. So a real run is measured, and peak memory is that of the job. [`useful`] counts the
+//! operations that the rows require, and [`ceilings`] measures the machine's peak, in the same run.
 
 mod ceilings;
 mod jobs;
@@ -30,7 +30,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use ceilings::{Ceilings, Probe};
-use jobs::Place;
+use jobs::JobFiles;
 use table::Measured;
 use useful::Model;
 
@@ -40,26 +40,27 @@ use crate::commands::stages::program;
 use crate::supervise::Supervisor;
 use crate::terminal::Terminal;
 
-/// Dialogues, comparisons, prompts of a step.
+/// Dialogues, comparisons or prompts per step.
 const BATCH: usize = 8;
 /// Longer dialogues are left out.
 const MAX_TOKENS: usize = 512;
-/// Longest response of ppo and generate.
+/// Maximum length of a response of ppo and generate.
 const RESPONSE_TOKENS: usize = 64;
-/// Prompts of ppo and generate have as many tokens; where fewer than a batch have, up to as many.
+/// The length of the prompts of ppo and generate; if there are too few for a batch, shorter ones are used as
+/// well.
 const PROMPT_TOKENS: std::ops::RangeInclusive<usize> = 64..=128;
-/// `generate` is run this often.
+/// The number of runs of `generate`.
 const GENERATE_RUNS: usize = 3;
 
-/// Runs the jobs and prints what they did.
+/// Runs the jobs and prints the results.
 pub(crate) fn run(args: BenchArgs) -> Result<ExitCode> {
     let subjects = check(&args)?;
     let folder = Folder::open(args.out.as_deref())?;
     let supervisor = Supervisor::start()?;
     let mut terminal = Terminal::new();
-    terminal.note("measuring what this machine can do");
+    terminal.note("measuring the peak performance of this machine");
     let dtypes: Vec<Dtype> = args.dtype.iter().map(|dtype| Dtype::from(*dtype)).collect();
-    // `generate` computes in float32 whatever the stages do.
+    // `generate` always computes in float32.
     let mut all = vec![Dtype::Float32];
     all.extend(dtypes.iter().filter(|dtype| **dtype != Dtype::Float32));
     let probe = Probe::choose(&all);
@@ -92,7 +93,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A model, and the rows that its jobs will take, as they will take them.
+/// A model, and the rows that its jobs will use, in their order.
 struct Subject {
     name: String,
     dir: PathBuf,
@@ -104,7 +105,7 @@ struct Subject {
     prompts: Vec<(Dialogue, usize)>,
 }
 
-/// Reads models' headers and data; all problems at once.
+/// Reads the models' headers and the data, and reports all problems together.
 fn check(args: &BenchArgs) -> Result<Vec<Subject>> {
     let mut problems = Problems::new();
     if args.steps == 0 {
@@ -114,7 +115,7 @@ fn check(args: &BenchArgs) -> Result<Vec<Subject>> {
         problems.push("--ppo-epochs", "is 0, expected at least 1");
     }
     if args.batches.contains(&0) {
-        problems.push("--batches", "holds 0, expected at least 1");
+        problems.push("--batches", "has 0, expected at least 1");
     }
     let mut subjects: Vec<Subject> = Vec::new();
     for dir in &args.models {
@@ -161,20 +162,20 @@ fn read(args: &BenchArgs, dir: &Path, source: Source, format: ChatFormat, proble
     }
     if runs(&[BenchJob::Ppo, BenchJob::Generate]) {
         let file = args.data.join("prompts.jsonl");
-        let as_it_is = |_: &data::Place, prompt: Prompt| Ok(prompt);
-        let rows = problems.absorb(data::read_rows(std::slice::from_ref(&file), BadRows::Error, &as_it_is))?;
+        let unchanged = |_: &data::RowLocation, prompt: Prompt| Ok(prompt);
+        let rows = problems.absorb(data::read_rows(std::slice::from_ref(&file), BadRows::Error, &unchanged))?;
         subject.prompts = rows.map_or_else(Vec::new, |rows| prompts(rows.records, &subject.format));
         let needed = BATCH.max(args.batches.iter().copied().max().unwrap_or(0));
         if problems.is_empty() && subject.prompts.len() < needed {
             let (there, most) = (subject.prompts.len(), PROMPT_TOKENS.end());
-            problems.push(file.display(), format!("holds {there} prompts of at most {most} tokens, expected {needed}"));
+            problems.push(file.display(), format!("has {there} prompts of at most {most} tokens, expected {needed}"));
         }
     }
     Ok(subject)
 }
 
-/// The prompts of the length that is measured, in order, with their tokens.
-fn prompts(rows: Vec<(data::Place, Prompt)>, format: &ChatFormat) -> Vec<(Dialogue, usize)> {
+/// The prompts of the measured length, in order, with their number of tokens.
+fn prompts(rows: Vec<(data::RowLocation, Prompt)>, format: &ChatFormat) -> Vec<(Dialogue, usize)> {
     let with_length = |(_, Prompt(dialogue))| {
         let tokens = format.prompt(&dialogue).ok()?.len();
         Some((dialogue, tokens))
@@ -187,7 +188,7 @@ fn prompts(rows: Vec<(data::Place, Prompt)>, format: &ChatFormat) -> Vec<(Dialog
     prompts
 }
 
-/// The rows of a step, as a stage with `data.shuffle = false` takes them.
+/// The rows of a step, in the order of `data.shuffle = false`.
 fn taken<T>(rows: &[T], step: u64) -> Vec<&T> {
     let batches = Batches::new(Order::new(&[rows.len()], None, 0, false), BATCH, Length::Steps(step + 1));
     batches.rows(step).map(|row| &rows[row]).collect()
@@ -206,7 +207,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// All jobs of a model; false when asked to stop.
+    /// Runs all jobs of a model; false if asked to stop.
     fn measure(&mut self, subject: &Subject) -> Result<bool> {
         for job in &self.args.jobs {
             let goes_on = match job {
@@ -220,7 +221,7 @@ impl Bench<'_> {
         Ok(true)
     }
 
-    /// A stage in every dtype.
+    /// Runs a stage in every dtype.
     fn stage(&mut self, subject: &Subject, job: BenchJob) -> Result<bool> {
         for dtype in self.dtypes.clone() {
             let data = |file: &str| self.args.data.join(file);
@@ -236,8 +237,8 @@ impl Bench<'_> {
                 }
             };
             let steps = warm_up + self.args.steps;
-            let place = self.place(subject, &format!("{stage}-{}", jobs::name(dtype)));
-            let Some(lines) = jobs::run_stage(&place, stage, &config, steps)? else { return Ok(false) };
+            let files = self.job_files(subject, &format!("{stage}-{}", jobs::name(dtype)));
+            let Some(lines) = jobs::run_stage(&files, stage, &config, steps)? else { return Ok(false) };
             let mut row = self.row(subject, stage, dtype, BATCH);
             row.first_loss = lines[0]["train/loss"].as_f64();
             for (step, line) in lines.iter().enumerate().skip(warm_up) {
@@ -249,7 +250,7 @@ impl Bench<'_> {
         Ok(true)
     }
 
-    /// What a step did in its time, from the rows that it took.
+    /// Adds a step's time and work, from its rows.
     fn add_step(&self, row: &mut Measured, subject: &Subject, job: BenchJob, step: u64, line: &Value) {
         let number = |key: &str| line[key].as_f64().unwrap_or(f64::NAN);
         let seconds = number("time/step");
@@ -280,15 +281,15 @@ impl Bench<'_> {
         }
     }
 
-    /// Sampling at every batch size; false when asked to stop.
+    /// Measures sampling at every batch size; false if asked to stop.
     fn generate(&mut self, subject: &Subject) -> Result<bool> {
         for &batch in &self.args.batches {
             let prompts = self.prompts(subject, &format!("generate-{batch}"), batch)?;
             let lengths: Vec<usize> = subject.prompts[..batch].iter().map(|(_, tokens)| *tokens).collect();
             let mut row = self.row(subject, "generate", Dtype::Float32, batch);
             for run in 0..GENERATE_RUNS {
-                let place = self.place(subject, &format!("generate-{batch}-{run}"));
-                let Some(said) = jobs::run_generate(&place, &subject.dir, &prompts)? else { return Ok(false) };
+                let files = self.job_files(subject, &format!("generate-{batch}-{run}"));
+                let Some(said) = jobs::run_generate(&files, &subject.dir, &prompts)? else { return Ok(false) };
                 let number = |key: &str| said[key].as_f64().unwrap_or(f64::NAN);
                 let (seconds, tokens) = (number("seconds"), number("tokens"));
                 let response = (tokens / batch as f64).round() as usize;
@@ -309,7 +310,7 @@ impl Bench<'_> {
         Measured::new(&subject.name, subject.model.num_parameters(), job, dtype, batch, before)
     }
 
-    /// Keeps a row whose job has just ended.
+    /// Adds a row whose job has just ended.
     fn push(&mut self, mut row: Measured) {
         let after = self.probe.measure();
         row.after(&after);
@@ -317,13 +318,13 @@ impl Bench<'_> {
         self.rows.push(row);
     }
 
-    fn place(&mut self, subject: &Subject, job: &str) -> Place<'_> {
+    fn job_files(&mut self, subject: &Subject, job: &str) -> JobFiles<'_> {
         let name = format!("{}-{job}", subject.name);
         self.terminal.note(&name);
-        Place { out: self.out, name, supervisor: self.supervisor }
+        JobFiles { out: self.out, name, supervisor: self.supervisor }
     }
 
-    /// A file of the first prompts, for a job.
+    /// Writes a file with the first prompts, for a job.
     fn prompts(&self, subject: &Subject, job: &str, count: usize) -> Result<PathBuf> {
         let path = self.out.join(format!("{}-{job}-prompts.jsonl", subject.name));
         let line = |(dialogue, _): &(Dialogue, usize)| {
@@ -335,7 +336,7 @@ impl Bench<'_> {
         Ok(path)
     }
 
-    /// A reward model of the subject's size: its weights with a new head.
+    /// Writes a reward model of the subject's size: its weights with a new head.
     fn reward_model(&self, subject: &Subject) -> Result<PathBuf> {
         let folder = self.out.join(format!("{}-reward", subject.name));
         if !folder.exists() {
@@ -343,13 +344,13 @@ impl Bench<'_> {
                 ModelOptions { device: HOST, compute: tch::Kind::Float, trainable: false, recompute_layers: false };
             ScalarModel::load(&subject.dir, &options, 0)?.save(&folder)?;
             ScoreContract::new(&subject.format).write(&folder)?;
-            process_memory::give_back();
+            process_memory::trim_malloc();
         }
         Ok(folder)
     }
 }
 
-/// Where configs, run folders and reward models go: a folder of the user's, or one that is gone afterwards.
+/// The folder for configs, run folders and reward models: the user's, or a temporary one.
 struct Folder {
     path: PathBuf,
     _temporary: Option<tempfile::TempDir>,
@@ -364,7 +365,7 @@ impl Folder {
         };
         let occupied = fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
         if occupied || out.is_file() {
-            let what = "holds something else, expected an empty or new folder; give another --out";
+            let what = "is not empty, expected an empty or new folder; give another --out";
             return Err(Error::invalid(out.display(), what).into());
         }
         fs::create_dir_all(out).map_err(Error::io(out))?;

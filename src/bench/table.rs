@@ -1,4 +1,4 @@
-//! What was measured: rows, as JSON and as a table.
+//! The measurements: rows, as JSON and as a table.
 
 use align_core::config::Dtype;
 use comfy_table::TableComponent;
@@ -8,7 +8,7 @@ use super::ceilings::{Ceilings, Probe};
 use super::jobs::name;
 use crate::commands::eval::{align_right, print_line, table};
 
-/// A job, its steps' numbers by name.
+/// The measurements of a job, by name.
 pub(super) struct Measured {
     model: String,
     parameters: u64,
@@ -16,14 +16,14 @@ pub(super) struct Measured {
     dtype: Dtype,
     batch: usize,
     seconds: Vec<f64>,
-    /// Useful operations a second.
+    /// Useful operations per second.
     rate: Vec<f64>,
     /// Other numbers of each step, by name.
     others: Vec<(String, Vec<f64>)>,
     peak_gib: f64,
-    /// What the machine could do before and after it.
+    /// The machine's peak before and after the job.
     around: [Ceilings; 2],
-    /// Of the very first step, before any update: what another program finds on the same rows, too.
+    /// The loss of the first step, before any update: comparable with other programs on the same rows.
     pub(super) first_loss: Option<f64>,
 }
 
@@ -51,13 +51,13 @@ impl Measured {
         }
     }
 
-    /// A step's time, and the useful operations in it.
+    /// Adds a step's time and useful operations.
     pub(super) fn step(&mut self, seconds: f64, operations: f64) {
         self.seconds.push(seconds);
         self.rate.push(operations / seconds);
     }
 
-    /// Another number of the step.
+    /// Adds another number of the step.
     pub(super) fn rate(&mut self, name: &str, number: f64) {
         match self.others.iter_mut().find(|(other, _)| other == name) {
             Some((_, numbers)) => numbers.push(number),
@@ -65,12 +65,12 @@ impl Measured {
         }
     }
 
-    /// The most memory so far, in GiB.
+    /// Records the peak memory, in GiB.
     pub(super) fn peak(&mut self, gib: Option<f64>) {
         self.peak_gib = self.peak_gib.max(gib.unwrap_or(0.0));
     }
 
-    /// What the machine could do right after it.
+    /// Records the machine's peak right after the job.
     pub(super) fn after(&mut self, ceilings: &Ceilings) {
         self.around[1] = ceilings.clone();
     }
@@ -79,7 +79,7 @@ impl Measured {
         self.others.iter().find(|(other, _)| other == name).map(|(_, numbers)| Spread::of(numbers))
     }
 
-    /// The part of the best rate, the mean of before and after.
+    /// The fraction of the peak rate (the mean of before and after).
     fn of_peak(&self) -> f64 {
         2.0 * Spread::of(&self.rate).median / self.around.iter().map(|around| around.rate(self.dtype)).sum::<f64>()
     }
@@ -115,7 +115,7 @@ impl Measured {
     }
 }
 
-/// Median, least and most.
+/// Median, minimum and maximum.
 pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) min: f64,
@@ -136,7 +136,7 @@ impl Spread {
     }
 }
 
-/// Prints a line a job, and what the fractions are fractions of.
+/// Prints one line per job, and the ceilings that the fractions refer to.
 pub(super) fn print(rows: &[Measured], probe: &Probe, measured: &[Ceilings]) {
     let header = [
         "model",
@@ -180,10 +180,10 @@ pub(super) fn print(rows: &[Measured], probe: &Probe, measured: &[Ceilings]) {
     lines.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
     print_line(&align_right(lines, 3).to_string());
     probe.describe(measured).iter().for_each(|line| print_line(line));
-    print_line("medians of steps; items: pairs (rm, whose tokens are those of both dialogues), episodes (ppo)");
+    print_line("medians of steps; items: pairs (rm; tokens of both dialogues), episodes (ppo)");
 }
 
-/// Three digits or more.
+/// A number with at least three significant digits.
 fn rounded(number: f64) -> String {
     let decimals = if number < 10.0 {
         2

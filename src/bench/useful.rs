@@ -1,11 +1,13 @@
-//! Useful floating-point operations and bytes: what the numbers asked for cannot do without, however they are computed.
+//! Counts useful floating-point operations and bytes: those that the results require, however they are
+//! computed.
 //!
-//! With P the elements of a model's matrices (all but embedding and head), T tokens, N tokens at which something is asked (a log-probability,
-//! a successor, a value, a score), C pairs of a token and one that it sees (itself too), L layers, Q the width of all query heads, V·D the head:
+//! With P the elements of a model's matrices (all but embedding and head), T tokens, N tokens with an output
+//! (a log-probability, a sampled token, a value, a score), C pairs of a token and one that it attends to
+//! (including itself), L layers, Q the width of all query heads, V·D the head:
 //!
-//! - forward: 2·(P·T − A·(T − N)) + 4·L·Q·C + 2·V·D·N, A the matrices behind the last layer's attention, of which only N rows are asked for;
-//!   forward and back: three times that. Scores and values have no head.
-//! - A prompt that several responses share counts once. What is computed again, or for padding, does not count.
+//! - forward: 2·(P·T − A·(T − N)) + 4·L·Q·C + 2·V·D·N, A the matrices after the last layer's attention, of
+//!   which only N rows are needed; forward and backward: three times that. Scores and values have no head.
+//! - A prompt that several responses share counts once. Recomputation and padding do not count.
 //! - decoding: each step reads P and the head once, and the keys and values of every row.
 
 use align_kernels::HOST;
@@ -15,7 +17,7 @@ use align_tokens::LmRow;
 use align_train::footprint::{Held, Work};
 use tch::Kind;
 
-/// A model as a language model and as a scalar model.
+/// The sizes of a model, as a language model and as a scalar model.
 pub(super) struct Model {
     lm: Held,
     scalar: Held,
@@ -38,18 +40,18 @@ impl Model {
         self.lm.num_parameters()
     }
 
-    /// Forward and back over dialogues.
+    /// Forward and backward over dialogues.
     pub(super) fn sft(&self, rows: &[&LmRow]) -> f64 {
         rows.iter().map(|row| 3.0 * self.lm.operations(&sequence(row.len(), row.num_loss_tokens()))).sum()
     }
 
-    /// Forward and back over comparisons.
+    /// Forward and backward over comparisons.
     pub(super) fn rm(&self, rows: &[&Row]) -> f64 {
         rows.iter().map(|row| 3.0 * self.scalar.operations(&comparison(row))).sum()
     }
 
-    /// A step of PPO on a response to each prompt: sampling (which gives the old log-probabilities), reference, value and reward forward,
-    /// and for each epoch policy and value model forward and back.
+    /// A step of PPO on a response to each prompt: sampling (which gives the old log-probabilities),
+    /// reference, value and reward forward, and for each epoch policy and value model forward and backward.
     pub(super) fn ppo(&self, prompts: &[usize], response: usize, epochs: u64) -> f64 {
         let sum = |model: &Held, targets: usize| -> f64 {
             prompts.iter().map(|prompt| model.operations(&sequence(prompt + response, targets))).sum()
@@ -58,16 +60,16 @@ impl Model {
         2.0 * lm + value + score + 3.0 * epochs as f64 * (lm + value)
     }
 
-    /// Sampling a response to each prompt; nothing follows on its last token.
+    /// Sampling a response to each prompt; its last token needs no forward pass.
     pub(super) fn generate(&self, prompts: &[usize], response: usize) -> f64 {
         prompts.iter().map(|prompt| self.lm.operations(&sequence(prompt + response - 1, response))).sum()
     }
 
-    /// Bytes that decoding reads in fp32, all tokens but each response's first, which reading the prompt gives.
+    /// Bytes that decoding reads in fp32, for all tokens but each response's first, which prefill gives.
     pub(super) fn decoding(&self, prompts: &[usize], response: usize) -> f64 {
         const FP32: f64 = 4.0;
         let config = &self.lm.config;
-        // A multiplication and an addition for each weight.
+        // One multiplication and one addition per weight.
         let weights = self.lm.operations(&Work { tokens: 1, targets: 1, ..Work::default() }) / 2.0;
         let width = (2 * config.num_hidden_layers * config.key_width()) as f64;
         let seen: usize = prompts.iter().map(|prompt| (1..response).map(|token| prompt + token).sum::<usize>()).sum();
@@ -75,12 +77,12 @@ impl Model {
     }
 }
 
-/// A run of tokens of which each sees itself and all before.
+/// A causal sequence: each token attends to itself and all earlier ones.
 fn sequence(tokens: usize, targets: usize) -> Work {
     Work { tokens: tokens as u64, targets: targets as u64, pairs: triangle(tokens), ..Work::default() }
 }
 
-/// Dialogues that begin alike, their beginning once.
+/// Dialogues with a shared prefix, which counts once.
 fn comparison(row: &Row) -> Work {
     let tails: u64 = row.tails.iter().map(|tail| triangle(tail.len()) + (tail.len() * row.prefix.len()) as u64).sum();
     let (tokens, targets) = (row.len() as u64, row.tails.len() as u64);
@@ -93,12 +95,13 @@ fn triangle(tokens: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use align_data::Place;
+    use align_data::RowLocation;
     use serde_json::json;
 
     use super::*;
 
-    /// D 4, I 8, one layer, two heads of width 2, one for keys and values, V 10: P = 4·(2·4 + 2·2) + 3·4·8 = 144.
+    /// D 4, I 8, one layer, two heads of width 2, one for keys and values, V 10: P = 4·(2·4 + 2·2) + 3·4·8 =
+    /// 144.
     fn tiny() -> Model {
         let folder = tempfile::tempdir().unwrap();
         let config = json!({
@@ -115,10 +118,11 @@ mod tests {
         let model = tiny();
         // Two tokens, two targets: 2·144·2 + 4·4·3 + 2·40·2 = 576 + 48 + 160.
         assert_eq!(model.generate(&[1], 2), 784.0);
-        // Behind attention are 4·4 + 3·4·8 = 112. Three tokens, two targets: 2·(144·3 − 112) + 96 + 160 = 896, without a head 736, and for one
-        // score 2·(432 − 224) + 96 = 512. The first twice, the others once, then the first two forward and back in two epochs.
+        // After attention there are 4·4 + 3·4·8 = 112. Three tokens, two targets: 2·(144·3 − 112) + 96 + 160
+        // = 896, without a head 736, and for one score 2·(432 − 224) + 96 = 512. The first twice, the others
+        // once, then the first two forward and backward in two epochs.
         assert_eq!(model.ppo(&[1], 2, 2), 2.0 * 896.0 + 736.0 + 512.0 + 6.0 * (896.0 + 736.0));
-        // One token more is decoded: 184 weights, and keys and values (width 2 each) of two tokens.
+        // One more token is decoded: 184 weights, and keys and values (width 2 each) of two tokens.
         assert_eq!(model.decoding(&[1], 2), 4.0 * (184.0 + 2.0 * 4.0));
     }
 
@@ -133,9 +137,9 @@ mod tests {
             turns: 4,
             has_special_text: false,
             begins_with_newline: false,
-            place: Place { file: std::path::Path::new("pairs.jsonl").into(), index: 0, line: 1 },
+            location: RowLocation { file: std::path::Path::new("pairs.jsonl").into(), index: 0, line: 1 },
         };
-        // Five tokens, of which two are scored; pairs: 3 in the prompt, 1 + 2 and 3 + 4 behind it.
+        // Five tokens, of which two are scored; pairs: 3 in the prompt, 1 + 2 and 3 + 4 after it.
         assert_eq!(tiny().rm(&[&row]), 3.0 * (2.0 * (144.0 * 5.0 - 112.0 * 3.0) + 4.0 * 4.0 * 13.0));
     }
 }

@@ -15,7 +15,7 @@ use anyhow::Result;
 use crate::cli::ChatArgs;
 use crate::output::{print, print_line, say};
 
-/// Reads a line, answers it, and remembers both, until the input ends.
+/// Reads lines and answers each, keeping the dialogue, until the input ends.
 pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     args.sampling.check(&mut problems);
@@ -70,7 +70,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What of an answer is on the screen: characters that are still incomplete wait for their next token.
+/// The part of an answer that is on the screen. An incomplete character waits for its next token.
 #[derive(Default)]
 struct Shown {
     tokens: Vec<i64>,
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_a_character_waits_and_control_characters_never_show() {
+    fn incomplete_characters_wait_and_control_characters_are_removed() {
         let texts = ["a", "a\u{fffd}", "aé", "aé\u{1b}[2J"];
         let mut shown = Shown::default();
         let said: Vec<String> = (0..4).map(|token| shown.next(token, |ids| texts[ids.len() - 1].to_owned())).collect();

@@ -1,4 +1,4 @@
-//! `align data`: which rows to train on.
+//! `align data`: selects rows to train on.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,23 +13,23 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::eval::{align_right, print_line, table};
-use super::inputs::{self, say_passed_over};
+use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{DataArgs, DecontaminateArgs, SampleArgs};
 use crate::terminal::Terminal;
 
-/// Drops copies.
+/// Drops duplicates.
 pub(crate) fn dedup(mut args: DataArgs) -> Result<ExitCode> {
     let given = args.find();
     let mut results = Results::create(&args, &[], "dedup", copies::settings())?;
     let files = align_curation::dedup(args.inputs(), scratch(&args.out)?, &mut results, &mut Terminal::new())?;
-    say_passed_over(&given);
+    report_ignored(&given);
     results.finish(json!({ "files": files }))?;
     print_files(&files, &["exact copy", "near copy", "bad row"]);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Drops what an evaluation knows.
+/// Drops rows that overlap an evaluation set.
 pub(crate) fn decontaminate(mut args: DecontaminateArgs) -> Result<ExitCode> {
     let mut given = args.data.find();
     let evaluation = inputs::sets(&args.against);
@@ -38,19 +38,19 @@ pub(crate) fn decontaminate(mut args: DecontaminateArgs) -> Result<ExitCode> {
     let mut results = Results::create(&args.data, &against, "decontaminate", decontaminate::settings())?;
     let (files, against) =
         align_curation::decontaminate(args.data.inputs(), &against, &mut results, &mut Terminal::new())?;
-    say_passed_over(&given);
+    report_ignored(&given);
     results.finish(json!({ "files": files, "against": against }))?;
     print_files(&files, &["overlap", "bad row"]);
     print_against(&against);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes a balanced few.
+/// Draws a balanced sample.
 pub(crate) fn sample(mut args: SampleArgs) -> Result<ExitCode> {
     let given = args.data.find();
     let mut results = Results::create(&args.data, &[], "sample", json!({ "rows": args.rows }))?;
     let (files, counts) = align_curation::sample(args.data.inputs(), args.rows, &mut results, &mut Terminal::new())?;
-    say_passed_over(&given);
+    report_ignored(&given);
     results.finish(json!({ "files": files, "tags": counts }))?;
     print_files(&files, &["bad row"]);
     print_sample(&counts);
@@ -58,7 +58,7 @@ pub(crate) fn sample(mut args: SampleArgs) -> Result<ExitCode> {
 }
 
 impl DataArgs {
-    /// Puts the files that each path stands for in its place.
+    /// Replaces each path by the files that it refers to.
     fn find(&mut self) -> Vec<Found> {
         let given = inputs::sets(&self.files);
         self.files = inputs::files(&given);
@@ -71,17 +71,18 @@ impl DataArgs {
     }
 }
 
-/// A file without a name beside the result, where there is room for it; it goes when the process does.
+/// An unnamed temporary file on the disk of the result, where there is enough space. It is removed when the
+/// process ends.
 fn scratch(out: &Path) -> Result<File> {
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok(tempfile::tempfile_in(folder).map_err(Error::io(folder))?)
 }
 
-/// Writes what stays, and what goes into the report; both take their places at the end.
+/// Writes the kept rows and the report; both are renamed into place at the end.
 struct Results {
     kept: Lines,
     report: Lines,
-    /// Whether the report has named a row.
+    /// Whether the report lists a row already.
     any: bool,
 }
 
@@ -100,7 +101,7 @@ impl Results {
         }
         let name = args.out.to_string_lossy().to_lowercase();
         if [".gz", ".zst", ".parquet", ".txt"].iter().any(|ending| name.ends_with(ending)) {
-            problems.push(args.out.display(), "what is written is JSON Lines, expected a name that ends with .jsonl");
+            problems.push(args.out.display(), "the output is JSON Lines, expected a name that ends with .jsonl");
         }
         problems.into_result()?;
         let (kept, mut report) = (Lines::create(&args.out)?, Lines::create(&path)?);
@@ -131,7 +132,7 @@ impl Sink for Results {
     }
 }
 
-/// A row a file, and one for all of them; the reasons are the columns.
+/// Prints one row per file and a total, with the reasons as columns.
 fn print_files(files: &[FileCounts], reasons: &[&'static str]) {
     let header: Vec<&str> = ["file", "rows", "kept"].into_iter().chain(reasons.iter().copied()).collect();
     let mut shown = table(&header);
@@ -158,7 +159,7 @@ fn print_against(files: &[AgainstCounts]) {
 }
 
 fn print_sample(counts: &SampleCounts) {
-    let mut shown = table(&["tags", "covered", "rounds", "rows without tags", "tags a row", "tags a row kept"]);
+    let mut shown = table(&["tags", "covered", "rounds", "rows without tags", "tags per row", "tags per kept row"]);
     let means = [counts.tags_a_row, counts.tags_a_chosen_row].map(|mean| format!("{mean:.2}"));
     let numbers = [counts.tags, counts.covered, counts.rounds, counts.untagged].map(|count| count.to_string());
     shown.add_row(numbers.into_iter().chain(means));

@@ -1,4 +1,4 @@
-//! `align doctor`: the findings on what a config would train with.
+//! `align doctor`: checks the models, data and code that a config would train with.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use super::stages::{Stage, stage_of};
 use crate::cli::DoctorArgs;
 use crate::terminal::Terminal;
 
-/// Examines the stage that the config is for.
+/// Checks the stage that the config is for.
 pub(crate) fn run(args: DoctorArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::new();
     let Diagnosis { outset, checks } = match stage_of(&args.config)? {

@@ -1,4 +1,4 @@
-//! `align eval lm`, and what both kinds of evaluation print and write.
+//! `align eval lm`, and the output that both kinds of evaluation share.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use super::inputs::{self, say_passed_over};
+use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{EvalData, EvalLmArgs};
 pub(crate) use crate::output::print_line;
@@ -23,18 +23,19 @@ use crate::terminal::Terminal;
 
 /// Tokens computed at once.
 pub(crate) const MICROBATCH_TOKENS: usize = 8192;
-/// Documents are measured in pieces of this many tokens, the report's context length, or of the model's own where that is shorter.
+/// Documents are evaluated in pieces of this many tokens, the report's context length, or of the model's
+/// context length if that is shorter.
 const TEXT_TOKENS: usize = 2048;
 
-/// Says which keys of rows nothing reads, where there are any.
-pub(crate) fn tell_unread(unread: &Unread) {
+/// Reports the keys of rows that were not read, if any.
+pub(crate) fn report_unread(unread: &Unread) {
     if !unread.is_empty() {
         Terminal::new().note(&format!("keys that are not read: {}", unread.line()));
     }
 }
 
-/// Says how a reward model of another program is read.
-pub(crate) fn tell_assumed(dir: &Path, assumed: Option<&str>) {
+/// Reports how scores of another program's reward model are read.
+pub(crate) fn report_assumed(dir: &Path, assumed: Option<&str>) {
     if let Some(assumed) = assumed {
         Terminal::new().note(&format!("{}: {assumed}", dir.display()));
     }
@@ -76,11 +77,11 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     }
     args.data.check(&inputs::files(&given), &mut problems);
     problems.into_result()?;
-    say_passed_over(&given);
+    report_ignored(&given);
 
     let mut unread = Unread::default();
     sets.iter().for_each(|(_, data)| unread.add(&data.counts.unread));
-    tell_unread(&unread);
+    report_unread(&unread);
     let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
     let mut model = CausalLm::load(&args.model, &evaluation_options(args.data.dtype.into()))?;
     require_finite(&args.model, model.parameters())?;
@@ -93,11 +94,12 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
         let stats = lm::evaluate(&model, data.rows.iter(), MICROBATCH_TOKENS, &mut |index, row, logprobs| {
             terminal.advance(1, "");
             if logprobs.iter().any(|logprob| !logprob.is_finite()) {
-                let row = data.rows.place(index).map_or_else(|| format!("row {index}"), |place| place.to_string());
+                let row =
+                    data.rows.location(index).map_or_else(|| format!("row {index}"), |location| location.to_string());
                 failed.get_or_insert_with(|| not_a_number(row, "a log-probability", &args.model));
             }
-            if let (Some(per_row), Some(place)) = (&mut per_row, data.rows.place(index))
-                && let Err(error) = per_row.write(&lm_line(&place.file, place.index, row, logprobs))
+            if let (Some(per_row), Some(location)) = (&mut per_row, data.rows.location(index))
+                && let Err(error) = per_row.write(&lm_line(&location.file, location.index, row, logprobs))
             {
                 failed.get_or_insert(error);
             }
@@ -130,7 +132,7 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says once how many of a file's rows go beyond the positions that a model is meant for.
+/// Warns once if rows of a file exceed the model's maximum position.
 pub(super) fn warn_of_long(
     config: &ModelConfig,
     file: &Path,
@@ -143,9 +145,9 @@ pub(super) fn warn_of_long(
     }
 }
 
-/// What is computed of a row is no number though every weight is one.
+/// The error for a non-finite result although all weights are finite.
 pub(super) fn not_a_number(row: impl std::fmt::Display, what: &str, dir: &Path) -> anyhow::Error {
-    Error::Failed(format!("{row}: {what} is not a number, expected one; {} is damaged", dir.display())).into()
+    Error::Failed(format!("{row}: {what} is not finite, expected a finite number; {} is damaged", dir.display())).into()
 }
 
 /// A row's line: the log-probability of every target, null elsewhere.

@@ -1,4 +1,4 @@
-//! `align eval rm`: how often one or two reward models agree with people, and whether to trust that number.
+//! `align eval rm`: the pairwise accuracy of one or two reward models, and how far to trust it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,32 +18,32 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::eval::{
-    MICROBATCH_TOKENS, align_right, not_a_number, print_line, table, tell_assumed, tell_unread, warn_of_long,
+    MICROBATCH_TOKENS, align_right, not_a_number, print_line, report_assumed, report_unread, table, warn_of_long,
 };
-use super::inputs::{self, say_passed_over};
+use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use super::page;
 use crate::cli::EvalRmArgs;
 use crate::terminal::Terminal;
 
-/// A model folder that passed every check, with the files as it reads them.
+/// A model folder that passed every check, with the data files encoded for it.
 struct Checked {
     dir: PathBuf,
     format: ChatFormat,
-    /// What is taken for granted of a model that another program made.
+    /// The assumptions about a model of another program.
     assumed: Option<String>,
     sets: Vec<Comparisons>,
     seen: Option<SeenPairs>,
 }
 
-/// One model on one set.
-pub(super) struct Judged<'a> {
+/// The evaluation of one model on one set.
+pub(super) struct Evaluated<'a> {
     pub(super) file: &'a Path,
     pub(super) format: &'a ChatFormat,
     pub(super) rows: &'a [Row],
-    /// Rows that were left out because nothing in them is better than anything.
+    /// Rows that were left out because all their answers have equal labels.
     pub(super) tied: usize,
-    /// Raw scores of every row's dialogues.
+    /// The raw scores of every row's dialogues.
     pub(super) scores: Vec<Vec<f64>>,
     pub(super) evaluation: Evaluation,
 }
@@ -53,24 +53,24 @@ pub(crate) fn rm(mut args: EvalRmArgs) -> Result<ExitCode> {
     let given = inputs::sets(&args.data.data);
     args.data.data = inputs::paths(&given);
     let checked = check(&args, &given)?;
-    say_passed_over(&given);
+    report_ignored(&given);
     let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
     let mut html = args.html.as_deref().map(Lines::create).transpose()?;
     let mut terminal = Terminal::new();
-    let mut models: Vec<(&Path, Vec<Judged<'_>>)> = Vec::new();
+    let mut models: Vec<(&Path, Vec<Evaluated<'_>>)> = Vec::new();
     for model in &checked {
         let mut loaded = ScalarModel::load(&model.dir, &evaluation_options(args.data.dtype.into()), 0)?;
         require_finite(&model.dir, loaded.parameters())?;
         loaded.set_extrapolate(true);
         let sets = args.data.data.iter().zip(&model.sets);
-        let judged = sets.map(|(file, set)| judge(&loaded, model, file, set, &mut terminal));
-        let judged: Vec<Judged<'_>> = judged.collect::<Result<_>>()?;
+        let evaluated = sets.map(|(file, set)| evaluate(&loaded, model, file, set, &mut terminal));
+        let evaluated: Vec<Evaluated<'_>> = evaluated.collect::<Result<_>>()?;
         if let Some(per_row) = &mut per_row {
-            for set in &judged {
+            for set in &evaluated {
                 write_rows(per_row, set, (args.model.len() > 1).then_some(&model.dir))?;
             }
         }
-        models.push((&model.dir, judged));
+        models.push((&model.dir, evaluated));
     }
     if let Some(html) = &mut html {
         html.write_text(&page::render(&models)?)?;
@@ -78,9 +78,9 @@ pub(crate) fn rm(mut args: EvalRmArgs) -> Result<ExitCode> {
     per_row.map_or(Ok(()), Lines::finish)?;
     html.map_or(Ok(()), Lines::finish)?;
     if args.data.json {
-        let sets = |judged: &[Judged<'_>]| judged.iter().map(json_of).collect::<Vec<_>>();
+        let sets = |evaluated: &[Evaluated<'_>]| evaluated.iter().map(json_of).collect::<Vec<_>>();
         let models: Vec<Value> =
-            models.iter().map(|(dir, judged)| json!({ "model": dir, "sets": sets(judged) })).collect();
+            models.iter().map(|(dir, evaluated)| json!({ "model": dir, "sets": sets(evaluated) })).collect();
         print_line(&json!({ "models": models }).to_string());
     } else {
         print_line(&accuracy_table(&args.data.data, &models));
@@ -114,18 +114,18 @@ fn check(args: &EvalRmArgs, given: &[Found]) -> Result<Vec<Checked>> {
     problems.into_result()?;
     let mut unread = Unread::default();
     checked.iter().take(1).flat_map(|model| &model.sets).for_each(|set| unread.add(&set.unread));
-    tell_unread(&unread);
-    checked.iter().for_each(|model| tell_assumed(&model.dir, model.assumed.as_deref()));
+    report_unread(&unread);
+    checked.iter().for_each(|model| report_assumed(&model.dir, model.assumed.as_deref()));
     Ok(checked)
 }
 
-fn judge<'a>(
+fn evaluate<'a>(
     loaded: &ScalarModel,
     model: &'a Checked,
     file: &'a Path,
     set: &'a Comparisons,
     terminal: &mut Terminal,
-) -> Result<Judged<'a>> {
+) -> Result<Evaluated<'a>> {
     let rows = set.rows.as_slice();
     let longer_than = |limit| misfits::longer(rows.iter().map(Row::longest), limit);
     warn_of_long(loaded.config(), file, "rows have a dialogue", terminal, longer_than);
@@ -136,30 +136,30 @@ fn judge<'a>(
         let scores = score(loaded, rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
         let is_wrong = |scores: &Vec<f64>| scores.iter().any(|score| !score.is_finite());
         let wrong = rows.iter().zip(&scores).find(|(_, scores)| is_wrong(scores));
-        wrong.map_or(Ok(()), |(row, _)| Err(not_a_number(&row.place, "the score", &model.dir)))?;
+        wrong.map_or(Ok(()), |(row, _)| Err(not_a_number(&row.location, "the score", &model.dir)))?;
         Ok::<_, anyhow::Error>(scores)
     };
     let scores = scored(rows)?;
     let blind_scores = blind_rows.map(|rows| scored(&rows)).transpose()?;
     terminal.end();
     let pairs = judged_pairs(rows, &scores, blind_scores.as_deref(), model.seen.as_ref());
-    Ok(Judged { file, format: &model.format, rows, tied: set.tied, scores, evaluation: Evaluation::new(&pairs) })
+    Ok(Evaluated { file, format: &model.format, rows, tied: set.tied, scores, evaluation: Evaluation::new(&pairs) })
 }
 
-fn json_of(judged: &Judged<'_>) -> Value {
-    let mut set = json!({ "file": judged.file, "tied_rows": judged.tied });
-    let found = serde_json::to_value(&judged.evaluation).expect("an evaluation is plain data");
+fn json_of(evaluated: &Evaluated<'_>) -> Value {
+    let mut set = json!({ "file": evaluated.file, "tied_rows": evaluated.tied });
+    let found = serde_json::to_value(&evaluated.evaluation).expect("an evaluation is plain data");
     if let (Some(set), Value::Object(found)) = (set.as_object_mut(), found) {
         set.extend(found);
     }
     set
 }
 
-fn write_rows(out: &mut Lines, judged: &Judged<'_>, model: Option<&PathBuf>) -> Result<()> {
-    for (row, scores) in judged.rows.iter().zip(&judged.scores) {
+fn write_rows(out: &mut Lines, evaluated: &Evaluated<'_>, model: Option<&PathBuf>) -> Result<()> {
+    for (row, scores) in evaluated.rows.iter().zip(&evaluated.scores) {
         for (better, worse) in row.pairs() {
             let mut line = json!({
-                "file": &*row.place.file, "index": row.place.index,
+                "file": &*row.location.file, "index": row.location.index,
                 "chosen_score": scores[better], "rejected_score": scores[worse],
             });
             if row.scores.is_some() || row.tails.len() > 2 {
@@ -174,9 +174,9 @@ fn write_rows(out: &mut Lines, judged: &Judged<'_>, model: Option<&PathBuf>) -> 
     Ok(())
 }
 
-/// The layout of the report's Table 4: a column per set, a row per model. Below, what can be had without the model and, with it,
-/// without the prompt.
-fn accuracy_table(files: &[PathBuf], models: &[(&Path, Vec<Judged<'_>>)]) -> String {
+/// The layout of the report's Table 4: a column per set, a row per model. Below are two baselines: with the
+/// prompts of other rows, and the longer answer.
+fn accuracy_table(files: &[PathBuf], models: &[(&Path, Vec<Evaluated<'_>>)]) -> String {
     let names = set_names(files);
     let mut header = vec!["model"];
     header.extend(names.iter().map(String::as_str));
@@ -198,7 +198,7 @@ fn accuracy_table(files: &[PathBuf], models: &[(&Path, Vec<Judged<'_>>)]) -> Str
         let blind = sets
             .iter()
             .map(|set| set.evaluation.prompt_blind.map_or("–".to_owned(), |blind| percent(blind.accuracy)));
-        table.add_row([Cell::new("  behind other rows' prompts")].into_iter().chain(blind.map(Cell::new)));
+        table.add_row([Cell::new("  with other rows' prompts")].into_iter().chain(blind.map(Cell::new)));
     }
     if let Some((_, sets)) = models.first() {
         let longer = sets.iter().map(|set| Cell::new(percent(set.evaluation.longer_wins.accuracy)));
@@ -207,18 +207,18 @@ fn accuracy_table(files: &[PathBuf], models: &[(&Path, Vec<Judged<'_>>)]) -> Str
     align_right(table, 1).to_string()
 }
 
-fn print_verdicts(models: &[(&Path, Vec<Judged<'_>>)]) {
+fn print_verdicts(models: &[(&Path, Vec<Evaluated<'_>>)]) {
     for (dir, sets) in models {
         for set in sets {
-            let place = format!("{} on {}", dir.display(), set.file.display());
+            let label = format!("{} on {}", dir.display(), set.file.display());
             let calibration = set.evaluation.calibration.ece;
-            print_line(&format!("{place}: expected calibration error {calibration:.3}"));
+            print_line(&format!("{label}: expected calibration error {calibration:.3}"));
             if set.tied > 0 {
                 print_line(&format!("  {} rows left out: all their answers have equal scores", set.tied));
             }
             set.evaluation.verdict.iter().for_each(|sentence| print_line(&format!("  {sentence}")));
             if set.evaluation.verdict.is_empty() {
-                print_line("  nothing speaks against the accuracy");
+                print_line("  no warning signs");
             }
         }
     }

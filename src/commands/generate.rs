@@ -1,4 +1,4 @@
-//! `align generate`.
+//! `align generate`: samples responses to prompts.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use align_core::error::Problems;
 use align_core::process_memory;
 use align_core::progress::Progress;
 use align_core::random::{self, Purpose};
-use align_data::{self as data, BadRows, Place, Prompt};
+use align_data::{self as data, BadRows, Prompt, RowLocation};
 use align_model::generate::{Sampling, generate};
 use align_model::{CausalLm, require_finite};
 use align_text::chatml::Message;
@@ -16,17 +16,17 @@ use align_train::stage::{check_causal_lm, check_format, evaluation_options, misf
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{print_line, tell_unread, warn_of_long};
-use super::inputs::{self, say_passed_over};
+use super::eval::{print_line, report_unread, warn_of_long};
+use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::terminal::Terminal;
 
-/// Responses that grow at once.
+/// The number of responses decoded at once.
 const ROWS: usize = 64;
 
 impl SamplingArgs {
-    /// Adds what is wrong with the values.
+    /// Adds the mistakes in the values.
     pub(super) fn check(&self, problems: &mut Problems) {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             problems.push("--temperature", format!("is {}, expected at least 0", self.temperature));
@@ -51,7 +51,7 @@ impl SamplingArgs {
     }
 }
 
-/// Samples responses to a file of prompts; one JSON object a response.
+/// Samples responses to a file of prompts; writes one JSON object per response.
 pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let mut problems = Problems::new();
     args.sampling.check(&mut problems);
@@ -60,8 +60,8 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     }
     let source = check_causal_lm(&args.model, &mut problems)?;
     let format = check_format(&args.model, source.as_ref(), &args.sampling.system, &mut problems)?;
-    let prepare = |_: &Place, Prompt(dialogue): Prompt| {
-        // Without a format there is a problem already: then rows are only looked at.
+    let prepare = |_: &RowLocation, Prompt(dialogue): Prompt| {
+        // Without a format there is a problem already: then rows are only parsed.
         let prompt = format.as_ref().map(|format| format.prompt(&dialogue)).transpose()?;
         Ok((dialogue, prompt.unwrap_or_default()))
     };
@@ -70,12 +70,12 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let rows = problems.absorb(data::read_rows(&files, BadRows::Error, &prepare))?;
     files.iter().for_each(|file| refuse_same_file(&args.out, file, "--prompts", &mut problems));
     let ((source, format), rows) = problems.into_checked(source.zip(format).zip(rows))?;
-    say_passed_over(&given);
+    report_ignored(&given);
 
-    tell_unread(&rows.unread);
+    report_unread(&rows.unread);
     let (mut dialogues, mut prompts): (Vec<_>, Vec<_>) = Default::default();
-    for (place, (dialogue, prompt)) in rows.records {
-        dialogues.push((place, dialogue));
+    for (location, (dialogue, prompt)) in rows.records {
+        dialogues.push((location, dialogue));
         prompts.push(prompt);
     }
     let mut out = Lines::create(&args.out)?;
@@ -106,11 +106,11 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     })?;
     let seconds = started.elapsed().as_secs_f64();
     terminal.end();
-    for ((place, dialogue), responses) in dialogues.iter().zip(&responses) {
+    for ((location, dialogue), responses) in dialogues.iter().zip(&responses) {
         let prompt: Vec<Value> = dialogue.messages.iter().map(Message::to_json).collect();
         for (sample, response) in responses.iter().enumerate() {
             let mut line = json!({
-                "index": place.index, "sample": sample, "prompt": prompt,
+                "index": location.index, "sample": sample, "prompt": prompt,
                 "response": source.tokenizer.decode_text(&response.tokens),
                 "tokens": response.tokens, "ended": response.ended,
             });
@@ -118,7 +118,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
                 line["tools"] = json!(dialogue.tools);
             }
             if files.len() > 1 {
-                line["file"] = json!(&*place.file);
+                line["file"] = json!(&*location.file);
             }
             out.write(&line)?;
         }
@@ -128,9 +128,9 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
         let tokens: usize = responses.iter().flatten().map(|response| response.tokens.len()).sum();
         let report = json!({
             "responses": prompts.len() * args.n, "tokens": tokens, "seconds": seconds,
-            // Reading the prompts (of the first responses, where not all grow at once) ends with the first token.
+            // Prefill (of the first batch) ends with the first token.
             "first_token_seconds": first.map(|first| (first - started).as_secs_f64()),
-            "peak_gib": process_memory::peak() as f64 / f64::from(1 << 30),
+            "peak_gib": process_memory::peak_rss() as f64 / f64::from(1 << 30),
         });
         print_line(&report.to_string());
     }

@@ -1,10 +1,10 @@
-//! Pages of one file, readable without network: what they share.
+//! What HTML pages share. A page is one file, readable without a network.
 
 use anyhow::Result;
 use minijinja::Environment;
 
-/// The templates' environment. A page's name ends in `.html`, which turns HTML escaping on: every text from data, models and runs
-/// passes through it.
+/// The templates' environment. The name `.html` turns on HTML escaping, for every text from data, models and
+/// runs.
 pub(super) fn environment(page: &'static str) -> Result<Environment<'static>> {
     let mut environment = Environment::new();
     environment.add_filter("percent", |share: f64| format!("{:.1} %", 100.0 * share));
@@ -14,7 +14,7 @@ pub(super) fn environment(page: &'static str) -> Result<Environment<'static>> {
     Ok(environment)
 }
 
-/// Without control characters other than line ends and tabs.
+/// A text without control characters other than line breaks and tabs.
 pub(super) fn printable(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t')).collect()
 }

@@ -6,12 +6,12 @@ use align_data::{self as data, Found};
 
 use crate::output::say;
 
-/// What the paths stand for: a folder is one set, a pattern as many as it matches.
+/// The sets that the paths refer to: a folder is one set, a pattern is one set per match.
 pub(super) fn sets(given: &[PathBuf]) -> Vec<Found> {
     given.iter().flat_map(|path| data::find(path)).collect()
 }
 
-/// The paths of sets, as they are named in results.
+/// The paths of sets, as named in results.
 pub(super) fn paths(sets: &[Found]) -> Vec<PathBuf> {
     sets.iter().map(|set| set.path.clone()).collect()
 }
@@ -21,10 +21,10 @@ pub(super) fn files(sets: &[Found]) -> Vec<PathBuf> {
     sets.iter().flat_map(|set| set.files.iter().cloned()).collect()
 }
 
-/// Says what lies beside the files and is not read.
-pub(super) fn say_passed_over(sets: &[Found]) {
-    let passed_over: Vec<&PathBuf> = sets.iter().flat_map(|set| &set.passed_over).collect();
-    if !passed_over.is_empty() {
-        say(&format!("not read, no data by name: {}", data::files::listed(passed_over)));
+/// Reports the files that are ignored.
+pub(super) fn report_ignored(sets: &[Found]) {
+    let ignored: Vec<&PathBuf> = sets.iter().flat_map(|set| &set.ignored).collect();
+    if !ignored.is_empty() {
+        say(&format!("ignored, not data files by name: {}", data::files::listed(ignored)));
     }
 }

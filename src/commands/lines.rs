@@ -1,4 +1,4 @@
-//! Results that take their place when they are whole.
+//! Result files that are renamed into place when complete.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -8,7 +8,7 @@ use align_core::error::{Error, Problems};
 use anyhow::Result;
 use serde_json::Value;
 
-/// A result may take the place of an older one, never of what it is made from.
+/// Refuses an output that is also an input. (It may replace an older output.)
 pub(super) fn refuse_same_file(out: &Path, source: &Path, flag: &str, problems: &mut Problems) {
     let same = matches!((out.canonicalize(), source.canonicalize()), (Ok(out), Ok(source)) if out == source);
     if same {
@@ -16,18 +16,19 @@ pub(super) fn refuse_same_file(out: &Path, source: &Path, flag: &str, problems: 
     }
 }
 
-/// A result, mostly of one JSON object a line. It takes its place when it is whole: an older one stays until then, and of one that
-/// never gets whole nothing stays.
+/// A result file, mostly JSON Lines. It is renamed into place when complete; until then an older file stays.
+/// An incomplete one is removed.
 pub(crate) struct Lines {
     out: BufWriter<Box<dyn Write>>,
-    /// Where it is written.
+    /// The path that is written to.
     at: PathBuf,
-    /// Where it belongs.
+    /// The final path.
     path: PathBuf,
 }
 
 impl Lines {
-    /// Written beside `path`; right into it where that is no regular file (a pipe, /dev/stdout).
+    /// Creates a temporary file next to `path`. A path that is not a regular file (a pipe, /dev/stdout) is
+    /// written directly.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let special = path.exists() && !path.is_file();
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
@@ -38,7 +39,7 @@ impl Lines {
         Ok(Self { out: BufWriter::new(Box::new(file)), at, path: path.to_owned() })
     }
 
-    /// Written to standard output.
+    /// Writes to standard output.
     pub(crate) fn stdout() -> Self {
         let path = PathBuf::from("standard output");
         Self { out: BufWriter::new(Box::new(std::io::stdout())), at: path.clone(), path }
@@ -48,12 +49,12 @@ impl Lines {
         Ok(writeln!(self.out, "{line}").map_err(Error::io(&self.at))?)
     }
 
-    /// Writes a line as it is; its end is added.
+    /// Writes a line, and adds the line break.
     pub(crate) fn write_line(&mut self, line: &[u8]) -> align_core::error::Result<()> {
         self.out.write_all(line).and_then(|()| self.out.write_all(b"\n")).map_err(Error::io(&self.at))
     }
 
-    /// Writes a text as it is, for a result that is no JSON.
+    /// Writes a text unchanged.
     pub(crate) fn write_text(&mut self, text: &str) -> align_core::error::Result<()> {
         self.out.write_all(text.as_bytes()).map_err(Error::io(&self.at))
     }

@@ -24,7 +24,7 @@ use anyhow::Result;
 
 use crate::cli::{Command, Data, Eval, Inspect, Serve};
 
-/// Carries out a command.
+/// Runs a command.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Quickstart(args) => crate::quickstart::run(args),

@@ -1,4 +1,4 @@
-//! The page of `eval rm --html`: one file with tables, plots and the worst pairs.
+//! The page of `align eval rm --html`: one file with tables, plots and the worst pairs.
 
 use std::path::Path;
 
@@ -11,67 +11,67 @@ use anyhow::Result;
 use plotters::prelude::*;
 use serde_json::{Value, json};
 
-use super::eval_rm::Judged;
+use super::eval_rm::Evaluated;
 use super::html::{environment, printable};
 
-/// How many pairs are shown in full: those with the largest margin in the wrong direction.
+/// The number of pairs shown in full: those with the largest margin in the wrong direction.
 const WORST: usize = 8;
 
-/// The page's text.
-pub(super) fn render(models: &[(&Path, Vec<Judged<'_>>)]) -> Result<String> {
+/// Renders the page.
+pub(super) fn render(models: &[(&Path, Vec<Evaluated<'_>>)]) -> Result<String> {
     let environment = environment(include_str!("page.html"))?;
-    // Every model was measured on the same files.
+    // All models were evaluated on the same files.
     let files: Vec<_> = models.iter().take(1).flat_map(|(_, sets)| sets).map(|set| set.file.to_owned()).collect();
     let names = set_names(&files);
-    let of_model = |(dir, sets): &(&Path, Vec<Judged<'_>>)| -> Result<Value> {
+    let of_model = |(dir, sets): &(&Path, Vec<Evaluated<'_>>)| -> Result<Value> {
         Ok(json!({ "model": dir, "sets": sets.iter().map(of_set).collect::<Result<Vec<_>>>()? }))
     };
     let models = models.iter().map(of_model).collect::<Result<Vec<_>>>()?;
     Ok(environment.get_template("page.html")?.render(json!({ "names": names, "models": models }))?)
 }
 
-fn of_set(judged: &Judged<'_>) -> Result<Value> {
-    let mut set = serde_json::to_value(&judged.evaluation)?;
-    set["file"] = json!(judged.file);
-    set["worst"] = json!(worst(judged));
+fn of_set(evaluated: &Evaluated<'_>) -> Result<Value> {
+    let mut set = serde_json::to_value(&evaluated.evaluation)?;
+    set["file"] = json!(evaluated.file);
+    set["worst"] = json!(worst(evaluated));
     set["plots"] = json!([
-        margins(judged)?,
-        calibration(&judged.evaluation)?,
+        margins(evaluated)?,
+        calibration(&evaluated.evaluation)?,
         accuracies(
             "accuracy by length of the better answer",
-            &judged.evaluation.by_length,
+            &evaluated.evaluation.by_length,
             &["≪", "<", "≈", ">", "≫"]
         )?,
-        accuracies("accuracy by margin, smallest first", &judged.evaluation.by_margin, &["1", "2", "3", "4", "5"])?,
+        accuracies("accuracy by margin, smallest first", &evaluated.evaluation.by_margin, &["1", "2", "3", "4", "5"])?,
     ]);
     Ok(set)
 }
 
-fn worst(judged: &Judged<'_>) -> Vec<Value> {
-    let margin = |row: usize, better: usize, worse: usize| judged.scores[row][better] - judged.scores[row][worse];
-    let pairs = judged.rows.iter().enumerate();
+fn worst(evaluated: &Evaluated<'_>) -> Vec<Value> {
+    let margin = |row: usize, better: usize, worse: usize| evaluated.scores[row][better] - evaluated.scores[row][worse];
+    let pairs = evaluated.rows.iter().enumerate();
     let pairs =
         pairs.flat_map(|(index, row)| row.pairs().into_iter().map(move |(better, worse)| (index, better, worse)));
     let mut wrong: Vec<_> = pairs.filter(|&(row, better, worse)| margin(row, better, worse) < 0.0).collect();
     wrong.sort_by(|&(a, b, c), &(d, e, f)| margin(a, b, c).total_cmp(&margin(d, e, f)));
-    let tokenizer = judged.format.tokenizer();
+    let tokenizer = evaluated.format.tokenizer();
     let text = |ids: &[i64]| printable(&tokenizer.decode(ids));
     let shown = |&(index, better, worse): &(usize, usize, usize)| {
-        let row = &judged.rows[index];
+        let row = &evaluated.rows[index];
         let answer = |dialogue: usize| text(&row.dialogue(dialogue)[row.answer_starts[dialogue]..]);
         json!({
-            "index": row.place.index, "prompt": text(&row.dialogue(better)[..row.answer_starts[better]]),
+            "index": row.location.index, "prompt": text(&row.dialogue(better)[..row.answer_starts[better]]),
             "chosen": answer(better), "rejected": answer(worse),
-            "chosen_score": judged.scores[index][better], "rejected_score": judged.scores[index][worse],
+            "chosen_score": evaluated.scores[index][better], "rejected_score": evaluated.scores[index][worse],
         })
     };
     wrong.iter().take(WORST).map(shown).collect()
 }
 
-/// How chosen − rejected is spread; left of the line the model is wrong.
-fn margins(judged: &Judged<'_>) -> Result<String> {
+/// A histogram of chosen − rejected; left of the line the model is wrong.
+fn margins(evaluated: &Evaluated<'_>) -> Result<String> {
     const BINS: usize = 30;
-    let pairs = score_pairs(judged.rows, &judged.scores);
+    let pairs = score_pairs(evaluated.rows, &evaluated.scores);
     let margins: Vec<f64> = pairs.into_iter().map(|(chosen, rejected)| chosen - rejected).collect();
     let reach = margins.iter().fold(1e-6f64, |reach, margin| reach.max(margin.abs()));
     let width = 2.0 * reach / BINS as f64;
@@ -104,7 +104,7 @@ fn margins(judged: &Judged<'_>) -> Result<String> {
     Ok(picture)
 }
 
-/// Accuracy over confidence; on the line the two agree. The larger the dot, the more pairs.
+/// Accuracy over confidence; on the line the two are equal. Larger dots stand for more pairs.
 fn calibration(evaluation: &Evaluation) -> Result<String> {
     let most = evaluation.calibration.bins.iter().map(|bin| bin.pairs).max().unwrap_or(1).max(1) as f64;
     let picture = svg(|canvas| {
@@ -127,7 +127,7 @@ fn calibration(evaluation: &Evaluation) -> Result<String> {
     Ok(picture)
 }
 
-/// A bar a group with its interval; the line is a coin's accuracy.
+/// One bar per group with its confidence interval; the line is chance level.
 fn accuracies(caption: &str, buckets: &[Bucket], labels: &[&str]) -> Result<String> {
     let picture = svg(|canvas| {
         let mut chart = canvas

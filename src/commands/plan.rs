@@ -1,4 +1,5 @@
-//! `align plan`: memory by phase and part, the largest microbatch that fits, and the time of a step, before anything is loaded.
+//! `align plan`: estimates memory by phase and part, the largest microbatch that fits, and the time per step,
+//! without loading a model.
 
 use align_kernels::HOST;
 use std::process::ExitCode;
@@ -20,11 +21,11 @@ use crate::terminal::Terminal;
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
-/// What a training process takes above this one, whatever it trains: kernels that libtorch makes when they are first used, threads,
-/// event files.
+/// Memory of a training process beyond this one, whatever it trains: kernels that libtorch creates on first
+/// use, threads, event files.
 const PROGRAM: u64 = 48 << 20;
 
-/// Plans the stage that the config is for.
+/// Estimates the stage that the config is for.
 pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::new();
     let outline = match stage_of(&args.config)? {
@@ -34,8 +35,8 @@ pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
         Stage::Pretrain => stage::plan::<align_sft::Pretrain>(&load(&args)?, &mut terminal)?,
     };
     let machine = Machine::measure(outline.compute);
-    // Program, tokenizer and data are here now as they will be then.
-    let beside = process_memory::held() + PROGRAM;
+    // Program, tokenizer and data are in memory now, as they will be in training.
+    let beside = process_memory::current_rss() + PROGRAM;
     let available = args.memory.map_or_else(total_memory, |gib| (gib * GIB) as u64);
     let mut phases = (outline.phases)(outline.microbatch_tokens);
     for phase in &mut phases {
@@ -56,11 +57,11 @@ fn load<C: Config>(args: &PlanArgs) -> Result<C> {
     Ok(config::load(&args.config, &args.sets, Some(std::path::Path::new("plan")))?)
 }
 
-/// What this machine does.
+/// The measured speed of this machine.
 struct Machine {
-    /// Floating-point operations a second in a large product.
+    /// Floating-point operations per second in a large matmul.
     rate: f64,
-    /// Bytes a second, read or written.
+    /// Bytes read or written per second.
     bandwidth: f64,
 }
 
@@ -137,7 +138,7 @@ fn print(outline: &Outline, phases: &[Phase], seconds: &[f64], available: u64, l
     }
     memory.add_row(std::iter::once("together".to_owned()).chain(phases.iter().map(|phase| gib(phase.bytes()))));
     let time = |seconds: &f64| if *seconds > 0.0 { format!("{seconds:.2}") } else { String::new() };
-    memory.add_row(std::iter::once("seconds a step".to_owned()).chain(seconds.iter().map(time)));
+    memory.add_row(std::iter::once("seconds per step".to_owned()).chain(seconds.iter().map(time)));
     memory.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
     print_line(&align_right(memory, 1).to_string());
 
@@ -160,7 +161,7 @@ fn print(outline: &Outline, phases: &[Phase], seconds: &[f64], available: u64, l
         }
         Some(tokens) => format!("within {} GiB the largest is {} = {tokens}", gib(available), outline.key),
         None => format!(
-            "{} GiB do not hold this: half of the activations go with recompute_layers, frozen models shrink with models.frozen_dtype",
+            "{} GiB are not enough: recompute_layers saves half of the activations, models.frozen_dtype shrinks frozen models",
             gib(available)
         ),
     });

@@ -1,4 +1,4 @@
-//! `align replay`: a recorded step again, and where what is no number begins. Nothing is written.
+//! `align replay`: repeats a recorded step, and shows where a non-finite number first occurs. Writes nothing.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,10 +13,10 @@ use super::eval::{align_right, print_line, table};
 use crate::cli::ReplayArgs;
 use crate::terminal::Terminal;
 
-/// Rows that a line of the table names.
+/// The number of rows that a line of the table lists.
 const NAMED: usize = 3;
 
-/// Repeats a recorded step: exit code 0 when it comes to the same, 1 when it does not.
+/// Repeats a recorded step: exit code 0 if the failure was reproduced, 1 if not.
 pub(crate) fn run(args: ReplayArgs) -> Result<ExitCode> {
     let recorded = Recorded::open(&args.run, args.step)?;
     let mut terminal = Terminal::new();
@@ -41,14 +41,14 @@ fn load<C: Config>(recorded: &Recorded) -> Result<C> {
 fn show(run: &Path, replay: &Replayed) {
     let Replayed { stage, done, recorded, found } = replay;
     let repeated = match &found.failure {
-        Some(_) if replay.is_reproduced() => "the same".to_owned(),
-        Some(failure) => format!("{failure}: not what was recorded"),
-        None => "all numbers are finite: what was recorded does not come again".to_owned(),
+        Some(_) if replay.is_reproduced() => "reproduced".to_owned(),
+        Some(failure) => format!("{failure}: differs from the record"),
+        None => "all numbers are finite: the failure was not reproduced".to_owned(),
     };
     let mut summary = table(&[&run.display().to_string(), &format!("{stage}, step {done}")]);
     summary.add_row(["recorded", &recorded.to_string()]);
     summary.add_row(["repeated", &repeated]);
-    summary.add_row(["begins", found.begins().as_deref().unwrap_or("nowhere that was looked at")]);
+    summary.add_row(["begins", found.begins().as_deref().unwrap_or("not found in the traced tensors")]);
     print_line(&summary.to_string());
     print_line("");
     let mut parts = table(&["", "rows", "tokens", "loss", "first not finite", "gradients not finite"]);
@@ -75,7 +75,8 @@ fn cells(name: &str, quantity: &Quantity) -> [String; 4] {
     [name.to_owned(), largest, not_finite.to_string(), numbers.to_string()]
 }
 
-/// Each model's way in a few lines: what goes in, what comes out of each layer, and what is made of it; over all microbatches.
+/// Each model's forward pass in a few lines, over all microbatches: the input, the output of each layer, and
+/// the result.
 fn outlines(found: &Examination) -> Vec<Quantity> {
     let mut outlines: Vec<Quantity> = Vec::new();
     for part in &found.parts {
@@ -90,7 +91,7 @@ fn outlines(found: &Examination) -> Vec<Quantity> {
     outlines
 }
 
-/// The first rows, their file named once.
+/// The first rows, with each file named once.
 fn rows(part: &Part) -> String {
     let mut file = "";
     let named = part.rows.iter().take(NAMED).map(|row| match row.rsplit_once(':') {
@@ -107,7 +108,7 @@ fn rows(part: &Part) -> String {
     if others == 0 { said } else { format!("{said} and {others} more") }
 }
 
-/// How many, and where they begin on the way back.
+/// The number of non-finite gradients, and the first one in the backward pass.
 fn bad_gradients(part: &Part) -> String {
     match (part.bad_gradients().next_back(), part.gradients.len()) {
         (_, 0) => "–".to_owned(),
@@ -119,7 +120,7 @@ fn bad_gradients(part: &Part) -> String {
 fn to_json(run: &Path, replay: &Replayed) -> Value {
     let failure = |failure: &Failure| json!({ "what": failure.what, "number": failure.number });
     let all = |quantities: &[Quantity]| quantities.iter().map(Quantity::to_json).collect::<Vec<_>>();
-    // JSON has no number for what is none.
+    // JSON has no NaN or infinity.
     let number = |number: f64| if number.is_finite() { json!(number) } else { json!(number.to_string()) };
     let part = |part: &Part| {
         let bad: Vec<&str> = part.bad_gradients().map(|gradient| gradient.name.as_str()).collect();

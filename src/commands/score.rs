@@ -1,4 +1,4 @@
-//! `align score`.
+//! `align score`: scores responses with a reward model.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use align_core::config::Dtype;
 use align_core::error::Problems;
 use align_core::progress::Progress;
-use align_data::{self as data, BadRows, Place, Response, STDIN};
+use align_data::{self as data, BadRows, Response, RowLocation, STDIN};
 use align_model::{ScalarModel, require_finite};
 use align_reward::responses::{Responses, score};
 use align_reward::stats::best;
@@ -15,21 +15,21 @@ use align_train::stage::{check_reward_model, evaluation_options, misfits};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::eval::{MICROBATCH_TOKENS, not_a_number, tell_assumed, tell_unread, warn_of_long};
-use super::inputs::{self, say_passed_over};
+use super::eval::{MICROBATCH_TOKENS, not_a_number, report_assumed, report_unread, warn_of_long};
+use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::ScoreArgs;
 use crate::terminal::Terminal;
 
-/// Scores a file of responses; one JSON object a row.
+/// Scores a file of responses; writes one JSON object per row.
 pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let standard = Path::new("-");
     let source = if args.data == standard { Path::new(STDIN) } else { &args.data };
     let mut problems = Problems::new();
     let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
     let format = scorer.as_ref().map(|scorer| &scorer.format);
-    let prepare = |_: &Place, row: Response| {
-        // Without a format there is a problem already: then rows are only looked at.
+    let prepare = |_: &RowLocation, row: Response| {
+        // Without a format there is a problem already: then rows are only parsed.
         let responses = format.map(|format| Responses::new(&row, format)).transpose()?;
         let answers = match row {
             Response::Several(dialogues) => dialogues.into_iter().filter_map(last_text).collect(),
@@ -44,12 +44,13 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
         files.iter().for_each(|file| refuse_same_file(&args.out, file, "--data", &mut problems));
     }
     let (read, scorer) = problems.into_checked(read.zip(scorer))?;
-    say_passed_over(&given);
-    tell_unread(&read.unread);
-    tell_assumed(&args.model, scorer.assumed.as_deref());
-    let (mut places, mut rows, mut answers): (Vec<Place>, Vec<Responses>, Vec<Vec<String>>) = Default::default();
-    for (place, (responses, texts)) in read.records {
-        places.push(place);
+    report_ignored(&given);
+    report_unread(&read.unread);
+    report_assumed(&args.model, scorer.assumed.as_deref());
+    let (mut locations, mut rows, mut answers): (Vec<RowLocation>, Vec<Responses>, Vec<Vec<String>>) =
+        Default::default();
+    for (location, (responses, texts)) in read.records {
+        locations.push(location);
         rows.push(responses.expect("a checked reward model has a format"));
         answers.push(texts);
     }
@@ -63,13 +64,13 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     terminal.begin("responses", rows.iter().map(|row| row.tails.len() as u64).sum());
     let scores = score(&model, &rows, MICROBATCH_TOKENS, &mut |done| terminal.advance(done as u64, ""));
     terminal.end();
-    for (((place, row), answers), scores) in places.iter().zip(&rows).zip(&answers).zip(&scores) {
+    for (((location, row), answers), scores) in locations.iter().zip(&rows).zip(&answers).zip(&scores) {
         if scores.iter().any(|score| !score.is_finite()) {
-            return Err(not_a_number(place, "the score", &args.model));
+            return Err(not_a_number(location, "the score", &args.model));
         }
-        let mut line = Map::from_iter([("index".to_owned(), json!(place.index))]);
+        let mut line = Map::from_iter([("index".to_owned(), json!(location.index))]);
         if files.len() > 1 {
-            line.insert("file".to_owned(), json!(&*place.file));
+            line.insert("file".to_owned(), json!(&*location.file));
         }
         line.extend(row.verdict(scores));
         if row.is_list {

@@ -1,4 +1,4 @@
-//! `align pretrain|sft|rm|ppo`.
+//! `align pretrain|sft|rm|ppo`: runs a training stage.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,7 +32,7 @@ pub(crate) fn run<S: stage::Stage>(args: StageArgs) -> Result<ExitCode> {
     Ok(report(outcome, S::run_section(&config), &supervisor))
 }
 
-/// What run.json says of this program.
+/// This program's entries in run.json.
 pub(crate) fn program() -> Map<String, Value> {
     let facts = [
         ("version", env!("CARGO_PKG_VERSION")),
@@ -42,7 +42,7 @@ pub(crate) fn program() -> Map<String, Value> {
     facts.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
 }
 
-/// Prints the result's folder, or why there is none yet.
+/// Prints the folder of the result, or why there is none yet.
 fn report(outcome: Outcome, run: &RunSection, supervisor: &Supervisor) -> ExitCode {
     let out = run.out.display();
     match outcome {
@@ -53,14 +53,14 @@ fn report(outcome: Outcome, run: &RunSection, supervisor: &Supervisor) -> ExitCo
             print_if_read(&format!("{out}/model"));
         }
         Outcome::Interrupted { step } => {
-            say(&format!("stopped after step {step}; a checkpoint is written, go on with --resume"));
+            say(&format!("stopped after step {step}; a checkpoint is written, continue with --resume"));
             return ExitCode::from(supervisor.exit_code());
         }
     }
     ExitCode::SUCCESS
 }
 
-/// A stage that a config is for.
+/// The stage that a config is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     Pretrain,
@@ -69,7 +69,8 @@ pub(super) enum Stage {
     Ppo,
 }
 
-/// The stage that a config is for: ppo has `[models]`, rm a `stage`; pretraining reads text where sft reads dialogues.
+/// The stage that a config is for: ppo has `[models]`, rm has `stage`; pretraining reads text, sft reads
+/// dialogues.
 pub(super) fn stage_of(config: &Path) -> Result<Stage> {
     let text = std::fs::read_to_string(config)
         .map_err(|error| Error::invalid(config.display(), format!("cannot be read: {error}")))?;

@@ -1,4 +1,5 @@
-//! What the stages gained, measured on prompts, comparisons and text that no stage has seen and no setting was chosen by.
+//! Measures the gain of each stage on held-out prompts, comparisons and text, which were used neither for
+//! training nor for tuning.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use serde_json::{Map, Value, json};
 use crate::terminal::Terminal;
 
 const MICROBATCH_TOKENS: usize = 8192;
-/// Responses that grow at once.
+/// The number of responses decoded at once.
 const ROWS: usize = 256;
 
 /// The held-out prompts, as text and as tokens.
@@ -34,7 +35,7 @@ struct Prompts {
     tokens: Vec<Vec<i64>>,
 }
 
-/// Measures the models of a finished quickstart and adds the numbers to what is known of its stages.
+/// Measures the models of a finished quickstart, and adds the numbers to the results of its stages.
 pub(super) fn measure(
     out: &Path,
     config: &PpoConfig,
@@ -102,7 +103,7 @@ fn read_prompts(files: &[PathBuf], format: &ChatFormat) -> Result<Prompts> {
     Ok(prompts)
 }
 
-/// One response to every prompt, sampled as during PPO.
+/// One response per prompt, sampled as in PPO.
 fn respond(
     policy: &CausalLm,
     prompts: &Prompts,
@@ -127,7 +128,7 @@ fn respond(
     Ok(responses.into_iter().flatten().collect())
 }
 
-/// Gold scores, apart by correctness and style, and how different the responses are.
+/// Adds the gold scores, with correctness and style separately, and the diversity of the responses.
 fn judge(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer, entry: &mut Value) {
     let texts: Vec<String> = responses.iter().map(|response| tokenizer.decode_text(&response.tokens)).collect();
     let end = tokenizer.special().im_end;
@@ -146,8 +147,8 @@ fn judge(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer, entry
         json!(prompts.texts.iter().zip(&texts).take(4).map(|(prompt, text)| json!([prompt, text])).collect::<Vec<_>>());
 }
 
-/// A document without its end token as a target: SFT teaches another end, `<|im_end|>`, and in documents this short that one
-/// token would outweigh the text.
+/// A document whose end token is no target: SFT trains another one, `<|im_end|>`, and in documents this
+/// short, that token would dominate the text.
 fn without_end(document: &LmRow) -> LmRow {
     let mut row = document.clone();
     if let Some(end) = row.pieces.last_mut().and_then(|piece| piece.loss_mask.last_mut()) {
@@ -156,7 +157,7 @@ fn without_end(document: &LmRow) -> LmRow {
     row
 }
 
-/// The responses behind their prompts, every response token a target.
+/// The responses after their prompts, with every response token as a target.
 fn response_rows(prompts: &Prompts, responses: &[Response]) -> Vec<LmRow> {
     let row = |(prompt, response): (&Vec<i64>, &Response)| {
         let mask = (0..prompt.len() + response.tokens.len()).map(|index| index >= prompt.len()).collect();

@@ -1,7 +1,8 @@
-//! `align quickstart`: the whole recipe on a tiny world with known answers, and a table that says what each stage gained.
+//! `align quickstart`: runs the whole recipe on a tiny world with known answers, and prints a table of each
+//! stage's gain.
 //!
-//! The stages are the same library calls as the commands', on configs/quickstart/*.toml; what is added here is the data, the
-//! measuring on prompts that no stage and no tuning has seen, and the table.
+//! The stages are the same library calls as those of the commands, with configs/quickstart/*.toml. This
+//! module adds the data, the measurement on held-out prompts, and the table.
 
 mod measure;
 mod table;
@@ -32,7 +33,7 @@ const PMP: &str = include_str!("../../configs/quickstart/pmp.toml");
 const RM: &str = include_str!("../../configs/quickstart/rm.toml");
 const PPO: &str = include_str!("../../configs/quickstart/ppo.toml");
 
-/// Runs every stage that is not done yet, measures, prints the table and writes quickstart.json.
+/// Runs every unfinished stage, measures the models, prints the table and writes quickstart.json.
 pub(crate) fn run(args: QuickstartArgs) -> Result<ExitCode> {
     let out = &args.out;
     claim(out, args.seed)?;
@@ -71,13 +72,13 @@ pub(crate) fn run(args: QuickstartArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes a folder that is new, or that the same seed was started in.
+/// Prepares a folder that is new, or was started with the same seed.
 fn claim(out: &Path, seed: u64) -> Result<()> {
     let mark = out.join("seed");
     match fs::read_to_string(&mark) {
         Ok(text) if text.trim() == seed.to_string() => return Ok(()),
         Ok(text) => {
-            let what = format!("was made with seed {}, expected --seed {0} or another --out", text.trim());
+            let what = format!("was created with seed {}, expected --seed {0} or another --out", text.trim());
             return Err(Error::invalid(out.display(), what).into());
         }
         Err(_) => {}
@@ -86,7 +87,7 @@ fn claim(out: &Path, seed: u64) -> Result<()> {
     if occupied || out.is_file() {
         return Err(Error::invalid(
             out.display(),
-            "holds something else, expected an empty or new folder; give another --out",
+            "is not a quickstart folder, expected an empty or new folder; give another --out",
         )
         .into());
     }
@@ -109,12 +110,12 @@ struct Quickstart<'a> {
     seed: u64,
     supervisor: &'a Supervisor,
     terminal: Terminal,
-    /// What is reported of each stage, by name.
+    /// The results of each stage, by name.
     stages: Map<String, Value>,
 }
 
 impl Quickstart<'_> {
-    /// Runs a stage, or goes on with it, unless it is finished; false when it was interrupted.
+    /// Runs or resumes a stage unless it is finished; false if it was interrupted.
     fn stage(&mut self, name: &str, toml: &str, stage: Stage) -> Result<bool> {
         let out = self.out.join(name);
         let sets = self.sets(name, stage);
@@ -126,7 +127,7 @@ impl Quickstart<'_> {
             Stage::Ppo { .. } => self.launch::<align_ppo::Ppo>(name, toml, &sets)?,
         };
         if matches!(outcome, Outcome::Interrupted { .. }) {
-            self.terminal.note(&format!("stopped in {name}; the same command goes on from there"));
+            self.terminal.note(&format!("stopped in {name}; the same command continues from there"));
             return Ok(false);
         }
         let report = report(&out, self.seed)?;
@@ -155,7 +156,7 @@ impl Quickstart<'_> {
         Ok(stage::run::<S>(&config, job)?)
     }
 
-    /// The paths and seeds of a stage, laid over its config: where each stage finds what the one before wrote.
+    /// Overrides of a stage's config: its seed, and the paths to the results of earlier stages.
     fn sets(&self, name: &str, stage: Stage) -> Vec<String> {
         let path = |path: &str| self.out.join(path);
         let set = |key: &str, path: PathBuf| format!("{key}={}", toml::Value::String(path.display().to_string()));
@@ -184,7 +185,7 @@ impl Quickstart<'_> {
                 if with_ptx {
                     sets.push(set("data.pretrain", path("data/pretrain.jsonl")));
                 } else {
-                    // The same steps of the policy, from the value model that the first run has warmed up.
+                    // The same policy steps, starting from the value model that the first run has warmed up.
                     let (steps, warmup) = ppo_steps();
                     let warm = path("ppo/checkpoints").join(checkpoint::folder_name(warmup)).join("value");
                     sets.push(set("models.value", warm));
@@ -199,14 +200,15 @@ impl Quickstart<'_> {
     }
 }
 
-/// Steps of the first PPO run, and how many of them warm the value model up.
+/// The steps of the first PPO run, and how many of them are value warm-up.
 fn ppo_steps() -> (u64, u64) {
     let config: toml::Table = PPO.parse().expect("the embedded config is TOML");
     let number = |key: &str| config["ppo"][key].as_integer().expect("a number of steps") as u64;
     (number("steps"), number("value_warmup_steps"))
 }
 
-/// What a finished stage's folder says: steps, time, and the loss at its start and end (means of ten logged steps).
+/// The statistics of a finished stage: steps, time, and the loss at its start and end (means of ten logged
+/// steps).
 fn report(out: &Path, seed: u64) -> Result<Value> {
     const STEPS: usize = 10;
     let path = out.join("metrics.jsonl");
@@ -224,7 +226,7 @@ fn report(out: &Path, seed: u64) -> Result<Value> {
     }))
 }
 
-/// Shows a stage's progress under its name, and leaves out its config, which its run folder holds.
+/// Shows a stage's progress under its name, without its config, which is in its run folder.
 struct Quiet<'a> {
     terminal: &'a mut Terminal,
     name: &'a str,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::commands::eval::print_line;
 
-/// Prints what each stage cost and gained.
+/// Prints the cost and gain of each stage.
 pub(super) fn print(results: &Value, out: &Path) {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header([

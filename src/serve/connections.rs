@@ -1,4 +1,4 @@
-//! Connections: how many there may be, how long each may take, and how all of them end.
+//! Connections: their limit, their time limits, and shutdown.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,23 +18,23 @@ use tokio_io_timeout::TimeoutStream;
 
 use super::requests::{Service, busy_router, router};
 
-/// Clients beyond the limit that are told so at a time; further ones are closed without a word.
+/// How many clients beyond the limit get a 503 response at a time; further ones are closed immediately.
 const TURNED_AWAY: usize = 64;
-/// How long telling them may take.
+/// The time limit for that response.
 const TURNING_AWAY: Duration = Duration::from_secs(5);
-/// Wait after a connection that could not be accepted: no file descriptors are left, say.
+/// The delay after a failed accept, such as when no file descriptors are left.
 const PAUSE: Duration = Duration::from_millis(100);
-/// After the signal, what is on its way over an open connection has this long to arrive.
+/// After the signal, requests that are being received on open connections have this long to arrive.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Limits of all connections, and of each.
+/// The limits of all connections, and of each.
 pub(super) struct Limits {
     pub(super) clients: usize,
-    /// For the head of a request; for an unused connection; for a client to take its answer.
+    /// The time limit for the head of a request, for an idle connection, and for sending a response.
     pub(super) timeout: Duration,
 }
 
-/// Accepts connections until `stop` is done, then answers what has come in, and ends.
+/// Accepts connections until `stop` is ready, then answers the received requests and returns.
 pub(super) async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
@@ -63,7 +63,7 @@ pub(super) async fn serve(
         }
     }
     service.counts.is_stopping.store(true, Ordering::SeqCst);
-    // What the system has accepted is ours.
+    // Connections that the system has accepted already are served.
     if let Ok(listener) = listener.into_std() {
         while let Ok((stream, _)) = listener.accept() {
             if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
@@ -81,7 +81,7 @@ struct Connections {
     app: Router,
     busy: Router,
     timeout: Duration,
-    /// Tells every connection to end after the request it is at.
+    /// Asks every connection to close after its current request.
     closing: watch::Sender<()>,
 }
 
@@ -103,7 +103,7 @@ impl Connections {
     }
 }
 
-/// One connection to its end; it holds its place until then.
+/// Serves one connection until it closes; it counts towards the limit until then.
 async fn connection(
     stream: TcpStream,
     app: Router,
@@ -122,5 +122,5 @@ async fn connection(
         _ = connection.as_mut() => return,
         _ = closing.changed() => connection.as_mut().graceful_shutdown(),
     }
-    let _ = connection.await; // a client that goes away or breaks the rules is no failure of ours
+    let _ = connection.await; // a client that disconnects or violates the protocol is no error
 }

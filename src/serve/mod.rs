@@ -1,7 +1,7 @@
-//! `align serve rm`: a reward model's scores over HTTP.
+//! `align serve rm`: serves a reward model's scores over HTTP.
 //!
-//! One thread owns the model ([`model`]); connections ([`connections`]) and requests ([`requests`]) are tokio's. What stands between
-//! them is a bounded queue. No text of a request is kept or shown.
+//! One thread owns the model ([`model`]); connections ([`connections`]) and requests ([`requests`]) run on
+//! tokio. A bounded queue connects them. No text of a request is stored or logged.
 
 mod connections;
 mod model;
@@ -28,13 +28,13 @@ use self::connections::Limits;
 use self::requests::{Counts, Service};
 use self::token::Token;
 use crate::cli::ServeRmArgs;
-use crate::commands::eval::tell_assumed;
+use crate::commands::eval::report_assumed;
 use crate::output::say;
 
-/// Connections that the system accepts before we do.
+/// The backlog of connections that the system accepts.
 const BACKLOG: u32 = 1024;
 
-/// Answers requests until it is told to stop.
+/// Answers requests until a signal asks it to stop.
 pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     let mut problems = Problems::new();
     args.check(&mut problems);
@@ -42,15 +42,15 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     if let Some(address) =
         address.filter(|address| !address.ip().to_canonical().is_loopback() && args.token_file.is_none())
     {
-        let what = format!("{address} is reached by other machines, expected --token-file with it, or 127.0.0.1");
+        let what = format!("{address} can be reached by other machines, expected --token-file with it, or 127.0.0.1");
         problems.push("--listen", what);
     }
     let token = problems.absorb(args.token_file.as_deref().map(Token::read).transpose())?.flatten();
     let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
-    // The address is taken before the model loads, but answers only afterwards.
+    // The address is bound before the model loads, but requests are answered only afterwards.
     let socket = address.map(bind).map_or(Ok(None), |socket| problems.absorb(socket))?;
     let ((Scorer { format, assumed, .. }, socket), address) = problems.into_checked(scorer.zip(socket).zip(address))?;
-    tell_assumed(&args.model, assumed.as_deref());
+    report_assumed(&args.model, assumed.as_deref());
 
     let mut model = ScalarModel::load(&args.model, &evaluation_options(Dtype::Float32), 0)?;
     require_finite(&args.model, model.parameters())?;
@@ -71,13 +71,14 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     let limits = Limits { clients: args.max_clients, timeout };
     let counts = runtime.block_on(listen(socket, address, &args.model, service, limits))?;
     drop(runtime);
-    // Nobody is left who could ask: the model's thread ends.
+    // All senders are dropped, so the model's thread ends.
     let _ = thread.join();
     say(&counts);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Listens and answers until the first Ctrl-C or SIGTERM, and then what was begun; a second one ends at once.
+/// Answers requests until the first Ctrl-C or SIGTERM, then finishes those that have begun; a second signal
+/// exits immediately.
 async fn listen(
     socket: TcpSocket,
     address: SocketAddr,
@@ -100,7 +101,7 @@ async fn listen(
     Ok(service.counts.to_string())
 }
 
-/// Waits for a signal; the exit code of whom it ends.
+/// Waits for a signal and returns its exit code.
 async fn received((interrupt, terminate): &mut (Signal, Signal)) -> i32 {
     tokio::select! {
         _ = interrupt.recv() => 130,
@@ -109,11 +110,11 @@ async fn received((interrupt, terminate): &mut (Signal, Signal)) -> i32 {
 }
 
 fn runtime() -> std::io::Result<Runtime> {
-    // The model needs the processors; requests need little beside it.
+    // The model needs the cores; requests need little CPU time.
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(2).enable_all().build()
 }
 
-/// The address that is meant: of a name's addresses the first, before others one of IPv4, as the default is.
+/// Resolves the address: the first IPv4 address of a name, or else its first address.
 fn address(listen: &str) -> Result<SocketAddr> {
     const EXPECTED: &str = "expected HOST:PORT, as 127.0.0.1:8080, localhost:8080 or [::1]:8080";
     let refuse = |what: String| Err(Error::invalid("--listen", format!("`{listen}` {what}, {EXPECTED}")));
@@ -130,7 +131,7 @@ fn address(listen: &str) -> Result<SocketAddr> {
         Some(_) => {}
     }
     match listen.to_socket_addrs() {
-        Err(error) => refuse(format!("is no address and no known name ({error})")),
+        Err(error) => refuse(format!("is neither an address nor a known name ({error})")),
         Ok(addresses) => {
             let all: Vec<SocketAddr> = addresses.collect();
             match all.iter().find(|address| address.is_ipv4()).or(all.first()) {
@@ -145,7 +146,7 @@ fn bind(address: SocketAddr) -> Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     socket
         .and_then(|socket| {
-            socket.set_reuseaddr(true)?; // an earlier service's last connections do not count
+            socket.set_reuseaddr(true)?; // ignores lingering connections of an earlier service
             socket.bind(address)?;
             Ok(socket)
         })
@@ -154,15 +155,15 @@ fn bind(address: SocketAddr) -> Result<TcpSocket> {
 
 fn refused(address: SocketAddr, error: &std::io::Error) -> Error {
     let what = match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+        std::io::ErrorKind::AddrInUse => "another program listens on it".to_owned(),
         _ => error.to_string(),
     };
-    Error::invalid("--listen", format!("cannot listen at {address}: {what}, expected a free address of this machine"))
+    Error::invalid("--listen", format!("cannot listen on {address}: {what}, expected a free address of this machine"))
 }
 
 impl ServeRmArgs {
     fn check(&self, problems: &mut Problems) {
-        /// More than any machine holds; the queue's own limit is far above.
+        /// More than any machine supports; the queue's own limit is far above.
         const MOST: u64 = 1 << 20;
         const DAY: u64 = 24 * 60 * 60;
         let numbers = [

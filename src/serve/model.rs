@@ -1,4 +1,4 @@
-//! The thread that owns the model. It takes requests from a bounded queue and computes what waits in flat batches.
+//! The thread that owns the model. It takes requests from a bounded queue and computes them in flat batches.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,17 +13,18 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Tokens computed at once.
 const BATCH_TOKENS: usize = 8192;
-/// Requests that take turns.
+/// The number of requests that take turns.
 const TURNS: usize = 64;
 
-/// A request's responses, and where their scores go.
+/// A request's responses, and the channel for their scores.
 pub(super) struct Job {
     pub(super) rows: Arc<Vec<Responses>>,
-    /// Gets the scores of all responses, in order. It is dropped when the model fails; who asked may be gone before.
+    /// Receives the scores of all responses, in order. It is dropped if the model fails; the client may have
+    /// disconnected before.
     pub(super) reply: oneshot::Sender<Vec<f64>>,
 }
 
-/// Starts the thread. It ends when nobody can send any more, after the last request that was sent.
+/// Starts the thread. It ends after the last request, once all senders are dropped.
 pub(super) fn start(model: ScalarModel, queue: usize) -> std::io::Result<(mpsc::Sender<Job>, JoinHandle<()>)> {
     let (sender, jobs) = mpsc::channel(queue);
     let score = move |parts: &[Part]| {
@@ -41,10 +42,10 @@ struct Part {
     run: Range<usize>,
 }
 
-/// A request on its way.
+/// A request that is being computed.
 struct Turn {
     job: Job,
-    /// What is still to be computed: (row, responses, tokens).
+    /// The remaining parts: (row, responses, tokens).
     rest: VecDeque<(usize, Range<usize>, usize)>,
     scores: Vec<f64>,
 }
@@ -59,17 +60,17 @@ impl Turn {
         Self { job, rest, scores: Vec::new() }
     }
 
-    /// Replies when everything is computed.
+    /// Replies if everything is computed; otherwise returns the request.
     fn unfinished(self) -> Option<Self> {
         if !self.rest.is_empty() {
             return Some(self);
         }
-        let _ = self.job.reply.send(self.scores); // nobody hears it when the client is gone
+        let _ = self.job.reply.send(self.scores); // ignored if the client has disconnected
         None
     }
 }
 
-/// Computes batch after batch. Requests take turns, so that a long one does not keep short ones waiting.
+/// Computes batches. Requests take turns, so that a long one does not delay short ones.
 fn work(mut jobs: mpsc::Receiver<Job>, score: impl Fn(&[Part]) -> Vec<f64>) {
     let mut turns: VecDeque<Turn> = VecDeque::new();
     loop {
@@ -91,7 +92,7 @@ fn work(mut jobs: mpsc::Receiver<Job>, score: impl Fn(&[Part]) -> Vec<f64>) {
                     turns[*owner].scores.extend(rest.by_ref().take(part.run.len()));
                 }
             }
-            // Its requests are told by the reply that is dropped; others go on.
+            // Dropping the reply reports the failure to its requests; others continue.
             Err(_) => {
                 let mut all = 0..;
                 turns.retain(|_| all.next().is_none_or(|turn| !owners.contains(&turn)));
@@ -104,7 +105,7 @@ fn work(mut jobs: mpsc::Receiver<Job>, score: impl Fn(&[Part]) -> Vec<f64>) {
     }
 }
 
-/// The next batch: a part of each request in turn, as long as there is room; at least one.
+/// The next batch: parts of the requests in turn, up to the token limit; at least one.
 fn fill(turns: &mut VecDeque<Turn>) -> Vec<(usize, Part)> {
     let (mut batch, mut filled) = (Vec::new(), 0);
     loop {
@@ -143,7 +144,7 @@ mod tests {
         part.rows[part.row].tails[part.run.clone()].iter().map(|tail| tail.len() as f64).collect()
     }
 
-    /// Works on jobs that wait from the beginning; the token count of each batch.
+    /// Computes jobs that are all queued at the start, and returns the token count of each batch.
     fn batches(jobs: Vec<Job>, fail_at: Option<usize>) -> Vec<usize> {
         let (sender, receiver) = mpsc::channel(jobs.len());
         jobs.into_iter().for_each(|job| assert!(sender.try_send(job).is_ok()));
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_merged_and_everybody_gets_their_own() {
+    fn waiting_requests_share_batches_and_each_gets_its_own_scores() {
         let ((a, mut of_a), (b, mut of_b), (c, mut of_c)) =
             (job(&[&[5], &[3, 2]]), job(&[&[7]]), job(&[&[1, 1], &[4]]));
         assert_eq!(batches(vec![a, b, c], None), [23]);
@@ -172,14 +173,14 @@ mod tests {
     fn a_long_request_takes_turns_with_short_ones() {
         let (long, mut of_long) = job(&[&[8000], &[9000], &[8000, 8000]]);
         let (short, mut of_short) = job(&[&[500]]);
-        // The short one does not fit beside the first part, and is not kept waiting for the second.
+        // The short one does not fit into a batch with the first part, and does not wait for the second.
         assert_eq!(batches(vec![long, short], None), [8000, 500, 9000, 8000, 8000]);
         assert_eq!(of_long.try_recv().unwrap(), [8000.0, 9000.0, 8000.0, 8000.0]);
         assert_eq!(of_short.try_recv().unwrap(), [500.0]);
     }
 
     #[test]
-    fn nothing_is_computed_for_who_is_gone() {
+    fn nothing_is_computed_for_disconnected_clients() {
         let ((gone, answer), (stays, mut of_stays)) = (job(&[&[5]]), job(&[&[6]]));
         drop(answer);
         assert_eq!(batches(vec![gone, stays], None), [6]);
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_hits_its_own_batch_only() {
+    fn a_failure_affects_its_own_batch_only() {
         let ((a, mut of_a), (b, mut of_b)) = (job(&[&[8000]]), job(&[&[8001]]));
         assert_eq!(batches(vec![a, b], Some(1)), [8000, 8001]);
         assert!(of_a.try_recv().is_err());

@@ -1,4 +1,4 @@
-//! What a request is told when it gets no score: a status, and `{"error": …}`.
+//! Error responses: a status, and `{"error": …}`.
 
 use axum::Json;
 use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -6,7 +6,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// A request that is not answered with what it asks for.
+/// The error response to a request.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
@@ -24,13 +24,13 @@ impl Refusal {
         self
     }
 
-    /// Something in the request is not as it should be.
+    /// The request is malformed.
     pub(super) fn malformed(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error)
     }
 
     pub(super) fn unauthorized() -> Self {
-        let error = "no token or a wrong one, expected `Authorization: Bearer TOKEN`";
+        let error = "missing or wrong token, expected `Authorization: Bearer TOKEN`";
         Self::new(StatusCode::UNAUTHORIZED, error).with(WWW_AUTHENTICATE, "Bearer")
     }
 
@@ -39,13 +39,10 @@ impl Refusal {
     }
 
     pub(super) fn wrong_method() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "another method than the path has, expected POST /v1/score or GET /health",
-        )
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong method for this path, expected POST /v1/score or GET /health")
     }
 
-    /// It did not arrive in time.
+    /// The request did not arrive in time.
     pub(super) fn too_slow() -> Self {
         let error = "the request did not arrive in time, expected all of it within --timeout-seconds";
         Self::new(StatusCode::REQUEST_TIMEOUT, error).with(CONNECTION, "close")
@@ -56,15 +53,15 @@ impl Refusal {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, error)
     }
 
-    /// As many requests wait as may.
+    /// The queue is full.
     pub(super) fn queue_is_full() -> Self {
-        let error = "too many requests wait for the model (--queue), expected another try later";
+        let error = "the queue of the model is full (--queue), expected a retry later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error).with(RETRY_AFTER, "1")
     }
 
-    /// There are as many clients as there may be.
+    /// The limit of clients is reached.
     pub(super) fn too_many_clients() -> Self {
-        let error = "too many clients (--max-clients), expected another try later";
+        let error = "too many clients (--max-clients), expected a retry later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error).with(RETRY_AFTER, "1").with(CONNECTION, "close")
     }
 
@@ -72,7 +69,7 @@ impl Refusal {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "there is no score yet, expected one within --timeout-seconds")
     }
 
-    /// Our own fault, or the model's.
+    /// A failure of the service or the model.
     pub(super) fn failed(error: &str) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, error)
     }

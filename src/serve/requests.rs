@@ -1,4 +1,4 @@
-//! What a request asks for, and what it is answered.
+//! Parses requests and builds their responses.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,14 +26,14 @@ use super::model::Job;
 use super::refusal::Refusal;
 use super::token::Token;
 
-/// Of a body that nobody wants, this much is read on, so that its sender hears why …
+/// This many bytes of a refused body are read, so that the client receives the error response …
 const UNWANTED_BYTES: usize = 16 << 20;
-/// … for this long.
+/// … for at most this long.
 const UNWANTED_TIME: Duration = Duration::from_secs(2);
 
-/// What all requests share.
+/// State shared by all requests.
 pub(super) struct Service {
-    /// The model's folder, as it was given.
+    /// The model's folder, as given.
     pub(super) model: String,
     pub(super) format: ChatFormat,
     pub(super) token: Option<Token>,
@@ -44,7 +44,7 @@ pub(super) struct Service {
     pub(super) counts: Counts,
 }
 
-/// How many requests for scores there were, and whether there will be more.
+/// The numbers of requests for scores, and whether the service is stopping.
 #[derive(Default)]
 pub(super) struct Counts {
     served: AtomicU64,
@@ -59,7 +59,7 @@ impl fmt::Display for Counts {
     }
 }
 
-/// All paths.
+/// The routes.
 pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/health", get(health))
@@ -72,12 +72,12 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-/// For whom there is no place.
+/// The routes for clients above the limit.
 pub(super) fn busy_router() -> Router {
     Router::new().fallback(async |request: Request| refuse(request.into_body(), Refusal::too_many_clients()).await)
 }
 
-/// A client that is told so sends its next request over another connection.
+/// Closes the connection after this response if the service is stopping.
 async fn last_of_its_connection(State(service): State<Arc<Service>>, mut response: Response) -> Response {
     if service.counts.is_stopping.load(Ordering::SeqCst) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -98,7 +98,7 @@ async fn score(State(service): State<Arc<Service>>, request: Request) -> Respons
 
 async fn answer(service: &Arc<Service>, request: Request) -> Result<Value, Refusal> {
     let (parts, body) = request.into_parts();
-    if service.token.as_ref().is_some_and(|token| !token.is_brought_by(&parts.headers)) {
+    if service.token.as_ref().is_some_and(|token| !token.authorizes(&parts.headers)) {
         return Err(refuse(body, Refusal::unauthorized()).await);
     }
     let arrived = timeout(service.timeout, read(body, service.max_body_bytes)).await;
@@ -107,9 +107,9 @@ async fn answer(service: &Arc<Service>, request: Request) -> Result<Value, Refus
     scored.map_err(|_| Refusal::out_of_time())?
 }
 
-/// From a body to its answer. Dropped on the way, it leaves a job that nobody computes.
+/// Computes the response to a body. If the future is dropped, its job is not computed.
 async fn scores(service: &Arc<Service>, bytes: Vec<u8>) -> Result<Value, Refusal> {
-    // Turning text into tokens takes a while: not on a thread that serves connections.
+    // Tokenizing takes time: it must not block a thread that serves connections.
     let reader = service.clone();
     let asked = tokio::task::spawn_blocking(move || Asked::read(&bytes, &reader.format, reader.max_tokens));
     let asked = asked.await.map_err(|_| Refusal::failed("the request could not be read"))??;
@@ -118,17 +118,17 @@ async fn scores(service: &Arc<Service>, bytes: Vec<u8>) -> Result<Value, Refusal
     service.jobs.try_send(job).map_err(|_| Refusal::queue_is_full())?;
     let scores = answer.await.map_err(|_| Refusal::failed("the model failed on this request"))?;
     if scores.iter().any(|score| !score.is_finite()) {
-        return Err(Refusal::failed("a score is not a number: the model is damaged"));
+        return Err(Refusal::failed("a score is not finite: the model is damaged"));
     }
-    Ok(asked.told(&scores))
+    Ok(asked.response(&scores))
 }
 
-/// A request's content.
+/// A parsed request.
 struct Asked {
     rows: Arc<Vec<Responses>>,
-    /// Whether `inputs` were given, which get `results`.
+    /// Whether the request has `inputs`, and so the response `results`.
     is_batch: bool,
-    /// Keys that nothing read: the answer names them.
+    /// Keys that were not read; the response lists them.
     unread: BTreeSet<String>,
 }
 
@@ -146,21 +146,21 @@ impl Asked {
                     }
                     (inputs, true)
                 }
-                _ => return Err(Refusal::malformed("`inputs` is no list or an empty one, expected a list of objects")),
+                _ => return Err(Refusal::malformed("`inputs` is not a list or is empty, expected a list of objects")),
             },
             single => (vec![single], false),
         };
         let (mut rows, mut unread) = (Vec::with_capacity(inputs.len()), BTreeSet::new());
         for (index, input) in inputs.into_iter().enumerate() {
-            let place = if is_batch { format!("`inputs[{index}]`: ") } else { String::new() };
-            let malformed = |what: String| Refusal::malformed(format!("{place}{what}"));
+            let prefix = if is_batch { format!("`inputs[{index}]`: ") } else { String::new() };
+            let malformed = |what: String| Refusal::malformed(format!("{prefix}{what}"));
             let (row, keys): (data::Response, _) = data::parse_row(&input).map_err(malformed)?;
             let row = Responses::new(&row, format).map_err(malformed)?;
             unread.extend(keys);
             let longest = row.longest();
             if longest > max_tokens {
                 let what =
-                    format!("{place}a dialogue of {longest} tokens, expected at most {max_tokens} (--max-tokens)");
+                    format!("{prefix}a dialogue of {longest} tokens, expected at most {max_tokens} (--max-tokens)");
                 return Err(Refusal::too_large(what));
             }
             rows.push(row);
@@ -168,8 +168,8 @@ impl Asked {
         Ok(Self { rows: Arc::new(rows), is_batch, unread })
     }
 
-    /// The answer, of the scores of all rows in order.
-    fn told(&self, scores: &[f64]) -> Value {
+    /// The response, with the scores of all rows in order.
+    fn response(&self, scores: &[f64]) -> Value {
         let mut rest = scores;
         let of_row = |row: &Responses| {
             let (own, others) = rest.split_at(row.tails.len());
@@ -177,19 +177,19 @@ impl Asked {
             Value::Object(row.verdict(own))
         };
         let mut results: Vec<Value> = self.rows.iter().map(of_row).collect();
-        let mut told = if self.is_batch { json!({ "results": results }) } else { results.swap_remove(0) };
+        let mut response = if self.is_batch { json!({ "results": results }) } else { results.swap_remove(0) };
         if !self.unread.is_empty() {
-            told["unread_keys"] = json!(self.unread);
+            response["unread_keys"] = json!(self.unread);
         }
-        told
+        response
     }
 }
 
-/// A body of at most `max_bytes`.
+/// Reads a body of at most `max_bytes`.
 async fn read(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refusal::malformed("the body breaks off, expected all of it"))?;
+        let frame = frame.map_err(|_| Refusal::malformed("the body ended early, expected all of it"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > max_bytes {
             drop(bytes);
@@ -201,7 +201,7 @@ async fn read(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, Refusal> {
     Ok(bytes)
 }
 
-/// Reads on for a while: a connection that is closed with unread bytes takes the answer with it.
+/// Reads the rest of the body for a while: closing a connection with unread bytes would discard the response.
 async fn refuse(mut body: Body, refusal: Refusal) -> Refusal {
     let drain = async {
         let mut read = 0;

@@ -1,4 +1,4 @@
-//! The token that requests have to bring.
+//! The token that authorizes requests.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,11 +10,11 @@ use axum::http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// A token's hash: comparing hashes takes as long whatever was sent, its length included.
+/// A token's hash. Comparing hashes takes the same time whatever was sent, whatever its length.
 pub(super) struct Token([u8; 32]);
 
 impl Token {
-    /// Reads a file that holds a token on one line.
+    /// Reads a file with a token on one line.
     pub(super) fn read(file: &Path) -> Result<Self> {
         const LONGEST: u64 = 4096;
         let refuse = |what: &str| Err(Error::invalid(file.display(), format!("{what}, expected a token on one line")));
@@ -31,13 +31,13 @@ impl Token {
             return refuse(&format!("has more than {LONGEST} bytes"));
         }
         if !token.iter().all(u8::is_ascii_graphic) {
-            return refuse("holds more than one word of plain characters");
+            return refuse("has more than one word of plain characters");
         }
         Ok(Self(Sha256::digest(token).into()))
     }
 
-    /// Whether a request brings it, as `Authorization: Bearer TOKEN`.
-    pub(super) fn is_brought_by(&self, headers: &HeaderMap) -> bool {
+    /// Whether a request has the token, as `Authorization: Bearer TOKEN`.
+    pub(super) fn authorizes(&self, headers: &HeaderMap) -> bool {
         const SCHEME: &[u8] = b"bearer ";
         let Some(value) = headers.get(AUTHORIZATION).map(|value| value.as_bytes()) else { return false };
         let Some((scheme, token)) = value.split_at_checked(SCHEME.len()) else { return false };
@@ -53,10 +53,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_token_in_the_right_place_counts() {
+    fn only_the_complete_token_in_the_right_header_is_accepted() {
         let token = Token(Sha256::digest(b"s3cret").into());
         let brought = |value: &str| {
-            token.is_brought_by(&HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]))
+            token.authorizes(&HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]))
         };
         assert!(brought("Bearer s3cret") && brought("bearer  s3cret"));
         for wrong in
@@ -64,6 +64,6 @@ mod tests {
         {
             assert!(!brought(wrong), "{wrong}");
         }
-        assert!(!token.is_brought_by(&HeaderMap::new()));
+        assert!(!token.authorizes(&HeaderMap::new()));
     }
 }

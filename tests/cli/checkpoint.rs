@@ -167,7 +167,8 @@ fn a_reward_model_of_another_tokenizer() {
     folder.refuse(&set(&PPO, &["models.reward='foreign'"]), &[&expected]);
 }
 
-/// The contract tells the tokenizer that the model was trained with; files that were exchanged later do not fool anybody.
+/// The contract tells the tokenizer that the model was trained with; files that were exchanged later do not
+/// fool anybody.
 #[test]
 fn a_reward_model_whose_tokenizer_was_exchanged() {
     let folder = Folder::new();
@@ -185,7 +186,8 @@ fn a_reward_model_that_was_trained_under_another_system_text() {
     folder.refuse(&set(&PPO, &["data.system='Be brief.'"]), &[expected]);
 }
 
-/// NTK and LogN of the first generation are for evaluation: training rows stay within what the model was trained for.
+/// NTK and LogN of the first generation are for evaluation: training rows stay within what the model was
+/// trained for.
 #[test]
 fn rows_beyond_the_trained_length_of_a_first_generation_model() {
     let folder = Folder::new();

@@ -11,7 +11,7 @@ fn a_malformed_line_is_named_with_its_number() {
     lines[5] = r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]}"#.to_owned();
     folder.write("bad.jsonl", lines.join("\n"));
     let expected: [&[&str]; 3] = [
-        &["bad.jsonl:3: ", "not JSON", "expected one object a line"],
+        &["bad.jsonl:3: ", "not JSON", "expected one object per line"],
         &["bad.jsonl:5: ", "`robot`", "expected system, user, assistant or tool"],
         &["bad.jsonl:6: ", "empty"],
     ];

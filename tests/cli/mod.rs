@@ -1,4 +1,5 @@
-//! The command line: what it refuses, in which words, and that nothing is lost; and what it does when all is well.
+//! The command line: what it refuses, in which words, and that nothing is lost; and what it does when all is
+//! well.
 
 mod arguments;
 mod checkpoint;

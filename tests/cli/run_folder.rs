@@ -6,9 +6,9 @@ use super::*;
 fn a_folder_that_holds_a_run_is_kept() {
     let folder = Folder::new();
     folder.succeed(&set(&SFT, &["train.steps=2"]));
-    folder.refuse(&set(&SFT, &["train.steps=3"]), &[&["runs/sft: ", "holds a run already", "--resume"]]);
-    folder.refuse(&with(&RM, &["--out", "runs/sft"]), &[&["runs/sft: ", "holds a run already", "--resume"]]);
-    folder.refuse(&with(&SFT, &["--dry-run"]), &[&["runs/sft: ", "holds a run already", "--resume"]]);
+    folder.refuse(&set(&SFT, &["train.steps=3"]), &[&["runs/sft: ", "has a run already", "--resume"]]);
+    folder.refuse(&with(&RM, &["--out", "runs/sft"]), &[&["runs/sft: ", "has a run already", "--resume"]]);
+    folder.refuse(&with(&SFT, &["--dry-run"]), &[&["runs/sft: ", "has a run already", "--resume"]]);
     folder.write("file", "something");
     folder.refuse(&with(&SFT, &["--out", "file"]), &[&["file: ", "is a file, expected a folder"]]);
     folder.refuse(&with(&SFT, &["--out", "file/below"]), &[&["file/below: "]]);
@@ -45,7 +45,7 @@ fn a_resume_on_changed_data_is_refused() {
     folder.succeed(&set(&SFT, &sets));
     folder.write("rows.jsonl", folder.read("data/heldout-sft.jsonl"));
     let args = with(&set(&SFT, &["train.steps=4", sets[1]]), &["--resume"]);
-    folder.refuse(&args, &[&["rows.jsonl: ", "its content is not that of data.train when the run began"]]);
+    folder.refuse(&args, &[&["rows.jsonl: ", "its content differs from that of data.train when the run began"]]);
 }
 
 #[test]

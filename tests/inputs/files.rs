@@ -73,14 +73,14 @@ fn pretty_printed_json() {
     assert_eq!(
         refused(&folder, "several.json"),
         [
-            "several.json: pretty-printed JSON, objects over several lines, expected one object a line; convert it: jq -c . several.json > rows.jsonl"
+            "several.json: pretty-printed JSON, objects over several lines, expected one object per line; convert it: jq -c . several.json > rows.jsonl"
         ]
     );
     let wrapped = json!({ "version": "1.0", "data": [row, row] });
     for (name, text) in [("wrapped.json", wrapped.to_string()), ("wrapped-pretty.json", format!("{wrapped:#}"))] {
         folder.write(name, text);
         let said = refused(&folder, name);
-        let start = format!("{name}: one object that holds rows under `data` (2), expected one object a line");
+        let start = format!("{name}: one object with rows under `data` (2), expected one object per line");
         assert!(said.len() == 1 && said[0].starts_with(&start) && said[0].contains("jq -c '.data[]'"), "{said:?}");
     }
     folder.write("open.json", "{\n  \"messages\": [\n");
@@ -159,9 +159,9 @@ fn a_folder_of_shards_is_its_files() {
         let inputs = facts["inputs"]["data.train"].as_array().unwrap().iter();
         assert_eq!(inputs.map(|file| file["file"].as_str().unwrap()).collect::<Vec<_>>(), named, "{train}");
         if train == "'shards'" {
-            let passed_over = "shards/README.md, shards/below, shards/dataset_info.json, shards/notes";
-            assert_eq!(facts["not_read,_no_data_by_name"], json!(passed_over));
-            assert!(output.stderr.contains(passed_over), "{output}");
+            let ignored = "shards/README.md, shards/below, shards/dataset_info.json, shards/notes";
+            assert_eq!(facts["not_read,_no_data_by_name"], json!(ignored));
+            assert!(output.stderr.contains(ignored), "{output}");
         }
     }
     // Another file in the folder is other data.
@@ -221,7 +221,7 @@ fn folders_and_patterns_are_data_for_every_command() {
     split("heldout-prompts", "prompts");
     split("heldout-text", "text");
     let not_read = |output: &crate::util::Output, name: &str| {
-        assert_eq!(output.stderr, format!("not read, no data by name: {name}/README.md\n"), "{output}");
+        assert_eq!(output.stderr, format!("ignored, not data files by name: {name}/README.md\n"), "{output}");
     };
     let eval = |data: &str| folder.succeed(&["eval", "rm", "--model", "reward", "--json", "--data", data]);
     let (whole, parts) = (eval("data/heldout-comparisons.jsonl"), eval("pairs"));

@@ -126,7 +126,7 @@ fn what_python_writes_and_json_does_not_have_is_named_once() {
     assert!(said.len() == 1 && said[0].starts_with("dict.jsonl:1: keys in single quotes (a Python dict)"), "{said:?}");
     folder.write("commas.jsonl", rows(0, 3).replace("}\n", "},\n"));
     let said = refused(&folder, "commas.jsonl");
-    assert!(said.len() == 1 && said[0].starts_with("commas.jsonl:1: a comma behind the object"), "{said:?}");
+    assert!(said.len() == 1 && said[0].starts_with("commas.jsonl:1: a comma after the object"), "{said:?}");
     folder.write("mac.jsonl", rows(0, 3).replace('\n', "\r"));
     let said = refused(&folder, "mac.jsonl");
     assert!(said.len() == 1 && said[0].contains("lines that end with a carriage return alone"), "{said:?}");

@@ -147,7 +147,7 @@ fn what_is_given_as_a_run() {
         refused("base", "a model folder");
         refused("sft.toml", "a file");
         refused("nowhere", "no such folder");
-        refused("data", "holds no run.json");
+        refused("data", "has no run.json");
     }
 }
 

@@ -72,7 +72,7 @@ fn a_score_that_is_no_number_is_named_by_its_row() {
     let folder = Folder::new();
     damaged(&folder, "reward", "far", "model.norm.weight", f32::MAX);
     damaged(&folder, "far", "further", "score.weight", f32::MAX);
-    let place: &[&str] = &["data/heldout-comparisons.jsonl:1: the score is not a number", "further is damaged"];
+    let place: &[&str] = &["data/heldout-comparisons.jsonl:1: the score is not finite", "further is damaged"];
     fails(&folder, &["eval", "rm", "--model", "further", "--data", "data/heldout-comparisons.jsonl"], place);
     fails(&folder, &["eval", "rm", "--model", "further", "--data", "data/heldout-comparisons.jsonl", "--json"], place);
 }

@@ -26,7 +26,7 @@ fn a_file_of_the_same_size_is_not_the_same_and_a_moved_one_is() {
 
         folder.write("rows.jsonl", changed(&text));
         let resume = with(&set(&command, &["train.steps=6", train]), &["--out", &moved, "--resume"]);
-        let refused: &[&str] = &["rows.jsonl: ", "its content is not that of data.train when the run began"];
+        let refused: &[&str] = &["rows.jsonl: ", "its content differs from that of data.train when the run began"];
         folder.refuse(&resume, &[refused]);
         folder.refuse(&with(&resume, &["--dry-run"]), &[refused]);
 
@@ -58,7 +58,7 @@ fn of_a_mix_the_files_may_move_and_the_weights_may_not_change() {
     );
     let swapped = run("{path='b.jsonl', weight=1.0}, {path='a.jsonl', weight=2.0}", "6", &["--resume"]);
     assert_eq!((swapped.code, swapped.stderr.lines().count()), (Some(2), 2), "{swapped}");
-    assert!(swapped.stderr.contains("b.jsonl: stands for data.mix[0] instead of a.jsonl"), "{swapped}");
+    assert!(swapped.stderr.contains("b.jsonl: is data.mix[0] instead of a.jsonl"), "{swapped}");
     folder.write_rows("c.jsonl", &rows[..30]);
     let moved = run("{path='c.jsonl', weight=1.0}, {path='b.jsonl', weight=2.0}", "6", &["--resume"]);
     assert_eq!(moved.code, Some(0), "{moved}");
@@ -99,10 +99,13 @@ fn other_models_under_the_old_names_are_refused() {
     // A reward model of the same shape that has learned something else.
     folder.succeed(&set(&RM, &["train.steps=1", "run.out='runs/other'"]));
     swap("reward", "runs/other/model");
-    let reward = &["my-reward/model.safetensors: ", "its content is not that of models.reward"];
+    let reward = &["my-reward/model.safetensors: ", "its content differs from that of models.reward"];
     folder.refuse(&resume, &[reward]);
     swap("policy", "base");
-    folder.refuse(&resume, &[&["my-policy/model.safetensors: ", "its content is not that of models.policy"], reward]);
+    folder.refuse(
+        &resume,
+        &[&["my-policy/model.safetensors: ", "its content differs from that of models.policy"], reward],
+    );
     swap("policy", "policy");
     swap("reward", "reward");
     // Under other names they are the same models.
@@ -120,11 +123,11 @@ fn the_source_of_a_run_must_stay_what_it_was() {
     let resume = with(&set(&RM, &sets("train.steps=4")), &["--resume"]);
     let keep = fs::read(folder.join("mine/model.safetensors")).unwrap();
     folder.write("mine/model.safetensors", fs::read(folder.join("policy/model.safetensors")).unwrap());
-    folder.refuse(&resume, &[&["mine/model.safetensors: ", "its content is not that of model.path"]]);
+    folder.refuse(&resume, &[&["mine/model.safetensors: ", "its content differs from that of model.path"]]);
     folder.write("mine/model.safetensors", keep);
     let tokenizer = folder.read("mine/tokenizer.json");
     folder.write("mine/tokenizer.json", format!("{tokenizer}\n"));
-    folder.refuse(&resume, &[&["mine/tokenizer.json: ", "its content is not that of model.path"]]);
+    folder.refuse(&resume, &[&["mine/tokenizer.json: ", "its content differs from that of model.path"]]);
     folder.write("mine/tokenizer.json", tokenizer);
     folder.succeed(&resume);
 }

@@ -71,7 +71,7 @@ fn new_weights_are_said_to_be_new_before_the_first_step() {
         assert_eq!(folder.succeed(&with(&args, &["--json"])).json()["starts_from"], expected);
     }
     let shown = folder.succeed(&["inspect", "model", "new"]);
-    assert!(shown.stdout.contains("pretrain begins with new random ones"), "{shown}");
+    assert!(shown.stdout.contains("pretrain initialises them randomly"), "{shown}");
     assert_eq!(fact(&folder.succeed(&run), "starts from"), expected);
     assert_eq!(run_json(&folder, "runs/pretrain")["starts_from"], expected);
 

@@ -1,11 +1,11 @@
-//! Files and folders that appear whole or not at all.
+//! Atomic files and folders: a reader sees all of one, or none of it.
 
 use std::fs::{self, File};
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Files and folders that are being written or removed start with this.
+/// The name prefix of files and folders that are being written or removed.
 pub const TEMPORARY: &str = ".tmp-";
 
 /// Flushes every file and folder below `folder`, and the folder itself, to the disk.
@@ -25,31 +25,31 @@ fn sync(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
 }
 
-/// Flushes a file to the disk, where there is one.
+/// Flushes a file to the disk, if it exists.
 ///
 /// # Errors
 /// [`Error::Io`] when the disk refuses.
-pub fn sync_if_there(path: &Path) -> Result<()> {
+pub fn sync_if_exists(path: &Path) -> Result<()> {
     if path.exists() { sync(path) } else { Ok(()) }
 }
 
-/// Renames `from` to `to`, moving away a folder that stands there, and flushes the parent.
+/// Renames `from` to `to`, first removing a folder that is there, and flushes the parent.
 ///
 /// # Errors
 /// [`Error::Io`] when a rename fails.
 pub fn replace_folder(from: &Path, to: &Path) -> Result<()> {
     if to.exists() {
-        retire(to)?;
+        remove_folder_atomically(to)?;
     }
     fs::rename(from, to).map_err(Error::io(to))?;
     sync(to.parent().expect("a folder inside a run"))
 }
 
-/// Removes a folder so that it never stands there in part: it is renamed first.
+/// Removes a folder atomically: it is renamed first, so that a reader never sees a part of it.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be renamed or removed.
-pub fn retire(folder: &Path) -> Result<()> {
+pub fn remove_folder_atomically(folder: &Path) -> Result<()> {
     let name = folder.file_name().expect("a folder inside a run").to_string_lossy();
     let retired = folder.with_file_name(format!("{TEMPORARY}old-{name}"));
     remove_folder(&retired)?;
@@ -57,7 +57,7 @@ pub fn retire(folder: &Path) -> Result<()> {
     remove_folder(&retired)
 }
 
-/// Removes what killed processes left behind in `folder`.
+/// Removes temporary files and folders that killed processes left in `folder`.
 ///
 /// # Errors
 /// [`Error::Io`] when something cannot be removed.
@@ -74,7 +74,7 @@ pub fn remove_temporaries(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a folder, where there is one.
+/// Removes a folder, if it exists.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be removed.
@@ -85,20 +85,21 @@ pub fn remove_folder(folder: &Path) -> Result<()> {
     }
 }
 
-/// The permissions that a file gets which is made as any other. The safetensors library writes temporary files, which are their owner's
-/// alone, and gives them their names: they have to be given these, too. An empty file stands at `path` afterwards.
+/// The permissions that the system gives to new files. The safetensors library writes temporary files,
+/// readable by their owner only, and renames them, so the caller has to restore these permissions. Leaves an
+/// empty file at `path`.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be made.
-pub fn usual_permissions(path: &Path) -> Result<fs::Permissions> {
-    File::create(path).and_then(|file| file.metadata()).map(|made| made.permissions()).map_err(Error::io(path))
+/// [`Error::Io`] when the file cannot be created.
+pub fn default_permissions(path: &Path) -> Result<fs::Permissions> {
+    File::create(path).and_then(|file| file.metadata()).map(|created| created.permissions()).map_err(Error::io(path))
 }
 
-/// Writes a small file so that a reader sees the old or the new contents, never a part.
+/// Writes a small file atomically: a reader sees the old or the new contents, never a part.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be written.
-pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
+pub fn write_atomic(path: &Path, contents: &[u8]) -> Result<()> {
     let name = path.file_name().expect("a file inside a run").to_string_lossy();
     let temporary = path.with_file_name(format!("{TEMPORARY}{name}"));
     fs::write(&temporary, contents).map_err(Error::io(&temporary))?;
@@ -107,10 +108,10 @@ pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
     sync(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
-/// What a file of Git LFS begins with that was never fetched.
+/// The first bytes of a Git LFS pointer: a file whose contents were never fetched.
 pub const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// Whether this is what Git LFS leaves in place of a file that was not fetched.
+/// Whether the bytes are a Git LFS pointer instead of the file's contents.
 pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(LFS_POINTER)
 }

@@ -1,17 +1,17 @@
-//! One error type for the workspace. What the user did wrong is a list of [`Problem`]s, found before any model loads; what
-//! went wrong around us keeps its cause.
+//! The error type of the workspace. The user's mistakes are a list of [`Problem`]s, found before any model
+//! loads; failures of the system keep their cause.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Everything in the workspace returns this.
+/// The result of every fallible function in the workspace.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a command could not be carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The arguments, config, data or checkpoint are wrong: exit code 2, one line a cause.
+    /// The arguments, config, data or checkpoint are wrong: exit code 2, one line per cause.
     #[error("{}", lines(.0).join("\n"))]
     Invalid(Vec<Problem>),
     /// A file or folder could not be read or written.
@@ -19,12 +19,12 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A checkpoint could not be written, or is not what was to be written.
+    /// A checkpoint could not be written, or its contents are not as intended.
     #[error(
-        "the checkpoint of step {step} is not saved: {source}; the earlier ones are whole, and --resume goes on from them"
+        "the checkpoint of step {step} is not saved: {source}; earlier checkpoints are intact, and --resume continues from them"
     )]
     Saving {
         /// Steps done.
@@ -32,9 +32,9 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
-    /// A model could not be written, or was not read back as it was to be. The rest of the checkpoint is whole.
+    /// A model could not be written, or did not read back as intended. The rest of the checkpoint is intact.
     #[error(
-        "the model of step {step} is not saved: {source}; masters, moments and counters are, in {}: --resume goes on from there and writes the model again, in the same or another run.result_dtype; the earlier checkpoints are untouched",
+        "the model of step {step} is not saved: {source}; masters, moments and counters are, in {}: --resume continues from there and writes the model again, in the same or another run.result_dtype; earlier checkpoints are intact",
         path.display()
     )]
     Models {
@@ -45,14 +45,14 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
-    /// A loss or gradient is no longer a number.
+    /// A loss or gradient is non-finite (NaN or infinite).
     #[error(
-        "{what} is not finite ({number}), expected a number; lower the learning rate or look at the rows of this step"
+        "{what} is not finite ({number}), expected a finite number; lower the learning rate or look at the rows of this step"
     )]
     NonFinite {
         /// The quantity.
         what: String,
-        /// What it is instead; NaN where that is not known.
+        /// Its value; NaN where that is not known.
         number: f64,
     },
     /// Something else failed while running.
@@ -60,7 +60,7 @@ pub enum Error {
     Failed(String),
 }
 
-/// The number, where it is one.
+/// Returns the number if it is finite.
 ///
 /// # Errors
 /// [`Error::NonFinite`] for NaN and infinities.
@@ -68,83 +68,83 @@ pub fn finite(what: &str, number: f64) -> Result<f64> {
     if number.is_finite() { Ok(number) } else { Err(Error::NonFinite { what: what.to_owned(), number }) }
 }
 
-/// Lines that a message has at most: who has to mend more than that begins with the first ones.
+/// The maximum number of lines in a message. Fixing the first ones often fixes others.
 const MAX_LINES: usize = 10;
-/// Further rows that are named, of those that are bad in one way.
-const MAX_PLACES: usize = 3;
+/// How many further rows with the same cause are named.
+const MAX_LOCATIONS: usize = 3;
 
-/// One mistake of the user's: where it stands, and what is wrong with what was expected.
+/// One mistake of the user's: its location, what is wrong and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// A file, `file:line`, a config key's file or a flag.
-    pub place: String,
+    pub location: String,
     /// What is wrong, what was expected, and the fix where there is one.
     pub what: String,
-    /// Of a row: which others are bad in the same way.
-    others: Option<Others>,
+    /// For a row: other rows with the same cause.
+    similar: Option<SimilarRows>,
 }
 
-/// Rows that are bad in the same way as one that is named.
+/// Rows that are bad for the same cause as the one that is named.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-struct Others {
-    places: Vec<String>,
+struct SimilarRows {
+    locations: Vec<String>,
     count: u64,
 }
 
 impl Problem {
-    /// A mistake that stands for itself.
-    pub fn new(place: impl fmt::Display, what: impl fmt::Display) -> Self {
-        Self { place: place.to_string(), what: what.to_string(), others: None }
+    /// A mistake that is never grouped with others.
+    pub fn new(location: impl fmt::Display, what: impl fmt::Display) -> Self {
+        Self { location: location.to_string(), what: what.to_string(), similar: None }
     }
 
-    /// A bad row. Rows that are bad in the same way are told on one line.
-    pub fn of_row(place: impl fmt::Display, what: impl fmt::Display) -> Self {
-        Self { others: Some(Others::default()), ..Self::new(place, what) }
+    /// A bad row. Rows with the same cause are reported on one line.
+    pub fn of_row(location: impl fmt::Display, what: impl fmt::Display) -> Self {
+        Self { similar: Some(SimilarRows::default()), ..Self::new(location, what) }
     }
 
-    /// What rows that are bad in the same way have in common; `None` of what is no row.
+    /// The cause by which rows are grouped; `None` if the problem is not a row.
     pub fn cause(&self) -> Option<String> {
-        self.others.as_ref().map(|_| cause(&self.what))
+        self.similar.as_ref().map(|_| cause(&self.what))
     }
 
-    /// Takes in another row of the same cause, with those that it stands for.
-    pub fn take_in(&mut self, other: Problem) {
-        let (Some(others), Some(more)) = (&mut self.others, other.others) else { return };
-        others.count += 1 + more.count;
+    /// Adds another row of the same cause, together with the rows grouped with it.
+    pub fn merge(&mut self, other: Problem) {
+        let (Some(similar), Some(more)) = (&mut self.similar, other.similar) else { return };
+        similar.count += 1 + more.count;
         // Elements of an array may share a line.
-        let place = match row_number(&other.what) {
-            Some((row, _)) => format!("{} ({row})", other.place),
-            None => other.place,
+        let location = match row_number(&other.what) {
+            Some((row, _)) => format!("{} ({row})", other.location),
+            None => other.location,
         };
-        let room = MAX_PLACES.saturating_sub(others.places.len());
-        others.places.extend(std::iter::once(place).chain(more.places).take(room));
+        let room = MAX_LOCATIONS.saturating_sub(similar.locations.len());
+        similar.locations.extend(std::iter::once(location).chain(more.locations).take(room));
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)?;
-        match &self.others {
-            Some(Others { places, count }) if *count > 0 => {
+        write!(f, "{}: {}", self.location, self.what)?;
+        match &self.similar {
+            Some(SimilarRows { locations, count }) if *count > 0 => {
                 let rows = if *count == 1 { "row" } else { "rows" };
-                let more = if *count > places.len() as u64 { ", …" } else { "" };
-                write!(f, "; the same in {count} more {rows}: {}{more}", places.join(", "))
+                let more = if *count > locations.len() as u64 { ", …" } else { "" };
+                write!(f, "; the same in {count} more {rows}: {}{more}", locations.join(", "))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// What rows that are bad in the same way have in common: the message without numbers.
+/// The cause that rows have in common: the message without its numbers.
 pub fn cause(what: &str) -> String {
     let mut rest = row_number(what).map_or(what, |(_, what)| what);
     let mut cause = String::new();
     while let Some(at) = rest.find(|char: char| char.is_ascii_digit()) {
         let (before, number) = rest.split_at(at);
         if before.ends_with("UTF-") {
-            let (name, behind) = rest.split_at(at + 1);
+            let (name, after) = rest.split_at(at + 1);
             cause += name;
-            rest = behind;
+            rest = after;
             continue;
         }
         let hex = number.strip_prefix("0x");
@@ -156,51 +156,52 @@ pub fn cause(what: &str) -> String {
     cause + rest
 }
 
-/// `row 3` of what begins with it, and what follows.
+/// Splits `row 3: WHAT` into `row 3` and `WHAT`.
 fn row_number(what: &str) -> Option<(&str, &str)> {
     what.split_once(": ").filter(|(row, _)| {
         row.strip_prefix("row ").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
     })
 }
 
-/// Every problem once, in the order found (two models may have read one bad file), and of rows that are bad in the same way one that
-/// stands for all.
+/// Every problem once, in the order found (two models may have read one bad file). Rows with the same cause
+/// become one problem.
 fn grouped(problems: impl IntoIterator<Item = Problem>) -> Vec<Problem> {
-    let (mut all, mut told): (Vec<Problem>, HashSet<(String, String)>) = (Vec::new(), HashSet::new());
+    let (mut all, mut seen): (Vec<Problem>, HashSet<(String, String)>) = (Vec::new(), HashSet::new());
     let mut of_cause: HashMap<String, usize> = HashMap::new();
     for problem in problems {
-        if !told.insert((problem.place.clone(), problem.what.clone())) {
+        if !seen.insert((problem.location.clone(), problem.what.clone())) {
             continue;
         }
         let at = problem.cause().map_or(all.len(), |cause| *of_cause.entry(cause).or_insert(all.len()));
         match all.get_mut(at) {
-            Some(first) => first.take_in(problem),
+            Some(first) => first.merge(problem),
             None => all.push(problem),
         }
     }
     all
 }
 
-/// Problems as few lines, rows that are bad in the same way on one; and how many problems are not among them.
-pub fn few_lines(problems: &[Problem]) -> (Vec<String>, usize) {
+/// Problems as a limited number of lines, with one line for rows of the same cause, and the number of
+/// problems left out.
+pub fn summarize(problems: &[Problem]) -> (Vec<String>, usize) {
     let all = grouped(problems.iter().cloned());
     let shown = if all.len() > MAX_LINES { MAX_LINES - 1 } else { all.len() };
     (all[..shown].iter().map(Problem::to_string).collect(), all.len() - shown)
 }
 
-/// What a refusal prints: a line a problem, at most ten.
+/// What a refusal prints: one line per problem, at most ten.
 pub fn lines(problems: &[Problem]) -> Vec<String> {
-    let (mut lines, rest) = few_lines(problems);
+    let (mut lines, rest) = summarize(problems);
     if rest > 0 {
-        lines.push(format!("{rest} more problems: not shown, expected none; mend those above first"));
+        lines.push(format!("{rest} more problems: not shown, expected none; fix those above first"));
     }
     lines
 }
 
 impl Error {
     /// A single mistake of the user's.
-    pub fn invalid(place: impl fmt::Display, what: impl fmt::Display) -> Self {
-        Error::Invalid(vec![Problem::new(place, what)])
+    pub fn invalid(location: impl fmt::Display, what: impl fmt::Display) -> Self {
+        Error::Invalid(vec![Problem::new(location, what)])
     }
 
     /// Wraps an [`std::io::Error`] with the path it happened at; for `map_err`.
@@ -214,22 +215,22 @@ impl Error {
     }
 }
 
-/// Collects mistakes, so that all are reported at once.
+/// Collects mistakes so that all of them are reported together.
 #[derive(Debug, Default)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// None yet.
+    /// An empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds one.
-    pub fn push(&mut self, place: impl fmt::Display, what: impl fmt::Display) {
-        self.0.push(Problem::new(place, what));
+    pub fn push(&mut self, location: impl fmt::Display, what: impl fmt::Display) {
+        self.0.push(Problem::new(location, what));
     }
 
-    /// Takes the problems out of an [`Error::Invalid`], so that checking can go on; any other error is returned.
+    /// Collects the problems of an [`Error::Invalid`] so that checking can continue; returns any other error.
     pub fn absorb<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -251,13 +252,14 @@ impl Problems {
         self.0.push(problem);
     }
 
-    /// The value of checks that found nothing wrong; a check without a value has reported why.
+    /// Returns the value of the checks if no problem was found. A check without a value must have reported a
+    /// problem.
     ///
     /// # Errors
     /// As [`Problems::into_result`].
     ///
     /// # Panics
-    /// When a check gave neither a value nor a problem.
+    /// When a check returned neither a value nor a problem.
     pub fn into_checked<T>(self, value: Option<T>) -> Result<T> {
         self.into_result()?;
         Ok(value.expect("a check without a value reports a problem"))
@@ -266,7 +268,8 @@ impl Problems {
     /// `Ok` when nothing was found.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every problem once, in the order found, and rows that are bad in the same way as one.
+    /// [`Error::Invalid`] with every problem once, in the order found; rows with the same cause are one
+    /// problem.
     pub fn into_result(self) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(grouped(self.0))) }
     }
@@ -277,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_that_are_bad_in_one_way_are_one_line_and_other_problems_one_each() {
+    fn rows_of_one_cause_share_a_line_and_other_problems_have_one_each() {
         let mut problems = Problems::new();
         for line in 1..=6 {
             problems.push_problem(Problem::of_row(format!("a.jsonl:{line}"), format!("`messages[{line}]` is empty")));
@@ -294,7 +297,7 @@ mod tests {
             "b.jsonl:9: no assistant turn",
         ];
         assert_eq!(lines(&found), expected);
-        // What was put together before is put together with more.
+        // A group grows when more rows of its cause arrive.
         let mut again = Problems::new();
         again.absorb::<()>(Err(Error::Invalid(found.clone()))).unwrap();
         again.absorb::<()>(Err(Error::Invalid(found))).unwrap();

@@ -1,13 +1,15 @@
-//! What everything in `align` stands on: errors, configs, files that appear whole or not at all, draws, progress.
+//! The base of every crate in `align`: errors, configs, atomic files, counter-based random numbers, progress.
 //!
 //! Imports no other crate of the workspace, and not libtorch.
 //!
 //! - [`error`]: what went wrong, for the person who has to act on it.
-//! - [`config`]: a stage's TOML file over its defaults, every mistake at once; the sections that stages share.
-//! - [`atomic_files`], [`manifest`]: folders that appear whole, and the checksums of what is in them.
-//! - [`random`]: draws as functions of (seed, purpose, step, row).
-//! - [`progress`]: what a long computation says meanwhile.
-//! - [`process_memory`]: what this process holds.
+//! - [`config`]: merges a stage's TOML file over its defaults and reports every mistake at once; the sections
+//!   that stages share.
+//! - [`atomic_files`], [`manifest`]: folders that appear complete or not at all, and the checksums of their
+//!   files.
+//! - [`random`]: random numbers as pure functions of (seed, purpose, step, row).
+//! - [`progress`]: how long-running work reports its progress.
+//! - [`process_memory`]: the resident memory of this process, and settings of its allocator.
 
 pub mod atomic_files;
 pub mod config;

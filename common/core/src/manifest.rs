@@ -1,4 +1,4 @@
-//! What a folder held when it was complete: the name, size and CRC-32 of every file.
+//! The manifest of a complete folder: the name, size and CRC-32 of every file.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,17 +11,17 @@ use crate::error::{Error, Result};
 /// The file that names a folder's files with sizes and checksums.
 pub const MANIFEST: &str = "manifest.json";
 
-/// The files of a folder as they were when it was complete.
+/// The files of a folder at the time it was complete.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Manifest {
-    /// In the order of their paths.
+    /// Sorted by path.
     pub files: Vec<Entry>,
 }
 
 /// A file of a manifest.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Entry {
-    /// Below the folder.
+    /// Its path relative to the folder.
     pub path: String,
     /// Its size.
     pub bytes: u64,
@@ -45,7 +45,7 @@ pub fn write(folder: &Path, files: Vec<Entry>) -> Result<()> {
     write_json(&folder.join(MANIFEST), &Manifest { files })
 }
 
-/// The files of the folder at `path` that are not as its manifest says.
+/// The files of the folder at `path` that differ from its manifest, with the reason.
 pub fn damage(path: &Path) -> Vec<(PathBuf, String)> {
     let Some(manifest) = Manifest::read(path) else {
         return vec![(path.join(MANIFEST), "is missing or damaged".to_owned())];
@@ -55,14 +55,14 @@ pub fn damage(path: &Path) -> Vec<(PathBuf, String)> {
 }
 
 impl Manifest {
-    /// That of a folder; nothing when it is missing or damaged.
+    /// Reads a folder's manifest; `None` if it is missing or damaged.
     pub fn read(folder: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()
     }
 }
 
 impl Entry {
-    /// How a file is not what is said here.
+    /// How a file differs from this entry; `None` if it does not.
     pub fn differs(&self, file: &Path) -> Option<String> {
         match digest(file) {
             Err(_) => Some("is missing or cannot be read".to_owned()),
@@ -75,7 +75,8 @@ impl Entry {
     }
 }
 
-/// Every file below `folder` with size and checksum, in the order of their paths; those in the folder `without` left out.
+/// Every file below `folder` with its size and checksum, sorted by path, except those in the folder
+/// `without`.
 ///
 /// # Errors
 /// [`Error::Io`] when one cannot be read.

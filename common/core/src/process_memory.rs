@@ -1,43 +1,44 @@
-//! What this process holds, and what its allocator keeps.
+//! The resident memory of this process, and the settings of its allocator.
 
-/// Larger tensors go back to the system when they are freed: the most that glibc can be told to keep.
-pub const LARGEST_KEPT: u64 = 32 << 20;
+/// Allocations above this size are mapped, and returned to the system when freed. The largest threshold that
+/// glibc accepts.
+pub const MMAP_THRESHOLD: u64 = 32 << 20;
 
-/// Has glibc's allocator keep what is freed, for the next step to use again: fresh pages are filled with zeros by the kernel, at a
-/// fraction of the memory's speed. What is larger than [`LARGEST_KEPT`] goes back at once, so that the heap does not fill with holes. To be called
-/// before a second thread exists.
-pub fn keep_freed() {
+/// Makes glibc's allocator keep freed memory for the next step: the kernel fills fresh pages with zeros, at a
+/// fraction of the memory's speed. Allocations above [`MMAP_THRESHOLD`] are returned at once, so that they do
+/// not fragment the heap. Call it before a second thread exists.
+pub fn tune_malloc() {
     #[cfg(target_env = "gnu")]
     {
         const NEVER: i32 = -1;
         const TOP_PAD: i32 = 64 << 20;
         #[expect(unsafe_code, reason = "no crate wraps it")]
-        // SAFETY: plain settings.
+        // SAFETY: mallopt changes settings only, and takes no pointers.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_KEPT as i32);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD as i32);
             libc::mallopt(libc::M_TRIM_THRESHOLD, NEVER);
             libc::mallopt(libc::M_TOP_PAD, TOP_PAD);
         }
     }
 }
 
-/// Gives back to the system what [`keep_freed`] kept.
-pub fn give_back() {
+/// Returns the memory that [`tune_malloc`] made the allocator keep to the system.
+pub fn trim_malloc() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "no crate wraps it")]
-    // SAFETY: it touches free memory alone.
+    // SAFETY: malloc_trim releases free memory only.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// Bytes this process holds now, the mapped parts of files among them; 0 where the system does not say.
-pub fn held() -> u64 {
+/// The resident set size in bytes, including mapped pages of files; 0 where the system does not report it.
+pub fn current_rss() -> u64 {
     status("VmRSS:")
 }
 
-/// The most bytes this process has held so far; 0 where the system does not say.
-pub fn peak() -> u64 {
+/// The peak resident set size in bytes; 0 where the system does not report it.
+pub fn peak_rss() -> u64 {
     status("VmHWM:")
 }
 

@@ -1,8 +1,9 @@
-//! How long-running work tells where it is. Libraries print nothing: they call a [`Progress`], and the binary draws it.
+//! How long-running work reports its progress. Libraries print nothing: they call a [`Progress`], and the
+//! binary draws it.
 
-/// A listener to long-running work.
+/// Receives the progress of long-running work.
 pub trait Progress {
-    /// Work of `total` units starts; `total` 0 means that the end is not known.
+    /// Work of `total` units starts; 0 means that the total is not known.
     fn begin(&mut self, what: &str, total: u64);
     /// Work of `total` bytes starts.
     fn begin_bytes(&mut self, what: &str, total: u64) {
@@ -12,11 +13,11 @@ pub trait Progress {
     fn advance(&mut self, n: u64, note: &str);
     /// The work that began last has ended.
     fn end(&mut self);
-    /// A line that stays: something unusual, or a result on the way.
+    /// Prints a line that stays on the screen: a warning or an intermediate result.
     fn note(&mut self, line: &str);
 }
 
-/// Listens to nothing; for tests and for `--json`.
+/// Ignores progress; for tests and for `--json`.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Silent;
 

@@ -1,10 +1,10 @@
-//! Counter-based randomness: every draw is a pure function of (seed, purpose, step, row, position). A response does not
-//! depend on which rows share its batch, and a resumed run needs no generator state.
+//! Counter-based randomness: every draw is a pure function of (seed, purpose, step, row, position). A
+//! response does not depend on which rows share its batch, and a resumed run needs no generator state.
 
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// What a stream is for; streams of different purposes never meet.
+/// What a stream is used for. Streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {
@@ -12,9 +12,9 @@ pub enum Purpose {
     Order = 1,
     /// Dropout masks.
     Dropout = 2,
-    /// A new reward head.
+    /// The initial weights of a new reward head.
     HeadInit = 3,
-    /// The weights of a model that starts from nothing.
+    /// The initial weights of a randomly initialised model.
     WeightInit = 4,
     /// Sampling responses during PPO.
     Rollout = 5,
@@ -22,11 +22,12 @@ pub enum Purpose {
     Generate = 6,
     /// The assignment of responses to minibatches.
     Minibatch = 8,
-    /// Which way weights are rounded that are written in 16 bits.
+    /// Stochastic rounding of weights that are written in 16 bits.
     Rounding = 9,
 }
 
-/// The stream of (seed, purpose, step, row). Positions are taken in order, or by [`uniform`].
+/// The stream of (seed, purpose, step, row). Its positions are read in order, or one at a time with
+/// [`uniform`].
 pub fn stream(seed: u64, purpose: Purpose, step: u64, row: u64) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     for (bytes, word) in key.chunks_exact_mut(8).zip([seed, purpose as u64, step, row]) {
@@ -35,20 +36,20 @@ pub fn stream(seed: u64, purpose: Purpose, step: u64, row: u64) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// One draw in [0, 1): number `position` of a stream.
+/// One draw from [0, 1): the one at `position` of a stream.
 pub fn uniform(seed: u64, purpose: Purpose, step: u64, row: u64, position: u64) -> f64 {
     let mut stream = stream(seed, purpose, step, row);
     stream.set_word_pos(u128::from(position) * 2);
     stream.random::<f64>()
 }
 
-/// A 64-bit number for (seed, purpose, step, row): a seed for generators that are not ours.
+/// A 64-bit number for (seed, purpose, step, row): a seed for other libraries' generators.
 pub fn key(seed: u64, purpose: Purpose, step: u64, row: u64) -> u64 {
     stream(seed, purpose, step, row).next_u64()
 }
 
-/// A permutation of `0..len` whose entries are computed one by one: a four-round Feistel network over the smallest even
-/// number of bits that holds `len`, walked until it lands inside.
+/// A permutation of `0..len` whose entries are computed one at a time: a four-round Feistel network over the
+/// smallest even number of bits that holds `len`, repeated until the result is below `len` (cycle walking).
 #[derive(Debug, Clone)]
 pub struct Permutation {
     len: u64,
@@ -64,7 +65,7 @@ impl Permutation {
         Self { len, half_bits: bits.div_ceil(2).max(1), round_keys: std::array::from_fn(|_| stream.next_u64()) }
     }
 
-    /// Where `index` goes.
+    /// The image of `index`.
     ///
     /// # Panics
     /// When `index` is not below the length.

@@ -1,4 +1,4 @@
-//! Which rows each step of a run uses. Training, replay, plan and doctor all ask here.
+//! The rows of each step of a run, for training, replay, plan and doctor.
 
 use std::ops::Range;
 
@@ -7,14 +7,15 @@ use super::Order;
 /// How long a run is: `train.steps` or `train.epochs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    /// So many steps of whole batches; rows flow from one pass over the data into the next.
+    /// This many steps of full batches. A batch may span two passes over the data.
     Steps(u64),
-    /// So many passes over the data. Each visits every row once, so the last batch of an epoch holds what is left.
+    /// This many passes over the data. Each visits every row once, so the last batch of an epoch may be
+    /// smaller.
     Epochs(u64),
 }
 
 impl Length {
-    /// Of a config, which has one of the two.
+    /// The length from a config, which sets one of the two.
     pub fn new(steps: Option<u64>, epochs: Option<u64>) -> Self {
         steps.map_or(Self::Epochs(epochs.unwrap_or(1)), Self::Steps)
     }
@@ -32,13 +33,13 @@ impl Batches {
     /// Batches of `size` rows.
     ///
     /// # Panics
-    /// When `size` is 0: the configuration is checked before.
+    /// When `size` is 0; config validation rules it out.
     pub fn new(order: Order, size: usize, length: Length) -> Self {
-        assert!(size > 0, "batches of no rows");
+        assert!(size > 0, "a batch size of 0");
         Self { order, size: size as u64, length }
     }
 
-    /// Steps of the whole run.
+    /// The number of steps of the run.
     pub fn steps(&self) -> u64 {
         match self.length {
             Length::Steps(steps) => steps,
@@ -56,29 +57,29 @@ impl Batches {
         (0..self.order.epoch_len() as u64).map(|global| self.order.row(global))
     }
 
-    /// How often the run passes over the data: all rows of all steps over the rows of one epoch.
+    /// The number of passes over the data: the rows of all steps divided by the rows of one epoch.
     pub fn passes(&self) -> f64 {
         self.num_rows() as f64 / self.order.epoch_len() as f64
     }
 
-    /// The same for every source of a mix, which are passed over on their own. One number without weights.
+    /// The number of passes over each source of a mix, or a single number without weights.
     pub fn passes_by_source(&self) -> Vec<f64> {
         self.order.taken(self.num_rows()).map(|(taken, len)| taken as f64 / len as f64).collect()
     }
 
-    /// Rows in the last batch of every epoch, where that is shorter than the others.
+    /// The number of rows in the last batch of every epoch, if that is smaller than the others.
     pub fn short_batch(&self) -> Option<u64> {
         let left = self.epoch_len() % self.size;
         (matches!(self.length, Length::Epochs(_)) && left > 0).then_some(left)
     }
 
-    /// How often the same row comes in one step; above 1 where a batch is larger than the data.
+    /// How often a row occurs in one step; above 1 if a batch is larger than the data.
     pub fn passes_per_step(&self) -> f64 {
         let rows = self.globals(0);
         (rows.end - rows.start) as f64 / self.order.epoch_len() as f64
     }
 
-    /// Rows of all steps.
+    /// The number of rows of all steps.
     fn num_rows(&self) -> u64 {
         match self.length {
             Length::Steps(steps) => steps.saturating_mul(self.size),
@@ -86,7 +87,7 @@ impl Batches {
         }
     }
 
-    /// The numbers of a step's rows in the run.
+    /// The global indices of a step's rows.
     fn globals(&self, step: u64) -> Range<u64> {
         match self.length {
             Length::Steps(_) => step * self.size..(step + 1) * self.size,
@@ -111,12 +112,12 @@ impl Batches {
 mod tests {
     use super::*;
 
-    /// (rows, batch size, epochs), batches larger than the data among them.
+    /// (rows, batch size, epochs), including batches larger than the data.
     const CASES: [(usize, usize, u64); 7] =
         [(20, 8, 2), (20, 20, 3), (20, 128, 2), (1, 4, 3), (7, 1, 2), (101, 10, 3), (16, 8, 2)];
 
     #[test]
-    fn an_epoch_visits_every_row_once_and_its_last_batch_holds_what_is_left() {
+    fn an_epoch_visits_every_row_once_and_its_last_batch_has_the_remainder() {
         for (rows, size, epochs) in CASES {
             for shuffle in [false, true] {
                 let batches =
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn epochs_differ_in_order_and_begin_where_the_order_does() {
+    fn epochs_differ_in_order_and_begin_at_pass_boundaries() {
         let order = Order::new(&[20], None, 3, true);
         let batches = Batches::new(order.clone(), 8, Length::Epochs(2));
         let second: Vec<usize> = (3..6).flat_map(|step| batches.rows(step)).collect();
@@ -149,9 +150,10 @@ mod tests {
         assert_ne!(second, (0..3).flat_map(|step| batches.rows(step)).collect::<Vec<_>>());
     }
 
-    /// 20 rows in batches of 8: rows 16 to 23 of the run are the last four of one pass and the first four of the next.
+    /// 20 rows in batches of 8: rows 16 to 23 of the run are the last four of one pass and the first four of
+    /// the next.
     #[test]
-    fn steps_are_whole_batches_that_flow_from_pass_to_pass() {
+    fn steps_are_full_batches_that_may_span_two_passes() {
         let batches = Batches::new(Order::new(&[20], None, 0, false), 8, Length::new(Some(4), None));
         assert_eq!(batches.rows(2).collect::<Vec<_>>(), [16, 17, 18, 19, 0, 1, 2, 3]);
         assert_eq!((batches.steps(), batches.passes(), batches.short_batch()), (4, 1.6, None));

@@ -1,18 +1,20 @@
-//! Tables as text: CSV and TSV. The first record names the columns; every other is a row with an object of strings.
+//! CSV and TSV. The first record names the columns; every other record becomes a row: an object of strings.
 //!
-//! Fields are found by csv-core, which is handed the file's bytes piece by piece: a record is bounded as any other, and where it begins
-//! is known by line. What its leniency would pass over is refused: text behind a closing quote, and a quote that does not end.
+//! csv-core splits the fields, and is given the file's bytes piece by piece: so the size of a record is
+//! limited, and its first line is known. Two mistakes that csv-core accepts are refused: text after a closing
+//! quote, and a quote that is never closed.
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use serde_json::{Map, Value};
 
 use super::json::not_utf8;
 use super::raw::{Content, MAX_RECORD_BYTES};
-use super::source::{Source, Step, Stop, count_lines};
+use super::source::{ReadError, ReadResult, Source, count_lines};
 
 /// More columns than any table of texts has.
 const MAX_COLUMNS: usize = 4096;
-/// Columns that hold the texts of a shape: there an empty field is an empty text. In any other it says as much as no field.
+/// Text columns of the row shapes, in which an empty field is an empty text. In any other column it is a
+/// missing value.
 const TEXTS: [&str; 12] = [
     "prompt",
     "response",
@@ -28,17 +30,17 @@ const TEXTS: [&str; 12] = [
     "text",
 ];
 
-/// A file of records, on its way.
+/// A CSV or TSV file that is being read.
 pub(super) struct Delimited {
     source: Source,
     reader: Reader,
     delimiter: u8,
     columns: Vec<String>,
-    /// Where the reader puts the text of fields.
+    /// The reader's output buffer.
     text: Vec<u8>,
 }
 
-/// A record's fields as they were found, one behind the other.
+/// A record's fields, concatenated.
 struct Fields {
     bytes: Vec<u8>,
     ends: Vec<usize>,
@@ -49,23 +51,25 @@ struct Fields {
 
 impl Delimited {
     /// Reads the names of the columns.
-    pub(super) fn open(source: Source, delimiter: u8) -> Step<Self> {
+    pub(super) fn open(source: Source, delimiter: u8) -> ReadResult<Self> {
         let reader = ReaderBuilder::new().delimiter(delimiter).build();
         let mut table = Self { source, reader, delimiter, columns: Vec::new(), text: vec![0; 1 << 16] };
         let Some((_, header)) = table.record(MAX_COLUMNS)? else { return Ok(table) };
         if !header.fits || header.num_fields > MAX_COLUMNS {
-            return Err(Stop::Wrong(format!("a header of more than {MAX_COLUMNS} columns, expected their names")));
+            return Err(ReadError::Line(format!("a header of more than {MAX_COLUMNS} columns, expected their names")));
         }
-        header.quotes.check(delimiter).map_err(Stop::Wrong)?;
-        table.columns = header.texts().map_err(Stop::Wrong)?.map(|name| name.trim().to_owned()).collect();
+        header.quotes.check(delimiter).map_err(ReadError::Line)?;
+        table.columns = header.texts().map_err(ReadError::Line)?.map(|name| name.trim().to_owned()).collect();
         table.check_columns()?;
         Ok(table)
     }
 
-    fn check_columns(&self) -> Step<()> {
+    fn check_columns(&self) -> ReadResult<()> {
         for (index, name) in self.columns.iter().enumerate() {
             if self.columns[..index].contains(name) {
-                return Err(Stop::Wrong(format!("the column `{name}` twice, expected every name once in the header")));
+                return Err(ReadError::Line(format!(
+                    "the column `{name}` twice, expected every name once in the header"
+                )));
             }
         }
         if let [single] = self.columns.as_slice()
@@ -76,7 +80,7 @@ impl Delimited {
                 (self.delimiter as char).escape_default(),
                 other.escape_default()
             );
-            return Err(Stop::Wrong(what));
+            return Err(ReadError::Line(what));
         }
         Ok(())
     }
@@ -90,13 +94,13 @@ impl Delimited {
         self.source.position()
     }
 
-    /// The line that reading has come to.
+    /// The current line.
     pub(super) fn current_line(&self) -> u64 {
         self.source.line
     }
 
     /// The next row, with the line on which it begins.
-    pub(super) fn next(&mut self) -> Step<Option<(u64, Content)>> {
+    pub(super) fn next(&mut self) -> ReadResult<Option<(u64, Content)>> {
         let num_columns = self.columns.len();
         let Some((line, fields)) = self.record(num_columns)? else { return Ok(None) };
         if !fields.fits {
@@ -110,7 +114,7 @@ impl Delimited {
         fields.quotes.check(self.delimiter)?;
         if num_fields != num_columns {
             return Err(format!(
-                "fields: {num_fields}, expected {num_columns} as in the header; a text with commas or line breaks stands in quotes"
+                "fields: {num_fields}, expected {num_columns} as in the header; a text with commas or line breaks needs quotes"
             ));
         }
         let mut row = Map::new();
@@ -125,8 +129,9 @@ impl Delimited {
         Ok(Content::Json(Value::Object(row).to_string().into_bytes()))
     }
 
-    /// The next record; blank lines are passed over. Of one that is too long, and of fields beyond `most`, nothing is kept.
-    fn record(&mut self, most: usize) -> Step<Option<(u64, Fields)>> {
+    /// The next record; blank lines are skipped. A record that is too long, and fields beyond `most`, are
+    /// dropped.
+    fn record(&mut self, most: usize) -> ReadResult<Option<(u64, Fields)>> {
         let Self { source, reader, delimiter, text, .. } = self;
         source.skip_line_ends()?;
         let line = source.line;
@@ -160,7 +165,7 @@ impl Delimited {
 }
 
 impl Fields {
-    /// The fields that were kept.
+    /// The fields, without those that were dropped.
     fn texts(&self) -> Result<impl Iterator<Item = &str>, String> {
         let ends = &self.ends[..self.num_fields.min(self.ends.len())];
         let mut start = 0;
@@ -171,16 +176,16 @@ impl Fields {
         }
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let text =
-            |(start, end): (usize, &usize)| std::str::from_utf8(&self.bytes[start..*end]).expect("looked at above");
+            |(start, end): (usize, &usize)| std::str::from_utf8(&self.bytes[start..*end]).expect("checked above");
         Ok(starts.zip(ends).map(text))
     }
 }
 
-/// The quotes of a record: which of them open and close a field.
+/// Tracks which quotes of a record open and close a field.
 struct Quotes {
     state: State,
-    /// Whether text stands behind a closing quote.
-    goes_on: bool,
+    /// Whether text follows a closing quote.
+    has_text_after_quote: bool,
     /// Whether the record ends with the file.
     is_over: bool,
 }
@@ -190,13 +195,13 @@ enum State {
     Begins,
     Plain,
     Quoted,
-    /// Behind a quote that closes the field, unless another one follows.
+    /// After a quote that closes the field, unless another one follows.
     Closed,
 }
 
 impl Quotes {
     fn new() -> Self {
-        Self { state: State::Begins, goes_on: false, is_over: false }
+        Self { state: State::Begins, has_text_after_quote: false, is_over: false }
     }
 
     fn pass(&mut self, byte: u8, delimiter: u8) {
@@ -206,7 +211,7 @@ impl Quotes {
             (State::Begins | State::Closed, b'"') => State::Quoted,
             (_, byte) if byte == delimiter || b"\r\n".contains(&byte) => State::Begins,
             (State::Closed, _) => {
-                self.goes_on = true;
+                self.has_text_after_quote = true;
                 State::Plain
             }
             _ => State::Plain,
@@ -214,9 +219,9 @@ impl Quotes {
     }
 
     fn check(&self, delimiter: u8) -> Result<(), String> {
-        if self.goes_on {
+        if self.has_text_after_quote {
             return Err(format!(
-                "text behind a closing quote, expected `{}` or the end of the line; a quote within a text is doubled",
+                "text after a closing quote, expected `{}` or the end of the line; a quote within a text is doubled",
                 (delimiter as char).escape_default()
             ));
         }
@@ -237,7 +242,7 @@ mod tests {
     use super::super::raw::RawRows;
     use super::*;
 
-    /// Every row with the line it begins on, or what is wrong with it; or what is wrong with the file.
+    /// Every row, or the mistake in it, with its first line.
     type Read = Vec<(u64, Result<Value, String>)>;
 
     fn rows(name: &str, bytes: impl AsRef<[u8]>) -> Result<Read, String> {
@@ -245,7 +250,8 @@ mod tests {
         let file = folder.path().join(name);
         std::fs::write(&file, bytes).unwrap();
         let read = RawRows::open(&file, None).and_then(|rows| {
-            rows.map(|row| row.map(|row| (row.place.line, row.value()))).collect::<align_core::error::Result<Vec<_>>>()
+            rows.map(|row| row.map(|row| (row.location.line, row.value())))
+                .collect::<align_core::error::Result<Vec<_>>>()
         });
         read.map_err(|error| error.to_string().replace(&format!("{}/", folder.path().display()), ""))
     }
@@ -254,7 +260,7 @@ mod tests {
         rows(name, bytes).unwrap().into_iter().map(|(line, row)| (line, row.unwrap())).collect()
     }
 
-    /// RFC 4180, section 2, and what spreadsheets make of it.
+    /// RFC 4180, section 2, and the variants that spreadsheets write.
     #[test]
     fn records_are_rows_of_strings_by_their_header() {
         let expected = vec![
@@ -271,7 +277,7 @@ mod tests {
         let (lines, rows): (Vec<u64>, Vec<Value>) = good("crlf.csv", crlf).into_iter().unzip();
         assert_eq!((lines, &rows[0]["response"]), (vec![2, 6], &json!("line 1\r\nline 2")));
         assert_eq!(good("a.tsv", "prompt\tresponse\na,b\tc\n"), [(2, json!({"prompt": "a,b", "response": "c"}))]);
-        // A quote that does not begin a field is a character like any other.
+        // A quote in the middle of a field is an ordinary character.
         assert_eq!(good("inch.csv", "text\n5\" disk\n"), [(2, json!({"text": "5\" disk"}))]);
     }
 
@@ -295,13 +301,13 @@ mod tests {
     fn records_that_do_not_fit_are_named_by_their_line() {
         let found = rows("a.csv", "a,b\n1,2\n1,2,3\n\"1\n2\",3\n4\n5,6\n").unwrap();
         let said: Vec<_> = found.iter().filter_map(|(line, row)| Some((*line, row.clone().err()?))).collect();
-        let expected = "expected 2 as in the header; a text with commas or line breaks stands in quotes";
+        let expected = "expected 2 as in the header; a text with commas or line breaks needs quotes";
         assert_eq!(said, [(3, format!("fields: 3, {expected}")), (6, format!("fields: 1, {expected}"))]);
         let many = rows("many.csv", format!("a,b\n{}\n1,2\n", "x,".repeat(10_000))).unwrap();
         assert_eq!(many[0].1, Err(format!("fields: 10001, {expected}")));
         assert_eq!(many[1], (3, Ok(json!({"a": "1", "b": "2"}))));
-        let behind = rows("behind.csv", "a,b\n\"1\"x,2\n3,4\n").unwrap();
-        assert!(behind[0].1.as_ref().unwrap_err().starts_with("text behind a closing quote, expected `,`"));
+        let after = rows("after.csv", "a,b\n\"1\"x,2\n3,4\n").unwrap();
+        assert!(after[0].1.as_ref().unwrap_err().starts_with("text after a closing quote, expected `,`"));
         let open = rows("open.csv", "a,b\n1,2\n3,\"4\n5,6\n").unwrap();
         assert_eq!((open.len(), open[1].0), (2, 3));
         assert!(open[1].1.as_ref().unwrap_err().starts_with("a quote that does not end"), "{open:?}");
@@ -310,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_cannot_be() {
+    fn bad_headers_are_refused() {
         let refused = |text: &str| rows("a.csv", text).unwrap_err();
         assert_eq!(refused(""), "a.csv: an empty file, expected rows");
         assert_eq!(refused("a,b\n"), "a.csv: a header without rows, expected rows");

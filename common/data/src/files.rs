@@ -1,6 +1,7 @@
-//! Which files a path given as data stands for: itself, the data files of a folder, or what a pattern matches.
+//! Finds the data files that a path refers to: the file itself, the data files of a folder, or the matches of
+//! a pattern.
 //!
-//! Names are put in the order of their bytes, so that the same files give the same rows in the same order everywhere.
+//! Names are sorted by their bytes, so that the same files give the same rows in the same order everywhere.
 
 use align_core::config::Files;
 use std::fs;
@@ -9,40 +10,40 @@ use std::path::{Path, PathBuf};
 
 use super::foreign;
 
-/// What one path stands for.
+/// The files that one path refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The file or the folder; of a pattern, one of those that it matches.
+    /// The file or folder; for a pattern, one of its matches.
     pub path: PathBuf,
-    /// The data files, in order. Where there is none, the path itself, of which opening says what is wrong.
+    /// The data files, in order. If there are none, the path itself, so that opening it reports the reason.
     pub files: Vec<PathBuf>,
-    /// What lies there beside them and is not read.
-    pub passed_over: Vec<PathBuf>,
+    /// Other files in the same place, which are ignored.
+    pub ignored: Vec<PathBuf>,
 }
 
 impl Found {
     fn itself(path: &Path) -> Self {
-        Self { path: path.to_owned(), files: vec![path.to_owned()], passed_over: Vec::new() }
+        Self { path: path.to_owned(), files: vec![path.to_owned()], ignored: Vec::new() }
     }
 }
 
-/// What a file is by its name.
+/// The kind of a file, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sort {
-    /// Data: read, or refused as a format that is not read.
+enum FileKind {
+    /// A data file, in a format that is supported or refused by name.
     Data,
-    /// Something that lies beside data and is none.
+    /// A known companion of data files, such as a README.
     Beside,
-    /// Neither is known of it.
+    /// Unknown.
     Unknown,
 }
 
-/// Endings of files whose rows are read, below `.gz` and `.zst`.
+/// Extensions of supported formats; each may be followed by `.gz` or `.zst`.
 const READ: [&str; 7] = ["jsonl", "json", "ndjson", "txt", "csv", "tsv", "parquet"];
-/// What READ is called in messages.
+/// [`READ`] as messages show it.
 pub(super) const READ_NAMES: &str = ".jsonl, .json, .ndjson, .txt, .csv, .tsv, .parquet, each also .gz or .zst";
 
-/// Names and endings of what lies beside data and is none.
+/// Names and extensions of known companions of data files.
 const BESIDE: [&str; 9] = [
     "readme",
     "license",
@@ -70,22 +71,23 @@ const BESIDE_ENDINGS: [&str; 13] = [
     ".partial",
 ];
 
-fn sort(path: &Path) -> Sort {
+fn file_kind(path: &Path) -> FileKind {
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let stem = name.split('.').next().unwrap_or_default();
     let is_beside = name.starts_with('.')
         || BESIDE.iter().any(|beside| name == *beside || (!beside.contains('.') && stem == *beside))
         || BESIDE_ENDINGS.iter().any(|ending| name.ends_with(ending));
     if is_beside {
-        return Sort::Beside;
+        return FileKind::Beside;
     }
     let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
     let is_read = Path::new(plain).extension().is_some_and(|ending| READ.iter().any(|read| ending == *read));
-    if is_read || foreign::is_named_so(&name) { Sort::Data } else { Sort::Unknown }
+    if is_read || foreign::has_foreign_name(&name) { FileKind::Data } else { FileKind::Unknown }
 }
 
-/// What a path stands for. A path that exists is itself, or, as a folder, the data files right in it; any other with `*`, `?` or `[` in
-/// it is a pattern (`**` goes through folders), which stands for every file it matches, as if each had been given.
+/// Finds the files that a path refers to. An existing file is itself; a folder is the data files directly in
+/// it. Any other path with `*`, `?` or `[` is a pattern (`**` descends into folders) and refers to every file
+/// it matches.
 pub fn find(given: &Path) -> Vec<Found> {
     if given.is_dir() {
         return vec![in_folder(given)];
@@ -96,7 +98,7 @@ pub fn find(given: &Path) -> Vec<Found> {
     matched(given)
 }
 
-/// The data files that a path stands for, in order.
+/// The data files that a path refers to, in order.
 pub fn files_of(given: &Path) -> Vec<PathBuf> {
     find(given).into_iter().flat_map(|found| found.files).collect()
 }
@@ -107,22 +109,22 @@ pub(super) fn is_pattern(path: &Path) -> bool {
 }
 
 fn in_folder(folder: &Path) -> Found {
-    let (mut files, passed_over) = list(folder);
+    let (mut files, ignored) = list(folder);
     if files.is_empty() || splits(&files).is_some() {
         files = vec![folder.to_owned()];
     }
-    Found { path: folder.to_owned(), files, passed_over }
+    Found { path: folder.to_owned(), files, ignored }
 }
 
-/// The data files right in a folder, and what lies beside them. Hidden files are nobody's data; nothing is said of them.
+/// The data files directly in a folder, and the others. Hidden files are neither.
 fn list(folder: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let mut paths: Vec<PathBuf> =
         fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.file_name().is_some_and(|name| !name.as_bytes().starts_with(b".")));
     in_order(&mut paths);
-    // A link to nothing is taken: that it leads nowhere is told when it is opened.
+    // A broken link counts as a file, so that opening it reports the error.
     let is_file = |path: &PathBuf| fs::metadata(path).map_or(true, |metadata| metadata.is_file());
-    paths.into_iter().partition(|path| is_file(path) && sort(path) == Sort::Data)
+    paths.into_iter().partition(|path| is_file(path) && file_kind(path) == FileKind::Data)
 }
 
 fn matched(pattern: &Path) -> Vec<Found> {
@@ -133,12 +135,12 @@ fn matched(pattern: &Path) -> Vec<Found> {
         _ => Vec::new(),
     };
     in_order(&mut matches);
-    let (files, passed_over): (Vec<PathBuf>, Vec<PathBuf>) =
-        matches.into_iter().partition(|path| path.is_file() && sort(path) != Sort::Beside);
+    let (files, ignored): (Vec<PathBuf>, Vec<PathBuf>) =
+        matches.into_iter().partition(|path| path.is_file() && file_kind(path) != FileKind::Beside);
     let mut found: Vec<Found> = files.iter().map(|file| Found::itself(file)).collect();
     match found.first_mut() {
-        Some(first) => first.passed_over = passed_over,
-        None => found.push(Found { passed_over, ..Found::itself(pattern) }),
+        Some(first) => first.ignored = ignored,
+        None => found.push(Found { ignored, ..Found::itself(pattern) }),
     }
     found
 }
@@ -147,8 +149,8 @@ fn in_order(paths: &mut [PathBuf]) {
     paths.sort_by(|left, right| left.as_os_str().as_bytes().cmp(right.as_os_str().as_bytes()));
 }
 
-/// The first file that a folder has for training and the first that it has for measuring, where it has both by their names: read
-/// together, what is to be held out would be trained on.
+/// The first training file and the first evaluation file of a folder that has both, judged by their names.
+/// Such a folder is refused: reading all of it would train on held-out data.
 fn splits(files: &[PathBuf]) -> Option<(&Path, &Path)> {
     let first = |names: &[&str]| {
         let is_one = |path: &&PathBuf| {
@@ -162,7 +164,7 @@ fn splits(files: &[PathBuf]) -> Option<(&Path, &Path)> {
     first(&["train"]).zip(first(&["test", "validation", "valid", "val", "dev", "eval", "heldout"]))
 }
 
-/// Why a folder, or a pattern, stands for no file.
+/// Why a folder or a pattern refers to no file.
 pub(super) fn nothing_found(given: &Path) -> String {
     if !given.is_dir() {
         if let Some(Err(error)) = given.to_str().map(glob::Pattern::new) {
@@ -171,19 +173,19 @@ pub(super) fn nothing_found(given: &Path) -> String {
                 error.msg
             );
         }
-        let beside = matched(given).into_iter().flat_map(|found| found.passed_over).collect::<Vec<_>>();
+        let beside = matched(given).into_iter().flat_map(|found| found.ignored).collect::<Vec<_>>();
         return match beside.first() {
             None => "matches no file, expected data files".to_owned(),
             Some(_) if beside.iter().all(|path| path.is_dir()) => {
-                format!("matches folders alone ({}), expected files: end it with `/*`", names(&beside))
+                format!("matches only folders ({}), expected files: end it with `/*`", names(&beside))
             }
-            Some(_) => format!("matches nothing but {}, expected data files", names(&beside)),
+            Some(_) => format!("matches only {}, expected data files", names(&beside)),
         };
     }
     if let Err(error) = fs::read_dir(given) {
         return format!("cannot be read ({error}), expected a folder of data files");
     }
-    let (files, passed_over) = list(given);
+    let (files, ignored) = list(given);
     if let Some((train, held_out)) = splits(&files) {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         return format!(
@@ -196,11 +198,11 @@ pub(super) fn nothing_found(given: &Path) -> String {
     if !files.is_empty() {
         return "a folder, expected a file".to_owned();
     }
-    let folders: Vec<PathBuf> = passed_over.iter().filter(|path| path.is_dir()).cloned().collect();
-    match (passed_over.is_empty(), folders.is_empty()) {
+    let folders: Vec<PathBuf> = ignored.iter().filter(|path| path.is_dir()).cloned().collect();
+    match (ignored.is_empty(), folders.is_empty()) {
         (true, _) => format!("an empty folder, expected data files ({READ_NAMES})"),
         (false, true) => {
-            format!("a folder without data files, expected {READ_NAMES}; in it: {}", names(&passed_over))
+            format!("a folder without data files, expected {READ_NAMES}; in it: {}", names(&ignored))
         }
         (false, false) => format!(
             "a folder without data files of its own, expected {READ_NAMES}; its folders are {}: give one of them, or a pattern",
@@ -209,7 +211,7 @@ pub(super) fn nothing_found(given: &Path) -> String {
     }
 }
 
-/// A path as a shell takes it.
+/// A path, quoted for a shell.
 pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain =
@@ -217,13 +219,13 @@ pub(super) fn quoted(path: &Path) -> String {
     if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-/// The last parts of paths, a few of them.
+/// The names of the first few paths.
 fn names(paths: &[PathBuf]) -> String {
     let name = |path: &PathBuf| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     a_few(paths.iter().map(name).collect())
 }
 
-/// Paths that are not read, a few of them, each once.
+/// The first few of some paths, sorted and without duplicates.
 pub fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
     let mut shown: Vec<String> = paths.into_iter().map(|path| path.display().to_string()).collect();
     shown.sort();
@@ -241,24 +243,24 @@ fn a_few(mut names: Vec<String>) -> String {
     names.join(", ")
 }
 
-/// Puts the files that each path of a config stands for in its place.
+/// Replaces each path of a config by the files that it refers to.
 pub fn find_files(files: &mut Files) {
     files.replace(|given| lookup(given, |found| found.files));
 }
 
-/// As [`find_files`], but a folder stays one: its files are one set.
+/// As [`find_files`], but keeps a folder as one path: its files are one set.
 pub fn find_sets(files: &mut Files) {
     files.replace(|given| lookup(given, |found| vec![found.path]));
 }
 
-/// What a path stands for, and what lies beside it and is not read.
+/// The paths that a given path refers to, and the ignored files beside them.
 fn lookup(given: &Path, paths: impl Fn(Found) -> Vec<PathBuf>) -> (Vec<PathBuf>, Vec<PathBuf>) {
-    let (mut all, mut passed_over) = (Vec::new(), Vec::new());
+    let (mut all, mut ignored) = (Vec::new(), Vec::new());
     for mut found in find(given) {
-        passed_over.append(&mut found.passed_over);
+        ignored.append(&mut found.ignored);
         all.extend(paths(found));
     }
-    (all, passed_over)
+    (all, ignored)
 }
 
 #[cfg(test)]
@@ -303,8 +305,8 @@ mod tests {
         let [found] = find(folder.path()).try_into().unwrap();
         let files = ["10.txt", "9.parquet", "B.JSON", "a.jsonl.gz", "b.jsonl", "packed.jsonl.bz2", "ä.csv"];
         assert_eq!(below(&folder, &found.files), files);
-        let passed_over = ["README.md", "below", "dataset_info.json", "notes", "rows.report.json"];
-        assert_eq!(below(&folder, &found.passed_over), passed_over);
+        let ignored = ["README.md", "below", "dataset_info.json", "notes", "rows.report.json"];
+        assert_eq!(below(&folder, &found.ignored), ignored);
         assert_eq!(found.path, folder.path());
     }
 
@@ -323,9 +325,9 @@ mod tests {
         assert_eq!(matched("s/b-*.jsonl"), ["s/b-10.jsonl", "s/b-2.jsonl"]);
         assert_eq!(matched("**/b-?.jsonl"), ["s/b-2.jsonl", "t/b-1.jsonl"]);
         assert_eq!(matched("s/[cb]*"), ["s/b-10.jsonl", "s/b-2.jsonl", "s/c.jsonl"]);
-        // Asked for by a pattern, a name without a known ending will do.
+        // A pattern also matches names without a known extension.
         assert_eq!(matched("s/*"), ["s/b-10.jsonl", "s/b-2.jsonl", "s/c.jsonl", "s/part-0"]);
-        // What exists is itself, whatever is in its name; and so is what does not exist at all.
+        // An existing file is itself, whatever its name; and so is a path that does not exist.
         assert_eq!(matched("x[1].jsonl"), ["x[1].jsonl"]);
         assert_eq!(matched("none.jsonl"), ["none.jsonl"]);
         assert_eq!(matched("none/*.jsonl"), ["none/*.jsonl"]);
@@ -343,9 +345,9 @@ mod tests {
         assert!(said(&["README.md"], "").ends_with("in it: README.md"));
         assert!(said(&["data/a.jsonl"], "").contains("its folders are data"));
         assert_eq!(said(&["a.jsonl"], "*.csv"), "matches no file, expected data files");
-        assert!(said(&["data/a.jsonl"], "*").contains("matches folders alone (data)"));
+        assert!(said(&["data/a.jsonl"], "*").contains("matches only folders (data)"));
         assert!(said(&[], "[").starts_with("is not a pattern (invalid range pattern)"));
-        // What is held out would be trained on.
+        // Held-out data would be trained on.
         let splits = said(&["train-0.parquet", "validation-0.parquet"], "");
         assert!(splits.contains("`train-0.parquet`") && splits.contains("`validation-0.parquet`"), "{splits}");
         assert_eq!(files_of(folder(&["training.jsonl", "testimony.jsonl"]).path()).len(), 2);

@@ -1,5 +1,5 @@
-//! The JSON of a row: read with every key once, and what is wrong with it said in its own terms; and what a file is that is no JSON
-//! Lines, though it begins like one.
+//! Parses the JSON of a row, with clear messages and without duplicate keys; and recognises files that look
+//! like JSON Lines but are not.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ use serde_json::{Map, Number, Value};
 
 use super::raw::Parsed;
 
-const EXPECTED: &str = "expected one object a line or an array of objects";
+const EXPECTED: &str = "expected one object per line or an array of objects";
 
-/// Reads a row that begins on line `line` of its file.
+/// Parses a row that begins on line `line` of its file.
 pub(super) fn parse(bytes: &[u8], line: u64) -> Parsed<Value> {
     let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, error.valid_up_to()))?;
     if text.contains('\0') {
@@ -26,7 +26,7 @@ pub(super) fn not_utf8(bytes: &[u8], at: usize) -> String {
     format!("byte 0x{:02x} is not UTF-8, expected UTF-8 text", bytes[at])
 }
 
-/// A value whose objects have every key once: of two the other would be dropped without a word.
+/// A value without duplicate keys, of which serde_json would silently drop all but one.
 struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {
@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for Unique {
     }
 }
 
-/// What is wrong with a text that is no JSON, and where.
+/// Describes why a text is not JSON, and where.
 fn explained(text: &str, error: &serde_json::Error, line: u64) -> String {
     let said = error.to_string();
     let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
@@ -104,29 +104,29 @@ fn explained(text: &str, error: &serde_json::Error, line: u64) -> String {
     if let Some((word, expected, start)) =
         python_word(text).filter(|(word, _, start)| (*start..=start + word.len()).contains(&at))
     {
-        return format!("`{word}` at {} is not JSON, expected {expected}", place(text, start, line));
+        return format!("`{word}` at {} is not JSON, expected {expected}", position(text, start, line));
     }
     let trimmed = text.trim();
     if let Some(without) = trimmed.strip_suffix(',')
         && serde_json::from_str::<serde::de::IgnoredAny>(without).is_ok()
     {
-        return format!("a comma behind the object, {EXPECTED}");
+        return format!("a comma after the object, {EXPECTED}");
     }
     if trimmed.starts_with("{'") {
         return "keys in single quotes (a Python dict), expected JSON: write it with json.dumps".to_owned();
     }
-    let place = place(text, at.saturating_sub(1), line);
+    let position = position(text, at.saturating_sub(1), line);
     if said == "trailing characters" {
         let ends_with_cr = text[..at.saturating_sub(1)].trim_end_matches([' ', '\t']).ends_with('\r');
         let what =
             if ends_with_cr { "lines that end with a carriage return alone" } else { "several values on one line" };
-        return format!("{what} (another one at {place}), {EXPECTED}");
+        return format!("{what} (another one at {position}), {EXPECTED}");
     }
-    format!("not JSON ({said} at {place}), {EXPECTED}")
+    format!("not JSON ({said} at {position}), {EXPECTED}")
 }
 
-/// Where a byte of a row stands: the column, with the line where the row has several.
-fn place(text: &str, at: usize, line: u64) -> String {
+/// The position of a byte in a row: the column, and the line if the row has several.
+fn position(text: &str, at: usize, line: u64) -> String {
     let before = &text.as_bytes()[..at.min(text.len())];
     let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
     let column = 1 + String::from_utf8_lossy(&before[start..]).chars().count();
@@ -134,13 +134,13 @@ fn place(text: &str, at: usize, line: u64) -> String {
     if num_lines == 0 { format!("column {column}") } else { format!("line {}, column {column}", line + num_lines) }
 }
 
-/// The byte that serde names by line and column, both from 1.
+/// The byte offset of serde's line and column, both from 1.
 fn offset(text: &str, line: usize, column: usize) -> usize {
     let lines = text.split_inclusive('\n').take(line.saturating_sub(1));
     lines.map(str::len).sum::<usize>() + column
 }
 
-/// The first word outside strings that Python writes and JSON does not have, what JSON has in its place, and where it begins.
+/// The first Python literal outside strings that is not JSON, its JSON equivalent, and its offset.
 fn python_word(text: &str) -> Option<(&'static str, &'static str, usize)> {
     const WORDS: [(&str, &str); 7] = [
         ("NaN", "null or a number"),
@@ -164,7 +164,7 @@ fn python_word(text: &str) -> Option<(&'static str, &'static str, usize)> {
     None
 }
 
-/// How deep within brackets a byte stands.
+/// Tracks the nesting depth of brackets.
 #[derive(Default)]
 pub(super) struct Depth {
     pub(super) brackets: u64,
@@ -173,7 +173,7 @@ pub(super) struct Depth {
 }
 
 impl Depth {
-    /// Passes a byte; at white space, commas and colons alone nothing changes.
+    /// Advances by one byte.
     pub(super) fn pass(&mut self, byte: u8) {
         if self.in_string {
             (self.in_string, self.escaped) = match byte {
@@ -193,20 +193,21 @@ impl Depth {
     }
 }
 
-/// Whether a line opens an object that goes on in the next line: within a string there are no line breaks.
+/// Whether a line begins an object that continues on the next line. A line break inside a string does not
+/// count.
 pub(super) fn opens_object(line: &[u8]) -> bool {
     let mut depth = Depth::default();
     line.iter().for_each(|byte| depth.pass(*byte));
     line.trim_ascii_start().first() == Some(&b'{') && depth.brackets > 0 && !depth.in_string
 }
 
-/// Whether a line is an object of its own.
+/// Whether a line is a complete object.
 pub(super) fn is_object(line: &[u8]) -> bool {
     line.trim_ascii_start().first() == Some(&b'{') && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
 }
 
-/// The key under which an object holds rows, as a program of jq that puts them out, and how many there are; `None` of an object that
-/// is a row by its keys.
+/// The key under which an object has rows, a jq program that extracts them, and their number; `None` if the
+/// object's keys are those of a row.
 pub(super) fn rows_within(object: &[u8]) -> Option<(String, String, usize)> {
     const KEYS_OF_ROWS: [&str; 14] = [
         "messages",
@@ -237,7 +238,7 @@ pub(super) fn rows_within(object: &[u8]) -> Option<(String, String, usize)> {
     Some((clipped(key), program, rows.len()))
 }
 
-/// Data comes from strangers: a message quotes little of it, on one line.
+/// Data is untrusted: a message quotes little of it, on one line.
 fn clipped(text: &str) -> String {
     let clipped: String = text.chars().filter(|char| !char.is_control()).take(40).collect();
     if clipped.len() < text.len() { format!("{clipped}…") } else { clipped }
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_stands_once_in_an_object() {
+    fn duplicate_keys_are_refused() {
         assert_eq!(
             refusal(r#"{"a": 1, "b": {"c": 1, "c": 2}}"#),
             "the key `c` twice in one object, expected every key once"
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_python_are_named_with_their_column() {
+    fn python_literals_are_reported_with_their_column() {
         assert_eq!(refusal(r#"{"a": NaN}"#), "`NaN` at column 7 is not JSON, expected null or a number");
         assert_eq!(refusal(r#"{"é": -Infinity}"#), "`-Infinity` at column 7 is not JSON, expected null or a number");
         assert_eq!(
@@ -272,14 +273,14 @@ mod tests {
         );
         assert_eq!(refusal(r#"{"a": True}"#), "`True` at column 7 is not JSON, expected true");
         assert_eq!(refusal(r#"{"a": nan}"#), "`nan` at column 7 is not JSON, expected null or a number");
-        // Within a string they are words.
+        // In a string they are ordinary text.
         assert_eq!(parse(br#"{"a": "NaN None True"}"#, 1).unwrap(), serde_json::json!({"a": "NaN None True"}));
         assert!(refusal(r#"{"a": "NaN", b}"#).starts_with("not JSON ("), "{}", refusal(r#"{"a": "NaN", b}"#));
     }
 
     #[test]
-    fn what_is_nearly_json_lines_is_told() {
-        assert!(refusal(r#"{"a": 1},"#).starts_with("a comma behind the object, expected one object a line"));
+    fn near_misses_of_json_lines_are_explained() {
+        assert!(refusal(r#"{"a": 1},"#).starts_with("a comma after the object, expected one object per line"));
         assert!(refusal(r#"{"a": 1}{"a": 2}"#).starts_with("several values on one line (another one at column 9)"));
         assert!(refusal("{\"a\": 1}\r{\"a\": 2}").starts_with("lines that end with a carriage return alone"));
         assert!(refusal("{'a': 1}").starts_with("keys in single quotes (a Python dict)"));
@@ -290,7 +291,7 @@ mod tests {
         let found = |text: &str| rows_within(text.as_bytes());
         assert_eq!(found(r#"{"version": 1, "data": [{"q": 1}, {}]}"#), Some(("data".into(), ".data[]".into(), 2)));
         assert_eq!(found(r#"{"my rows": [{}]}"#), Some(("my rows".into(), r#".["my rows"][]"#.into(), 1)));
-        // A row is a row, whatever lists it has.
+        // An object with the keys of a row is a row, whatever lists it has.
         assert_eq!(found(r#"{"messages": [{"role": "user"}]}"#), None);
         assert_eq!(found(r#"{"a": [1, 2], "b": []}"#), None);
     }

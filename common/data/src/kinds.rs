@@ -1,5 +1,5 @@
-//! What the rows of a file are by their keys, whether or not each can be used: who looks at it is told what is wrong with them as what they
-//! are.
+//! Recognises the kind of a file's rows by their keys, even if rows are invalid, so that mistakes are
+//! reported for that kind.
 
 use std::path::Path;
 
@@ -9,10 +9,11 @@ use super::raw::RawRows;
 use super::records::Kind;
 use align_core::error::{Error, Problem, Result};
 
-/// What the rows of a file are: what the first one is that has the keys of a shape.
+/// The kind of a file's rows: that of the first row with the keys of a known shape.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the file cannot be read, and when no row has such keys: with what is wrong with the first one.
+/// [`Error::Invalid`] when the file cannot be read, or when no row has such keys (with the mistake in the
+/// first row).
 pub fn kind_of_rows(file: &Path) -> Result<Kind> {
     let mut first = None;
     for row in RawRows::open(file, None)? {
@@ -21,7 +22,9 @@ pub fn kind_of_rows(file: &Path) -> Result<Kind> {
         if let Some(kind) = value.as_ref().ok().and_then(Kind::of) {
             return Ok(kind);
         }
-        first.get_or_insert_with(|| Problem::new(&row.place, value.map_or_else(|what| what, |value| unknown(&value))));
+        first.get_or_insert_with(|| {
+            Problem::new(&row.location, value.map_or_else(|what| what, |value| unknown(&value)))
+        });
     }
     Err(Error::Invalid(vec![first.expect("a file without rows is refused")]))
 }
@@ -34,7 +37,7 @@ fn unknown(row: &Value) -> String {
             let keys: Vec<String> = row.keys().take(6).map(|key| format!("`{}`", clipped(key))).collect();
             format!("a row with {}", keys.join(", "))
         }
-        _ => "no object".to_owned(),
+        _ => "not an object".to_owned(),
     };
     let shapes = [Kind::Text, Kind::Chat, Kind::Comparison, Kind::Prompt];
     let shapes: Vec<String> = shapes.iter().map(|kind| format!("a {} row: {}", kind.name(), kind.shapes())).collect();

@@ -1,6 +1,8 @@
-//! Rows from files: which files a path stands for ([`files`]), rows as they stand there ([`raw`]), the shapes that are understood
-//! ([`records`]), by type ([`typed`]), whole files of them ([`reader`]), more than memory holds ([`stream`]), in which order rows are used ([`order`]), and
-//! which of them a step takes ([`batches`]).
+//! Rows from data files: the files that a path refers to ([`files`]), raw rows ([`raw`]), the supported row
+//! shapes ([`records`]) and their types ([`typed`]), files read into memory ([`reader`]) or streamed
+//! ([`stream`]), the order in which rows are used ([`order`]), and the rows of each step ([`batches`]).
+
+#![forbid(unsafe_code)]
 
 pub mod batches;
 mod delimited;
@@ -23,7 +25,7 @@ pub use batches::{Batches, Length};
 pub use files::{Found, files_of, find, find_files, find_sets};
 pub use kinds::kind_of_rows;
 pub use order::Order;
-pub use raw::{Parsed, Place, RawRow, RawRows, format_by_name};
+pub use raw::{Parsed, RawRow, RawRows, RowLocation, format_by_name};
 pub use reader::{BadRows, Rows, Unread, read, read_rows};
 pub use records::{Comparison, Kind, ReadRow, Record, holds_text, meaning_beside_texts, parse, system_text};
 pub use source::STDIN;

@@ -1,29 +1,29 @@
-//! Which row comes when: a pure function of (seed, global row), so that a resumed run, or another number of processes, sees
-//! the same rows.
+//! The order of rows, as a pure function of (seed, global index). A resumed run, or one with another number
+//! of processes, sees the same rows.
 
 use align_core::random::{Permutation, Purpose};
 
-/// How finely weights are kept: a file's share is a whole number of slots of this many.
+/// The resolution of weights: a file's share is a whole number of slots out of this many.
 const SLOTS: usize = 1000;
 
 /// The order in which the rows of one or several files are used.
 ///
-/// Without weights the files are one long list, passed through again and again; shuffled, every pass is another permutation
-/// of it. With weights, rows are taken from the files in turn, evenly spread in proportion to the weights (kept to 0.1 %),
-/// and each file is passed through, and shuffled, on its own.
+/// Without weights, the files are one long list that is repeated; if shuffled, every pass is another
+/// permutation. With weights, rows are taken from the files in turn, evenly spread in proportion to the
+/// weights (to a precision of 0.1 %). Each file is then repeated and shuffled separately.
 #[derive(Debug, Clone)]
 pub struct Order {
     pools: Vec<Pool>,
-    /// One round of turns: (pool, how many of its turns came before in the round). Empty where there is one pool.
+    /// One round of turns: (pool, number of its earlier turns in the round). Empty with a single pool.
     turns: Vec<(usize, u64)>,
-    /// Turns of each pool in one round.
+    /// The number of turns of each pool in one round.
     shares: Vec<u64>,
     seed: u64,
     shuffle: bool,
     num_rows: usize,
 }
 
-/// Rows that are passed through as one list.
+/// Rows that are repeated as one list.
 #[derive(Debug, Clone)]
 struct Pool {
     first: usize,
@@ -31,11 +31,11 @@ struct Pool {
 }
 
 impl Order {
-    /// The order over files of these `lengths`, in the concatenation of which rows are counted.
+    /// The order over files of these `lengths`. Rows are indices into their concatenation.
     ///
     /// # Panics
-    /// When there are no rows, or when weights are given and do not have one positive, finite number per file, each with at
-    /// least one row: the configuration is checked before.
+    /// When there are no rows, when the weights are not one positive, finite number per file, or when a
+    /// weighted file has no rows. Config validation rules this out.
     pub fn new(lengths: &[usize], weights: Option<&[f64]>, seed: u64, shuffle: bool) -> Self {
         let num_rows = lengths.iter().sum();
         assert!(num_rows > 0, "an order over no rows");
@@ -56,7 +56,7 @@ impl Order {
         Self { pools, turns, shares, seed, shuffle, num_rows }
     }
 
-    /// The row that is used as number `global` of the run, an index into the concatenation of the files.
+    /// The row at global index `global` of the run, as an index into the concatenation of the files.
     pub fn row(&self, global: u64) -> usize {
         let (pool_index, count) = match self.turns.len() as u64 {
             0 => (0, global),
@@ -69,7 +69,7 @@ impl Order {
         let pool = &self.pools[pool_index];
         let (epoch, position) = (count / pool.len, count % pool.len);
         let position = if self.shuffle {
-            // Files of equal length must not be shuffled alike: the file's number goes into the stream.
+            // Files of equal length must be shuffled differently: the stream includes the file's index.
             let stream = epoch | (pool_index as u64) << 48;
             Permutation::new(pool.len, self.seed, Purpose::Order, stream).get(position)
         } else {
@@ -78,8 +78,8 @@ impl Order {
         pool.first + position as usize
     }
 
-    /// Of every list that is passed through on its own, how many of the first `globals` rows of the run come from it, and how many
-    /// it has.
+    /// For every separately repeated list: how many of the first `globals` rows of the run come from it, and
+    /// its length.
     pub fn taken(&self, globals: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
         let round_len = self.turns.len() as u64;
         self.pools.iter().enumerate().map(move |(index, pool)| {
@@ -94,13 +94,14 @@ impl Order {
         })
     }
 
-    /// Rows in one epoch: as many as the files hold together.
+    /// The number of rows in one epoch: the total of all files.
     pub fn epoch_len(&self) -> usize {
         self.num_rows
     }
 }
 
-/// One round: every pool's share of [`SLOTS`] turns (at least one), each turn given to the pool furthest behind.
+/// One round: every pool's share of [`SLOTS`] turns (at least one). Each turn goes to the pool with the
+/// largest deficit.
 fn turns(weights: &[f64]) -> (Vec<(usize, u64)>, Vec<u64>) {
     let total: f64 = weights.iter().sum();
     let shares: Vec<u64> =
@@ -109,13 +110,13 @@ fn turns(weights: &[f64]) -> (Vec<(usize, u64)>, Vec<u64>) {
     let mut taken = vec![0u64; shares.len()];
     let mut turns = Vec::with_capacity(round_len as usize);
     for turn in 1..=round_len {
-        let behind = |pool: usize| (shares[pool] * turn) as i128 - (taken[pool] * round_len) as i128;
-        let next = (0..shares.len()).max_by_key(|&pool| (behind(pool), std::cmp::Reverse(pool)));
-        let next = next.expect("weights are of at least one file");
+        let deficit = |pool: usize| (shares[pool] * turn) as i128 - (taken[pool] * round_len) as i128;
+        let next = (0..shares.len()).max_by_key(|&pool| (deficit(pool), std::cmp::Reverse(pool)));
+        let next = next.expect("there is at least one file");
         turns.push((next, taken[next]));
         taken[next] += 1;
     }
-    // Deficits sum to zero, so nobody can be ahead at the end of the round.
+    // Deficits sum to zero, so no pool has had more than its share at the end of the round.
     debug_assert_eq!(taken, shares);
     (turns, shares)
 }
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unshuffled_rows_come_in_file_order_again_and_again() {
+    fn unshuffled_rows_repeat_in_file_order() {
         let order = Order::new(&[2, 3], None, 7, false);
         let rows: Vec<usize> = (0..12).map(|global| order.row(global)).collect();
         assert_eq!(rows, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]);
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_of_each_file_is_what_its_turns_say() {
+    fn taken_counts_the_rows_of_each_file() {
         let order = Order::new(&[7, 3, 5], Some(&[0.2, 0.5, 0.3]), 3, true);
         for globals in [0, 1, 13, 1000, 2345] {
             let count = |rows: std::ops::Range<usize>| {

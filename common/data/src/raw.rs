@@ -1,6 +1,6 @@
-//! The rows of a file as they stand in it, one after the other: JSON Lines, a JSON array, plain text, CSV and TSV, each also compressed
-//! with gzip or zstd; and Parquet. Records are bounded, and so is what a compressed file may grow to; whatever is wrong is named by file
-//! and line, in Parquet by file and row.
+//! Iterates over the raw rows of a file: JSON Lines, a JSON array, plain text, CSV and TSV (each also
+//! compressed with gzip or zstd), and Parquet. The sizes of records and of decompressed files are limited.
+//! Mistakes are reported with file and line, in Parquet with file and row.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -15,25 +15,25 @@ use super::files::quoted;
 use super::json::{self, Depth, not_utf8};
 use super::reader;
 use super::records::{self, Kind, ReadRow};
-use super::source::{Opened, Source, Step, Stop, count_lines, name, open};
+use super::source::{Opened, ReadError, ReadResult, Source, count_lines, name, open};
 use super::table::Table;
 use align_core::error::Result;
 
 /// The largest record, in bytes of the uncompressed file.
 pub(super) const MAX_RECORD_BYTES: usize = 16 << 20;
 
-/// Where a row stands.
+/// The location of a row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct RowLocation {
     /// The file, as it was given.
     pub file: Arc<Path>,
-    /// The row in its file, from 0; blank lines do not count.
+    /// The index of the row in its file, from 0; blank lines do not count.
     pub index: u64,
     /// The line on which the row begins, from 1; 0 in Parquet, which has none.
     pub line: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RowLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => write!(f, "{}: row {}", self.file.display(), self.index),
@@ -42,30 +42,30 @@ impl fmt::Display for Place {
     }
 }
 
-/// A row as it stands in its file.
+/// A row before it is parsed.
 #[derive(Debug)]
 pub struct RawRow {
-    /// Where it stands.
-    pub place: Place,
+    /// Its location.
+    pub location: RowLocation,
     content: Content,
-    /// Elements of an array may share a line: there the row's number is told as well.
+    /// Whether messages include the row's index: elements of an array may share a line.
     numbered: bool,
 }
 
-/// What stands in a row's place.
+/// The content of a row.
 #[derive(Debug)]
 pub(super) enum Content {
     /// A JSON text.
     Json(Vec<u8>),
     /// A text.
     Document(String),
-    /// More than a record may have.
+    /// A record above the size limit.
     TooLong,
-    /// No row: what is wrong, and what was expected.
+    /// Not a valid row: what is wrong, and what was expected.
     Bad(String),
 }
 
-/// What a row holds, or what is wrong with it and what was expected, as one line.
+/// A parsed value, or one line with what is wrong and what was expected.
 pub type Parsed<T> = std::result::Result<T, String>;
 
 impl RawRow {
@@ -75,7 +75,7 @@ impl RawRow {
     /// What is wrong with it and what was expected, as one line.
     pub fn value(&self) -> Parsed<Value> {
         let value = match &self.content {
-            Content::Json(bytes) => json::parse(bytes, self.place.line),
+            Content::Json(bytes) => json::parse(bytes, self.location.line),
             Content::Document(text) => Ok(json!({ "text": text })),
             Content::TooLong => {
                 Err(format!("a record of more than {} MB, expected at most that", MAX_RECORD_BYTES >> 20))
@@ -85,7 +85,7 @@ impl RawRow {
         value.map_err(|what| self.named(what))
     }
 
-    /// The row as a stage needs it.
+    /// The row as a record of a kind.
     ///
     /// # Errors
     /// As [`Self::value`], and what is wrong with its shape.
@@ -98,10 +98,11 @@ impl RawRow {
         records::parse_text(kind, &value, text).map_err(|what| self.named(what))
     }
 
-    /// The row as one line of JSON Lines, without its end: of such a file as it stands, byte for byte.
+    /// The row as one line of JSON Lines, without the line break. Rows of JSON Lines are returned byte for
+    /// byte.
     pub fn line(&self) -> Cow<'_, [u8]> {
         match &self.content {
-            // Within JSON a line break is white space: strings have none.
+            // A line break in JSON is white space: strings cannot contain one.
             Content::Json(bytes) if self.numbered || bytes.contains(&b'\n') => {
                 bytes.trim_ascii().iter().map(|byte| if b"\r\n".contains(byte) { b' ' } else { *byte }).collect()
             }
@@ -111,7 +112,7 @@ impl RawRow {
         }
     }
 
-    /// Bytes that it takes in memory.
+    /// Its size in memory, in bytes.
     pub(super) fn size(&self) -> usize {
         match &self.content {
             Content::Json(bytes) => bytes.len(),
@@ -122,26 +123,26 @@ impl RawRow {
     }
 
     fn named(&self, what: String) -> String {
-        if self.numbered { format!("row {}: {what}", self.place.index) } else { what }
+        if self.numbered { format!("row {}: {what}", self.location.index) } else { what }
     }
 }
 
-/// The rows of a file, one after the other; a damaged file ends with an error.
+/// An iterator over the rows of a file. A damaged file ends with an error.
 pub struct RawRows {
     file: Arc<Path>,
     kind: Option<Kind>,
     bytes: Bytes,
-    /// Rows that were read to see what the file is.
+    /// Rows that were read to recognise the format.
     ahead: VecDeque<(u64, Content)>,
     num_rows: u64,
-    /// Whether nothing is left.
+    /// Whether the iterator has ended.
     over: bool,
 }
 
 enum Bytes {
-    /// JSON Lines; blank lines are passed over.
+    /// JSON Lines; blank lines are skipped.
     Lines(Source),
-    /// The elements of one JSON array, cut at commas outside strings and brackets.
+    /// The elements of one JSON array, split at commas outside strings and brackets.
     Array(Source),
     /// Plain text: the file is one document.
     Document(Source),
@@ -152,25 +153,26 @@ enum Bytes {
 }
 
 impl RawRows {
-    /// Opens a file. Which format it has shows in its content; `.txt` is one document, and `.csv` and `.tsv` are told by their names.
-    /// `kind` is what its rows are to be, where that is known: it goes into what is said of the file as a whole.
+    /// Opens a file. The format is recognised by the content, except for `.txt` (one document), `.csv` and
+    /// `.tsv`, which are recognised by name. `kind` is the expected kind of rows, if known; messages about
+    /// the file name it.
     ///
     /// # Errors
     /// [`align_core::error::Error::Invalid`] when it cannot be read at all.
     pub fn open(file: &Path, kind: Option<Kind>) -> Result<Self> {
         let mut ahead = VecDeque::new();
         let bytes = match open(file)? {
-            Opened::Table(table) => Bytes::Table(Table::open(table).map_err(|stop| stop.at(file, 0))?.into()),
+            Opened::Table(table) => Bytes::Table(Table::open(table).map_err(|error| error.at(file, 0))?.into()),
             Opened::Text(mut source) => match format_by_name(file) {
                 "txt" => Bytes::Document(source),
-                "csv" => Bytes::Delimited(Delimited::open(source, b',').map_err(|stop| stop.at(file, 1))?.into()),
-                "tsv" => Bytes::Delimited(Delimited::open(source, b'\t').map_err(|stop| stop.at(file, 1))?.into()),
-                _ if source.first_byte().map_err(|stop| stop.at(file, source.line))? == Some(b'[') => {
-                    source.consume(1).map_err(|stop| stop.at(file, source.line))?;
+                "csv" => Bytes::Delimited(Delimited::open(source, b',').map_err(|error| error.at(file, 1))?.into()),
+                "tsv" => Bytes::Delimited(Delimited::open(source, b'\t').map_err(|error| error.at(file, 1))?.into()),
+                _ if source.first_byte().map_err(|error| error.at(file, source.line))? == Some(b'[') => {
+                    source.consume(1).map_err(|error| error.at(file, source.line))?;
                     Bytes::Array(source)
                 }
                 _ => {
-                    ahead = first_rows(&mut source, file).map_err(|stop| stop.at(file, source.line))?;
+                    ahead = first_rows(&mut source, file).map_err(|error| error.at(file, source.line))?;
                     Bytes::Lines(source)
                 }
             },
@@ -178,7 +180,7 @@ impl RawRows {
         Ok(Self { file: file.into(), kind, bytes, ahead, num_rows: 0, over: false })
     }
 
-    /// Bytes read so far of the file as it is stored.
+    /// The number of bytes of the stored file read so far.
     pub fn position(&self) -> u64 {
         match &self.bytes {
             Bytes::Lines(source) | Bytes::Array(source) | Bytes::Document(source) => source.position(),
@@ -187,7 +189,7 @@ impl RawRows {
         }
     }
 
-    fn step(&mut self) -> Step<Option<RawRow>> {
+    fn next_row(&mut self) -> ReadResult<Option<RawRow>> {
         let found = match &mut self.bytes {
             _ if self.over => return Ok(None),
             _ if !self.ahead.is_empty() => self.ahead.pop_front(),
@@ -201,16 +203,16 @@ impl RawRows {
         let Some((line, content)) = found else {
             self.over = true;
             return match self.num_rows {
-                0 => Err(Stop::File(format!("{}, expected {}", self.without_rows(), reader::name(self.kind)))),
+                0 => Err(ReadError::File(format!("{}, expected {}", self.without_rows(), reader::name(self.kind)))),
                 _ => Ok(None),
             };
         };
-        let place = Place { file: Arc::clone(&self.file), index: self.num_rows, line };
+        let location = RowLocation { file: Arc::clone(&self.file), index: self.num_rows, line };
         self.num_rows += 1;
-        Ok(Some(RawRow { place, content, numbered: matches!(self.bytes, Bytes::Array(_)) }))
+        Ok(Some(RawRow { location, content, numbered: matches!(self.bytes, Bytes::Array(_)) }))
     }
 
-    /// What a file is that has no row.
+    /// Describes a file without rows.
     fn without_rows(&self) -> &'static str {
         match &self.bytes {
             Bytes::Table(_) => "a Parquet file of 0 rows",
@@ -220,7 +222,7 @@ impl RawRows {
         }
     }
 
-    /// The line that reading has come to.
+    /// The current line.
     fn current_line(&self) -> u64 {
         match &self.bytes {
             Bytes::Lines(source) | Bytes::Array(source) | Bytes::Document(source) => source.line,
@@ -230,15 +232,15 @@ impl RawRows {
     }
 }
 
-/// The format that a file has by its name alone, whatever is in it: `txt`, `csv` or `tsv`; "" of any other.
+/// The format that is recognised by name: `txt`, `csv` or `tsv`; "" for any other.
 pub fn format_by_name(file: &Path) -> &'static str {
     let name = name(file);
     ["txt", "csv", "tsv"].into_iter().find(|ending| name.ends_with(&format!(".{ending}"))).unwrap_or_default()
 }
 
-/// The first lines of what may be JSON Lines. One object over several lines, and nothing behind it, is a row like any other; several
-/// such objects, and an object that holds the rows, are refused.
-fn first_rows(source: &mut Source, file: &Path) -> Step<VecDeque<(u64, Content)>> {
+/// Reads the first rows of what may be JSON Lines. A single object over several lines is accepted as one row.
+/// Several such objects, or one object that contains the rows, are refused.
+fn first_rows(source: &mut Source, file: &Path) -> ReadResult<VecDeque<(u64, Content)>> {
     let Some((line_number, first)) = line(source)? else { return Ok(VecDeque::new()) };
     let Content::Json(mut object) = first else { return Ok([(line_number, first)].into()) };
     if json::opens_object(&object) {
@@ -259,27 +261,27 @@ fn first_rows(source: &mut Source, file: &Path) -> Step<VecDeque<(u64, Content)>
         };
         if source.first_byte()?.is_some() {
             let what = format!(
-                "pretty-printed JSON, objects over several lines, expected one object a line; convert it: jq -c . {} > rows.jsonl",
+                "pretty-printed JSON, objects over several lines, expected one object per line; convert it: jq -c . {} > rows.jsonl",
                 quoted(file)
             );
-            return Err(Stop::File(what));
+            return Err(ReadError::File(what));
         }
     } else if source.first_byte()?.is_some() {
         return Ok([(line_number, Content::Json(object))].into());
     }
     if let Some((key, program, num_rows)) = json::rows_within(&object) {
         let what = format!(
-            "one object that holds rows under `{key}` ({num_rows}), expected one object a line or an array of objects; \
+            "one object with rows under `{key}` ({num_rows}), expected one object per line or an array of objects; \
              convert it: jq -c '{program}' {} > rows.jsonl",
             quoted(file)
         );
-        return Err(Stop::File(what));
+        return Err(ReadError::File(what));
     }
     Ok([(line_number, Content::Json(object))].into())
 }
 
-/// The object that `begun` begins, to its last bracket; `None` where it is longer than a record may be.
-fn rest_of_object(source: &mut Source, begun: Vec<u8>) -> Step<Option<Vec<u8>>> {
+/// Reads the rest of the object that begins with `begun`; `None` if it is above the size limit.
+fn rest_of_object(source: &mut Source, begun: Vec<u8>) -> ReadResult<Option<Vec<u8>>> {
     let mut depth = Depth::default();
     begun.iter().for_each(|byte| depth.pass(*byte));
     let mut is_open = depth.brackets > 0;
@@ -290,13 +292,13 @@ fn rest_of_object(source: &mut Source, begun: Vec<u8>) -> Step<Option<Vec<u8>>> 
         wanted
     })?;
     if is_open {
-        return Err(Stop::Wrong("an object over several lines that does not end, expected `}`".to_owned()));
+        return Err(ReadError::Line("an object over several lines that does not end, expected `}`".to_owned()));
     }
     let within = |rest: &Vec<u8>| begun.len() + rest.len() < MAX_RECORD_BYTES;
     Ok(rest.filter(within).map(|rest| [begun, rest].concat()))
 }
 
-fn line(source: &mut Source) -> Step<Option<(u64, Content)>> {
+fn line(source: &mut Source) -> ReadResult<Option<(u64, Content)>> {
     if source.first_byte()?.is_none() {
         return Ok(None);
     }
@@ -305,54 +307,54 @@ fn line(source: &mut Source) -> Step<Option<(u64, Content)>> {
     Ok(Some((line, bytes.map_or(Content::TooLong, Content::Json))))
 }
 
-fn element(source: &mut Source) -> Step<Option<(u64, Content)>> {
+fn element(source: &mut Source) -> ReadResult<Option<(u64, Content)>> {
     match source.first_byte()? {
         Some(b']') => {
             source.consume(1)?;
             return match source.first_byte()? {
                 None => Ok(None),
-                Some(_) => Err(Stop::Wrong("text after the end of the array, expected nothing".to_owned())),
+                Some(_) => Err(ReadError::Line("text after the end of the array, expected nothing".to_owned())),
             };
         }
-        None => return Err(Stop::Wrong("the array does not end, expected `]`".to_owned())),
+        None => return Err(ReadError::Line("the array does not end, expected `]`".to_owned())),
         Some(_) => {}
     }
     let line = source.line;
-    let mut cut = Cut::default();
-    let bytes = source.take_while(|byte| cut.inside(byte))?;
+    let mut scanner = ArrayScanner::default();
+    let bytes = source.take_while(|byte| scanner.is_inside(byte))?;
     if source.first_byte()? == Some(b',') {
         source.consume(1)?;
         if source.first_byte()? == Some(b']') {
-            return Err(Stop::Wrong("a comma before the end of the array, expected a row".to_owned()));
+            return Err(ReadError::Line("a comma before the end of the array, expected a row".to_owned()));
         }
     }
     Ok(Some((line, bytes.map_or(Content::TooLong, Content::Json))))
 }
 
-fn document(source: &mut Source, kind: Option<Kind>) -> Step<Option<(u64, Content)>> {
+fn document(source: &mut Source, kind: Option<Kind>) -> ReadResult<Option<(u64, Content)>> {
     let first = source.line;
     let Some(bytes) = source.take_while(|_| true)? else {
         let what = format!(
-            "a document of more than {} MB, expected at most that: split it, or make it `text` rows",
+            "a document of more than {} MB, expected at most that: split it, or turn it into `text` rows",
             MAX_RECORD_BYTES >> 20
         );
-        return Err(Stop::File(what));
+        return Err(ReadError::File(what));
     };
     source.line = first;
     if let Some(kind) = kind.filter(|kind| *kind != Kind::Text) {
-        let what = format!("plain text, expected a {} row a line: {}", kind.name(), kind.shapes());
-        return Err(Stop::File(what));
+        let what = format!("plain text, expected one {} row per line: {}", kind.name(), kind.shapes());
+        return Err(ReadError::File(what));
     }
     if let Some(at) = bytes.iter().position(|&byte| byte == 0) {
         source.line += count_lines(&bytes[..at]);
-        return Err(Stop::Wrong("a NUL byte, expected text".to_owned()));
+        return Err(ReadError::Line("a NUL byte, expected text".to_owned()));
     }
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             source.line += count_lines(&error.as_bytes()[..at]);
-            return Err(Stop::Wrong(not_utf8(error.as_bytes(), at)));
+            return Err(ReadError::Line(not_utf8(error.as_bytes(), at)));
         }
     };
     Ok((!text.trim().is_empty()).then_some((first, Content::Document(text))))
@@ -362,18 +364,18 @@ impl Iterator for RawRows {
     type Item = Result<RawRow>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let step = self.step();
-        self.over |= step.is_err();
-        step.map_err(|stop| stop.at(&self.file, self.current_line())).transpose()
+        let row = self.next_row();
+        self.over |= row.is_err();
+        row.map_err(|error| error.at(&self.file, self.current_line())).transpose()
     }
 }
 
-/// Where an element of an array ends: at a comma or bracket that belongs to the array itself.
+/// Finds the end of an array element: a comma or bracket that belongs to the array itself.
 #[derive(Default)]
-struct Cut(Depth);
+struct ArrayScanner(Depth);
 
-impl Cut {
-    fn inside(&mut self, byte: u8) -> bool {
+impl ArrayScanner {
+    fn is_inside(&mut self, byte: u8) -> bool {
         let ends = !self.0.in_string && self.0.brackets == 0 && b",]".contains(&byte);
         if !ends {
             self.0.pass(byte);

@@ -1,26 +1,26 @@
-//! Files to rows, whole: every row of a kind, and what is wrong with the others, named by file and line.
+//! Reads whole files into rows of one kind. Bad rows are reported with file and line.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::raw::{Parsed, Place, RawRows};
+use super::raw::{Parsed, RawRows, RowLocation};
 use super::records::{Kind, Record};
 use super::typed::{TypedRow, typed};
 use align_core::error::{Problem, Problems, Result};
 
-/// Ways of being bad that are told apart in a file; a message shows fewer.
+/// The maximum number of distinct causes of bad rows kept per file; a message shows fewer.
 const MAX_CAUSES: usize = 32;
 
-/// What becomes of rows that cannot be used.
+/// What happens to bad rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BadRows {
-    /// They are refused.
+    /// They are an error.
     #[default]
     Error,
-    /// They are left out, counted and named.
+    /// They are skipped, counted and listed.
     Skip,
 }
 
@@ -28,19 +28,19 @@ pub enum BadRows {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rows<T = Record> {
     /// In the order of the files and their rows.
-    pub records: Vec<(Place, T)>,
-    /// The rows left out.
+    pub records: Vec<(RowLocation, T)>,
+    /// The rows that were skipped.
     pub skipped: Vec<Problem>,
-    /// Keys that nothing read, with the number of rows that have them.
+    /// Keys that were not read, with the number of rows that have them.
     pub unread: Unread,
 }
 
-/// Keys of rows that nothing reads, and how many rows have each.
+/// Keys of rows that are not read, with the number of rows that have each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Unread(BTreeMap<String, u64>);
 
-/// Keys that are told apart.
+/// The maximum number of distinct keys that are counted separately.
 const MAX_KEYS: usize = 64;
 
 impl Unread {
@@ -55,11 +55,11 @@ impl Unread {
     }
 
     fn add_to(&mut self, key: &str, count: u64) {
-        let is_told = self.0.len() < MAX_KEYS || self.0.contains_key(key);
-        *self.0.entry(if is_told { key.to_owned() } else { "other keys".to_owned() }).or_default() += count;
+        let is_separate = self.0.len() < MAX_KEYS || self.0.contains_key(key);
+        *self.0.entry(if is_separate { key.to_owned() } else { "other keys".to_owned() }).or_default() += count;
     }
 
-    /// The keys as one line: the most frequent ones, each with its number of rows.
+    /// One line with the most frequent keys, each with its number of rows.
     pub fn line(&self) -> String {
         const SHOWN: usize = 10;
         let mut keys: Vec<_> = self.0.iter().collect();
@@ -78,72 +78,75 @@ impl Unread {
     }
 }
 
-/// Reads files whole. Which format a file has shows in its content; `.txt` is one document, `.csv` and `.tsv` are told by their names.
+/// Reads whole files. The format is recognised by the content, except for `.txt` (one document), `.csv` and
+/// `.tsv`, which are recognised by name.
 ///
 /// # Errors
-/// [`align_core::error::Error::Invalid`] with every file and, unless they are to be skipped, every row that cannot be used.
+/// [`align_core::error::Error::Invalid`] with every bad file and, unless `bad_rows` skips them, every bad
+/// row.
 pub fn read(files: &[PathBuf], kind: Kind, bad_rows: BadRows) -> Result<Rows> {
     read_kind(files, kind, bad_rows, &|_, record| Ok(record))
 }
 
-/// As [`read`], by the rows' type; `prepare` makes of each row what is needed, and a row that it refuses is a bad one.
+/// As [`read`], for a type of row. `prepare` converts each row, and a row for which it fails is a bad row.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_rows<R: TypedRow, T>(
     files: &[PathBuf],
     bad_rows: BadRows,
-    prepare: &dyn Fn(&Place, R) -> Parsed<T>,
+    prepare: &dyn Fn(&RowLocation, R) -> Parsed<T>,
 ) -> Result<Rows<T>> {
-    read_kind(files, R::KIND, bad_rows, &|place, record| prepare(place, typed(record)?))
+    read_kind(files, R::KIND, bad_rows, &|location, record| prepare(location, typed(record)?))
 }
 
 fn read_kind<T>(
     files: &[PathBuf],
     kind: Kind,
     bad_rows: BadRows,
-    prepare: &dyn Fn(&Place, Record) -> Parsed<T>,
+    prepare: &dyn Fn(&RowLocation, Record) -> Parsed<T>,
 ) -> Result<Rows<T>> {
     let mut rows = Rows { records: Vec::new(), skipped: Vec::new(), unread: Unread::default() };
     let mut problems = Problems::new();
     for file in files {
         let Some((records, unread, bad)) = problems.absorb(read_file(file, kind, bad_rows, prepare))? else { continue };
         rows.unread.add(&unread);
-        rows.skipped.extend(bad.judge(file, Some(kind), records.len(), &mut problems));
+        rows.skipped.extend(bad.report(file, Some(kind), records.len(), &mut problems));
         rows.records.extend(records);
     }
     problems.into_result()?;
     Ok(rows)
 }
 
-type ReadFile<T> = (Vec<(Place, T)>, Unread, Bad);
+type ReadFile<T> = (Vec<(RowLocation, T)>, Unread, Bad);
 
 fn read_file<T>(
     file: &Path,
     kind: Kind,
     bad_rows: BadRows,
-    prepare: &dyn Fn(&Place, Record) -> Parsed<T>,
+    prepare: &dyn Fn(&RowLocation, Record) -> Parsed<T>,
 ) -> Result<ReadFile<T>> {
     let (mut records, mut unread, mut bad) = (Vec::new(), Unread::default(), Bad::new(bad_rows));
     for row in RawRows::open(file, Some(kind))? {
         let row = row?;
-        let read = row.record(kind).and_then(|read| Ok((prepare(&row.place, read.record)?, read.unread)));
+        let read = row.record(kind).and_then(|read| Ok((prepare(&row.location, read.record)?, read.unread)));
         match read {
             Ok((record, keys)) => {
                 unread.count(&keys);
-                records.push((row.place, record));
+                records.push((row.location, record));
             }
-            Err(what) => bad.push(&row.place, &what),
+            Err(what) => bad.push(&row.location, &what),
         }
     }
     Ok((records, unread, bad))
 }
 
-/// The bad rows of one file: all of them where they are skipped, otherwise one a cause, which stands for the others.
+/// The bad rows of one file: all of them if they are skipped, otherwise one per cause, with the others
+/// grouped under it.
 pub(super) struct Bad {
     bad_rows: BadRows,
     named: Vec<Problem>,
-    /// Causes of the rows that stand for others.
+    /// The cause of each group.
     causes: Vec<Option<String>>,
     num_unnamed: usize,
 }
@@ -153,14 +156,14 @@ impl Bad {
         Self { bad_rows, named: Vec::new(), causes: Vec::new(), num_unnamed: 0 }
     }
 
-    pub(super) fn push(&mut self, place: &Place, what: &str) {
-        let problem = Problem::of_row(place, what);
+    pub(super) fn push(&mut self, location: &RowLocation, what: &str) {
+        let problem = Problem::of_row(location, what);
         if self.bad_rows == BadRows::Skip {
             return self.named.push(problem);
         }
         let cause = problem.cause();
         match self.causes.iter().position(|known| *known == cause) {
-            Some(at) => self.named[at].take_in(problem),
+            Some(at) => self.named[at].merge(problem),
             None if self.causes.len() == MAX_CAUSES => self.num_unnamed += 1,
             None => {
                 self.causes.push(cause);
@@ -169,13 +172,14 @@ impl Bad {
         }
     }
 
-    /// Whether there is one, and it is not to be skipped.
+    /// Whether there is a bad row that is an error.
     pub(super) fn refuses(&self) -> bool {
         self.bad_rows == BadRows::Error && !self.named.is_empty()
     }
 
-    /// Makes problems of the rows, or gives them back where they are skipped; then it is a problem that no row is good.
-    pub(super) fn judge(
+    /// Reports the rows as problems, or returns them if they are skipped. It is a problem if all rows are
+    /// bad.
+    pub(super) fn report(
         self,
         file: &Path,
         kind: Option<Kind>,
@@ -197,7 +201,7 @@ impl Bad {
     }
 }
 
-/// What a file's rows are called.
+/// The name of a file's rows in messages.
 pub(super) fn name(kind: Option<Kind>) -> String {
     kind.map_or_else(|| "rows".to_owned(), |kind| format!("{} rows", kind.name()))
 }

@@ -1,4 +1,4 @@
-//! The bytes of a data file: decompressed, bounded, and with the line they have come to.
+//! The bytes of a data file: decompressed, limited in size, with a line counter.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -15,25 +15,26 @@ use super::raw::MAX_RECORD_BYTES;
 use super::{files, foreign, table};
 use align_core::error::{Error, Result};
 
-/// A compressed file may grow to this many bytes …
-pub(super) const MAX_GROWN_BYTES: u64 = 256 << 20;
-/// … or to this many times its size, whichever is more. Text grows less than twentyfold, the worst that gzip can hold 1032-fold.
-pub(super) const MAX_GROWTH: u64 = 100;
+/// A compressed file may decompress to this many bytes …
+pub(super) const MAX_DECOMPRESSED_BYTES: u64 = 256 << 20;
+/// … or to this many times its size, whichever is more. Text has a ratio below 20; the maximum of gzip is
+/// 1032.
+pub(super) const MAX_RATIO: u64 = 100;
 const BUFFER_BYTES: usize = 1 << 16;
 /// Standard input, as a file to read.
 pub const STDIN: &str = "/dev/stdin";
 
-/// The file's name in lower case, without the ending of a compressed file.
+/// The file name in lower case, without `.gz` or `.zst`.
 pub(super) fn name(file: &Path) -> String {
     let name = file.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name).to_owned()
 }
 
-/// A data file, as its first bytes say.
+/// An open data file, by its first bytes.
 pub(super) enum Opened {
     /// Text, decompressed.
     Text(Source),
-    /// A Parquet file, which is not read from its beginning.
+    /// A Parquet file, which is read from its end.
     Table(File),
 }
 
@@ -54,17 +55,17 @@ pub(super) fn open(file: &Path) -> Result<Opened> {
     }
     let named =
         |name: &str| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(name)) && !head.is_empty();
-    let limit = MAX_GROWN_BYTES.max(metadata.len().saturating_mul(MAX_GROWTH));
-    let grown = |bytes: Box<dyn Read>| -> (Box<dyn BufRead>, u64) {
+    let limit = MAX_DECOMPRESSED_BYTES.max(metadata.len().saturating_mul(MAX_RATIO));
+    let decompressed = |bytes: Box<dyn Read>| -> (Box<dyn BufRead>, u64) {
         (Box::new(BufReader::with_capacity(BUFFER_BYTES, bytes)), limit)
     };
     let (bytes, limit) = match head {
-        [0x1f, 0x8b, ..] => grown(Box::new(MultiGzDecoder::new(bytes))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => grown(Box::new(Zstd::new(bytes))),
+        [0x1f, 0x8b, ..] => decompressed(Box::new(MultiGzDecoder::new(bytes))),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => decompressed(Box::new(Zstd::new(bytes))),
         head if head.starts_with(table::MAGIC) => return Ok(Opened::Table(bytes.into_inner().bytes)),
-        _ if named("gz") => return refuse("not compressed with gzip, expected what its name says"),
-        _ if named("zst") => return refuse("not compressed with zstd, expected what its name says"),
-        _ if named("parquet") => return refuse("not a Parquet file, expected what its name says"),
+        _ if named("gz") => return refuse("not compressed with gzip, expected it from the file's name"),
+        _ if named("zst") => return refuse("not compressed with zstd, expected it from the file's name"),
+        _ if named("parquet") => return refuse("not a Parquet file, expected one from the file's name"),
         _ => (Box::new(bytes) as Box<dyn BufRead>, u64::MAX),
     };
     let mut source = Source { bytes, line: 1, consumed: 0, limit, position };
@@ -84,7 +85,7 @@ fn unreadable(file: &Path, error: &io::Error) -> String {
     }
 }
 
-/// A file that tells how far it has been read.
+/// A file that counts the bytes read.
 struct Counted {
     bytes: File,
     position: Rc<Cell<u64>>,
@@ -98,7 +99,7 @@ impl Read for Counted {
     }
 }
 
-/// Standard input may be a socket, which cannot be opened by its name.
+/// Opens a file. Standard input may be a socket, which cannot be opened by name.
 fn open_file(file: &Path) -> io::Result<File> {
     if file == Path::new(STDIN) {
         return io::stdin().as_fd().try_clone_to_owned().map(File::from);
@@ -106,28 +107,28 @@ fn open_file(file: &Path) -> io::Result<File> {
     File::open(file)
 }
 
-/// Why a file cannot be read on.
-pub(super) enum Stop {
-    /// What is wrong, at the line the source has come to.
-    Wrong(String),
-    /// What is wrong with the whole file.
+/// Why a file cannot be read further.
+pub(super) enum ReadError {
+    /// A mistake at the current line.
+    Line(String),
+    /// A mistake that concerns the whole file.
     File(String),
     Io(io::Error),
 }
 
-impl Stop {
+impl ReadError {
     pub(super) fn at(self, file: &Path, line: u64) -> Error {
         match self {
-            Stop::Wrong(what) => Error::invalid(format!("{}:{line}", file.display()), what),
-            Stop::File(what) => Error::invalid(file.display(), what),
-            Stop::Io(source) => Error::Io { path: file.to_owned(), source },
+            ReadError::Line(what) => Error::invalid(format!("{}:{line}", file.display()), what),
+            ReadError::File(what) => Error::invalid(file.display(), what),
+            ReadError::Io(source) => Error::Io { path: file.to_owned(), source },
         }
     }
 }
 
-pub(super) type Step<T> = std::result::Result<T, Stop>;
+pub(super) type ReadResult<T> = std::result::Result<T, ReadError>;
 
-/// The bytes of a file, decompressed, with the line they have come to.
+/// The decompressed bytes of a file, with a line counter.
 pub(super) struct Source {
     bytes: Box<dyn BufRead>,
     pub(super) line: u64,
@@ -137,20 +138,22 @@ pub(super) struct Source {
 }
 
 impl Source {
-    fn begin(&mut self, file: &Path) -> Step<()> {
-        // A byte-order mark is not content. Only three bytes are asked for, which any buffer that holds text has.
+    fn begin(&mut self, file: &Path) -> ReadResult<()> {
+        // A byte-order mark is not content. It has three bytes, which the first buffer always contains.
         let head = self.peek()?;
         let (bom, utf16) =
             (head.starts_with(&[0xef, 0xbb, 0xbf]), head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]));
         if utf16 {
-            return Err(Stop::Wrong("UTF-16, expected UTF-8".to_owned()));
+            return Err(ReadError::Line("UTF-16, expected UTF-8".to_owned()));
         }
-        // Packed in it, too, may be what is not read: a tar archive, say.
+        // A compressed file may contain an unsupported format, such as a tar archive.
         if let Some(what) = foreign::refusal(file, &name(file), head) {
-            return Err(Stop::File(what));
+            return Err(ReadError::File(what));
         }
         if head.starts_with(table::MAGIC) {
-            return Err(Stop::File("a compressed Parquet file, expected it as it is: decompress it".to_owned()));
+            return Err(ReadError::File(
+                "a compressed Parquet file, expected an uncompressed one: decompress it".to_owned(),
+            ));
         }
         if bom {
             self.bytes.consume(3);
@@ -158,13 +161,13 @@ impl Source {
         Ok(())
     }
 
-    /// Bytes read of the file as it is stored.
+    /// The number of bytes of the stored file read so far.
     pub(super) fn position(&self) -> u64 {
         self.position.get()
     }
 
-    /// What is buffered; empty at the end.
-    pub(super) fn peek(&mut self) -> Step<&[u8]> {
+    /// The buffered bytes; empty at the end of the file.
+    pub(super) fn peek(&mut self) -> ReadResult<&[u8]> {
         loop {
             match self.bytes.fill_buf() {
                 Ok(_) => break,
@@ -175,31 +178,32 @@ impl Source {
                         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
                     ) =>
                 {
-                    return Err(Stop::Wrong(format!(
+                    return Err(ReadError::Line(format!(
                         "damaged or cut off compressed data ({error}), expected a whole file"
                     )));
                 }
-                Err(error) => return Err(Stop::Io(error)),
+                Err(error) => return Err(ReadError::Io(error)),
             }
         }
-        // Filled above: the second call only hands out the buffer.
-        self.bytes.fill_buf().map_err(Stop::Io)
+        // Filled above: the second call only returns the buffer (the borrow checker rejects returning the
+        // first).
+        self.bytes.fill_buf().map_err(ReadError::Io)
     }
 
-    pub(super) fn consume(&mut self, count: usize) -> Step<()> {
+    pub(super) fn consume(&mut self, count: usize) -> ReadResult<()> {
         self.bytes.consume(count);
         self.consumed += count as u64;
         if self.consumed > self.limit {
-            return Err(Stop::File(format!(
-                "grows to more than {} MB when decompressed, expected at most {MAX_GROWTH} times its size",
+            return Err(ReadError::File(format!(
+                "decompresses to more than {} MB, expected at most {MAX_RATIO} times its size",
                 self.limit >> 20
             )));
         }
         Ok(())
     }
 
-    /// Skips white space; the byte after it, which stays.
-    pub(super) fn first_byte(&mut self) -> Step<Option<u8>> {
+    /// Skips white space and returns the next byte without consuming it.
+    pub(super) fn first_byte(&mut self) -> ReadResult<Option<u8>> {
         loop {
             let head = self.peek()?;
             let count = head.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(head.len());
@@ -213,8 +217,8 @@ impl Source {
         }
     }
 
-    /// Skips the ends of lines, and with them blank lines.
-    pub(super) fn skip_line_ends(&mut self) -> Step<()> {
+    /// Skips line breaks, and so blank lines.
+    pub(super) fn skip_line_ends(&mut self) -> ReadResult<()> {
         loop {
             let head = self.peek()?;
             let count = head.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(head.len());
@@ -227,8 +231,9 @@ impl Source {
         }
     }
 
-    /// Takes bytes for as long as `wanted` says. What does not fit into a record is dropped: then `None`.
-    pub(super) fn take_while(&mut self, mut wanted: impl FnMut(u8) -> bool) -> Step<Option<Vec<u8>>> {
+    /// Takes bytes while `wanted` returns true. Returns `None`, and drops the bytes, above the record size
+    /// limit.
+    pub(super) fn take_while(&mut self, mut wanted: impl FnMut(u8) -> bool) -> ReadResult<Option<Vec<u8>>> {
         let (mut taken, mut fits) = (Vec::new(), true);
         loop {
             let head = self.peek()?;
@@ -255,7 +260,7 @@ pub(super) fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
-/// Zstandard frames, one after the other.
+/// Decodes a sequence of Zstandard frames.
 pub(super) struct Zstd<R> {
     compressed: R,
     frame: FrameDecoder,
@@ -267,7 +272,7 @@ impl<R: BufRead> Zstd<R> {
         Self { compressed, frame: FrameDecoder::new(), begun: false }
     }
 
-    /// Begins the next frame; whether there is one.
+    /// Begins the next frame; false if there is none.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.compressed.fill_buf()?.is_empty() {
             match self.frame.init(&mut self.compressed) {

@@ -1,4 +1,5 @@
-//! More rows than memory holds: read in one thread, prepared in all of them, used in order.
+//! Streams rows that do not fit in memory: one thread reads, all threads prepare, and results are used in
+//! order.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -12,35 +13,36 @@ use super::records::Kind;
 use align_core::error::{Problems, Result};
 use align_core::progress::Progress;
 
-/// Rows that are prepared at a time. Three such chunks are in memory, of which one may be a record longer.
+/// The maximum number of rows prepared at a time. Up to three such chunks are in memory; one may exceed the
+/// limit by one record.
 const CHUNK_ROWS: usize = 4096;
 const CHUNK_BYTES: usize = 2 << 20;
 
-/// Files whose rows are passed through once.
+/// Files whose rows are streamed once.
 pub struct Stream<'a> {
     /// The files, in order.
     pub files: &'a [PathBuf],
-    /// What their rows are to be, where that is known.
+    /// The expected kind of rows, if known.
     pub kind: Option<Kind>,
-    /// What becomes of rows that cannot be prepared.
+    /// What happens to bad rows.
     pub bad_rows: BadRows,
 }
 
-/// What the reading thread has come to.
+/// A message of the reading thread.
 enum Read {
-    /// Rows, and how many bytes of the file as it is stored they took.
+    /// Rows, and the number of bytes of the stored file they took.
     Rows(Vec<RawRow>, u64),
-    /// A file has ended, as it should or not.
+    /// The end of a file, or the error that ended it.
     End(Result<()>),
 }
 
 impl Stream<'_> {
-    /// Prepares every row, and uses what became of it, in the order of the files and their rows: rows to skip come as what is wrong
-    /// with them. `what` names the work to the listener.
+    /// Prepares every row, then calls `each` in the order of files and rows. A row to skip is passed as its
+    /// error. `what` is the label of the progress bar.
     ///
     /// # Errors
-    /// [`align_core::error::Error::Invalid`] with every file and, unless they are to be skipped, every row that cannot be used: they may
-    /// stand behind rows that were used. What `each` returns, at once.
+    /// [`align_core::error::Error::Invalid`] with every bad file and, unless they are skipped, every bad row.
+    /// `each` may have been called for earlier rows. An error of `each` is returned immediately.
     pub fn each<T: Send>(
         &self,
         what: &str,
@@ -63,9 +65,9 @@ impl Stream<'_> {
                         for (row, prepared) in rows.into_iter().zip(prepared) {
                             match &prepared {
                                 Ok(_) => num_good += 1,
-                                Err(what) => bad.push(&row.place, what),
+                                Err(what) => bad.push(&row.location, what),
                             }
-                            // Otherwise what would be made of it is refused already.
+                            // After an error the output is discarded, so `each` need not be called.
                             if problems.is_empty() && !bad.refuses() {
                                 each(row, prepared)?;
                             }
@@ -76,7 +78,7 @@ impl Stream<'_> {
                         let file = files.next().expect("every file ends once");
                         let bad = std::mem::replace(&mut bad, Bad::new(self.bad_rows));
                         if problems.absorb(ended)?.is_some() {
-                            bad.judge(file, self.kind, num_good, &mut problems);
+                            bad.report(file, self.kind, num_good, &mut problems);
                         }
                         num_good = 0;
                     }
@@ -89,7 +91,7 @@ impl Stream<'_> {
         problems.into_result()
     }
 
-    /// Sends the rows of all files, for as long as somebody takes them.
+    /// Sends the rows of all files until the receiver is gone.
     fn read(&self, send: &SyncSender<Read>) {
         for file in self.files {
             let ended = self.read_file(file, send);

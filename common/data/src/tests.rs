@@ -31,7 +31,7 @@ impl Files {
         self.read(name, bytes, kind).unwrap().records.into_iter().map(|(_, record)| record).collect()
     }
 
-    /// The message, without the folder.
+    /// The message without the path of the folder.
     fn message(&self, error: &Error) -> String {
         assert_eq!(error.exit_code(), 2, "{error}");
         error.to_string().replace(&format!("{}/", self.0.path().display()), "")
@@ -44,7 +44,8 @@ fn gz(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// One Zstandard frame of one raw block (RFC 8878): magic, single-segment header, content size, block header, content.
+/// One Zstandard frame of one raw block (RFC 8878): magic, single-segment header, content size, block header,
+/// content.
 fn zst(bytes: &[u8]) -> Vec<u8> {
     let block = (bytes.len() as u32) << 3 | 1;
     [&[0x28, 0xb5, 0x2f, 0xfd, 0x20, u8::try_from(bytes.len()).unwrap()], &block.to_le_bytes()[..3], bytes].concat()
@@ -73,7 +74,7 @@ fn row(json: &str, kind: Kind) -> Record {
     Files::new().records("rows.jsonl", json, kind).swap_remove(0)
 }
 
-/// One row that must be refused: what stands after `rows.jsonl:1: `.
+/// One row that must be refused: the message after `rows.jsonl:1: `.
 fn refusal(json: &str, kind: Kind) -> String {
     let message = Files::new().read("rows.jsonl", json, kind).unwrap_err();
     assert!(!message.contains('\n'), "{message}");
@@ -125,12 +126,13 @@ fn every_comparison_shape_becomes_whole_dialogues() {
 }
 
 #[test]
-fn the_scores_of_several_people_are_averaged_whoever_gave_which() {
+fn the_mean_of_ratings_does_not_depend_on_their_order() {
     let json =
         r#"{"prompt": "q", "responses": ["a", "b", "c", "d"], "scores": [[3, 4, 5], [4, null, 1], 2.5, [1, 4]]}"#;
     let Record::Comparison(rated) = row(json, Kind::Comparison) else { panic!("not a comparison") };
     assert_eq!(rated.scores, Some(vec![4.0, 2.5, 2.5, 2.5]));
-    // 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in their last bit; the same votes must not make a pair.
+    // 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in their last bit; answers with equal ratings must not
+    // become a pair.
     let json = r#"{"prompt": "q", "responses": ["a", "b"], "scores": [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]]}"#;
     let Record::Comparison(rated) = row(json, Kind::Comparison) else { panic!("not a comparison") };
     assert_eq!(rated.scores.as_ref().map(|scores| scores[0] == scores[1]), Some(true));
@@ -177,7 +179,7 @@ fn prompts_and_texts() {
 }
 
 #[test]
-fn bad_rows_are_told_what_was_expected() {
+fn messages_on_bad_rows_say_what_was_expected() {
     for (kind, json, expected) in [
         (Kind::Chat, "[1]", "row 0: a number, expected an object with `messages`"),
         (Kind::Chat, "{}", "an object without keys, expected a chat row: `messages`, `conversations`"),
@@ -312,13 +314,13 @@ fn bad_rows_are_told_what_was_expected() {
         let message = refusal(json, kind);
         assert!(message.starts_with(expected), "{json}: {message}");
     }
-    // Keys of strangers' files are clipped and cannot break the line.
+    // Keys are clipped and cannot break the line.
     let message = refusal(&format!(r#"{{"a\n\u001b[31m{}": 1}}"#, "k".repeat(1000)), Kind::Text);
     assert!(message.len() < 200 && !message.contains('\u{1b}'), "{message}");
 }
 
 #[test]
-fn formats_are_told_by_content() {
+fn formats_are_recognised_by_content() {
     let files = Files::new();
     let (one, two) = (r#"{"text": "a"}"#, r#"{"text": "b"}"#);
     let expected = [Record::Text("a".to_owned()), Record::Text("b".to_owned())];
@@ -359,12 +361,13 @@ fn formats_are_told_by_content() {
 fn places_count_rows_and_lines() {
     let files = Files::new();
     let lines = files.read("a.jsonl", "\n{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n", Kind::Text).unwrap();
-    let places = |rows: &Rows| rows.records.iter().map(|(place, _)| (place.index, place.line)).collect::<Vec<_>>();
-    assert_eq!(places(&lines), [(0, 2), (1, 4)]);
+    let locations =
+        |rows: &Rows| rows.records.iter().map(|(location, _)| (location.index, location.line)).collect::<Vec<_>>();
+    assert_eq!(locations(&lines), [(0, 2), (1, 4)]);
     assert!(lines.records[1].0.to_string().ends_with("a.jsonl:4"));
     let array =
         files.read("a.json", "[\n{\"text\":\n\"a\"}\n,\n{\"text\": \"b\"}, {\"text\": \"c\"}]", Kind::Text).unwrap();
-    assert_eq!(places(&array), [(0, 2), (1, 5), (2, 5)]);
+    assert_eq!(locations(&array), [(0, 2), (1, 5), (2, 5)]);
 }
 
 #[test]
@@ -400,11 +403,11 @@ fn damaged_files_are_refused_in_one_line() {
         refused("zst.jsonl", b"\x28\xb5\x2f\xfd....").starts_with("zst.jsonl:1: damaged or cut off compressed data")
     );
     assert!(refused("sum.zst", &zst_with_wrong_checksum()).contains("the checksum is wrong"));
-    assert_eq!(refused("plain.zst", b"{}"), "plain.zst: not compressed with zstd, expected what its name says");
-    assert_eq!(refused("plain.parquet", b"{}"), "plain.parquet: not a Parquet file, expected what its name says");
+    assert_eq!(refused("plain.zst", b"{}"), "plain.zst: not compressed with zstd, expected it from the file's name");
+    assert_eq!(refused("plain.parquet", b"{}"), "plain.parquet: not a Parquet file, expected one from the file's name");
     assert_eq!(
         refused("plain.jsonl.gz", b"{}"),
-        "plain.jsonl.gz: not compressed with gzip, expected what its name says"
+        "plain.jsonl.gz: not compressed with gzip, expected it from the file's name"
     );
     let whole = gz("{\"text\": \"a\"}\n".repeat(100).as_bytes());
     assert!(refused("cut.gz", &whole[..whole.len() - 9]).contains("damaged or cut off compressed data"));
@@ -412,7 +415,7 @@ fn damaged_files_are_refused_in_one_line() {
     assert!(refused("deep.jsonl", format!("{{\"text\": {deep}}}").as_bytes()).contains("recursion limit exceeded"));
     assert!(refused("deep.json", deep.as_bytes()).contains("recursion limit exceeded"));
     let text = files.read("plain.txt", "text", Kind::Chat).unwrap_err();
-    assert!(text.starts_with("plain.txt: plain text, expected a chat row a line"), "{text}");
+    assert!(text.starts_with("plain.txt: plain text, expected one chat row per line"), "{text}");
     let missing = read(&[files.0.path().join("missing.jsonl"), files.0.path().to_owned()], Kind::Text, BadRows::Skip)
         .unwrap_err();
     let missing = files.message(&missing);
@@ -423,7 +426,7 @@ fn damaged_files_are_refused_in_one_line() {
 }
 
 #[test]
-fn records_and_what_files_grow_to_are_bounded() {
+fn sizes_of_records_and_decompressed_files_are_limited() {
     let files = Files::new();
     let large = format!("{{\"text\": \"{}\"}}\n{{\"text\": \"b\"}}\n", "a".repeat(17 << 20));
     let message = files.read("large.jsonl", &large, Kind::Text).unwrap_err();
@@ -432,18 +435,18 @@ fn records_and_what_files_grow_to_are_bounded() {
     assert_eq!((skipped.records.len(), skipped.skipped.len()), (1, 1));
     let document = files.read("large.txt", "a".repeat(17 << 20), Kind::Text).unwrap_err();
     assert!(document.starts_with("large.txt: a document of more than 16 MB"), "{document}");
-    // A bomb of blank lines, which no record holds.
+    // A decompression bomb of blank lines, which no record contains.
     let mut bomb = GzEncoder::new(Vec::new(), Compression::fast());
     let blank = vec![b'\n'; 1 << 20];
     for _ in 0..300 {
         bomb.write_all(&blank).unwrap();
     }
     let message = files.read("bomb.jsonl.gz", bomb.finish().unwrap(), Kind::Text).unwrap_err();
-    assert!(message.starts_with("bomb.jsonl.gz: grows to more than 256 MB when decompressed"), "{message}");
+    assert!(message.starts_with("bomb.jsonl.gz: decompresses to more than 256 MB"), "{message}");
 }
 
 #[test]
-fn bad_rows_are_all_named_or_skipped_and_counted() {
+fn bad_rows_are_all_reported_or_skipped_and_counted() {
     let files = Files::new();
     let file = files.write("rows.jsonl", "{\"text\": \"a\"}\n{}\n{\"text\": 3}\nx\n{\"text\": \"b\"}\n");
     let message = files.message(&read(std::slice::from_ref(&file), Kind::Text, BadRows::Error).unwrap_err());
@@ -452,9 +455,9 @@ fn bad_rows_are_all_named_or_skipped_and_counted() {
         ["rows.jsonl:2:", "rows.jsonl:3:", "rows.jsonl:4:"]
     );
     let rows = read(&[file], Kind::Text, BadRows::Skip).unwrap();
-    assert_eq!(rows.records.iter().map(|(place, _)| place.index).collect::<Vec<_>>(), [0, 4]);
+    assert_eq!(rows.records.iter().map(|(location, _)| location.index).collect::<Vec<_>>(), [0, 4]);
     assert_eq!(rows.skipped.len(), 3);
-    assert!(rows.skipped[1].place.ends_with("rows.jsonl:3"));
+    assert!(rows.skipped[1].location.ends_with("rows.jsonl:3"));
     let all_bad = files.write("bad.jsonl", "{\"text\": 1}\n".repeat(100));
     let message = files.message(&read(std::slice::from_ref(&all_bad), Kind::Text, BadRows::Error).unwrap_err());
     let more = "; the same in 99 more rows: bad.jsonl:2, bad.jsonl:3, bad.jsonl:4, …";

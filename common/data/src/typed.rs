@@ -1,4 +1,4 @@
-//! Rows by type: who asks for prompts is given prompts, and matches no [`Record`].
+//! Typed rows: a caller that reads prompts gets prompts, without matching on [`Record`].
 
 use super::raw::{Parsed, RawRow};
 use super::records::{Comparison, Kind, Record, parse};
@@ -10,7 +10,7 @@ pub trait TypedRow: Sized {
     /// The kind.
     const KIND: Kind;
 
-    /// What a record of this kind holds; `None` for a record of another.
+    /// Converts a record; `None` if it is of another kind.
     fn from_record(record: Record) -> Option<Self>;
 }
 
@@ -26,7 +26,7 @@ pub struct Prompt(pub Dialogue);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Text(pub String);
 
-/// What is scored.
+/// Dialogues whose last answers are scored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Response {
     /// A whole dialogue.
@@ -79,12 +79,12 @@ impl TypedRow for Response {
     }
 }
 
-/// As [`TypedRow::from_record`], with what was expected as the error.
+/// As [`TypedRow::from_record`], with a message as the error.
 pub(super) fn typed<T: TypedRow>(record: Record) -> Parsed<T> {
     T::from_record(record).ok_or_else(|| format!("a row of another kind, expected {}", T::KIND.shapes()))
 }
 
-/// As [`parse`], by the row's type; also its keys that nothing read.
+/// As [`parse`], for a type of row. Also returns the keys that were not read.
 ///
 /// # Errors
 /// As [`parse`].
@@ -94,7 +94,7 @@ pub fn parse_row<T: TypedRow>(row: &Value) -> Parsed<(T, Vec<String>)> {
 }
 
 impl RawRow {
-    /// The row by its type, and its keys that nothing read.
+    /// The row as a type, and its keys that were not read.
     ///
     /// # Errors
     /// As [`RawRow::record`].

@@ -15,7 +15,7 @@ use super::config::dtype_name;
 use super::header::{Face, Files, INDEX, Init, READ_BYTES, Spec};
 use super::rounding::{Draws, rounded};
 use super::saved::differs;
-use align_core::atomic_files::usual_permissions;
+use align_core::atomic_files::default_permissions;
 use align_core::config::ResultDtype;
 use align_core::error::{Error, Result};
 use align_core::random::{self, Purpose};
@@ -358,7 +358,7 @@ impl View for &Stored {
 /// Written beside and renamed: a program that still maps the old file keeps it whole.
 fn write_file(path: &Path, tensors: &[Stored]) -> Result<Sums> {
     let beside = path.with_extension("safetensors.partial");
-    let usual = usual_permissions(&beside)?;
+    let usual = default_permissions(&beside)?;
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let views = tensors.iter().map(|stored| (stored.name.as_str(), stored));
     safetensors::serialize_to_file(views, metadata, &beside).map_err(|error| Error::Io {

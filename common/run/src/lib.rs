@@ -1,9 +1,10 @@
-//! Run folders: what a run keeps, so that it can go on and be understood.
+//! Run folders: everything that a run saves, so that it can be resumed and inspected.
 //!
-//! Imports `align-core`, `align-kernels` and `align-model`.
+//! Depends on `align-core`, `align-kernels` and `align-model`.
 //!
-//! - [`run`]: the folder's life, from the first step to the last. [`checkpoint`]: everything that training goes on from.
-//! - [`metrics`]: scalars of a step, in metrics.jsonl and TensorBoard. [`plot`]: curves, as SVG in a page and as pixels.
+//! - [`run`]: the life of a run folder, from the first step to the last. [`checkpoint`]: everything that
+//!   training resumes from.
+//! - [`metrics`]: scalars of a step, in metrics.jsonl and TensorBoard. [`plot`]: charts, as SVG and as PNG.
 
 pub mod checkpoint;
 pub mod metrics;

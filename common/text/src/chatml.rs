@@ -1,12 +1,13 @@
-//! Conversations as ChatML: `<|im_start|>ROLE\nCONTENT<|im_end|>\n`, as token ids with the loss mask.
+//! Dialogues as ChatML (`<|im_start|>ROLE\nCONTENT<|im_end|>\n`): token ids with the loss mask.
 //!
-//! Role, newline and content are tokenized as separate spans in every family, so a token never straddles structure and
-//! content, and the mask is exact. Control tokens are inserted by id.
+//! Role, newline and content are tokenized as separate spans in every family. So no token straddles structure
+//! and content, and the mask is exact. Control tokens are inserted by id.
 //!
-//! The checkpoint's chat template is the judge of what a dialogue looks like. Plain turns are written here, after the template has been
-//! compared on dialogues of every kind; where a dialogue holds reasoning, tools or their calls, or where the template writes plain turns
-//! in its own way, it is rendered for every row, and its text taken apart into turns (`chatml/rendered.rs`). An empty think block that the family
-//! puts before an answer (Qwen3) is structure, without loss.
+//! The checkpoint's chat template is the reference. This module writes plain turns itself, after comparing
+//! its output with the template's on a set of probe dialogues. Every other dialogue (reasoning, tools, tool
+//! calls), and every dialogue of a template that formats plain turns differently, is rendered by the template
+//! and split into turns again (`chatml/rendered.rs`). The empty think block that Qwen3 puts before an answer
+//! is structure and carries no loss.
 
 mod dialogue;
 mod probes;
@@ -27,11 +28,10 @@ use crate::tokenizer::Tokenizer;
 use align_core::error::{Error, Result};
 
 pub use dialogue::{Dialogue, Message, Role};
-use probes::{Knows, extended, plain, system_of};
+use probes::{Capabilities, extended, plain, system_of};
 use rendered::{Turn, render, shown};
 
-/// The system text that is inserted where a dialogue brings none, unless a config or flag says otherwise: that of Qwen's own
-/// chat template.
+/// The default system text for dialogues without a system message: that of Qwen's own chat template.
 pub const SYSTEM: &str = "You are a helpful assistant.";
 
 /// Which tokens of a dialogue are trained on.
@@ -41,21 +41,23 @@ pub enum LossOn {
     /// Every answer and its `<|im_end|>`. Qwen report §3.1.1: no loss on system and user inputs.
     #[default]
     Assistant,
-    /// What Qwen's published fine-tuning script trains: also `<|im_start|>`, `<|im_end|>` and the newline of every turn.
+    /// As in Qwen's published fine-tuning script: also `<|im_start|>`, `<|im_end|>` and the newline of every
+    /// turn.
     QwenFinetune,
 }
 
-/// Stands for the template's own system text where a config or a flag names one.
+/// The value of a config key or flag that selects the template's own system text.
 pub const TEMPLATES_SYSTEM: &str = "template";
 
 /// At which token a dialogue is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScoreAt {
-    /// The last answer's `<|im_end|>`: where `align rm` trains.
+    /// The last answer's `<|im_end|>`, where `align rm` trains.
     #[default]
     End,
-    /// The last token that the chat template writes: where programs train that tokenize its whole text (TRL among them).
+    /// The last token of the chat template's output, where programs train that tokenize the whole text (such
+    /// as TRL).
     Last,
 }
 
@@ -66,16 +68,17 @@ pub struct Encoded {
     pub tokens: Vec<i64>,
     /// (T) whether token t is a target. The first token never is: nothing predicts it.
     pub loss_mask: Vec<bool>,
-    /// Index of the last assistant turn's `<|im_end|>`; of the last `<|im_end|>` where no assistant speaks.
+    /// Index of the last assistant turn's `<|im_end|>`; without an assistant turn, of the last `<|im_end|>`.
     pub end: usize,
-    /// Index of the last answer's first token, behind an empty think block; of what stands at the end where no assistant speaks.
+    /// Index of the last answer's first token, after an empty think block; without an assistant turn, the
+    /// same as `end`.
     pub answer: usize,
-    /// Whether a turn's text begins with a line break: programs that tokenize the template's whole text join it with the line break
-    /// behind the role, and get other ids.
+    /// Whether a turn's text begins with a line break. Programs that tokenize the template's whole text merge
+    /// it with the line break after the role, and get different ids.
     pub begins_with_newline: bool,
 }
 
-/// The rendering of one checkpoint's dialogues. Cheap to clone, shared between threads.
+/// How dialogues are encoded for one checkpoint. Cheap to clone, shared between threads.
 #[derive(Debug, Clone)]
 pub struct ChatFormat {
     inner: Arc<Inner>,
@@ -87,39 +90,41 @@ struct Inner {
     tokenizer: Tokenizer,
     system: String,
     newline: Vec<i64>,
-    /// The roles' names, in the order of [`Role`].
+    /// Tokens of the roles' names, in the order of [`Role`].
     roles: [Vec<i64>; 4],
-    /// Tokens of the empty think block, where the family has one.
+    /// Tokens of the empty think block, if the family has one.
     think: Option<Vec<i64>>,
-    judge: Option<Judge>,
+    template_info: Option<ProbedTemplate>,
 }
 
-/// The checkpoint's template, and what is known of it.
+/// The checkpoint's template, and its probed properties.
 #[derive(Debug)]
-struct Judge {
+struct ProbedTemplate {
     template: Template,
-    /// The system text that it writes where a dialogue has none; "" for none.
+    /// The system text that the template inserts into a dialogue without one; "" for none.
     system: String,
-    knows: Knows,
-    /// Whether it writes plain turns in a way of its own, so that it is asked for every dialogue.
-    writes_its_own_way: bool,
+    supports: Capabilities,
+    /// Whether the template formats plain turns differently from this module, so that it renders every
+    /// dialogue.
+    differs_on_plain_turns: bool,
     /// Whether a newline follows the last `<|im_end|>`.
     ends_with_newline: bool,
 }
 
-/// What Qwen3 writes before an answer without reasoning.
+/// Qwen3's template puts this before an answer without reasoning.
 const EMPTY_THINK: &str = "<think>\n\n</think>\n\n";
 
-/// What may make a template write a turn in another way than its text alone.
+/// Markup in a text that may make a template change it.
 const MARKS: [&str; 3] = ["<think>", "</think>", "<tool_response>"];
 
 impl ChatFormat {
-    /// The chat format of the checkpoint in `dir`. Its chat template, where there is one, is rendered on plain dialogues and
-    /// compared. `system` is inserted where a dialogue does not begin with a system message; "" inserts none, and
-    /// [`TEMPLATES_SYSTEM`] the one that the template would write.
+    /// The chat format of the checkpoint in `dir`. If it has a chat template, the two are compared on plain
+    /// dialogues. `system` is inserted into dialogues that do not begin with a system message; "" inserts
+    /// none, and [`TEMPLATES_SYSTEM`] the template's own.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the template cannot be rendered or says something else than ChatML, with both renderings.
+    /// [`Error::Invalid`] when the template cannot be rendered, or when its output is not the expected ChatML
+    /// (with both).
     pub fn open(dir: &Path, tokenizer: &Tokenizer, system: &str) -> Result<Self> {
         let Some(template) = Template::open(dir)? else {
             let system = if system == TEMPLATES_SYSTEM { "" } else { system };
@@ -148,32 +153,34 @@ impl ChatFormat {
                 return Err(refused(format!("the chat template writes {theirs:?}, expected ChatML {ours:?}{advice}")));
             }
         };
-        let judge = Judge {
+        let template_info = ProbedTemplate {
             system: own_system.clone().unwrap_or_default(),
-            knows: Knows::of(&template, tokenizer),
-            writes_its_own_way: !matches!(format.compare(&template, extended()), Ok(None)),
+            supports: Capabilities::of(&template, tokenizer),
+            differs_on_plain_turns: !matches!(format.compare(&template, extended()), Ok(None)),
             ends_with_newline: render(&template, tokenizer, &plain().swap_remove(0).0, false)
                 .is_ok_and(|rendered| rendered.ends_with_newline),
             template,
         };
-        Ok(Self::new(tokenizer, system, format.inner.think.is_some(), Some(judge)))
+        Ok(Self::new(tokenizer, system, format.inner.think.is_some(), Some(template_info)))
     }
 
-    fn new(tokenizer: &Tokenizer, system: &str, think: bool, judge: Option<Judge>) -> Self {
+    fn new(tokenizer: &Tokenizer, system: &str, think: bool, template_info: Option<ProbedTemplate>) -> Self {
         let think = think.then(|| tokenizer.encode(EMPTY_THINK));
         let newline = tokenizer.encode("\n");
         let roles = Role::ALL.map(|role| tokenizer.encode(role.name()));
-        let inner = Inner { tokenizer: tokenizer.clone(), system: system.to_owned(), newline, roles, think, judge };
+        let inner =
+            Inner { tokenizer: tokenizer.clone(), system: system.to_owned(), newline, roles, think, template_info };
         Self { inner: Arc::new(inner), score_at: ScoreAt::End }
     }
 
-    /// The same format, in which dialogues are scored at another token.
+    /// The same format, with another token at which dialogues are scored.
     #[must_use]
     pub fn scored_at(self, score_at: ScoreAt) -> Self {
         Self { score_at, ..self }
     }
 
-    /// `Some` has what the template writes, and what is written here, where they differ; `Err` says that it cannot be rendered.
+    /// Compares the template's output with this module's. `Some((theirs, ours))` where they differ; `Err` if
+    /// the template cannot be rendered.
     fn compare(
         &self,
         template: &Template,
@@ -181,7 +188,7 @@ impl ChatFormat {
     ) -> std::result::Result<Option<(String, String)>, String> {
         for (dialogue, generation_prompt) in probes {
             let dialogue = self.with_system(&dialogue);
-            // Of a vocabulary that lacks bytes no row has such a text.
+            // A vocabulary may lack bytes of this text. Then rows cannot have it either.
             if dialogue.texts().any(|text| self.inner.tokenizer.lacks(text).is_some()) {
                 continue;
             }
@@ -192,7 +199,7 @@ impl ChatFormat {
                 self.dialogue(&dialogue, LossOn::Assistant)?.tokens
             };
             let mut ours = self.inner.tokenizer.decode(&tokens);
-            // Templates of reward models may end where they are scored.
+            // Templates of reward models may end at the scored token.
             if !theirs.ends_with('\n') && !generation_prompt {
                 ours.pop();
             }
@@ -203,10 +210,11 @@ impl ChatFormat {
         Ok(None)
     }
 
-    /// A whole dialogue, to the newline after the last `<|im_end|>`.
+    /// Encodes a whole dialogue, up to the newline after the last `<|im_end|>`.
     ///
     /// # Errors
-    /// Why this checkpoint has no way to write it, as one line: it has no template for what the dialogue holds, or the template fails.
+    /// Why this checkpoint cannot encode the dialogue, as one line: its template does not support the
+    /// dialogue's contents, or fails.
     pub fn dialogue(&self, dialogue: &Dialogue, loss_on: LossOn) -> std::result::Result<Encoded, String> {
         let dialogue = self.with_system(dialogue);
         let turns = self.turns(&dialogue, false)?;
@@ -241,8 +249,8 @@ impl ChatFormat {
         })
     }
 
-    /// A dialogue for the reward model. It ends with the token at which it is scored: the last assistant turn's `<|im_end|>`, or the
-    /// last token that the template writes. What follows that turn is left out.
+    /// Encodes a dialogue for the reward model. It ends with the token at which it is scored: the last
+    /// assistant turn's `<|im_end|>`, or the last token that the template writes. Later turns are left out.
     ///
     /// # Errors
     /// As [`ChatFormat::dialogue`].
@@ -250,19 +258,21 @@ impl ChatFormat {
         let last = dialogue.messages.iter().rposition(|message| message.role == Role::Assistant);
         let whole = last.map_or_else(|| dialogue.clone(), |last| dialogue.up_to(last + 1));
         let mut encoded = self.dialogue(&whole, LossOn::Assistant)?;
-        let length = encoded.end + 1 + self.behind_the_end().len();
+        let length = encoded.end + 1 + self.tokens_after_end().len();
         encoded.tokens.truncate(length);
         encoded.loss_mask.truncate(length);
         Ok(encoded)
     }
 
-    /// The tokens between a dialogue's last `<|im_end|>` and the token at which it is scored, that one included.
-    pub fn behind_the_end(&self) -> &[i64] {
-        let writes_newline = self.inner.judge.as_ref().is_none_or(|judge| judge.ends_with_newline);
+    /// The tokens after a dialogue's last `<|im_end|>`, up to and including the token at which it is scored.
+    pub fn tokens_after_end(&self) -> &[i64] {
+        let writes_newline =
+            self.inner.template_info.as_ref().is_none_or(|template_info| template_info.ends_with_newline);
         if self.score_at == ScoreAt::Last && writes_newline { &self.inner.newline } else { &[] }
     }
 
-    /// A dialogue to be answered: ends with `<|im_start|>assistant\n`, and the empty think block where the family has it.
+    /// Encodes a dialogue to be answered: ends with `<|im_start|>assistant\n`, and the empty think block if
+    /// the family has one.
     ///
     /// # Errors
     /// As [`ChatFormat::dialogue`].
@@ -282,17 +292,17 @@ impl ChatFormat {
         Ok(out.tokens)
     }
 
-    /// The turns of a dialogue that begins with its system message, as the checkpoint writes them.
+    /// The turns of a dialogue that begins with its system message, as the checkpoint formats them.
     fn turns<'a>(&self, dialogue: &'a Dialogue, to_be_answered: bool) -> std::result::Result<Vec<Turn<'a>>, String> {
-        let Some(judge) = &self.inner.judge else {
-            Knows::default().check(dialogue)?;
+        let Some(template_info) = &self.inner.template_info else {
+            Capabilities::default().check(dialogue)?;
             return Ok(self.plain_turns(dialogue, to_be_answered));
         };
-        if !judge.writes_its_own_way && is_plain(dialogue) {
+        if !template_info.differs_on_plain_turns && is_plain(dialogue) {
             return Ok(self.plain_turns(dialogue, to_be_answered));
         }
-        judge.knows.check(dialogue)?;
-        let turns = render(&judge.template, &self.inner.tokenizer, dialogue, to_be_answered)?.turns;
+        template_info.supports.check(dialogue)?;
+        let turns = render(&template_info.template, &self.inner.tokenizer, dialogue, to_be_answered)?.turns;
         let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant).count();
         let written = turns.iter().filter(|turn| turn.is_closed && turn.role == Role::Assistant).count();
         if written != answers {
@@ -303,7 +313,7 @@ impl ChatFormat {
         Ok(turns)
     }
 
-    /// The turns of a dialogue that holds text alone.
+    /// The turns of a text-only dialogue.
     fn plain_turns<'a>(&self, dialogue: &'a Dialogue, to_be_answered: bool) -> Vec<Turn<'a>> {
         let last = dialogue.messages.len().wrapping_sub(1);
         let turn = |(index, message): (usize, &'a Message)| {
@@ -321,7 +331,7 @@ impl ChatFormat {
         dialogue.messages.iter().enumerate().map(turn).chain(asked).collect()
     }
 
-    /// Refuses texts that something would be lost of.
+    /// Refuses texts that the tokenizer cannot represent.
     fn check_texts(&self, turns: &[Turn<'_>]) -> std::result::Result<(), String> {
         turns.iter().try_for_each(|turn| self.inner.tokenizer.check(&turn.text))
     }
@@ -332,8 +342,8 @@ impl ChatFormat {
         out.push(&self.inner.newline, false);
     }
 
-    /// A turn's text. Of an answer, all is a target but the empty think block, which stands in the prompt where answers are sampled.
-    /// Where the text begins behind that block.
+    /// Writes a turn's text and returns the index of its first token after an empty think block. That block
+    /// is no target: it is part of the prompt when answers are sampled.
     fn write_text(&self, out: &mut Writer, text: &str, is_target: bool) -> usize {
         let tokens = self.inner.tokenizer.encode(text);
         let block = self.inner.think.as_deref().filter(|_| text.starts_with(EMPTY_THINK)).unwrap_or_default();
@@ -354,7 +364,7 @@ impl ChatFormat {
         }
     }
 
-    /// The ids at which generation stops: `<|im_end|>` and `<|endoftext|>`.
+    /// The ids that end generation: `<|im_end|>` and `<|endoftext|>`.
     pub fn stop_ids(&self) -> Vec<i64> {
         let special = self.inner.tokenizer.special();
         vec![special.im_end, special.endoftext]
@@ -365,46 +375,47 @@ impl ChatFormat {
         &self.inner.system
     }
 
-    /// The system text that the checkpoint's template writes where a dialogue has none ("" for none), if that is another one than what
-    /// is inserted here: whoever serves the checkpoint without a system message gets that one.
+    /// The template's own system text ("" for none), if it differs from the one that is inserted here.
+    /// Programs that serve the checkpoint without a system message use the template's.
     pub fn other_system(&self) -> Option<&str> {
-        let judge = self.inner.judge.as_ref()?;
-        (judge.system != self.inner.system).then_some(judge.system.as_str())
+        let template_info = self.inner.template_info.as_ref()?;
+        (template_info.system != self.inner.system).then_some(template_info.system.as_str())
     }
 
-    /// What [`ChatFormat::other_system`] means for whoever trains, as one line; nothing where there is nothing to say.
+    /// A one-line note for the user if [`ChatFormat::other_system`] differs.
     pub fn system_note(&self) -> Option<String> {
         let theirs = self.other_system()?;
         let quoted = |text: &str| if text.is_empty() { "none".to_owned() } else { shown(text) };
         let (own, theirs) = (quoted(self.system()), quoted(theirs));
         Some(format!(
-            "where a dialogue has no system text, {own} is inserted; the checkpoint's chat template writes {theirs} there, and so do programs that serve the result (data.system = \"{TEMPLATES_SYSTEM}\" trains under the template's)"
+            "where a dialogue has no system text, {own} is inserted; the checkpoint's chat template inserts {theirs}, and so do programs that serve the result (data.system = \"{TEMPLATES_SYSTEM}\" trains with the template's)"
         ))
     }
 
-    /// At which token dialogues are scored.
+    /// The token at which dialogues are scored.
     pub fn score_at(&self) -> ScoreAt {
         self.score_at
     }
 
-    /// The tokenizer that the format writes with.
+    /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.inner.tokenizer
     }
 
-    /// What the score contract records: with equal tokenizers and system texts, equal descriptions render dialogues alike.
+    /// What the score contract records. With equal tokenizers and system texts, equal descriptions give equal
+    /// encodings.
     pub fn describe(&self) -> serde_json::Value {
         json!({ "format": "chatml", "empty_think_block": self.inner.think.is_some() })
     }
 
-    /// All that decides what becomes of a dialogue, for whoever keeps token lists.
-    pub fn recipe(&self) -> serde_json::Value {
-        let template = self.inner.judge.as_ref().map(|judge| judge.template.fingerprint());
+    /// Everything that determines how a dialogue is encoded: the key for cached token ids.
+    pub fn cache_key(&self) -> serde_json::Value {
+        let template = self.inner.template_info.as_ref().map(|template_info| template_info.template.fingerprint());
         json!([self.tokenizer().fingerprint(), self.describe(), self.system(), template, self.score_at])
     }
 }
 
-/// Whether a dialogue holds nothing but text that no template treats in a special way.
+/// Whether a dialogue is text only, without anything that templates treat specially.
 fn is_plain(dialogue: &Dialogue) -> bool {
     let is_plain = |message: &Message| {
         message.role != Role::Tool
@@ -417,7 +428,7 @@ fn is_plain(dialogue: &Dialogue) -> bool {
         && dialogue.messages.iter().any(|message| message.role == Role::User)
 }
 
-/// Whether the white space at a text's beginning holds a line break.
+/// Whether a text's leading white space contains a line break.
 fn begins_with_newline(text: &str) -> bool {
     text[..text.len() - text.trim_start().len()].contains(['\n', '\r'])
 }

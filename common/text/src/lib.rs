@@ -1,10 +1,13 @@
 //! Text to token ids: tokenizers, ChatML, and the chat templates of checkpoints.
 //!
-//! Imports `align-core`, and not libtorch.
+//! Depends on `align-core` only, and does not link libtorch.
 //!
-//! - [`tokenizer`]: `tokenizer.json` and `qwen.tiktoken`. Text never becomes a control token; those are inserted by id.
-//! - [`chatml`]: messages, how a dialogue is laid out, and which of its tokens are trained.
-//! - [`template`]: a checkpoint's own chat template, which is the judge of that layout.
+//! - [`tokenizer`]: `tokenizer.json` and `qwen.tiktoken`. Text never becomes a control token; those are
+//!   inserted by id.
+//! - [`chatml`]: messages, how dialogues become ChatML, and which of their tokens carry loss.
+//! - [`template`]: a checkpoint's own chat template, the reference for that layout.
+
+#![forbid(unsafe_code)]
 
 pub mod chatml;
 pub mod template;

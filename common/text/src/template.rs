@@ -1,5 +1,5 @@
-//! A checkpoint's chat template (Jinja): compared with our ChatML, and asked where a dialogue holds more than plain turns. Templates come
-//! from strangers: they run without a loader, with a fuel limit, and their output is bounded.
+//! A checkpoint's chat template (Jinja). Templates are untrusted: they run without a loader, with a fuel
+//! limit and a bounded output.
 
 mod python_json;
 #[cfg(test)]
@@ -17,16 +17,16 @@ use align_core::error::{Error, Result};
 
 /// Templates are a few kilobytes; the largest published ones about 20.
 const MAX_SOURCE_BYTES: usize = 256 * 1024;
-/// A rendering may have this many bytes …
+/// The output may have this many bytes …
 const MIN_OUTPUT_BYTES: usize = 64 * 1024;
-/// … or this many times what its dialogue has, whichever is more.
-const MAX_GROWTH: usize = 8;
-/// Instructions per rendering; the Qwen3 template needs some hundred a turn.
+/// … or this many times the size of the dialogue, whichever is more.
+const MAX_OUTPUT_RATIO: usize = 8;
+/// Instructions per rendering; the Qwen3 template needs a few hundred per turn.
 const FUEL: u64 = 5_000_000;
-/// The template for dialogues without tools, and the one for those with, where a checkpoint has two.
+/// Names of the templates for dialogues without and with tools, in checkpoints that have two.
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
-/// Where other templates than the default lie.
+/// The folder of templates other than the default.
 const MORE: &str = "additional_chat_templates";
 
 /// A chat template.
@@ -34,7 +34,7 @@ const MORE: &str = "additional_chat_templates";
 pub struct Template {
     file: PathBuf,
     environment: Environment<'static>,
-    /// `bos_token` and its like, by name.
+    /// The text of `bos_token` and similar tokens, by name.
     tokens: Vec<(String, String)>,
     fingerprint: String,
     /// The template for dialogues without tools.
@@ -42,7 +42,8 @@ pub struct Template {
 }
 
 impl Template {
-    /// The templates of a checkpoint: `chat_template.jinja`, or those in `tokenizer_config.json`; `None` where neither is.
+    /// The templates of a checkpoint: `chat_template.jinja`, or those in `tokenizer_config.json`; `None`
+    /// without either.
     ///
     /// # Errors
     /// [`Error::Invalid`] when a file is damaged or a template does not parse.
@@ -95,25 +96,25 @@ impl Template {
         })
     }
 
-    /// Where it stands.
+    /// The file it was read from.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// Its text: the one for dialogues without tools.
+    /// The source of the template for dialogues without tools.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// Equal for equal templates, and for no others.
+    /// A hash of the templates' sources.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// What the template writes, with thinking turned off where it can be.
+    /// Renders a dialogue, with thinking turned off where the template supports it.
     ///
     /// # Errors
-    /// Why it writes nothing, as one line: it fails, runs too long or writes too much.
+    /// Why there is no output, as one line: the template fails, runs too long or writes too much.
     pub fn render(&self, dialogue: &Dialogue, add_generation_prompt: bool) -> std::result::Result<String, String> {
         let fail = |error: minijinja::Error| format!("the chat template cannot be rendered: {}", describe(&error));
         let messages: Vec<Json> = dialogue.messages.iter().map(Message::to_json).collect();
@@ -122,7 +123,7 @@ impl Template {
         let arguments =
             context! { messages, add_generation_prompt, enable_thinking => false, tools, documents => (), ..tokens };
         let input: usize = dialogue.texts().map(str::len).sum::<usize>() + size(&dialogue.tools);
-        let mut out = Bounded { limit: MIN_OUTPUT_BYTES.max(MAX_GROWTH * input), ..Bounded::default() };
+        let mut out = Bounded { limit: MIN_OUTPUT_BYTES.max(MAX_OUTPUT_RATIO * input), ..Bounded::default() };
         let tool_use = tools.and_then(|_| self.environment.get_template(TOOL_USE).ok());
         let template = tool_use.map_or_else(|| self.environment.get_template(DEFAULT), Ok).map_err(fail)?;
         match template.render_captured_to(arguments, &mut out) {
@@ -135,7 +136,7 @@ impl Template {
     }
 }
 
-/// About the bytes of the strings in some values.
+/// The approximate size in bytes of the strings in some values.
 fn size(values: &[Json]) -> usize {
     let of = |value: &Json| match value {
         Json::String(text) => text.len(),
@@ -167,13 +168,15 @@ fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |what: String| -> std::result::Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, what))
     });
-    // A date in a prompt would differ from day to day, so a template that writes one cannot agree with ours anyway.
+    // Returns the format itself: a prompt with a date would change from day to day, and cannot be compared
+    // anyway.
     environment.add_function("strftime_now", |format: String| format);
     environment.add_filter("tojson", python_json::filter);
     environment
 }
 
-/// `{% generation %}` only marks answers for training programs; as an `if` it writes the same.
+/// Replaces `{% generation %}`, which only marks answers for training programs, by an `if` with the same
+/// output.
 fn without_generation_tags(source: &str) -> String {
     let mut out = source.to_owned();
     for (open, close) in [("{% ", " %}"), ("{%- ", " %}"), ("{% ", " -%}"), ("{%- ", " -%}")] {
@@ -183,7 +186,7 @@ fn without_generation_tags(source: &str) -> String {
     out
 }
 
-/// `chat_template` is a text, or a list of named texts.
+/// Templates in the config: `chat_template` is a text, or a list of named texts.
 fn in_config(config: &Json, file: &Path) -> Result<Vec<(String, String)>> {
     match &config["chat_template"] {
         Json::Null => Ok(Vec::new()),
@@ -206,14 +209,14 @@ fn in_config(config: &Json, file: &Path) -> Result<Vec<(String, String)>> {
     }
 }
 
-/// The named tokens, which templates may write.
+/// The named tokens that templates may refer to.
 fn tokens(config: &Json) -> Vec<(String, String)> {
     let text = |name: &str| config[name].as_str().or_else(|| config[name]["content"].as_str());
     let named = ["bos_token", "eos_token", "pad_token", "unk_token"];
     named.iter().filter_map(|name| Some(((*name).to_owned(), text(name)?.to_owned()))).collect()
 }
 
-/// One line: what went wrong and where.
+/// The error and its line, as one line of text.
 fn describe(error: &minijinja::Error) -> String {
     let what = match error.kind() {
         ErrorKind::OutOfFuel => "it runs too long".to_owned(),

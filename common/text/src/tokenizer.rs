@@ -1,8 +1,8 @@
-//! Text to token ids and back, for the three generations: `tokenizer.json` (Qwen1.5 and later) or `qwen.tiktoken` (the first).
+//! Tokenizers of all Qwen generations: `tokenizer.json` (Qwen1.5 and later) or `qwen.tiktoken` (the first).
 //!
-//! Control tokens (`<|im_start|>` and its like, `special: true` in tokenizer.json) are inserted by id and never parsed from
-//! text: whoever writes `<|im_end|>` into a message gets the pieces of that text. Added tokens with `special: false`
-//! (`<tool_call>`, `<think>`) are vocabulary like any other.
+//! Control tokens (such as `<|im_start|>`; `special: true` in tokenizer.json) are inserted by id and never
+//! parsed from text: `<|im_end|>` in a message is tokenized as ordinary text. Added tokens with
+//! `special: false` (`<tool_call>`, `<think>`) are ordinary vocabulary.
 
 mod ranks;
 #[cfg(test)]
@@ -22,7 +22,7 @@ use tokenizers::{NormalizedString, Normalizer};
 use align_core::atomic_files::is_lfs_pointer;
 use align_core::error::{Error, Result};
 
-/// Far above every published vocabulary; bounds the table that a damaged file can ask for.
+/// Far above every published vocabulary; limits the memory that a damaged file can request.
 const MAX_ID: u32 = 1 << 22;
 
 /// Ids of the control tokens that ChatML and generation need.
@@ -48,14 +48,15 @@ impl std::fmt::Debug for Tokenizer {
 
 struct Inner {
     encoder: tokenizers::Tokenizer,
-    /// Whether tokens are spelled in the byte alphabet, as all Qwen tokenizers do; others decode in their own way.
+    /// Whether tokens are spelled in the byte-level alphabet, as in all Qwen tokenizers. Others use their own
+    /// decoder.
     byte_level: bool,
-    /// What each id stands for; `None` where the table has a hole.
+    /// The token of each id; `None` for unused ids.
     table: Vec<Option<Entry>>,
     special: Special,
-    /// Finds what spells a control token.
+    /// Finds control tokens spelled out in text.
     control: AhoCorasick,
-    /// Bytes without a token of their own, where there are any: a text with one would lose it.
+    /// Bytes without a token of their own, if any. Encoding would drop them.
     missing: Option<Box<[bool; 256]>>,
 }
 
@@ -66,11 +67,11 @@ struct Entry {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, or `qwen.tiktoken` where there is none.
+    /// Reads `tokenizer.json`, or `qwen.tiktoken` if there is none.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when neither is there, a file is damaged, a ChatML token is missing, or text could turn into a
-    /// control token.
+    /// [`Error::Invalid`] when neither exists, a file is damaged, a ChatML token is missing, or text could be
+    /// encoded as a control token.
     pub fn open(dir: &Path) -> Result<Self> {
         let (json, ranks) = (dir.join("tokenizer.json"), dir.join("qwen.tiktoken"));
         if json.is_file() {
@@ -89,7 +90,7 @@ impl Tokenizer {
         } else {
             let is_slow = ["vocab.json", "merges.txt", "tokenizer.model"].iter().any(|name| dir.join(name).is_file());
             let fix = if is_slow {
-                "; make it once with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+                "; create it once with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
             } else {
                 ""
             };
@@ -117,7 +118,7 @@ impl Tokenizer {
         let control = table.iter().flatten().filter(|entry| entry.special).map(|entry| &entry.bytes);
         let control = AhoCorasick::new(control).map_err(|error| Error::invalid(file.display(), error))?;
         let tokenizer = Self(Arc::new(Inner { encoder, byte_level, table, special, control, missing }));
-        // ChatML is written with these, and so are the dialogues that a model is examined with.
+        // ChatML and the probe dialogues use these characters.
         let ascii: String = (' '..='~').chain(['\n']).collect();
         if let Some(byte) = tokenizer.lacks(&ascii) {
             let what = format!(
@@ -128,7 +129,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Refuses a tokenizer whose control tokens can be written as text.
+    /// Refuses a tokenizer that encodes text as control tokens.
     fn with_text_kept_text(self, file: &Path) -> Result<Self> {
         let chatml = [self.0.special.im_start, self.0.special.im_end, self.0.special.endoftext];
         let marked = (0..self.vocab_size()).filter(|&id| self.entry(id).is_some_and(|entry| entry.special));
@@ -144,14 +145,14 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// The ids of content. Control tokens are never parsed from it. (The regular expression that cuts text into words gives
-    /// up on runs of more than half a million spaces: such a run is then one word.)
+    /// Encodes text. Control tokens are never parsed from it. (The pre-tokenizer's regular expression gives
+    /// up on runs of more than half a million spaces; such a run is then one word.)
     pub fn encode(&self, text: &str) -> Vec<i64> {
         let encoding = self.0.encoder.encode_fast(text, false).expect("byte-level tokenizers cover every text");
         encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
     }
 
-    /// As [`Tokenizer::encode`], of a text that nothing is lost of.
+    /// As [`Tokenizer::encode`], but refuses a text that cannot be encoded without loss.
     ///
     /// # Errors
     /// The byte that has no token, as one line.
@@ -160,19 +161,19 @@ impl Tokenizer {
         Ok(self.encode(text))
     }
 
-    /// Refuses a text that something would be lost of.
+    /// Refuses a text that cannot be encoded without loss.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_whole`].
     pub fn check(&self, text: &str) -> std::result::Result<(), String> {
         self.lacks(text).map_or(Ok(()), |byte| {
             Err(format!(
-                "a text with byte 0x{byte:02x}, for which the tokenizer has no token, expected none that it would lose"
+                "a text has byte 0x{byte:02x}, for which the tokenizer has no token, expected text that it encodes without loss"
             ))
         })
     }
 
-    /// The first byte of a text that has no token: encoded, it would be lost. Of most vocabularies none.
+    /// The first byte of a text that has no token and would be lost; always `None` for most vocabularies.
     pub fn lacks(&self, text: &str) -> Option<u8> {
         let missing = self.0.missing.as_ref()?;
         let first_in = |text: &str| text.bytes().find(|byte| missing[usize::from(*byte)]);
@@ -184,22 +185,22 @@ impl Tokenizer {
         }
     }
 
-    /// Whether a text spells a control token. (It does not become one.)
+    /// Whether a text spells a control token. (It is not encoded as one.)
     pub fn spells_special(&self, text: &str) -> bool {
         self.0.control.is_match(text)
     }
 
-    /// Where a text spells control tokens.
+    /// The ranges of a text that spell control tokens.
     pub fn specials_in(&self, text: &str) -> impl Iterator<Item = Range<usize>> {
         self.0.control.find_iter(text).map(|found| found.range())
     }
 
-    /// The text of ids, control tokens shown; bytes that are not UTF-8 become U+FFFD, ids without a token nothing.
+    /// Decodes ids, including control tokens. Invalid UTF-8 becomes U+FFFD; ids without a token are skipped.
     pub fn decode(&self, ids: &[i64]) -> String {
         self.join(ids, |_| true)
     }
 
-    /// The text of ids without the control tokens.
+    /// Decodes ids, without control tokens.
     pub fn decode_text(&self, ids: &[i64]) -> String {
         self.join(ids, |entry| !entry.special)
     }
@@ -223,8 +224,8 @@ impl Tokenizer {
         &self.0.special
     }
 
-    /// One more than the largest id with a token: sampling draws below it, since the rows of the embedding above it were
-    /// never trained.
+    /// One more than the largest id that has a token. Sampling draws ids below it: embedding rows above it
+    /// were never trained.
     pub fn vocab_size(&self) -> i64 {
         self.0.table.len() as i64
     }
@@ -234,8 +235,8 @@ impl Tokenizer {
         self.decode(&[id])
     }
 
-    /// SHA-256, in hex, over the id → token table: equal for two files that give every id the same bytes and the same part
-    /// (vocabulary or control), however they are written.
+    /// SHA-256, in hex, of the id → token table. It is equal for two files that give every id the same bytes
+    /// and kind (vocabulary or control), regardless of format.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         for (id, entry) in self.0.table.iter().enumerate() {
@@ -252,7 +253,7 @@ impl Tokenizer {
     }
 }
 
-/// Reads tokenizer.json; `Err` says what is wrong with it.
+/// Reads tokenizer.json; `Err` is the mistake in it.
 fn from_json(bytes: &[u8]) -> std::result::Result<tokenizers::Tokenizer, String> {
     #[derive(serde::Deserialize)]
     struct Header {
@@ -275,7 +276,8 @@ fn from_json(bytes: &[u8]) -> std::result::Result<tokenizers::Tokenizer, String>
     if header.model.dropout.is_some_and(|dropout| dropout > 0.0) {
         return Err("`model.dropout` is set, expected none: the same text must always give the same ids".to_owned());
     }
-    // The library numbers added tokens itself, after the vocabulary: a file that counts otherwise would shift every id.
+    // The library assigns the ids of added tokens itself, following the vocabulary. A file with other ids
+    // would be shifted.
     for Added { id, content } in header.added_tokens {
         if encoder.token_to_id(&content) != Some(id) {
             return Err(format!(
@@ -289,7 +291,7 @@ fn from_json(bytes: &[u8]) -> std::result::Result<tokenizers::Tokenizer, String>
     }
 }
 
-/// The bytes behind every id.
+/// The bytes of every id.
 fn table(encoder: &tokenizers::Tokenizer, byte_level: bool) -> Vec<Option<Entry>> {
     let alphabet = ranks::byte_of_char();
     let added: BTreeMap<u32, _> = encoder.get_added_tokens_decoder().into_iter().collect();
@@ -307,7 +309,7 @@ fn table(encoder: &tokenizers::Tokenizer, byte_level: bool) -> Vec<Option<Entry>
     table
 }
 
-/// Bytes that no token stands for alone. Of them those that no text has (UTF-8 does without 0xc0, 0xc1 and 0xf5 to 0xff) need none.
+/// Bytes without a single-byte token, except those that UTF-8 never uses (0xc0, 0xc1, 0xf5 to 0xff).
 fn missing_bytes(table: &[Option<Entry>]) -> Option<Box<[bool; 256]>> {
     let mut missing = Box::new([true; 256]);
     for entry in table.iter().flatten().filter(|entry| !entry.special) {

@@ -1,5 +1,5 @@
-//! How fast dialogues become tokens, beside the tokenizers crate's own parallel encode of the same texts, in turns:
-//! `cargo run --release --example tokenize_rate -- MODEL FILE`.
+//! Measures tokenization of dialogues against the tokenizers crate's parallel encode of the same texts, in
+//! alternating runs: `cargo run --release --example tokenize_rate -- MODEL FILE`.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Seconds of `encode_batch` on all texts at once, without anything around it.
+/// Seconds of a single `encode_batch` of all texts.
 fn encode_batch(model: &Path, texts: &[String]) -> Result<f64, Box<dyn std::error::Error>> {
     let tokenizer =
         tokenizers::Tokenizer::from_file(model.join("tokenizer.json")).map_err(|error| error.to_string())?;
@@ -50,7 +50,7 @@ fn encode_batch(model: &Path, texts: &[String]) -> Result<f64, Box<dyn std::erro
     Ok(started.elapsed().as_secs_f64())
 }
 
-/// Seconds from the file to a folder of token lists.
+/// Seconds from the file to its cache entry.
 fn prepare(model: &Path, file: &Path) -> Result<f64, Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::open(model)?;
     let format = ChatFormat::open(model, &tokenizer, SYSTEM)?;

@@ -1,5 +1,5 @@
-//! Token lists from run to run: a folder an entry, named by a hash of all that went into it, put in place whole, compared with its own
-//! checksums before it is used, and removed when nobody has used it for a month.
+//! Caches tokenized files between runs. An entry is a folder, named by a hash of all of its inputs. It is
+//! written atomically, verified by its checksums before use, and removed after a month without use.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,22 +13,22 @@ use align_core::error::{Error, Result};
 use align_core::manifest::{self, MANIFEST};
 use align_core::progress::Progress;
 
-/// Raised when the same text becomes other tokens than before, or an entry's files change.
+/// Increased when the tokens of a text, or the format of an entry, change.
 const VERSION: u32 = 2;
-/// Less text is tokenized sooner than anybody would notice …
+/// The minimum amount of text worth caching; less is tokenized quickly anyway.
 const WORTH_KEEPING: u64 = 32 << 20;
-/// … of which a compressed file may hold this many times its size.
+/// The assumed ratio of text to the size of a compressed file.
 const COMPRESSION: u64 = 20;
 const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Bytes hashed at a time.
 const STRIDE: usize = 16 << 20;
 
-/// Where token lists are kept: `data.cache`.
+/// Where tokens are cached: `data.cache`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cache {
-    /// Nowhere: they are in memory.
+    /// Nowhere: tokens are in memory only.
     Off,
-    /// Those of large files in the user's folder for such things; where there is none, or it cannot be written, in memory.
+    /// Tokens of large files in the user's cache folder; in memory if there is none or it cannot be written.
     Auto,
     /// In this folder.
     Folder(PathBuf),
@@ -45,9 +45,9 @@ impl From<&str> for Cache {
 }
 
 impl Cache {
-    /// The folder in which a file's entry is looked for.
+    /// The folder with a file's entry; `None` if the file is not cached.
     pub(super) fn folder(&self, file: &Path) -> Option<PathBuf> {
-        // What is no plain file can be read only once.
+        // A file that is not regular, such as a pipe, can be read only once.
         let bytes = fs::metadata(file).ok().filter(fs::Metadata::is_file)?.len();
         match self {
             Self::Off => None,
@@ -55,7 +55,7 @@ impl Cache {
             Self::Auto if text_bytes(file, bytes) < WORTH_KEEPING => None,
             Self::Auto => {
                 let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-                // As the XDG base directory specification has it, which ignores relative paths.
+                // The XDG base directory specification ignores relative paths.
                 let caches = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
                 Some(caches.or_else(|| set("HOME").map(|home| home.join(".cache")))?.join("align"))
             }
@@ -63,7 +63,7 @@ impl Cache {
     }
 }
 
-/// How much text a file may hold.
+/// The estimated number of bytes of text in a file.
 fn text_bytes(file: &Path, bytes: u64) -> u64 {
     const COMPRESSED: [&str; 3] = ["gz", "zst", "parquet"];
     let extension = file.extension().map(|extension| extension.to_ascii_lowercase()).unwrap_or_default();
@@ -71,17 +71,17 @@ fn text_bytes(file: &Path, bytes: u64) -> u64 {
     if is_compressed { bytes.saturating_mul(COMPRESSION) } else { bytes }
 }
 
-/// An entry's place.
+/// The location of a cache entry.
 pub(super) struct Entry {
     folder: PathBuf,
     name: String,
 }
 
 impl Entry {
-    /// That of a file whose rows become lists as `recipe` says.
-    pub(super) fn of(folder: PathBuf, file: &Path, recipe: &Value, progress: &mut dyn Progress) -> Result<Self> {
+    /// The entry of a file that is tokenized with the settings `key`.
+    pub(super) fn of(folder: PathBuf, file: &Path, key: &Value, progress: &mut dyn Progress) -> Result<Self> {
         let mut hash = blake3::Hasher::new();
-        hash.update(format!("{VERSION}\n{recipe}\n").as_bytes());
+        hash.update(format!("{VERSION}\n{key}\n").as_bytes());
         let mut opened = File::open(file).map_err(Error::io(file))?;
         let bytes = opened.metadata().map_err(Error::io(file))?.len();
         progress.begin_bytes(&format!("looking up {}", file.display()), bytes);
@@ -98,29 +98,29 @@ impl Entry {
         Ok(Self { folder, name: hash.finalize().to_hex().to_string() })
     }
 
-    /// The entry, where it is there and whole.
+    /// The folder of the entry, if it exists and is intact.
     pub(super) fn find(&self) -> Option<PathBuf> {
         let path = self.path();
         if !manifest::damage(&path).is_empty() {
             return None;
         }
-        // Only to be found young by `remove_old`.
+        // Marks the entry as used for `remove_old`.
         let manifest = File::options().append(true).open(path.join(MANIFEST));
         let _ = manifest.and_then(|manifest| manifest.set_modified(SystemTime::now()));
         Some(path)
     }
 
-    /// Puts the entry in place that `write` fills a folder with.
+    /// Creates the entry atomically: `write` fills a temporary folder, which is then renamed.
     pub(super) fn create(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let (path, temporary) =
             (self.path(), self.folder.join(format!("{TEMPORARY}{}-{}", self.name, std::process::id())));
-        let made = fs::create_dir_all(&temporary).map_err(Error::io(&temporary));
-        let written = made.and_then(|()| write(&temporary)).and_then(|()| manifest::seal(&temporary));
+        let created = fs::create_dir_all(&temporary).map_err(Error::io(&temporary));
+        let written = created.and_then(|()| write(&temporary)).and_then(|()| manifest::seal(&temporary));
         if let Err(error) = written {
             let _ = fs::remove_dir_all(&temporary);
             return Err(error);
         }
-        // One that is there is damaged, or another process was faster: then its lists are the same.
+        // An existing entry is damaged, or another process has just written the same one.
         let _ = fs::remove_dir_all(&path);
         match fs::rename(&temporary, &path) {
             Err(_) if self.find().is_some() => drop(fs::remove_dir_all(&temporary)),
@@ -134,7 +134,7 @@ impl Entry {
         self.folder.join(&self.name)
     }
 
-    /// Removes what nobody has used for a month, as far as that is possible.
+    /// Removes entries that were not used for a month; ignores errors.
     fn remove_old(&self) {
         let old = |path: &Path| -> io::Result<bool> {
             let used = fs::metadata(path.join(MANIFEST)).or_else(|_| fs::metadata(path))?.modified()?;
@@ -143,8 +143,8 @@ impl Entry {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let hash = name.strip_prefix(TEMPORARY).unwrap_or(&name).split('-').next().unwrap_or_default();
-            let is_ours = hash.len() == self.name.len() && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if is_ours && old(&entry.path()).unwrap_or(false) {
+            let is_entry = hash.len() == self.name.len() && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if is_entry && old(&entry.path()).unwrap_or(false) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }

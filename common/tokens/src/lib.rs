@@ -1,39 +1,41 @@
-//! Rows of token ids with a loss mask: made of files once, kept in mapped files, read when a step asks.
+//! Rows of token ids with a loss mask: tokenized once, stored in mapped files, and read when a step needs
+//! them.
 //!
-//! Imports `align-core`, `align-text` and `align-data`, and not libtorch.
+//! Depends on `align-core`, `align-text` and `align-data`, and does not link libtorch.
 //!
-//! - `rows`: dialogues and documents become rows; `prepare`: a file's token lists; `cache`: those of an earlier run.
-//! - `store`: token lists in mapped files; `view`: rows of them.
+//! - `rows`: converts dialogues and documents to rows; `tokenize`: tokenizes a file; `cache`: reuses the
+//!   tokens of an earlier run.
+//! - `store`: sequences of token ids in mapped files; `dataset`: rows made from them.
 
 mod cache;
-mod prepare;
+mod dataset;
 mod rows;
 mod store;
 #[cfg(test)]
 mod tests;
-mod view;
+mod tokenize;
 
 use align_text::chatml::Encoded;
 
 pub use cache::Cache;
-pub use prepare::{Counts, Reading};
+pub use dataset::LmRows;
 pub use rows::{LmData, chat_rows, comparison_rows, document_rows, documents, is_text, prompt_rows, text_rows};
-pub use view::LmRows;
+pub use tokenize::{Counts, Reading};
 
-/// A run of tokens that sees itself alone: a dialogue, or (a part of) a document.
+/// A sequence of tokens that attends only to itself: a dialogue, or (a part of) a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// Token ids.
     pub tokens: Vec<i64>,
-    /// true = the token is a target: its log-probability, given the tokens before it, enters the loss. Never true for the
-    /// first token, which nothing predicts.
+    /// true = the token is a target: its log-probability, given the tokens before it, enters the loss. Never
+    /// true for the first token, which nothing predicts.
     pub loss_mask: Vec<bool>,
 }
 
 impl Piece {
-    /// A piece whose first token is no target, whatever the mask says.
+    /// A piece. Its first token is never a target, whatever the mask.
     pub fn new(tokens: Vec<i64>, mut loss_mask: Vec<bool>) -> Self {
-        assert_eq!(tokens.len(), loss_mask.len(), "one mask entry a token");
+        assert_eq!(tokens.len(), loss_mask.len(), "one mask entry per token");
         if let Some(first) = loss_mask.first_mut() {
             *first = false;
         }
@@ -45,7 +47,7 @@ impl Piece {
         self.loss_mask.iter().enumerate().filter(|(_, counts)| **counts).map(|(index, _)| index)
     }
 
-    /// Tokens that must be computed: all before the last target.
+    /// The number of tokens that must be computed: all before the last target.
     pub fn needed(&self) -> usize {
         self.loss_mask.iter().rposition(|counts| *counts).unwrap_or(0)
     }
@@ -65,7 +67,7 @@ pub struct LmRow {
 }
 
 impl LmRow {
-    /// Tokens in the row.
+    /// The number of tokens in the row.
     pub fn len(&self) -> usize {
         self.pieces.iter().map(|piece| piece.tokens.len()).sum()
     }
@@ -75,7 +77,7 @@ impl LmRow {
         self.len() == 0
     }
 
-    /// Number of targets.
+    /// The number of targets.
     pub fn num_loss_tokens(&self) -> usize {
         self.pieces.iter().map(|piece| piece.targets().count()).sum()
     }

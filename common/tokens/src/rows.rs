@@ -1,12 +1,12 @@
-//! Files to rows: dialogues in ChatML for sft, documents merged for pretraining.
+//! Reads files into rows: dialogues in ChatML for sft, documents packed to a fixed length for pretraining.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::prepare::{Counts, Fate, Listed, Prepared, Reading, Recipe, prepare};
-use super::store::Words;
-use super::view::{LmRows, Merged};
+use super::dataset::{LmRows, Merged};
+use super::store::PackedTokens;
+use super::tokenize::{Counts, Reading, RowOutcome, TokenizeSpec, TokenizedFile, TokenizedRow, tokenize};
 use align_core::config::Overlong;
 use align_core::error::{Error, Problem, Problems, Result};
 use align_core::random::{Permutation, Purpose};
@@ -14,165 +14,165 @@ use align_data::{self as data, BadRows, Chat, Comparison, Kind, Parsed, Prompt, 
 use align_text::chatml::{ChatFormat, Dialogue, LossOn};
 use align_text::tokenizer::Tokenizer;
 
-/// Rows and what was counted on the way to them.
+/// Rows with their statistics.
 #[derive(Debug, Default)]
 pub struct LmData {
     /// The rows, in file order.
     pub rows: LmRows,
-    /// How many rows each file gave.
+    /// The number of rows of each file.
     pub file_rows: Vec<usize>,
-    /// What was counted.
+    /// The statistics.
     pub counts: Counts,
-    /// Bad rows that `data.bad_rows = "skip"` left out, by name.
+    /// Bad rows that `data.bad_rows = "skip"` skipped.
     pub skipped: Vec<Problem>,
 }
 
 impl LmData {
-    fn add(&mut self, prepared: &Prepared) {
-        self.counts.add(&prepared.about.counts);
-        self.skipped.extend(prepared.skipped());
+    fn add(&mut self, tokenized: &TokenizedFile) {
+        self.counts.add(&tokenized.about.counts);
+        self.skipped.extend(tokenized.skipped());
     }
 }
 
-/// Dialogues, in a checkpoint's ChatML.
-struct ChatRecipe<'a> {
+/// Dialogues, in the ChatML of a checkpoint.
+struct ChatSpec<'a> {
     format: &'a ChatFormat,
     loss_on: LossOn,
     limit: Option<(usize, Overlong)>,
 }
 
-impl Recipe for ChatRecipe<'_> {
+impl TokenizeSpec for ChatSpec<'_> {
     type Row = Chat;
 
-    fn describe(&self) -> Value {
-        json!(["chat", self.format.recipe(), self.loss_on, self.limit])
+    fn cache_key(&self) -> Value {
+        json!(["chat", self.format.cache_key(), self.loss_on, self.limit])
     }
 
-    fn list(&self, Chat(dialogue): Chat) -> Parsed<Listed> {
+    fn tokenize(&self, Chat(dialogue): Chat) -> Parsed<TokenizedRow> {
         let tokenizer = self.format.tokenizer();
         let has_special_text = dialogue.texts().any(|text| tokenizer.spells_special(text));
         let encoded = self.format.dialogue(&dialogue, self.loss_on)?;
         let (mut tokens, mut mask) = (encoded.tokens, encoded.loss_mask);
-        let mut fate = Fate::Kept;
+        let mut outcome = RowOutcome::Kept;
         if let Some((max_tokens, overlong)) = self.limit.filter(|(max_tokens, _)| tokens.len() > *max_tokens) {
             tokens.truncate(max_tokens);
             mask.truncate(max_tokens);
             let is_left = overlong == Overlong::Truncate && mask[1..].contains(&true);
-            fate = if is_left { Fate::Truncated } else { Fate::Dropped };
+            outcome = if is_left { RowOutcome::Truncated } else { RowOutcome::Dropped };
         }
-        Ok(Listed {
+        Ok(TokenizedRow {
             turns: dialogue.messages.len() as u64,
             tokens: tokens.len() as u64,
             loss_tokens: mask.iter().skip(1).filter(|counts| **counts).count() as u64,
-            words: Words::new(&tokens, mask),
+            packed: PackedTokens::new(&tokens, mask),
             has_special_text,
             begins_with_newline: encoded.begins_with_newline,
-            fate,
+            outcome,
         })
     }
 }
 
 /// Documents, without an end token.
-struct TextRecipe<'a> {
+struct TextSpec<'a> {
     tokenizer: &'a Tokenizer,
 }
 
-impl Recipe for TextRecipe<'_> {
+impl TokenizeSpec for TextSpec<'_> {
     type Row = Text;
 
-    fn describe(&self) -> Value {
+    fn cache_key(&self) -> Value {
         json!(["text", self.tokenizer.fingerprint()])
     }
 
-    fn list(&self, Text(text): Text) -> Parsed<Listed> {
+    fn tokenize(&self, Text(text): Text) -> Parsed<TokenizedRow> {
         let tokens = self.tokenizer.encode_whole(&text)?;
-        Ok(Listed {
+        Ok(TokenizedRow {
             turns: 1,
             tokens: tokens.len() as u64,
             loss_tokens: tokens.len() as u64,
             has_special_text: self.tokenizer.spells_special(&text),
             begins_with_newline: false,
-            words: Words::new(&tokens, std::iter::repeat(true)),
-            fate: Fate::Kept,
+            packed: PackedTokens::new(&tokens, std::iter::repeat(true)),
+            outcome: RowOutcome::Kept,
         })
     }
 }
 
-/// Comparisons, which reward models read: all their dialogues in a list, for what is counted.
-struct ComparisonRecipe<'a> {
+/// Comparisons, tokenized for statistics: all dialogues of a row as one sequence.
+struct ComparisonSpec<'a> {
     format: &'a ChatFormat,
 }
 
-impl Recipe for ComparisonRecipe<'_> {
+impl TokenizeSpec for ComparisonSpec<'_> {
     type Row = Comparison;
 
-    fn describe(&self) -> Value {
-        json!([Comparison::KIND.name(), self.format.recipe()])
+    fn cache_key(&self) -> Value {
+        json!([Comparison::KIND.name(), self.format.cache_key()])
     }
 
-    fn list(&self, comparison: Comparison) -> Parsed<Listed> {
+    fn tokenize(&self, comparison: Comparison) -> Parsed<TokenizedRow> {
         let (mut tokens, mut begins_with_newline) = (Vec::new(), false);
         for dialogue in &comparison.dialogues {
             let encoded = self.format.scored(dialogue)?;
             begins_with_newline |= encoded.begins_with_newline;
             tokens.extend(encoded.tokens);
         }
-        Ok(Listed { begins_with_newline, ..without_loss(&comparison.dialogues, &tokens, self.format) })
+        Ok(TokenizedRow { begins_with_newline, ..without_loss(&comparison.dialogues, &tokens, self.format) })
     }
 }
 
-/// Prompts, which PPO reads, for what is counted.
-struct PromptRecipe<'a> {
+/// Prompts, tokenized for statistics.
+struct PromptSpec<'a> {
     format: &'a ChatFormat,
 }
 
-impl Recipe for PromptRecipe<'_> {
+impl TokenizeSpec for PromptSpec<'_> {
     type Row = Prompt;
 
-    fn describe(&self) -> Value {
-        json!([Prompt::KIND.name(), self.format.recipe()])
+    fn cache_key(&self) -> Value {
+        json!([Prompt::KIND.name(), self.format.cache_key()])
     }
 
-    fn list(&self, Prompt(dialogue): Prompt) -> Parsed<Listed> {
+    fn tokenize(&self, Prompt(dialogue): Prompt) -> Parsed<TokenizedRow> {
         let tokens = self.format.prompt(&dialogue)?;
         Ok(without_loss(&[dialogue], &tokens, self.format))
     }
 }
 
-/// Dialogues as one list of tokens, none of which carries loss.
-fn without_loss(dialogues: &[Dialogue], tokens: &[i64], format: &ChatFormat) -> Listed {
+/// Dialogues as one sequence of tokens without loss.
+fn without_loss(dialogues: &[Dialogue], tokens: &[i64], format: &ChatFormat) -> TokenizedRow {
     let mut texts = dialogues.iter().flat_map(Dialogue::texts);
-    Listed {
+    TokenizedRow {
         turns: dialogues.iter().map(|dialogue| dialogue.messages.len() as u64).sum(),
         tokens: tokens.len() as u64,
         loss_tokens: 0,
-        words: Words::new(tokens, std::iter::repeat(false)),
+        packed: PackedTokens::new(tokens, std::iter::repeat(false)),
         has_special_text: texts.any(|text| format.tokenizer().spells_special(text)),
         begins_with_newline: false,
-        fate: Fate::Kept,
+        outcome: RowOutcome::Kept,
     }
 }
 
-/// Reads comparisons, only to say what is in them: each is a row with the tokens of all its dialogues.
+/// Reads comparisons for their statistics. Each becomes one row with the tokens of all its dialogues.
 ///
 /// # Errors
 /// As [`chat_rows`].
 pub fn comparison_rows(files: &[PathBuf], format: &ChatFormat, reading: &mut Reading<'_>) -> Result<LmData> {
-    each_file(files, &ComparisonRecipe { format }, reading, LmRows::dialogues)
+    each_file(files, &ComparisonSpec { format }, reading, LmRows::dialogues)
 }
 
-/// Reads prompts, only to say what is in them.
+/// Reads prompts for their statistics.
 ///
 /// # Errors
 /// As [`chat_rows`].
 pub fn prompt_rows(files: &[PathBuf], format: &ChatFormat, reading: &mut Reading<'_>) -> Result<LmData> {
-    each_file(files, &PromptRecipe { format }, reading, LmRows::dialogues)
+    each_file(files, &PromptSpec { format }, reading, LmRows::dialogues)
 }
 
-/// Reads dialogues and renders them in ChatML.
+/// Reads dialogues and encodes them in ChatML.
 ///
 /// # Errors
-/// [`Error::Invalid`] for bad rows (unless skipped), and for a file of which no row is left.
+/// [`Error::Invalid`] for bad rows (unless skipped), and for a file without a usable row.
 pub fn chat_rows(
     files: &[PathBuf],
     format: &ChatFormat,
@@ -181,13 +181,13 @@ pub fn chat_rows(
     reading: &mut Reading<'_>,
 ) -> Result<LmData> {
     let (mut result, mut problems) = (LmData::default(), Problems::new());
-    let recipe = ChatRecipe { format, loss_on, limit };
+    let spec = ChatSpec { format, loss_on, limit };
     for file in files {
-        let Some(prepared) = problems.absorb(prepare(file, &recipe, reading))? else { continue };
-        let counts = &prepared.about.counts;
+        let Some(tokenized) = problems.absorb(tokenize(file, &spec, reading))? else { continue };
+        let counts = &tokenized.about.counts;
         problems.absorb(refuse_empty(file, counts, limit.map(|(_, overlong)| overlong)))?;
-        result.add(&prepared);
-        let rows = LmRows::dialogues(prepared);
+        result.add(&tokenized);
+        let rows = LmRows::dialogues(tokenized);
         result.file_rows.push(rows.len());
         result.rows.append(rows);
     }
@@ -195,7 +195,7 @@ pub fn chat_rows(
     Ok(result)
 }
 
-/// Reads documents as token lists, one a record, without an end token.
+/// Reads documents and tokenizes each, without an end token.
 ///
 /// # Errors
 /// [`Error::Invalid`] for bad rows (unless skipped).
@@ -204,8 +204,8 @@ pub fn documents(files: &[PathBuf], tokenizer: &Tokenizer, bad_rows: BadRows) ->
     Ok((read.records.into_iter().map(|(_, tokens)| tokens).collect(), read.skipped))
 }
 
-/// Reads documents, shuffles them when asked and merges them to rows of `max_tokens`. With an [`Overlong`], longer documents
-/// are dropped or cut first; without, they go on in the next row.
+/// Reads documents, shuffles them if there is a seed, and packs them into rows of `max_tokens`. With an
+/// [`Overlong`], longer documents are dropped or cut first; without, they continue in the next row.
 ///
 /// # Errors
 /// [`Error::Invalid`] for bad rows (unless skipped), and when no row is left.
@@ -220,27 +220,27 @@ pub fn text_rows(
     let (mut result, mut problems) = (LmData::default(), Problems::new());
     let mut sources = Vec::new();
     for file in files {
-        let Some(prepared) = problems.absorb(prepare(file, &TextRecipe { tokenizer }, reading))? else { continue };
-        result.add(&prepared);
-        sources.push(prepared);
+        let Some(tokenized) = problems.absorb(tokenize(file, &TextSpec { tokenizer }, reading))? else { continue };
+        result.add(&tokenized);
+        sources.push(tokenized);
     }
     problems.into_result()?;
 
-    let mut lists: Vec<(u32, u32)> = Vec::new();
-    let room = overlong.map_or(usize::MAX - 1, |_| max_tokens - 1); // the end token takes a place
-    for (source, prepared) in sources.iter().enumerate() {
-        let is_long = |list: &usize| prepared.store.length(*list) > room;
-        let long = (0..prepared.store.len()).filter(is_long).count() as u64;
+    let mut sequences: Vec<(u32, u32)> = Vec::new();
+    let max_document = overlong.map_or(usize::MAX - 1, |_| max_tokens - 1); // one token less, for the end token
+    for (source, tokenized) in sources.iter().enumerate() {
+        let is_long = |sequence: &usize| tokenized.store.length(*sequence) > max_document;
+        let long = (0..tokenized.store.len()).filter(is_long).count() as u64;
         let drops = overlong == Some(Overlong::Drop);
         *(if drops { &mut result.counts.dropped } else { &mut result.counts.truncated }) += long;
-        let kept = (0..prepared.store.len()).filter(|list| !drops || !is_long(list));
-        lists.extend(kept.map(|list| (source as u32, list as u32)));
+        let kept = (0..tokenized.store.len()).filter(|sequence| !drops || !is_long(sequence));
+        sequences.extend(kept.map(|sequence| (source as u32, sequence as u32)));
     }
     if let Some(seed) = shuffle_seed {
-        let permutation = Permutation::new(lists.len() as u64, seed, Purpose::Order, u64::MAX);
-        lists = (0..lists.len()).map(|index| lists[permutation.get(index as u64) as usize]).collect();
+        let permutation = Permutation::new(sequences.len() as u64, seed, Purpose::Order, u64::MAX);
+        sequences = (0..sequences.len()).map(|index| sequences[permutation.get(index as u64) as usize]).collect();
     }
-    let merged = Merged::new(sources, lists, room, tokenizer.special().endoftext, max_tokens);
+    let merged = Merged::new(sources, sequences, max_document, tokenizer.special().endoftext, max_tokens);
     (result.counts.tokens, result.counts.loss_tokens) = (merged.num_tokens(), merged.num_targets());
     result.rows = LmRows::merged(merged);
     result.file_rows = vec![result.rows.len()];
@@ -251,12 +251,12 @@ pub fn text_rows(
     Ok(result)
 }
 
-/// Whether a file holds documents rather than dialogues.
+/// Whether a file has documents rather than dialogues.
 pub fn is_text(file: &Path) -> bool {
     matches!(data::kind_of_rows(file), Ok(Kind::Text))
 }
 
-/// Reads documents, one row each, in pieces of at most `max_tokens`.
+/// Reads documents, one per row, in pieces of at most `max_tokens`.
 ///
 /// # Errors
 /// [`Error::Invalid`] for bad rows.
@@ -266,22 +266,22 @@ pub fn document_rows(
     max_tokens: usize,
     reading: &mut Reading<'_>,
 ) -> Result<LmData> {
-    let rows = |prepared| LmRows::documents(prepared, tokenizer.special().endoftext, max_tokens);
-    each_file(files, &TextRecipe { tokenizer }, reading, rows)
+    let rows = |tokenized| LmRows::documents(tokenized, tokenizer.special().endoftext, max_tokens);
+    each_file(files, &TextSpec { tokenizer }, reading, rows)
 }
 
-/// The rows of every file, behind one another.
-fn each_file<R: Recipe>(
+/// The rows of all files, concatenated.
+fn each_file<R: TokenizeSpec>(
     files: &[PathBuf],
-    recipe: &R,
+    spec: &R,
     reading: &mut Reading<'_>,
-    rows: impl Fn(Prepared) -> LmRows,
+    rows: impl Fn(TokenizedFile) -> LmRows,
 ) -> Result<LmData> {
     let (mut result, mut problems) = (LmData::default(), Problems::new());
     for file in files {
-        let Some(prepared) = problems.absorb(prepare(file, recipe, reading))? else { continue };
-        result.add(&prepared);
-        let rows = rows(prepared);
+        let Some(tokenized) = problems.absorb(tokenize(file, spec, reading))? else { continue };
+        result.add(&tokenized);
+        let rows = rows(tokenized);
         result.file_rows.push(rows.len());
         result.rows.append(rows);
     }
@@ -297,7 +297,7 @@ fn refuse_empty(file: &Path, counts: &Counts, overlong: Option<Overlong>) -> Res
     let why = match overlong {
         _ if dropped == 0 => "no usable row, expected at least one".to_owned(),
         Some(Overlong::Truncate) => format!(
-            "no row is left (in {dropped} nothing with loss stands within data.max_tokens), expected at least one; raise data.max_tokens"
+            "no row is left ({dropped} have no token with loss within data.max_tokens), expected at least one; raise data.max_tokens"
         ),
         _ => format!(
             "no row is left ({dropped} are longer than data.max_tokens), expected at least one; raise data.max_tokens or set data.overlong = \"truncate\""

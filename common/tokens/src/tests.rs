@@ -1,4 +1,4 @@
-//! Rows of tokens: how they are read, kept and merged.
+//! Rows of tokens: how they are read, cached and packed.
 
 use std::fs;
 use std::io::Read;
@@ -79,7 +79,7 @@ fn dialogue(user: &str, answer: &str) -> String {
     format!("{}\n", json!({ "instruction": user, "output": answer }))
 }
 
-/// Document by document, as one would by hand.
+/// A direct implementation of packing, document by document.
 fn merged_by_hand(documents: &[Vec<i64>], end: i64, max_tokens: usize) -> Vec<LmRow> {
     let mut row: Vec<Piece> = Vec::new();
     let mut rows = Vec::new();
@@ -103,7 +103,7 @@ fn merged_by_hand(documents: &[Vec<i64>], end: i64, max_tokens: usize) -> Vec<Lm
 }
 
 #[test]
-fn documents_are_merged_as_by_hand() {
+fn documents_are_packed_as_by_hand() {
     let desk = Desk::new();
     let mut random = ChaCha8Rng::seed_from_u64(5);
     for max_tokens in [2, 3, 5, 16, 200] {
@@ -181,15 +181,15 @@ fn rows_of_the_cache_are_those_of_the_file() {
             (&cached.counts, &cached.skipped, &cached.file_rows),
             (&memory.counts, &memory.skipped, &memory.file_rows)
         );
-        assert_eq!(cached.rows.place(1), memory.rows.place(1));
+        assert_eq!(cached.rows.location(1), memory.rows.location(1));
         assert_eq!(desk.entries().len(), 1);
     }
     let counts = &memory.counts;
     assert_eq!((counts.rows, counts.turns, counts.special_text, counts.truncated), (4, 8, 1, 1));
     assert_eq!(counts.bad.values().sum::<u64>(), 1);
-    assert_eq!(memory.skipped[0].place, format!("{}:2", file.display()));
-    let place = memory.rows.place(1).unwrap();
-    assert_eq!((place.index, place.line), (2, 3));
+    assert_eq!(memory.skipped[0].location, format!("{}:2", file.display()));
+    let location = memory.rows.location(1).unwrap();
+    assert_eq!((location.index, location.line), (2, 3));
     let hashes: Vec<u64> = memory.rows.hashes().collect();
     assert!(hashes[0] == hashes[2] && hashes[0] != hashes[1]);
     assert_eq!(counts.tokens, memory.rows.iter().map(|row| row.len() as u64).sum::<u64>());
@@ -197,16 +197,16 @@ fn rows_of_the_cache_are_those_of_the_file() {
 }
 
 #[test]
-fn an_entry_is_of_one_content_and_one_recipe() {
+fn an_entry_depends_on_content_and_settings() {
     let desk = Desk::new();
     let cache = || Cache::Folder(desk.path("cache"));
     let file = desk.write("chat.jsonl", &dialogue("Hello", "Good day."));
     desk.chat(&file, cache(), BadRows::Error).unwrap();
     // Another name, the same content.
     let copy = desk.write("copy.jsonl", &dialogue("Hello", "Good day."));
-    assert_eq!(desk.chat(&copy, cache(), BadRows::Error).unwrap().rows.place(0).unwrap().file.as_ref(), copy);
+    assert_eq!(desk.chat(&copy, cache(), BadRows::Error).unwrap().rows.location(0).unwrap().file.as_ref(), copy);
     assert_eq!(desk.entries().len(), 1);
-    // As many bytes, another content.
+    // The same size, another content.
     let other = desk.write("chat.jsonl", &dialogue("Hello", "Good dog."));
     let data = desk.chat(&other, cache(), BadRows::Error).unwrap();
     assert!(desk.tokenizer.decode(&data.rows.row(0).pieces[0].tokens).contains("dog"));
@@ -218,7 +218,7 @@ fn an_entry_is_of_one_content_and_one_recipe() {
 }
 
 #[test]
-fn a_damaged_entry_is_made_anew() {
+fn a_damaged_entry_is_recreated() {
     let desk = Desk::new();
     let cache = || Cache::Folder(desk.path("cache"));
     let file = desk.write("chat.jsonl", &dialogue("Hello", "Good day."));

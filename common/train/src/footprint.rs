@@ -263,7 +263,7 @@ impl Held {
     fn gaps(&self, work: &Work) -> u64 {
         let layers = if self.options.recompute_layers { 1 } else { self.config.num_hidden_layers as u64 };
         let from_heap =
-            self.blocks(work, work.tokens).into_iter().filter(|(block, _)| *block < process_memory::LARGEST_KEPT);
+            self.blocks(work, work.tokens).into_iter().filter(|(block, _)| *block < process_memory::MMAP_THRESHOLD);
         from_heap.map(|(_, bytes)| layers * bytes).sum::<u64>() / 8
     }
 

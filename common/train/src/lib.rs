@@ -6,6 +6,8 @@
 //! - [`lm`]: language modelling on rows of tokens. [`optim`]: AdamW. [`schedule`]: the learning rate.
 //! - [`footprint`]: what a model's work needs, in bytes and operations.
 
+#![forbid(unsafe_code)]
+
 pub mod footprint;
 pub mod lm;
 pub mod optim;

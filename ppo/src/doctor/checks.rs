@@ -248,7 +248,7 @@ fn truth(subject: &dyn Subject, bed: &Bed, prompt: &[i64], response: &Response) 
     if scored.last() != Some(&bed.end_id) {
         scored.push(bed.end_id);
     }
-    scored.extend(&bed.reading.behind_the_end);
+    scored.extend(&bed.reading.tokens_after_end);
     let last = models.reward_model.hidden(&alone(&scored), None).narrow(0, scored.len() as i64 - 1, 1);
     Truth {
         policy: logprobs(&models.policy),

@@ -1,4 +1,4 @@
-//! `align inspect data`: rows as the tokens they become, and what is in a file.
+//! `align inspect data`: shows rows as tokens, and statistics of a file.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use align_core::config::Overlong;
-use align_core::error::{Problems, few_lines};
-use align_data::{BadRows, Kind, Parsed, Place, RawRows, Record, find, kind_of_rows};
+use align_core::error::{Problems, summarize};
+use align_data::{BadRows, Kind, Parsed, RawRows, Record, RowLocation, find, kind_of_rows};
 use align_text::chatml::{ChatFormat, Dialogue, Encoded, LossOn, Role};
 use align_tokens::{Cache, LmData, Reading, chat_rows, comparison_rows, document_rows, prompt_rows};
 use align_train::stage::{check_format, check_source};
@@ -16,14 +16,14 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::super::eval::print_line;
-use super::super::inputs::{self, say_passed_over};
+use super::super::inputs::{self, report_ignored};
 use super::print_facts;
 use crate::cli::InspectDataArgs;
 use crate::terminal::Terminal;
 
-/// A row, as one or several token lists.
+/// A row, as one or several sequences of tokens.
 struct Shown {
-    place: Place,
+    location: RowLocation,
     lists: Vec<(String, Vec<Token>)>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn run(args: InspectDataArgs) -> Result<ExitCode> {
     let loss_on = if args.loss_on == "assistant" { LossOn::Assistant } else { LossOn::QwenFinetune };
     let data = read(&args, &files, kind, &format, loss_on)?;
     let rows = rows(&args, &files, kind, &format, loss_on)?;
-    say_passed_over(&given);
+    report_ignored(&given);
     let counts = counts(kind, &data);
     if args.json {
         let rows: Vec<Value> = rows.iter().map(as_json).collect();
@@ -57,8 +57,8 @@ pub(crate) fn run(args: InspectDataArgs) -> Result<ExitCode> {
     rows.iter().try_for_each(print)?;
     print_line(&format!("{}: {} rows", args.file.display(), kind.name()));
     print_facts(counts.iter().map(|(name, value)| (name.as_str(), value)));
-    let (lines, rest) = few_lines(&data.skipped);
-    lines.iter().for_each(|line| print_line(&format!("bad: {}", unsteered(line))));
+    let (lines, rest) = summarize(&data.skipped);
+    lines.iter().for_each(|line| print_line(&format!("bad: {}", sanitized(line))));
     if rest > 0 {
         print_line(&format!("bad: rows for {rest} more reasons"));
     }
@@ -78,7 +78,7 @@ fn read(args: &InspectDataArgs, files: &[PathBuf], kind: Kind, format: &ChatForm
     Ok(data?)
 }
 
-/// What is in the file, under the names that a run gives it.
+/// The statistics of the file, under the names that a run uses.
 fn counts(kind: Kind, data: &LmData) -> Map<String, Value> {
     let counts = &data.counts;
     let (mut seen, mut duplicates) = (HashSet::new(), 0u64);
@@ -102,7 +102,7 @@ fn counts(kind: Kind, data: &LmData) -> Map<String, Value> {
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// The rows that were asked for; bad ones are passed over.
+/// The requested rows; bad ones are skipped.
 fn rows(
     args: &InspectDataArgs,
     files: &[PathBuf],
@@ -121,16 +121,16 @@ fn rows(
             if index <= args.from {
                 continue;
             }
-            // What cannot be read or rendered is counted and named below.
+            // Bad rows are counted and listed below.
             if let Ok(lists) = row.record(kind).and_then(|read| lists(read.record, format, loss_on)) {
-                shown.push(Shown { place: row.place, lists });
+                shown.push(Shown { location: row.location, lists });
             }
         }
     }
     Ok(shown)
 }
 
-/// What is computed for a row, by name.
+/// The sequences that are computed for a row, by name.
 fn lists(record: Record, format: &ChatFormat, loss_on: LossOn) -> Parsed<Vec<(String, Vec<Token>)>> {
     let tokenizer = format.tokenizer();
     let scored = |(index, dialogue): (usize, &Dialogue)| {
@@ -165,7 +165,7 @@ fn lists(record: Record, format: &ChatFormat, loss_on: LossOn) -> Parsed<Vec<(St
             encoded.loss_mask.iter_mut().skip(1).for_each(|counts| *counts = true);
             vec![(String::new(), tokens(format, &encoded))]
         }
-        Record::Response(_) | Record::Responses(_) => Vec::new(), // not asked for
+        Record::Response(_) | Record::Responses(_) => Vec::new(), // not requested
     })
 }
 
@@ -173,13 +173,13 @@ fn without_loss(tokens: Vec<i64>) -> Encoded {
     Encoded { loss_mask: vec![false; tokens.len()], tokens, end: 0, answer: 0, begins_with_newline: false }
 }
 
-/// The tokens of a dialogue; what stands on the line of each `<|im_start|>` says who speaks.
+/// The tokens of a dialogue. The text after each `<|im_start|>` is the role.
 fn tokens(format: &ChatFormat, encoded: &Encoded) -> Vec<Token> {
     let (tokenizer, start) = (format.tokenizer(), format.tokenizer().special().im_start);
     let mut speaker = None;
     let token = |(at, (id, has_loss)): (usize, (&i64, &bool))| {
         if *id == start {
-            // Role names are a token or a few.
+            // A role name is one or a few tokens.
             let line = tokenizer.decode(&encoded.tokens[at + 1..encoded.tokens.len().min(at + 8)]);
             speaker = line.split('\n').next().and_then(Role::of);
         }
@@ -198,10 +198,10 @@ fn as_json(row: &Shown) -> Value {
     let lists = row.lists.iter().map(
         |(name, tokens)| json!({ "name": name, "tokens": tokens.iter().enumerate().map(token).collect::<Vec<_>>() }),
     );
-    json!({ "index": row.place.index, "line": row.place.line, "dialogues": lists.collect::<Vec<_>>() })
+    json!({ "index": row.location.index, "line": row.location.line, "dialogues": lists.collect::<Vec<_>>() })
 }
 
-/// A row, a line a token. Colours vanish where nobody sees them.
+/// Prints a row, one line per token. Colours are removed if stdout is not a terminal.
 fn print(row: &Shown) -> Result<()> {
     let mut out = anstream::stdout().lock();
     let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
@@ -212,7 +212,7 @@ fn print(row: &Shown) -> Result<()> {
         writeln!(
             out,
             "{bold}row {} · {}{name} · {count} tokens, {with_loss} with loss{bold:#}",
-            row.place.index, row.place
+            row.location.index, row.location
         )?;
         writeln!(out, "{dim}{:>8} {:>8} {:<10} {:<5} text{dim:#}", "position", "token", "role", "loss")?;
         for (position, token) in tokens.iter().enumerate() {
@@ -244,7 +244,7 @@ fn colour(role: Option<Role>) -> AnsiColor {
     }
 }
 
-/// A token's text, on one line, white space shown.
+/// A token's text on one line, with visible white space.
 fn plain(text: &str) -> String {
     let shown = |char: char| match char {
         '\n' => '⏎',
@@ -252,11 +252,12 @@ fn plain(text: &str) -> String {
         ' ' => '·',
         char => char,
     };
-    unsteered(&text.chars().map(shown).collect::<String>())
+    sanitized(&text.chars().map(shown).collect::<String>())
 }
 
-/// Text from strangers without what steers a terminal: control characters, and those that turn the direction of writing.
-fn unsteered(text: &str) -> String {
+/// Untrusted text without characters that control a terminal: control characters, and those that change the
+/// writing direction.
+fn sanitized(text: &str) -> String {
     let steers = |char: char| char.is_control() || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().filter(|char| !steers(*char)).collect()
 }
@@ -266,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_steers_a_terminal_is_not_shown() {
+    fn characters_that_control_a_terminal_are_removed() {
         assert_eq!(plain("a b\n\x1b[31mred\u{202e}\x07\u{9b}x"), "a·b⏎[31mredx");
     }
 }

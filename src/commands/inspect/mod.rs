@@ -1,4 +1,4 @@
-//! `align inspect`: what is in data, a model or a run.
+//! `align inspect`: shows the contents of data, a model or a run.
 
 mod data;
 mod model;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::eval::print_line;
 
-/// Prints what is known under its names, one a line.
+/// Prints named values, one per line.
 fn print_facts<'a>(facts: impl IntoIterator<Item = (&'a str, &'a Value)>) {
     let mut rows = bare_table();
     for (name, value) in facts {
@@ -48,7 +48,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// A number in as many digits as say something.
+/// A number with its significant digits.
 fn rounded(number: f64) -> String {
     match number.abs() {
         size if size != 0.0 && size < 1e-3 => format!("{number:.3e}"),
@@ -57,18 +57,18 @@ fn rounded(number: f64) -> String {
     }
 }
 
-/// A count with its thousands apart.
+/// A count with thousands separated.
 fn grouped(count: u64) -> String {
     let digits = count.to_string();
-    let places = digits.len();
-    let spaced = digits.chars().enumerate().map(|(at, digit)| match (places - at) % 3 {
+    let num_digits = digits.len();
+    let spaced = digits.chars().enumerate().map(|(at, digit)| match (num_digits - at) % 3 {
         0 if at > 0 => format!(",{digit}"),
         _ => digit.to_string(),
     });
     spaced.collect()
 }
 
-/// What an error of the user's says, as one line.
+/// The first problem of a user error, as one line.
 fn first_problem(error: &Error) -> String {
     match error {
         Error::Invalid(problems) => problems.first().map(Problem::to_string).unwrap_or_default(),

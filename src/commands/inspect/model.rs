@@ -1,4 +1,5 @@
-//! `align inspect model`: what a checkpoint folder holds, from its headers and a few rows of its embedding.
+//! `align inspect model`: shows the contents of a checkpoint folder, from its headers and a few rows of its
+//! embedding.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -45,8 +46,8 @@ pub(crate) fn run(args: InspectModelArgs) -> Result<ExitCode> {
     set("generation stops at", stops(&args.model));
     if is_scalar && fits {
         let scorer = check_scalar_model(&args.model, &ScoreWish::default(), &mut Problems::new())?;
-        let scorer = scorer.expect("it was checked");
-        let at = scorer.format.behind_the_end().last().copied().unwrap_or(tokenizer.special().im_end);
+        let scorer = scorer.expect("checked above");
+        let at = scorer.format.tokens_after_end().last().copied().unwrap_or(tokenizer.special().im_end);
         set("scores are read at", json!(format!("{:?}", tokenizer.token(at))));
         if let Some(assumed) = scorer.assumed {
             set("assumed", json!(assumed));
@@ -80,7 +81,7 @@ fn architecture(header: &Header) -> Map<String, Value> {
         Family::Qwen3 => "qwen3",
     };
     let holds = match (header.face, header.has_weights) {
-        (_, false) => "a config without weights: pretrain begins with new random ones",
+        (_, false) => "a config without weights: pretrain initialises them randomly",
         (Face::CausalLm, _) => "a language model",
         (Face::Scalar, _) => "a reward or value model",
     };
@@ -109,7 +110,7 @@ fn architecture(header: &Header) -> Map<String, Value> {
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// What generation_config.json says, or nothing.
+/// The end tokens in generation_config.json, or null.
 fn stops(dir: &Path) -> Value {
     let text = std::fs::read_to_string(dir.join("generation_config.json")).unwrap_or_default();
     serde_json::from_str::<Value>(&text).map_or(Value::Null, |config| config["eos_token_id"].clone())

@@ -1,4 +1,5 @@
-//! `align inspect run`: how far a run is, what it measured last, and whether its checkpoints are whole.
+//! `align inspect run`: shows the progress of a run, its last metrics, and whether its checkpoints are
+//! intact.
 
 use std::process::ExitCode;
 
@@ -13,8 +14,8 @@ use super::super::eval::{align_right, print_line};
 use super::{bare_table, first_problem, print_facts, rounded};
 use crate::cli::InspectRunArgs;
 
-/// A fact as it is told: the best checkpoint is no count, and warnings stand on lines of their own.
-fn told(name: &str, value: &Value) -> Value {
+/// A value as it is displayed: the best checkpoint as text, and each warning on a separate line.
+fn displayed(name: &str, value: &Value) -> Value {
     match (name, value) {
         ("best", best) => json!(format!("step {}, loss {}", best["step"], best["loss"])),
         ("warnings", Value::Array(texts)) if !texts.is_empty() => {
@@ -27,7 +28,7 @@ fn told(name: &str, value: &Value) -> Value {
 /// Shows a run.
 pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
     let contents = run::read(&args.run)?;
-    let (step, last) = contents.log.last().expect("a run that is read has logged a step");
+    let (step, last) = contents.log.last().expect("reading checked that a step was logged");
     let mut checkpoints = Vec::new();
     for (step, path) in checkpoint::list(&args.run.join("checkpoints"))? {
         let damage = match checkpoint::verify(&path) {
@@ -61,7 +62,7 @@ pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
                 .facts
                 .iter()
                 .filter(|(name, _)| *name != "inputs" && *name != written::FACT)
-                .map(|(name, value)| (name.replace('_', " "), told(name, value))),
+                .map(|(name, value)| (name.replace('_', " "), displayed(name, value))),
         );
         print_facts(facts.iter().map(|(name, value)| (name.as_str(), value)));
         for said in
@@ -72,7 +73,7 @@ pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
         print_line("");
         let mut metrics = bare_table();
         metrics.set_header(["last logged", "step", "value"]);
-        // Evaluations are not of every step.
+        // Not every step is evaluated.
         let mut names: Vec<&str> =
             contents.log.iter().flat_map(|(_, metrics)| metrics.iter()).map(|(name, _)| name).collect();
         names.sort_unstable();
@@ -85,8 +86,11 @@ pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
         }
         print_line(&align_right(metrics, 1).to_string());
         for checkpoint in &checkpoints {
-            let state =
-                if checkpoint["has_models"] == true { "whole" } else { "whole, without models; --resume writes them" };
+            let state = if checkpoint["has_models"] == true {
+                "intact"
+            } else {
+                "intact, without models; --resume writes them"
+            };
             let whole =
                 checkpoint["damage"].as_str().map_or_else(|| state.to_owned(), |what| format!("DAMAGED: {what}"));
             print_line(&format!("checkpoint of step {}: {whole}", checkpoint["step"]));

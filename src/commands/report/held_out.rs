@@ -1,4 +1,4 @@
-//! A PPO run on a held-out set: what the score was bought with, and with which lengths.
+//! The section on held-out sets of a PPO run: scores against KL and response length.
 
 use align_ppo::charts::{JUDGES, by_length, frontier};
 use align_ppo::findings::{Log, series, sets};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::figure;
 
-/// What the table says of each evaluation: heading, metric, and the reference's metric where there is one.
+/// The columns of the table: heading, metric, and the reference's metric if there is one.
 const COLUMNS: [(&str, &str, &str); 11] = [
     ("score", "score_mean", "reference_score_mean"),
     ("±", "score_std", ""),
@@ -25,7 +25,7 @@ const COLUMNS: [(&str, &str, &str); 11] = [
     ("length corr.", "score_length_correlation", ""),
 ];
 
-/// Every set's plots and tables for the template.
+/// The plots and tables of every set, for the template.
 pub(super) fn held_out(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
     sets(log).into_iter().map(|set| of_set(log, set, steps)).collect()
 }
@@ -41,7 +41,7 @@ fn of_set(log: &Log, set: &str, steps: &Steps) -> Result<Value> {
         Plot::over_steps(caption, lines, steps)
     };
     let plots = [
-        // One by one: scores of two models need not have one scale.
+        // One plot per score: scores of two models may have different scales.
         frontier(log, set, "score over KL", &JUDGES[..1]),
         frontier(log, set, "second score over KL", &JUDGES[1..]),
         over_steps("score", &[("policy", "score_mean"), ("reference", "reference_score_mean")]),
@@ -60,7 +60,7 @@ fn of_set(log: &Log, set: &str, steps: &Steps) -> Result<Value> {
         over_steps("correlation of score and length", &[("policy", "score_length_correlation")]),
         by_length(&deciles),
     ];
-    let worth_showing = plots.iter().filter(|plot| plot.has_a_way());
+    let worth_showing = plots.iter().filter(|plot| plot.has_curve());
     let plots: Vec<Value> = worth_showing.map(figure).filter_map(Result::transpose).collect::<Result<_>>()?;
     let (header, rows) = table(set, &evaluated);
     Ok(json!({ "name": set, "plots": plots, "header": header, "rows": rows, "deciles": decile_rows(&deciles) }))
@@ -71,7 +71,7 @@ fn line(log: &Log, set: &str, name: &str, metric: &str) -> Line {
     Line { name: name.to_owned(), points: points.into_iter().map(|(step, value)| (step as f64, value)).collect() }
 }
 
-/// A row a group: its number, then length and score at the first and at the last evaluation.
+/// One row per group: its number, then length and score at the first and at the last evaluation.
 fn decile_rows(evaluations: &[(u64, Vec<Decile>)]) -> Value {
     let [(first_step, first), (last_step, last)] = evaluations else { return Value::Null };
     let row = |(index, (first, last)): (usize, (&Decile, &Decile))| {
@@ -82,7 +82,7 @@ fn decile_rows(evaluations: &[(u64, Vec<Decile>)]) -> Value {
     if rows.is_empty() { Value::Null } else { json!({ "first": first_step, "last": last_step, "rows": rows }) }
 }
 
-/// Heading and rows: the reference, then each evaluation. What was never measured has no column.
+/// Headings and rows: the reference, then each evaluation. A metric that was never measured has no column.
 fn table(set: &str, evaluated: &[&(u64, Metrics)]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let of = |metrics: &Metrics, metric: &str| metrics.get(&format!("eval/{set}/{metric}"));
     let measured = COLUMNS.iter().filter(|(_, metric, _)| evaluated.iter().any(|(_, line)| of(line, metric).is_some()));

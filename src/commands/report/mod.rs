@@ -1,4 +1,4 @@
-//! `align report`: a run folder as one page, from what the run wrote of itself; no model is loaded.
+//! `align report`: renders a run folder as one page, from its logs; loads no model.
 
 mod held_out;
 mod samples;
@@ -23,7 +23,8 @@ use super::html::{environment, printable};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::ReportArgs;
 
-/// The training curves of all stages: caption, and the metrics in one plot. What a stage does not log is left out.
+/// The training curves of all stages: caption and metrics of each plot. Metrics that a stage does not log are
+/// left out.
 const CURVES: [(&str, &[&str]); 19] = [
     ("loss", &["train/loss", "train/lm_loss"]),
     ("accuracy", &["train/accuracy"]),
@@ -33,11 +34,11 @@ const CURVES: [(&str, &[&str]); 19] = [
     ("score", &["score/mean", "score/running_mean"]),
     ("score, standard deviation", &["score/std"]),
     ("reward", &["reward/mean"]),
-    ("KL to the reference, nats a response", &["kl/ref", "kl/ref_k3"]),
+    ("KL to the reference, nats per response", &["kl/ref", "kl/ref_k3"]),
     ("policy loss", &["policy/loss"]),
     ("share of tokens clipped", &["policy/clip_frac", "value/clip_frac"]),
     ("largest ratio", &["policy/ratio_max"]),
-    ("entropy, nats a token", &["policy/entropy"]),
+    ("entropy, nats per token", &["policy/entropy"]),
     ("value loss", &["value/loss"]),
     ("response length, tokens", &["response/tokens"]),
     ("share of responses", &["response/ended", "response/identical"]),
@@ -88,7 +89,7 @@ fn render(dir: &Path, contents: &Contents) -> Result<String> {
     Ok(environment(include_str!("page.html"))?.get_template("page.html")?.render(page)?)
 }
 
-/// In which dtypes the result is, and how it differs from what was trained.
+/// The dtypes of the result, and how it differs from the trained model.
 fn what_was_written(facts: &Map<String, Value>) -> Value {
     let Some(written) = facts.get(written::FACT) else { return Value::Null };
     let text = |value: &Value| value.as_str().map(printable);
@@ -101,7 +102,7 @@ fn what_was_written(facts: &Map<String, Value>) -> Value {
     json!({ "dtypes": dtypes, "said": said })
 }
 
-/// What the guards said while the run was on its way.
+/// The alarms of the guards during the run.
 fn guards(alarms: &[(u64, Vec<String>)]) -> Vec<String> {
     let first = alarms.first().map(|(step, said)| {
         let others = alarms.len() - 1;
@@ -110,13 +111,13 @@ fn guards(alarms: &[(u64, Vec<String>)]) -> Vec<String> {
     first.into_iter().collect()
 }
 
-/// The run's own limit of the KL, where it is stricter than that of the findings.
+/// The run's KL limit, if it is stricter than that of the findings.
 fn kl_limit(config: &str) -> Option<f64> {
     let limit = toml::from_str::<toml::Table>(config).ok()?.get("guards")?.get("kl_max")?.as_float()?;
     (limit < KL_LIMIT).then_some(limit)
 }
 
-/// How far the run is.
+/// The progress of the run.
 fn status(contents: &Contents) -> String {
     let done = contents.log.last().map_or(0, |(step, _)| *step);
     let steps = contents.facts.get("steps").and_then(Value::as_u64).unwrap_or(done);
@@ -126,13 +127,13 @@ fn status(contents: &Contents) -> String {
     }
 }
 
-/// run.json as names and texts, and where the time went.
+/// The entries of run.json as names and texts, with the mean times of a step's phases.
 fn facts(facts: &Map<String, Value>, log: &Log) -> Vec<[String; 2]> {
     let text = |name: &str, value: &Value| match value {
         Value::String(text) => printable(text),
         Value::Number(seconds) if name == "seconds" => duration(seconds.as_f64().unwrap_or(f64::NAN)),
         Value::Array(times) => {
-            match times.iter().map(|time| format!("behind step {}", time["step"])).collect::<Vec<_>>() {
+            match times.iter().map(|time| format!("after step {}", time["step"])).collect::<Vec<_>>() {
                 times if times.is_empty() => "never".to_owned(),
                 times => times.join(", "),
             }
@@ -158,17 +159,17 @@ fn facts(facts: &Map<String, Value>, log: &Log) -> Vec<[String; 2]> {
         .filter_map(|what| mean(&format!("time/{what}")).map(|seconds| format!("{what} {} s", short(seconds))));
     facts.push(["time of a step, mean".to_owned(), times.collect::<Vec<_>>().join(", ")]);
     let memory = series(log, "memory/peak_gib").into_iter().map(|(_, gib)| gib).reduce(f64::max);
-    facts.extend(memory.map(|gib| ["memory, most".to_owned(), format!("{} GiB", short(gib))]));
+    facts.extend(memory.map(|gib| ["memory, peak".to_owned(), format!("{} GiB", short(gib))]));
     facts
 }
 
-/// What did not fit together, as it was told before the first step.
+/// The warnings that were printed before the first step.
 fn warnings(facts: &Map<String, Value>) -> Vec<String> {
-    let told = facts.get("warnings").and_then(Value::as_array).into_iter().flatten();
-    told.filter_map(Value::as_str).map(printable).collect()
+    let warnings = facts.get("warnings").and_then(Value::as_array).into_iter().flatten();
+    warnings.filter_map(Value::as_str).map(printable).collect()
 }
 
-/// The files that a run is made of; earlier versions kept their sizes alone.
+/// The input files of a run; earlier versions recorded only their sizes.
 fn inputs(inputs: &Map<String, Value>) -> Vec<String> {
     let of_key = |(key, files): (&String, &Value)| match files.as_array() {
         None => vec![format!("{key} ({files} bytes)")],
@@ -198,7 +199,7 @@ fn line(log: &Log, name: &str, shown: &str) -> Line {
     Line { name: shown.to_owned(), points: log.iter().filter_map(of_step).collect() }
 }
 
-/// A plot and what stands below it for the template; `None` where there is no number to draw.
+/// A plot with legend and note, for the template; `None` if there is no number to draw.
 fn figure(plot: &Plot) -> Result<Option<Value>> {
     let of_line = |Legend { name, last, colour: RGBColor(red, green, blue) }: Legend<'_>| json!({ "name": name, "last": last.map(short), "colour": format!("rgb({red},{green},{blue})") });
     let legend: Vec<Value> = plot.legend().map(of_line).collect();
@@ -213,7 +214,7 @@ fn training_curves(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
     if weights.windows(2).any(|pair| pair[0].1 != pair[1].1) {
         plots.push(Plot::over_steps("weight of the KL penalty", lines(&["kl/coef"]), steps));
     }
-    // Far below 0 at first; what matters is on which side of it the rest is.
+    // It is far below 0 at first; what matters is the sign of the later values.
     let mut explained = line(log, EXPLAINED_VARIANCE, EXPLAINED_VARIANCE);
     let lowest = explained.points.iter().map(|(_, share)| *share).fold(0.0, f64::min);
     for (_, share) in &mut explained.points {
@@ -222,7 +223,7 @@ fn training_curves(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
         }
     }
     let note = if lowest < -1.0 {
-        format!("Drawn at −1 where it is below; least {}.", short(lowest))
+        format!("Drawn at −1 where it is below; minimum {}.", short(lowest))
     } else {
         String::new()
     };
@@ -230,7 +231,7 @@ fn training_curves(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
     plots.iter().map(figure).filter_map(Result::transpose).collect()
 }
 
-/// A plot for every held-out metric, with a line for every set.
+/// One plot per held-out metric, with one line per set.
 fn eval_curves(log: &Log, steps: &Steps) -> Result<Vec<Value>> {
     let mut metrics: Vec<(&str, Vec<&str>)> = Vec::new();
     for (name, _) in log.iter().flat_map(|(_, metrics)| metrics.iter()) {

@@ -1,19 +1,19 @@
-//! The samples of a run's last evaluation: each prompt with its texts side by side.
+//! The samples of a run's last evaluation: each prompt with its responses side by side.
 
 use align_run::plot::short;
 use serde_json::{Map, Value, json};
 
 use crate::commands::html::printable;
 
-/// A prompt and what was said to it.
+/// A prompt and its responses.
 struct Sample {
     set: String,
     prompt: String,
-    /// Title and text of each.
+    /// The title and text of each response.
     texts: Vec<[String; 2]>,
 }
 
-/// The last evaluation's samples for the template, by set, held-out ones first.
+/// The samples of the last evaluation by set, held-out sets first, for the template.
 pub(super) fn samples(lines: &[Map<String, Value>]) -> Vec<Value> {
     let step = |line: &Map<String, Value>| line.get("step").and_then(Value::as_u64).unwrap_or(0);
     let last = lines.iter().map(step).max();
@@ -35,7 +35,7 @@ pub(super) fn samples(lines: &[Map<String, Value>]) -> Vec<Value> {
     samples.chunk_by(|one, next| one.set == next.set).map(of_set).collect()
 }
 
-/// A response, beside it the reference's; or several with a score each.
+/// A response and the reference's, or several responses with a score each.
 fn texts(line: &Map<String, Value>) -> Vec<[String; 2]> {
     let of = |value: Option<&Value>| value.and_then(Value::as_str).map(printable);
     let number = |what: &str, value: Option<&Value>| {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_to_one_prompt_stand_side_by_side_and_only_the_last_evaluation_is_shown() {
+    fn responses_to_one_prompt_are_grouped_and_only_the_last_evaluation_is_shown() {
         let train =
             |response: &str| json!({ "step": 4, "set": "train", "prompt": "p", "response": response, "score": 1.5 });
         let held = json!({

@@ -40,7 +40,7 @@ pub fn required_keys<C: Config>() -> Vec<String> {
     let mut problems = Problems::new();
     C::default().validate(&mut problems);
     match problems.into_result() {
-        Err(Error::Invalid(found)) => found.into_iter().map(|problem| problem.place).collect(),
+        Err(Error::Invalid(found)) => found.into_iter().map(|problem| problem.location).collect(),
         _ => Vec::new(),
     }
 }

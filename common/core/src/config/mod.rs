@@ -1,7 +1,8 @@
-//! From a TOML file and `--set` to a config that is complete and checked, and back to a commented file that repeats the run.
+//! Turns a TOML file and `--set` flags into a complete, checked config, and a config into a commented file
+//! that reproduces the run.
 //!
-//! Every key has its default in one place, the stage's `Default`. What the user wrote is laid over it; unknown keys, wrong
-//! types and wrong values are reported all at once by dotted name.
+//! Every key has its default in one place, the stage's `Default`. The user's values override it. Unknown
+//! keys, wrong types and wrong values are reported together, by dotted name.
 
 mod markdown;
 mod print;
@@ -24,28 +25,32 @@ pub use sections::{
     ScheduleSection, checks,
 };
 
-/// The keys of one section with what they mean, as [`documented!`](crate::documented) collects them from the doc comments.
+/// The keys of one section and their meanings, collected from the doc comments by
+/// [`documented!`](crate::documented).
 pub type KeyDocs = &'static [(&'static str, &'static str)];
 
 /// A stage's config: one struct per section, every key with a default, no `flatten`.
 pub trait Config: Serialize + DeserializeOwned + Default {
-    /// Pairs of dotted keys of which a config has one: giving one drops the default of the other, giving both is refused.
+    /// Pairs of mutually exclusive dotted keys. Setting one drops the default of the other; setting both is
+    /// an error.
     const EITHER: &'static [(&'static str, &'static str)] = &[];
 
-    /// The docs of the keys by section; `""` is the top level. They become the comments of the saved file and the reference in
-    /// docs/config.md.
+    /// The docs of the keys by section; `""` is the top level. They become the comments of the saved file and
+    /// the reference in docs/config.md.
     fn docs() -> Vec<(&'static str, KeyDocs)>;
 
-    /// Adds every mistake that types cannot catch, with the dotted key as the place and what is expected as the text:
-    /// `problems.push("train.grad_clip", "must be above 0")`. [`load`] puts file and value in front.
+    /// Adds every mistake that types cannot catch: the dotted key is the location, the expected value is the
+    /// text, as in `problems.push("train.grad_clip", "must be above 0")`. [`load`] adds the file and the
+    /// value.
     fn validate(&self, problems: &mut Problems);
 
-    /// Looks up which files the data paths stand for: [`load`] does it once, when everything else is right, so that the resolved
-    /// config names them.
+    /// Expands folders and patterns in the data paths to files. [`load`] calls it once, after all checks have
+    /// passed, so that the resolved config lists the files.
     fn find_files(&mut self) {}
 }
 
-/// Reads `file`, lays it over the defaults of `C`, applies `sets` (each `section.key=TOMLVALUE`) and `out` (for `run.out`).
+/// Reads `file`, merges it over the defaults of `C`, then applies `sets` (each `section.key=TOMLVALUE`) and
+/// `out` (for `run.out`).
 ///
 /// # Errors
 /// [`crate::error::Error::Invalid`] with every unknown key, wrong type and wrong value.
@@ -53,16 +58,17 @@ pub fn load<C: Config>(file: &Path, sets: &[String], out: Option<&Path>) -> Resu
     read::load(file, sets, out)
 }
 
-/// Like [`load`], from text; `place` stands for the file in messages.
+/// Like [`load`], from text; messages name `location` as the file.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out: Option<&Path>) -> Result<C> {
-    read::load_text(place, text, sets, out)
+pub fn load_text<C: Config>(location: &str, text: &str, sets: &[String], out: Option<&Path>) -> Result<C> {
+    read::load_text(location, text, sets, out)
 }
 
-/// Defines a config section and keeps the doc comments of its keys in `Self::DOCS`, from where they become the comments of
-/// the saved config. Derives `Debug`, `Clone`, `PartialEq`, `Serialize` and `Deserialize` with `deny_unknown_fields`.
+/// Defines a config section and stores the doc comments of its keys in `Self::DOCS`. They become the comments
+/// of the saved config. Derives `Debug`, `Clone`, `PartialEq`, `Serialize` and `Deserialize` with
+/// `deny_unknown_fields`.
 #[macro_export]
 macro_rules! documented {
     ($(#[$meta:meta])* $vis:vis struct $name:ident {

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::{Config, KeyDocs};
 
-/// The whole config with its docs as comments. Read back, it gives an equal config.
+/// The whole config, with its docs as comments. Parsing the text gives an equal config.
 ///
 /// # Panics
 /// When the config holds what TOML cannot (it is plain data).
@@ -26,7 +26,7 @@ fn section(text: &mut String, name: &str, table: &Table, docs: &[(&'static str, 
         let gap = if text.is_empty() { "" } else { "\n" };
         let _ = writeln!(text, "{gap}[{name}]");
     }
-    // In the order of the struct, which the docs keep; keys without docs come last.
+    // The docs are in the order of the struct's fields. Keys without docs come last.
     let mut documented = Vec::new();
     for (key, doc) in docs_here {
         match table.get(*key) {
@@ -73,7 +73,7 @@ pub(super) fn inline(value: &Value) -> String {
                 table.iter().map(|(key, value)| format!("{} = {}", quoted(key), inline(value))).collect();
             format!("{{ {} }}", parts.join(", "))
         }
-        // Several lines as one: TOML's basic strings have JSON's escapes.
+        // Text of several lines goes on one line: TOML's basic strings use the same escapes as JSON.
         Value::String(text) if text.contains(['\n', '\r']) => serde_json::Value::from(text.as_str()).to_string(),
         other => other.to_string(),
     }

@@ -10,15 +10,15 @@ use super::print::inline;
 use crate::error::{Error, Problems, Result};
 
 pub(super) fn load<C: Config>(file: &Path, sets: &[String], out: Option<&Path>) -> Result<C> {
-    let place = file.display().to_string();
+    let location = file.display().to_string();
     let text = std::fs::read_to_string(file)
-        .map_err(|error| Error::invalid(&place, format!("cannot be read: {error}; expected a TOML file")))?;
-    load_text(&place, &text, sets, out)
+        .map_err(|error| Error::invalid(&location, format!("cannot be read: {error}; expected a TOML file")))?;
+    load_text(&location, &text, sets, out)
 }
 
-pub(super) fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out: Option<&Path>) -> Result<C> {
+pub(super) fn load_text<C: Config>(location: &str, text: &str, sets: &[String], out: Option<&Path>) -> Result<C> {
     let mut problems = Problems::new();
-    let mut given = Given { file: place.to_owned(), table: parse(place, text)?, flags: Vec::new() };
+    let mut given = Given { file: location.to_owned(), table: parse(location, text)?, flags: Vec::new() };
     given.refuse_both::<C>(&mut problems, &given.table);
     for set in sets {
         given.set::<C>(set, &mut problems);
@@ -32,14 +32,14 @@ pub(super) fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out
     let mut defaults = Table::try_from(C::default()).expect("a config is plain data");
     for (left, right) in C::EITHER {
         for (own, other) in [(left, right), (right, left)] {
-            if given_in(&defaults, other) && given_in(&given.table, own) && !given_in(&given.table, other) {
+            if is_set_in(&defaults, other) && is_set_in(&given.table, own) && !is_set_in(&given.table, other) {
                 remove(&mut defaults, &path(other));
             }
         }
     }
     let mut merged = defaults.clone();
     merge(&mut merged, &given.table);
-    let mut wrong = Vec::new(); // dotted keys that are reported already
+    let mut wrong = Vec::new(); // dotted keys that were reported already
     given.refuse_non_finite(&mut merged, &defaults, &mut wrong, &mut problems);
     let mut config: C = given.typed(&mut merged, &defaults, &mut wrong, &mut problems)?;
 
@@ -47,10 +47,10 @@ pub(super) fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out
     config.validate(&mut found);
     if let Err(Error::Invalid(found)) = found.into_result() {
         for problem in found {
-            let below = |key: &String| problem.place.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
-            if !wrong.iter().any(|key| *key == problem.place || below(key)) {
-                let value = get(&merged, &path(&problem.place));
-                problems.push(given.place(&problem.place), described(&problem.place, value, &problem.what));
+            let below = |key: &String| problem.location.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+            if !wrong.iter().any(|key| *key == problem.location || below(key)) {
+                let value = get(&merged, &path(&problem.location));
+                problems.push(given.location(&problem.location), described(&problem.location, value, &problem.what));
             }
         }
     }
@@ -59,7 +59,7 @@ pub(super) fn load_text<C: Config>(place: &str, text: &str, sets: &[String], out
     Ok(config)
 }
 
-/// What the user gave, and which keys came from flags.
+/// The user's values, and which keys came from flags.
 struct Given {
     file: String,
     table: Table,
@@ -67,11 +67,11 @@ struct Given {
 }
 
 impl Given {
-    /// Where a key was given: the flag, else the file.
-    fn place(&self, key: &str) -> &str {
+    /// Where a key was set: the flag, or the file.
+    fn location(&self, key: &str) -> &str {
         let covers =
             |flag: &str| key == flag || key.starts_with(&format!("{flag}.")) || key.starts_with(&format!("{flag}["));
-        self.flags.iter().rev().find(|(flag, _)| covers(flag)).map_or(&self.file, |(_, place)| place)
+        self.flags.iter().rev().find(|(flag, _)| covers(flag)).map_or(&self.file, |(_, location)| location)
     }
 
     /// Applies one `section.key=TOMLVALUE`.
@@ -81,25 +81,26 @@ impl Given {
             return;
         };
         let (key, text) = (key.trim(), text.trim());
-        let place = format!("--set {key}");
+        let location = format!("--set {key}");
         if key.split('.').any(str::is_empty) {
-            problems.push(place, "is not a key, expected section.key=VALUE");
+            problems.push(location, "is not a key, expected section.key=VALUE");
             return;
         }
         let value = match toml::from_str::<Table>(&format!("value = {text}")) {
             Ok(mut table) if table.len() == 1 => table.remove("value").expect("the only key"),
             _ => {
                 let what = format!("`{text}` is not a TOML value; text needs quotes: --set '{key}=\"{text}\"'");
-                problems.push(place, what);
+                problems.push(location, what);
                 return;
             }
         };
-        // A flag is stronger than the file: it displaces the other key of a pair, unless that one is a flag as well.
+        // A flag overrides the file: it removes the other key of an exclusive pair, unless that key is a flag
+        // as well.
         for (left, right) in C::EITHER {
             for (own, other) in [(left, right), (right, left)] {
-                if *own == key && given_in(&self.table, other) {
+                if *own == key && is_set_in(&self.table, other) {
                     if self.flags.iter().any(|(flag, _)| flag == other) {
-                        problems.push(&place, format!("{other} is given as well, expected one of the two"));
+                        problems.push(&location, format!("{other} is set as well, expected one of the two"));
                     } else {
                         remove(&mut self.table, &path(other));
                     }
@@ -107,19 +108,19 @@ impl Given {
             }
         }
         insert(&mut self.table, &path(key), value);
-        self.flags.push((key.to_owned(), place));
+        self.flags.push((key.to_owned(), location));
     }
 
-    /// A file that has both keys of a pair.
+    /// Refuses a file that sets both keys of an exclusive pair.
     fn refuse_both<C: Config>(&self, problems: &mut Problems, table: &Table) {
         for (left, right) in C::EITHER {
-            if given_in(table, left) && given_in(table, right) {
+            if is_set_in(table, left) && is_set_in(table, right) {
                 problems.push(&self.file, format!("has both {left} and {right}, expected one of the two"));
             }
         }
     }
 
-    /// `nan` and `inf` are TOML, but never a setting.
+    /// Refuses `nan` and `inf`: valid TOML, but never a valid setting.
     fn refuse_non_finite(
         &self,
         merged: &mut Table,
@@ -145,13 +146,14 @@ impl Given {
         found.dedup();
         for key in found {
             let value = get(merged, &path(&key));
-            problems.push(self.place(&key), described(&key, value, "expected a finite number"));
+            problems.push(self.location(&key), described(&key, value, "expected a finite number"));
             restore(merged, defaults, &path(&key));
             wrong.push(key);
         }
     }
 
-    /// Deserialises; each failure is reported, its key goes back to the default, and the next try may find the next one.
+    /// Deserialises. Each failure is reported and its key reset to the default, so that the next attempt
+    /// finds the next failure.
     fn typed<C: Config>(
         &self,
         merged: &mut Table,
@@ -168,25 +170,25 @@ impl Given {
             let (mut keys, shown) = error_path(error.path());
             let unknown = quoted_names(&message).into_iter().next().filter(|_| message.starts_with("unknown field"));
             if let Some(unknown) = unknown {
-                // Of an unknown key at the top level or in an array serde gives the place only.
+                // For an unknown key at the top level or in an array, serde gives the location only.
                 let named = shown == unknown || shown.ends_with(&format!(".{unknown}"));
                 let key = match shown.as_str() {
                     _ if named => shown,
                     "" => unknown.clone(),
-                    place => format!("{place}.{unknown}"),
+                    location => format!("{location}.{unknown}"),
                 };
                 if !key.contains('[') && keys.last() != Some(&unknown) {
                     keys.push(unknown);
                 }
-                problems.push(self.place(&key), unknown_key(&key, &message, defaults));
+                problems.push(self.location(&key), unknown_key(&key, &message, defaults));
             } else {
                 let path: Vec<&str> = keys.iter().map(String::as_str).collect();
                 let value = get(merged, &path).filter(|_| !shown.contains('['));
-                problems.push(self.place(&shown), described(&shown, value, &expected(&message)));
+                problems.push(self.location(&shown), described(&shown, value, &expected(&message)));
             }
             let path: Vec<&str> = keys.iter().map(String::as_str).collect();
             if path.is_empty() || !restore(merged, defaults, &path) {
-                // Nothing to take away: report what there is.
+                // No key to reset: report what was found.
                 return std::mem::take(problems).into_result().and(Err(Error::invalid(&self.file, message)));
             }
             wrong.push(keys.join("."));
@@ -194,11 +196,11 @@ impl Given {
     }
 }
 
-fn parse(place: &str, text: &str) -> Result<Table> {
+fn parse(location: &str, text: &str) -> Result<Table> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-        let place = line.map_or(place.to_owned(), |line| format!("{place}:{line}"));
-        Error::invalid(place, format!("is not TOML: {}", error.message().replace('\n', ", ")))
+        let location = line.map_or(location.to_owned(), |line| format!("{location}:{line}"));
+        Error::invalid(location, format!("is not TOML: {}", error.message().replace('\n', ", ")))
     })
 }
 
@@ -214,7 +216,8 @@ fn described(key: &str, value: Option<&Value>, what: &str) -> String {
     format!("{key}{shown}: {what}")
 }
 
-/// An unknown key with the nearest known one: in its own section by spelling, in another one by name.
+/// Describes an unknown key and suggests a known one: similarly spelled in the same section, or of the same
+/// name in another.
 fn unknown_key(key: &str, message: &str, defaults: &Table) -> String {
     let leaf = key.rsplit('.').next().unwrap_or(key);
     let known: Vec<String> = quoted_names(message).into_iter().skip(1).collect();
@@ -242,7 +245,7 @@ fn quoted_names(message: &str) -> Vec<String> {
     message.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// serde's messages in words for people who do not write Rust.
+/// Translates serde's messages for people who do not write Rust.
 fn expected(message: &str) -> String {
     if message.starts_with("unknown variant") {
         let names: Vec<String> = quoted_names(message).into_iter().skip(1).map(|name| format!("{name:?}")).collect();
@@ -264,7 +267,7 @@ fn expected(message: &str) -> String {
     if message.contains("expected ") { format!("expected {wanted}") } else { wanted.to_owned() }
 }
 
-/// The keys down to the nearest one that can be taken away, and the whole path as text.
+/// The keys down to the innermost one that can be reset, and the whole path as text.
 fn error_path(path: &serde_path_to_error::Path) -> (Vec<String>, String) {
     let mut keys = Vec::new();
     for segment in path.iter() {
@@ -282,7 +285,7 @@ fn error_path(path: &serde_path_to_error::Path) -> (Vec<String>, String) {
     (keys, shown)
 }
 
-/// Levenshtein's distance between two short names.
+/// The Levenshtein distance between two short names.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();
@@ -302,8 +305,8 @@ fn path(key: &str) -> Vec<&str> {
     key.split('.').collect()
 }
 
-/// Whether a table has the key, and not just an empty list under it.
-fn given_in(table: &Table, key: &str) -> bool {
+/// Whether a table has the key with a value other than an empty list.
+fn is_set_in(table: &Table, key: &str) -> bool {
     get(table, &path(key)).is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
 }
 
@@ -341,7 +344,7 @@ fn remove(table: &mut Table, path: &[&str]) -> bool {
     table.remove(*leaf).is_some()
 }
 
-/// Puts a key back to its default, or takes it away where it has none.
+/// Resets a key to its default, or removes it if it has none.
 fn restore(merged: &mut Table, defaults: &Table, path: &[&str]) -> bool {
     match get(defaults, path) {
         Some(value) if get(merged, path) != Some(value) => {
@@ -352,7 +355,7 @@ fn restore(merged: &mut Table, defaults: &Table, path: &[&str]) -> bool {
     }
 }
 
-/// Lays `over` on `table`, section by section.
+/// Merges `over` into `table`, section by section.
 fn merge(table: &mut Table, over: &Table) {
     for (key, value) in over {
         match (table.get_mut(key), value) {

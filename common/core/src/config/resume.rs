@@ -7,13 +7,14 @@ use toml::{Table, Value};
 use super::print::inline;
 use crate::error::{Error, Problems, Result};
 
-/// The keys in which two configs differ, by dotted name, with both values as TOML; `None` where a key is absent.
+/// The keys in which two configs differ, by dotted name, with both values as TOML; `None` where a key is
+/// absent.
 pub fn differences(old: &Table, new: &Table) -> Vec<(String, Option<String>, Option<String>)> {
     let (old, new) = (flat(old), flat(new));
     let find =
         |flat: &[(String, String)], key: &str| flat.iter().find(|(own, _)| own == key).map(|(_, text)| text.clone());
     let mut keys: Vec<&String> = old.iter().chain(&new).map(|(key, _)| key).collect();
-    // The stage says more than its sections.
+    // Top-level keys, such as the stage, are more important than those in sections.
     keys.sort_by_key(|key| (key.contains('.'), *key));
     keys.dedup();
     keys.into_iter()
@@ -22,17 +23,18 @@ pub fn differences(old: &Table, new: &Table) -> Vec<(String, Option<String>, Opt
         .collect()
 }
 
-/// Refuses a resumption whose config differs from the run's in anything but the number of steps, `[run]`, `[guards]` and eval settings.
-/// Under the keys `by_content` another path may stand: what lies there is compared elsewhere.
+/// Refuses to resume a run with a config that differs in anything but the number of steps, `[run]`,
+/// `[guards]` and eval settings. The paths under the keys `by_content` may differ: the caller compares the
+/// contents.
 ///
 /// # Errors
 /// [`Error::Invalid`] with every key that differs, or when either text is not TOML.
-pub fn resume_differences(place: &str, old: &str, new: &str, by_content: &BTreeSet<String>) -> Result<()> {
+pub fn resume_differences(location: &str, old: &str, new: &str, by_content: &BTreeSet<String>) -> Result<()> {
     let parse = |text: &str| {
         let table = toml::from_str::<Table>(text);
         table
             .map(|table| without_paths(table, by_content))
-            .map_err(|error| Error::invalid(place, format!("is damaged: {}", error.message())))
+            .map_err(|error| Error::invalid(location, format!("is damaged: {}", error.message())))
     };
     let mut problems = Problems::new();
     for (key, old, new) in differences(&parse(old)?, &parse(new)?) {
@@ -41,7 +43,7 @@ pub fn resume_differences(place: &str, old: &str, new: &str, by_content: &BTreeS
         if !may_change(&key) && !is_older {
             let [old, new] = [old, new].map(|text| text.unwrap_or_else(|| "not set".to_owned()));
             problems.push(
-                place,
+                location,
                 format!("{key} was {old}, now {new}: across a resume only steps, [run], [guards] and eval settings may change"),
             );
         }
@@ -49,10 +51,11 @@ pub fn resume_differences(place: &str, old: &str, new: &str, by_content: &BTreeS
     problems.into_result()
 }
 
-/// Keys that runs from before their time do not have, and what they did.
+/// Keys that were added after the first release of the format, with the value that older runs used
+/// implicitly.
 const LATER: [(&str, &str); 1] = [("reward.score_at", "\"auto\"")];
 
-/// Whether two configs ask for their results in the same dtype.
+/// Whether two configs request the same result dtype.
 pub fn same_result_dtype(old: &str, new: &str) -> bool {
     let dtype = |text: &str| -> Option<String> {
         let table = toml::from_str::<Table>(text).ok()?;
@@ -62,7 +65,8 @@ pub fn same_result_dtype(old: &str, new: &str) -> bool {
     dtype(old).unwrap_or_else(default) == dtype(new).unwrap_or_else(default)
 }
 
-/// The config without the paths under some keys; of a list of tables, such as `[[data.mix]]`, the rest stays.
+/// The config without the paths under some keys. Tables in a list, such as `[[data.mix]]`, lose their `path`
+/// only.
 fn without_paths(mut config: Table, keys: &BTreeSet<String>) -> Table {
     for (section, leaf) in keys.iter().filter_map(|key| key.split_once('.')) {
         let Some(Value::Table(section)) = config.get_mut(section) else { continue };

@@ -1,4 +1,4 @@
-//! The sections that several stages have. Where a default differs by stage, the stage's `Default` gives it.
+//! Config sections that several stages share. A default that differs by stage is in the stage's `Default`.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub enum Dtype {
 }
 
 documented! {
-    /// `[model]`: where the weights come from and how they compute.
+    /// `[model]`: the checkpoint, and how the model computes.
     pub struct ModelSection {
         /// The checkpoint: a folder in Hugging Face layout. `align pretrain` initialises new weights when the
         /// folder holds `config.json` and a tokenizer, and nothing that looks like weights.
@@ -43,7 +43,7 @@ impl Default for ModelSection {
 }
 
 impl ModelSection {
-    /// Its mistakes.
+    /// Adds the mistakes in this section to `problems`.
     pub fn validate(&self, problems: &mut Problems) {
         checks::required(problems, "model.path", &self.path);
     }
@@ -72,7 +72,7 @@ impl OptimizerSection {
         Self { lr, betas: [0.9, 0.95], eps: 1e-8, weight_decay }
     }
 
-    /// Its mistakes.
+    /// Adds the mistakes in this section to `problems`.
     pub fn validate(&self, problems: &mut Problems) {
         checks::at_least_zero(problems, "optimizer.lr", self.lr);
         if self.betas.iter().any(|beta| !(0.0..1.0).contains(beta)) {
@@ -83,7 +83,7 @@ impl OptimizerSection {
     }
 }
 
-/// What the learning rate does behind the warm-up.
+/// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
@@ -109,12 +109,12 @@ documented! {
 }
 
 impl ScheduleSection {
-    /// A schedule that ends, where it falls, at a tenth of the peak.
+    /// A schedule whose decaying kinds end at a tenth of the peak.
     pub fn new(kind: ScheduleKind, warmup_steps: u64) -> Self {
         Self { kind, warmup_steps, min_lr_ratio: 0.1 }
     }
 
-    /// Its mistakes.
+    /// Adds the mistakes in this section to `problems`.
     pub fn validate(&self, problems: &mut Problems) {
         if !(0.0..=1.0).contains(&self.min_lr_ratio) {
             problems.push("schedule.min_lr_ratio", "must be from 0 to 1");
@@ -126,10 +126,10 @@ impl ScheduleSection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResultDtype {
-    /// Of a language model the source's; of a reward or value model float32.
+    /// The source's for a language model, float32 for a reward or value model.
     #[default]
     Auto,
-    /// The source's.
+    /// The dtype of the source checkpoint.
     Source,
     /// 32-bit floats.
     Float32,
@@ -181,7 +181,7 @@ impl Default for RunSection {
 }
 
 impl RunSection {
-    /// Its mistakes.
+    /// Adds the mistakes in this section to `problems`.
     pub fn validate(&self, problems: &mut Problems) {
         if self.out.as_os_str().is_empty() {
             problems.push("run.out", "is required, here or as --out");
@@ -212,7 +212,7 @@ impl RunSection {
     }
 }
 
-/// A device as a config names it. Whether it is there is not asked.
+/// A device as a config names it. Parsing does not check that it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceSpec {
     /// The first GPU where there is one, else the CPU.
@@ -240,29 +240,31 @@ impl FromStr for DeviceSpec {
     }
 }
 
-/// One path or several: a string or an array of strings in TOML. Each is a file, a folder of files or a pattern.
+/// One path or several: a string or an array of strings in TOML. Each is a file, a folder of files or a
+/// pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
 pub struct Files {
     paths: Vec<PathBuf>,
-    /// What lies beside the files in the folders that were given, and is not read.
+    /// Files in the given folders that are no data files and are skipped.
     #[serde(skip)]
-    passed_over: Vec<PathBuf>,
+    ignored: Vec<PathBuf>,
 }
 
 impl Files {
-    /// Puts in the place of each path what `found` gives for it: paths, and what lies beside them and is not read.
+    /// Replaces each path by the result of `found`: the data files, and the files beside them that are
+    /// skipped.
     pub fn replace(&mut self, mut found: impl FnMut(&Path) -> (Vec<PathBuf>, Vec<PathBuf>)) {
         for given in std::mem::take(&mut self.paths) {
-            let (paths, mut passed_over) = found(&given);
+            let (paths, mut ignored) = found(&given);
             self.paths.extend(paths);
-            self.passed_over.append(&mut passed_over);
+            self.ignored.append(&mut ignored);
         }
     }
 
-    /// What lies beside the files in the folders that were given, and is not read.
-    pub fn passed_over(&self) -> &[PathBuf] {
-        &self.passed_over
+    /// Files in the given folders that are no data files and are skipped.
+    pub fn ignored(&self) -> &[PathBuf] {
+        &self.ignored
     }
 }
 
@@ -276,7 +278,7 @@ impl Deref for Files {
 
 impl<P: Into<PathBuf>> FromIterator<P> for Files {
     fn from_iter<I: IntoIterator<Item = P>>(paths: I) -> Self {
-        Self { paths: paths.into_iter().map(Into::into).collect(), passed_over: Vec::new() }
+        Self { paths: paths.into_iter().map(Into::into).collect(), ignored: Vec::new() }
     }
 }
 
@@ -309,11 +311,11 @@ impl<'de> Deserialize<'de> for Files {
 }
 
 documented! {
-    /// One entry of `[[data.mix]]`: a source of rows and how often it is drawn from.
+    /// One entry of `[[data.mix]]`: a source of rows and its weight.
     pub struct Mix {
         /// A file or several, a folder or a pattern.
         pub path: Files,
-        /// The source's part of all rows, relative to the other weights.
+        /// The source's share of all rows, relative to the other weights.
         pub weight: f64,
     }
 }
@@ -322,14 +324,14 @@ documented! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Overlong {
-    /// It is left out, and counted.
+    /// The row is skipped and counted.
     #[default]
     Drop,
-    /// It is cut on the right, and counted.
+    /// The row is cut on the right and counted.
     Truncate,
 }
 
-/// Checks that many keys share. Each adds a problem in the words of [`super::Config::validate`].
+/// Checks that many keys share. Each adds a problem in the form that [`super::Config::validate`] describes.
 pub mod checks {
     use super::{DeviceSpec, Files, Mix, Path, Problems};
 
@@ -375,7 +377,7 @@ pub mod checks {
                 "data.train",
                 "is required: a file, a folder, a pattern, an array of them, or [[data.mix]] entries",
             ),
-            (false, false) => problems.push("data.mix", "stands beside data.train: give one of the two"),
+            (false, false) => problems.push("data.mix", "is set together with data.train, expected one of the two"),
             _ => {}
         }
         for source in mix {

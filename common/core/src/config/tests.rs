@@ -1,4 +1,4 @@
-//! A stage config as the stages write theirs, and every way to get it wrong.
+//! A config like those of the stages, and every kind of mistake in it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ fn problems(result: Result<Stage>) -> Vec<String> {
 }
 
 #[test]
-fn defaults_lie_below_what_is_given() {
+fn the_users_values_override_the_defaults() {
     let config = good("train.grad_clip = 2\n[schedule]\nkind = 'cosine'", &["optimizer.lr=1e-3"]).unwrap();
     assert_eq!(config.train.grad_clip, 2.0); // a whole number is a number
     assert_eq!(config.schedule, ScheduleSection { kind: ScheduleKind::Cosine, warmup_steps: 1430, min_lr_ratio: 0.1 });
@@ -166,7 +166,7 @@ fn an_unknown_key_without_neighbours_lists_the_section() {
 }
 
 #[test]
-fn values_that_are_no_numbers() {
+fn non_finite_values_are_refused() {
     let found = problems(good("train.grad_clip = nan\noptimizer.betas = [inf, 0.5]", &[]));
     assert_eq!(
         found,
@@ -210,7 +210,7 @@ fn one_of_two_keys() {
     );
     assert_eq!(
         problems(good("", &["train.epochs=2", "train.steps=3"])),
-        ["--set train.steps: train.epochs is given as well, expected one of the two"]
+        ["--set train.steps: train.epochs is set as well, expected one of the two"]
     );
 }
 
@@ -327,7 +327,7 @@ fn what_may_change_across_a_resume() {
             format!("config.toml: optimizer.lr was 2e-6, now 1e-4: {rule}"),
         ]
     );
-    // A key that one of the two does not have.
+    // A key that only one of the two has.
     assert!(resume_differences("c", "[a]\nx = 1\n", "", &none).is_err());
     // ppo.epochs is part of the algorithm, ppo.steps is not.
     assert!(resume_differences("c", "[ppo]\nepochs = 1\n", "[ppo]\nepochs = 2\n", &none).is_err());
@@ -347,9 +347,9 @@ fn paths_whose_content_is_compared_may_change() {
     assert!(differ("[data]\ncache = 'a'", "[data]\ncache = 'b'").is_err());
 }
 
-/// A run that began before a key was there goes on with what it did.
+/// A run that is older than a key continues with the behaviour it had.
 #[test]
-fn a_key_that_came_later_is_no_difference_as_long_as_it_means_what_was_done() {
+fn a_newer_key_with_the_old_behaviour_is_no_difference() {
     let none = BTreeSet::new();
     resume_differences("c", "[reward]\n", "[reward]\nscore_at = \"auto\"\n", &none).unwrap();
     assert!(resume_differences("c", "[reward]\n", "[reward]\nscore_at = \"last\"\n", &none).is_err());

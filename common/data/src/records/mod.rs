@@ -1,5 +1,5 @@
-//! The shapes of rows, and how each becomes a [`Record`]. What a row holds beside the texts of its turns (`turns.rs`), and what formats
-//! mean by it, stands in `keys.rs`.
+//! The shapes of rows, and how each is converted to a [`Record`]. `turns.rs` reads turns; `keys.rs` defines
+//! the meaning of all other keys in the common formats.
 
 mod keys;
 mod shapes;
@@ -16,7 +16,7 @@ pub use keys::holds_text;
 use keys::{ANSWER, Keys, QUESTION, SYSTEM, TURNS};
 use turns::Turns;
 
-/// What a stage needs its rows to be.
+/// The kind of rows that a stage needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Dialogues with answers: sft.
@@ -32,7 +32,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The rows' name in messages.
+    /// The name of the kind in messages.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Chat => "chat",
@@ -43,7 +43,7 @@ impl Kind {
         }
     }
 
-    /// The accepted shapes, for messages.
+    /// The accepted shapes, as messages list them.
     pub fn shapes(self) -> &'static str {
         match self {
             Kind::Chat => {
@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    /// What a row is, as its keys say, whether or not it can be read; `None` where they say nothing.
+    /// The kind of a row by its keys, even if the row is invalid; `None` if the keys do not tell.
     pub fn of(row: &Value) -> Option<Self> {
         let keys = Keys::new(row.as_object()?);
         let any = |names: &[&str]| names.iter().any(|name| keys.has(name));
@@ -93,11 +93,11 @@ impl Kind {
 /// One row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
-    /// A dialogue with at least one answer that is trained on, none of them empty.
+    /// A dialogue with at least one trained answer and no empty one.
     Chat(Dialogue),
-    /// Dialogues that differ in what they are worth.
+    /// Dialogues of different quality.
     Comparison(Comparison),
-    /// A dialogue that ends with a user turn, or with what a tool answers.
+    /// A dialogue that ends with a user turn or a tool result.
     Prompt(Dialogue),
     /// A whole dialogue that ends with an answer.
     Response(Dialogue),
@@ -112,12 +112,13 @@ pub enum Record {
 pub struct Comparison {
     /// (K) A pair is chosen, then rejected.
     pub dialogues: Vec<Dialogue>,
-    /// (K) What each is worth, where the row says so: the mean of what people gave it, or a pair's margin above zero. `None` for pairs.
+    /// (K) The scores, if the row has any: the mean of the ratings of each answer, or a pair's margin and 0.
+    /// `None` for pairs without a margin.
     pub scores: Option<Vec<f64>>,
 }
 
 impl Record {
-    /// Whether it holds tools or calls of them: JSON that comes out again.
+    /// Whether it has tools or tool calls: JSON that is written again.
     fn holds_json(&self) -> bool {
         let holds = |dialogue: &Dialogue| {
             !dialogue.tools.is_empty() || dialogue.messages.iter().any(|message| !message.tool_calls.is_empty())
@@ -131,16 +132,16 @@ impl Record {
     }
 }
 
-/// A row that was read.
+/// A parsed row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadRow {
-    /// What it is.
+    /// The record.
     pub record: Record,
-    /// Its keys that nothing read, in alphabetical order; those of turns as `messages.KEY`.
+    /// Keys that were not read, in alphabetical order; those of turns as `messages.KEY`.
     pub unread: Vec<String>,
 }
 
-/// Most answers in a ranked list: its pairs are compared at once, and there are K·(K−1)/2 of them.
+/// The maximum number of answers K in a ranked list: all of its K·(K−1)/2 pairs are compared at once.
 pub const MAX_RANKED: usize = 256;
 
 /// What is wrong with a row and what was expected, as one line.
@@ -168,7 +169,7 @@ pub fn parse(kind: Kind, row: &Value) -> Result<ReadRow, String> {
     Ok(ReadRow { record, unread: unread.into_iter().collect() })
 }
 
-/// The system text of a row of any shape: beside its turns, or as the first of them.
+/// The system text of a row of any shape: from its own key, or from the first turn.
 pub fn system_text(row: &Value) -> Option<String> {
     let keys = Keys::new(row.as_object()?);
     let beside = keys.full_one_of(SYSTEM).ok().flatten().map(|(_, text)| text);
@@ -181,13 +182,13 @@ pub fn system_text(row: &Value) -> Option<String> {
     turns::text_of(beside.or_else(first_turn)?, "system").ok()
 }
 
-/// What beside texts makes a row of a stage's shapes what it is: tools and their calls, marks of what is trained on, scores, margins.
-/// Equal for rows that mean the same by equal texts, and for no others.
+/// Everything but texts that gives a row its meaning: tools, tool calls, training marks, scores, margins.
+/// Rows with equal texts are duplicates only if these are equal as well.
 pub fn meaning_beside_texts(row: &Value) -> String {
     fn walk(value: &Value, found: &mut Vec<String>) {
         match value {
             Value::Array(values) => {
-                // Of which of several answers or turns something is said matters, too.
+                // It matters which of several answers or turns a value belongs to.
                 for (index, value) in values.iter().enumerate() {
                     let before = found.len();
                     walk(value, found);
@@ -212,7 +213,8 @@ pub fn meaning_beside_texts(row: &Value) -> String {
     found.join("\n")
 }
 
-/// As [`parse`], of a row as it is written: whole numbers that JSON's reader cannot hold would come out of a tool's description changed.
+/// As [`parse`], but refuses rows with tools whose JSON text has integers of more than 64 bits: those would
+/// be written back changed.
 ///
 /// # Errors
 /// As [`parse`].
@@ -224,7 +226,7 @@ pub fn parse_text(kind: Kind, row: &Value, text: &[u8]) -> Result<ReadRow, Strin
     Ok(read)
 }
 
-/// Whether a whole number in some JSON, outside its strings, does not fit into 64 bits.
+/// Whether JSON has an integer outside strings that does not fit into 64 bits.
 fn has_wide_integer(json: &[u8]) -> bool {
     let (mut at, mut in_string) = (0, false);
     while at < json.len() {
@@ -277,7 +279,7 @@ fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| a_value(value).to_owned(), |text| format!("`{}`", clipped(text)))
 }
 
-/// Data comes from strangers: a message quotes little of it, on one line.
+/// Data is untrusted: a message quotes little of it, on one line.
 fn clipped(text: &str) -> String {
     let clipped: String = text.chars().filter(|char| !char.is_control()).take(40).collect();
     if clipped.len() < text.len() { format!("{clipped}…") } else { clipped }

@@ -1,13 +1,15 @@
-//! From the keys of a row to its record.
+//! Converts a row to a record, by the shape that its keys have.
 
 use serde_json::{Map, Value};
 
 use super::keys::{ANSWER, CONTEXT, HISTORY, Keys, QUESTION, REASONING, SYSTEM, TOOLS, TURNS, is_empty, is_generated};
-use super::turns::{Turns, is_transcript, is_whole_transcript, no_empty_answers, text_of, trained, transcript, truth};
+use super::turns::{
+    Turns, as_bool, is_transcript, is_whole_transcript, no_empty_answers, text_of, trained, transcript,
+};
 use super::{Comparison, Kind, MAX_RANKED, Parsed, Record, a_value, last_role, wrong_shape};
 use align_text::chatml::{Dialogue, Message, Role};
 
-/// A row on its way to a record.
+/// A row that is being converted.
 pub(super) struct Row<'a> {
     pub(super) kind: Kind,
     pub(super) map: &'a Map<String, Value>,
@@ -35,7 +37,7 @@ impl<'a> Row<'a> {
             return Err(self.wrong_shape());
         }
         let messages = if let Some((_, turns)) = self.turns()? {
-            self.no_reasoning_of_its_own()?;
+            self.refuse_row_reasoning()?;
             turns
         } else {
             let Some((key, answer)) = self.keys.one_of(ANSWER)? else { return Err(self.wrong_shape()) };
@@ -48,7 +50,7 @@ impl<'a> Row<'a> {
             }
             whole
         };
-        let dialogue = self.framed(messages)?;
+        let dialogue = self.with_system_and_tools(messages)?;
         let answers = || dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
         if answers().count() == 0 {
             return Err("no assistant turn, expected at least one".to_owned());
@@ -59,17 +61,19 @@ impl<'a> Row<'a> {
         Ok(dialogue)
     }
 
-    /// What `align generate` says of an answer: one that was cut off has no end.
+    /// The `ended` key of `align generate`: false for an answer that was cut off.
     fn is_whole(&self) -> Parsed<bool> {
         match self.keys.get("ended") {
             None => Ok(true),
-            Some(ended) => truth(ended).ok_or_else(|| format!("`ended` is {}, expected true or false", a_value(ended))),
+            Some(ended) => {
+                as_bool(ended).ok_or_else(|| format!("`ended` is {}, expected true or false", a_value(ended)))
+            }
         }
     }
 
-    /// Dialogues that differ in what they are worth.
+    /// Dialogues of different quality.
     pub(super) fn comparison(&self) -> Parsed<Comparison> {
-        self.no_reasoning_of_its_own()?;
+        self.refuse_row_reasoning()?;
         let comparison = self.compared()?;
         let is_left_out = |dialogue: &Dialogue| dialogue.messages.last().is_some_and(|message| !message.is_trained);
         if comparison.dialogues.iter().any(is_left_out) {
@@ -82,7 +86,7 @@ impl<'a> Row<'a> {
 
     fn compared(&self) -> Parsed<Comparison> {
         if let Some(rejected) = self.keys.get("rejected_response") {
-            return self.rejected_beside(rejected);
+            return self.with_rejected_response(rejected);
         }
         if let (Some(chosen), Some(rejected)) = (self.keys.get("chosen"), self.keys.get("rejected")) {
             let start = match self.question()? {
@@ -93,7 +97,8 @@ impl<'a> Row<'a> {
                 Some(start) => self.continued(start, value, key),
                 None => self.whole(value, key),
             };
-            let dialogues = self.each_framed(vec![side(chosen, "chosen")?, side(rejected, "rejected")?])?;
+            let dialogues =
+                self.each_with_system_and_tools(vec![side(chosen, "chosen")?, side(rejected, "rejected")?])?;
             return Ok(Comparison { dialogues, scores: self.margin()? });
         }
         match (self.keys.get("responses"), self.keys.get("scores")) {
@@ -102,8 +107,9 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// ms-swift's: whole dialogues whose last answer is the chosen one, or a question with its answer, and the rejected answer.
-    fn rejected_beside(&self, rejected: &Value) -> Parsed<Comparison> {
+    /// The shape of ms-swift: a dialogue whose last answer is the chosen one (or a question with its answer),
+    /// and the rejected answer.
+    fn with_rejected_response(&self, rejected: &Value) -> Parsed<Comparison> {
         let chosen = match self.turns()? {
             Some((key, turns)) => answered(turns, key)?,
             None => {
@@ -114,10 +120,10 @@ impl<'a> Row<'a> {
         };
         let start = &chosen[..chosen.len() - 1];
         let rejected = self.continued(start, rejected, "rejected_response")?;
-        Ok(Comparison { dialogues: self.each_framed(vec![chosen, rejected])?, scores: self.margin()? })
+        Ok(Comparison { dialogues: self.each_with_system_and_tools(vec![chosen, rejected])?, scores: self.margin()? })
     }
 
-    /// A pair's margin, as scores that differ by it.
+    /// A pair's margin, as two scores that differ by it.
     fn margin(&self) -> Parsed<Option<Vec<f64>>> {
         let Some(margin) = self.keys.get("margin") else { return Ok(None) };
         match margin.as_f64() {
@@ -141,7 +147,7 @@ impl<'a> Row<'a> {
                 scores.len()
             ));
         }
-        let scores = scores.iter().enumerate().map(|(index, score)| worth(score, &format!("scores[{index}]")));
+        let scores = scores.iter().enumerate().map(|(index, score)| mean_score(score, &format!("scores[{index}]")));
         let scores = scores.collect::<Parsed<Vec<f64>>>()?;
         Ok(Comparison { dialogues: self.each_continued(&start, responses)?, scores: Some(scores) })
     }
@@ -152,7 +158,7 @@ impl<'a> Row<'a> {
             Some(messages) => (QUESTION.iter().find(|key| self.keys.has(key)).copied().unwrap_or("input"), messages),
             None => self.turns()?.ok_or_else(|| self.wrong_shape())?,
         };
-        let dialogue = self.framed(messages)?;
+        let dialogue = self.with_system_and_tools(messages)?;
         match last_role(&dialogue) {
             Some(Role::User | Role::Tool) => Ok(dialogue),
             Some(role) => {
@@ -171,10 +177,10 @@ impl<'a> Row<'a> {
             (Some(start), Some((key, answer)), None, None) => {
                 let mut whole = self.continued(&start, answer, key)?;
                 self.give_reasoning(&mut whole)?;
-                self.framed(whole).map(Record::Response)
+                self.with_system_and_tools(whole).map(Record::Response)
             }
             (Some(start), None, Some(answers), None) => {
-                self.no_reasoning_of_its_own()?;
+                self.refuse_row_reasoning()?;
                 let answers = list(answers, "responses", "answers")?;
                 if answers.is_empty() {
                     return Err("`responses` is empty, expected at least one answer".to_owned());
@@ -182,15 +188,15 @@ impl<'a> Row<'a> {
                 self.each_continued(&start, answers).map(Record::Responses)
             }
             (None, None, None, Some((key, whole))) => {
-                self.no_reasoning_of_its_own()?;
-                self.framed(answered(whole, key)?).map(Record::Response)
+                self.refuse_row_reasoning()?;
+                self.with_system_and_tools(answered(whole, key)?).map(Record::Response)
             }
             _ => Err(self.wrong_shape()),
         }
     }
 
-    /// What comes before the answers, where the row has a question: a text is one user turn, a transcript its turns. The row's history
-    /// stands before it.
+    /// The turns before the answers, if the row has a question: its history, then one user turn for a text,
+    /// or the turns of a transcript.
     fn question(&self) -> Parsed<Option<Vec<Message>>> {
         let (question, context) = (self.keys.one_of(QUESTION)?, self.keys.full_one_of(CONTEXT)?);
         let (key, value) = match (question, context) {
@@ -199,7 +205,7 @@ impl<'a> Row<'a> {
             (Some(("instruction", text)), Some((key, context))) => {
                 let (text, context) = (self.keys.text("instruction", text)?, self.keys.text(key, context)?);
                 let text = if text.trim().is_empty() { context.to_owned() } else { format!("{text}\n{context}") };
-                return self.behind_history(vec![Message::new(Role::User, text)]).map(Some);
+                return self.after_history(vec![Message::new(Role::User, text)]).map(Some);
             }
             (Some((key, _)), Some((context, _))) => {
                 return Err(format!(
@@ -214,7 +220,7 @@ impl<'a> Row<'a> {
             }
             Value::String(text) if is_transcript(text) => {
                 let mut turns = transcript(text, key)?;
-                // `Assistant:` at the end only says who speaks next.
+                // `Assistant:` at the end only marks the next speaker.
                 turns.pop_if(|last| last.is_empty_answer());
                 no_empty_answers(&turns, key)?;
                 turns
@@ -226,13 +232,13 @@ impl<'a> Row<'a> {
                 return Err(format!("`{key}` is {}, expected {expected}", a_value(other)));
             }
         };
-        // The answers in a prompt were given already.
+        // Answers inside a prompt are context, not targets.
         messages.iter_mut().for_each(|message| message.is_trained = message.role != Role::Assistant);
-        self.behind_history(messages).map(Some)
+        self.after_history(messages).map(Some)
     }
 
-    /// `history`: pairs of what was asked and answered before.
-    fn behind_history(&self, messages: Vec<Message>) -> Parsed<Vec<Message>> {
+    /// Prepends `history`: pairs of earlier questions and answers.
+    fn after_history(&self, messages: Vec<Message>) -> Parsed<Vec<Message>> {
         let Some(history) = self.keys.get(HISTORY).filter(|history| !is_empty(history)) else { return Ok(messages) };
         let mut before = Vec::new();
         for (index, pair) in list(history, HISTORY, "pairs of texts")?.iter().enumerate() {
@@ -242,7 +248,7 @@ impl<'a> Row<'a> {
                 }
                 _ => {
                     return Err(format!(
-                        "`{HISTORY}[{index}]` is no pair of texts, expected [\"asked\", \"answered\"]"
+                        "`{HISTORY}[{index}]` is not a pair of texts, expected [\"asked\", \"answered\"]"
                     ));
                 }
             }
@@ -252,21 +258,21 @@ impl<'a> Row<'a> {
         Ok(before)
     }
 
-    /// The row's own reasoning belongs to its only answer.
+    /// Adds the row's reasoning to its only answer.
     fn give_reasoning(&self, messages: &mut [Message]) -> Parsed<()> {
         let Some((key, text)) = self.keys.full_one_of(REASONING)? else { return Ok(()) };
         let text = text_of(text, key)?;
         if let Some(last) = messages.last_mut() {
             if last.reasoning.as_ref().is_some_and(|own| *own != text) {
-                return Err(format!("`{key}` stands beside the answer's own reasoning, expected one of them"));
+                return Err(format!("`{key}` and the answer's own reasoning differ, expected one of them"));
             }
             last.reasoning = Some(text);
         }
         Ok(())
     }
 
-    /// Of several answers, the row's own reasoning could be anybody's.
-    fn no_reasoning_of_its_own(&self) -> Parsed<()> {
+    /// Refuses reasoning of a row with several answers: it is unclear which it belongs to.
+    fn refuse_row_reasoning(&self) -> Parsed<()> {
         match self.keys.full_one_of(REASONING)? {
             None => Ok(()),
             Some((key, _)) => {
@@ -284,8 +290,8 @@ impl<'a> Row<'a> {
         Ok(Some((key, self.turns.list(list, key)?)))
     }
 
-    /// Turns with the row's system text and tools.
-    fn framed(&self, mut messages: Vec<Message>) -> Parsed<Dialogue> {
+    /// A dialogue of turns with the row's system text and tools.
+    fn with_system_and_tools(&self, mut messages: Vec<Message>) -> Parsed<Dialogue> {
         if let Some((key, system)) = self.keys.full_one_of(SYSTEM)? {
             let system = text_of(system, key)?;
             match messages.first().filter(|first| first.role == Role::System) {
@@ -302,16 +308,16 @@ impl<'a> Row<'a> {
         Ok(Dialogue { messages, tools: self.tools()? })
     }
 
-    fn each_framed(&self, dialogues: Vec<Vec<Message>>) -> Parsed<Vec<Dialogue>> {
-        dialogues.into_iter().map(|messages| self.framed(messages)).collect()
+    fn each_with_system_and_tools(&self, dialogues: Vec<Vec<Message>>) -> Parsed<Vec<Dialogue>> {
+        dialogues.into_iter().map(|messages| self.with_system_and_tools(messages)).collect()
     }
 
-    /// `tools`: a list of descriptions, or one written as a text.
+    /// `tools`: a list of descriptions, or such a list as JSON text.
     fn tools(&self) -> Parsed<Vec<Value>> {
         let Some(tools) = self.keys.get(TOOLS).filter(|tools| !is_empty(tools)) else { return Ok(Vec::new()) };
         let parsed = match tools {
             Value::String(text) => serde_json::from_str(text)
-                .map_err(|error| format!("`{TOOLS}` is a text that is no JSON ({error}), expected a list of tools"))?,
+                .map_err(|error| format!("`{TOOLS}` is a text that is not JSON ({error}), expected a list of tools"))?,
             other => other.clone(),
         };
         let Value::Array(tools) = parsed else {
@@ -323,27 +329,28 @@ impl<'a> Row<'a> {
         Ok(tools)
     }
 
-    /// `start` with one answer: a text, a message, or messages. Messages that repeat `start` are the whole dialogue.
+    /// `start` followed by one answer: a text, a message, or messages. Messages that repeat `start` are the
+    /// whole dialogue.
     fn continued(&self, start: &[Message], value: &Value, key: &str) -> Parsed<Vec<Message>> {
         let rest = match value {
-            // Where the prompt is a transcript, the space behind `Assistant:` is none of the answer's.
-            Value::String(text) if self.asks_in_a_transcript() && !is_whole_transcript(text) => {
+            // If the prompt is a transcript, the space after `Assistant:` is not part of the answer.
+            Value::String(text) if self.has_transcript_prompt() && !is_whole_transcript(text) => {
                 vec![Message::new(Role::Assistant, text.trim())]
             }
-            // A whole dialogue, which has to begin as the prompt does.
+            // A whole dialogue, which must begin with the prompt.
             Value::String(text) if is_whole_transcript(text) => transcript(text, key)?,
             Value::String(text) => vec![Message::new(Role::Assistant, text)],
             Value::Object(_) => vec![self.turns.message(value, key)?],
             list => self.turns.list(list, key)?,
         };
-        let said = |(one, other): (&Message, &Message)| one.says_the_same(other);
-        let repeats = !start.is_empty() && rest.len() >= start.len() && rest.iter().zip(start).all(said);
+        let is_same = |(one, other): (&Message, &Message)| one.is_same_turn(other);
+        let repeats = !start.is_empty() && rest.len() >= start.len() && rest.iter().zip(start).all(is_same);
         if !repeats && rest.first().is_some_and(|message| message.role != Role::Assistant) {
             return Err(format!("`{key}` begins with another turn than the prompt or an answer, expected either"));
         }
-        let behind = if repeats { &rest[start.len()..] } else { &rest[..] };
-        let whole = [start, behind].concat();
-        // What `align generate` wrote may be nothing but an end.
+        let answer = if repeats { &rest[start.len()..] } else { &rest[..] };
+        let whole = [start, answer].concat();
+        // A response of `align generate` may be empty except for its end token.
         let is_generated = self.kind == Kind::Response && is_generated(self.keys);
         if is_generated && whole.last().is_some_and(Message::is_empty_answer) {
             Ok(whole)
@@ -352,14 +359,16 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn asks_in_a_transcript(&self) -> bool {
+    fn has_transcript_prompt(&self) -> bool {
         QUESTION.iter().any(|key| self.map.get(*key).and_then(Value::as_str).is_some_and(is_transcript))
     }
 
     /// `start` with each of several answers.
     fn each_continued(&self, start: &[Message], answers: &[Value]) -> Parsed<Vec<Dialogue>> {
         let dialogues = answers.iter().enumerate();
-        let each = |(index, answer)| self.framed(self.continued(start, answer, &format!("responses[{index}]"))?);
+        let each = |(index, answer)| {
+            self.with_system_and_tools(self.continued(start, answer, &format!("responses[{index}]"))?)
+        };
         dialogues.map(each).collect()
     }
 
@@ -392,19 +401,19 @@ fn answered(messages: Vec<Message>, key: &str) -> Parsed<Vec<Message>> {
     }
 }
 
-/// What people gave an answer: one number, or the mean of one number each; null where one of them gave none.
-fn worth(score: &Value, place: &str) -> Parsed<f64> {
-    let number = |value: &Value, place: &str, expected: &str| {
-        value.as_f64().ok_or_else(|| format!("`{place}` is {}, expected {expected}", a_value(value)))
+/// The score of an answer: one number, or the mean of a list of ratings, in which null is a missing rating.
+fn mean_score(score: &Value, location: &str) -> Parsed<f64> {
+    let number = |value: &Value, location: &str, expected: &str| {
+        value.as_f64().ok_or_else(|| format!("`{location}` is {}, expected {expected}", a_value(value)))
     };
-    let Value::Array(votes) = score else { return number(score, place, "a number, or a list of them") };
+    let Value::Array(votes) = score else { return number(score, location, "a number, or a list of them") };
     let given = votes.iter().enumerate().filter(|(_, vote)| !vote.is_null());
-    let votes = given.map(|(index, vote)| number(vote, &format!("{place}[{index}]"), "a number"));
+    let votes = given.map(|(index, vote)| number(vote, &format!("{location}[{index}]"), "a number"));
     let mut votes = votes.collect::<Parsed<Vec<f64>>>()?;
     if votes.is_empty() {
-        return Err(format!("`{place}` has no number, expected at least one"));
+        return Err(format!("`{location}` has no number, expected at least one"));
     }
-    // In one order, so that the same votes of other people have the same mean to the bit.
+    // Sorted, so that the mean does not depend on the order of ratings, even in its last bit.
     votes.sort_by(f64::total_cmp);
     Ok(votes.iter().sum::<f64>() / votes.len() as f64)
 }

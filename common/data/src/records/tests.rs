@@ -1,5 +1,6 @@
-//! What rows say beside their texts. Expected values: the formats' own documentation (LLaMA-Factory's data/README.md, TRL's dataset
-//! formats, axolotl's and ms-swift's pages on data, OpenAI's fine-tuning guide).
+//! Keys of rows besides their texts. Expected values: the formats' own documentation (LLaMA-Factory's
+//! data/README.md, TRL's dataset formats, axolotl's and ms-swift's pages on data, OpenAI's fine-tuning
+//! guide).
 
 use serde_json::json;
 
@@ -25,7 +26,7 @@ fn dialogue(kind: Kind, row: Value) -> Dialogue {
 }
 
 /// The turns as `role: content`.
-fn said(dialogue: &Dialogue) -> Vec<String> {
+fn shown_turns(dialogue: &Dialogue) -> Vec<String> {
     dialogue.messages.iter().map(|message| format!("{}: {}", message.role.name(), message.content)).collect()
 }
 
@@ -51,7 +52,7 @@ fn a_system_text_beside_the_turns_is_the_system_turn_of_every_kind_of_row() {
             (Kind::Response, json!({"messages": turns, key: "pirate"})),
         ] {
             let dialogue = dialogue(kind, row.clone());
-            assert_eq!(said(&dialogue)[..2], ["system: pirate", "user: q"], "{row}");
+            assert_eq!(shown_turns(&dialogue)[..2], ["system: pirate", "user: q"], "{row}");
         }
     }
     let two = json!({"messages": [{"role": "system", "content": "knight"}, {"role": "user", "content": "q"},
@@ -62,22 +63,22 @@ fn a_system_text_beside_the_turns_is_the_system_turn_of_every_kind_of_row() {
     );
     let mut same = two;
     same["system"] = json!("knight");
-    assert_eq!(said(&dialogue(Kind::Chat, same)), ["system: knight", "user: q", "assistant: a"]);
-    // A table's empty column says nothing; two columns that differ contradict each other.
+    assert_eq!(shown_turns(&dialogue(Kind::Chat, same)), ["system: knight", "user: q", "assistant: a"]);
+    // An empty column of a table is ignored; two columns that differ are a contradiction.
     let empty = json!({"instruction": "q", "output": "a", "system": "", "system_prompt": null});
-    assert_eq!(said(&dialogue(Kind::Chat, empty)), ["user: q", "assistant: a"]);
+    assert_eq!(shown_turns(&dialogue(Kind::Chat, empty)), ["user: q", "assistant: a"]);
     let both = json!({"instruction": "q", "output": "a", "system": "x", "system_prompt": "y"});
     assert!(refused(Kind::Chat, both).starts_with("both `system` and `system_prompt`, which mean the same"));
 }
 
 #[test]
-fn history_stands_before_the_question() {
+fn history_comes_before_the_question() {
     let history = json!([["Tell me of a fox", "A fox..."], ["And then?", "It ran."]]);
     let expected =
         ["user: Tell me of a fox", "assistant: A fox...", "user: And then?", "assistant: It ran.", "user: q"];
     let row = json!({"instruction": "q", "input": "", "output": "a", "history": history});
     let read = dialogue(Kind::Chat, row);
-    assert_eq!(said(&read)[..5], expected);
+    assert_eq!(shown_turns(&read)[..5], expected);
     assert_eq!(trained(&read), [true, true, true], "as LLaMA-Factory trains it unless told otherwise");
     for (kind, row) in [
         (Kind::Chat, json!({"query": "q", "response": "a", "history": history})),
@@ -85,10 +86,10 @@ fn history_stands_before_the_question() {
         (Kind::Comparison, json!({"prompt": "q", "chosen": "a", "rejected": "b", "history": history})),
         (Kind::Response, json!({"prompt": "q", "response": "a", "history": history})),
     ] {
-        assert_eq!(said(&dialogue(kind, row.clone()))[..5], expected, "{row}");
+        assert_eq!(shown_turns(&dialogue(kind, row.clone()))[..5], expected, "{row}");
     }
     let bad = json!({"instruction": "q", "output": "a", "history": [["only one"]]});
-    assert!(refused(Kind::Chat, bad).starts_with("`history[0]` is no pair of texts"));
+    assert!(refused(Kind::Chat, bad).starts_with("`history[0]` is not a pair of texts"));
     let turns = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
         "history": history});
     assert!(refused(Kind::Chat, turns).starts_with("`history` beside turns"));
@@ -169,16 +170,16 @@ fn tools_and_calls_are_kept_as_the_row_writes_them() {
     let read = read(Kind::Chat, row.clone());
     assert!(read.unread.is_empty(), "{:?}", read.unread);
     let Record::Chat(read) = read.record else { panic!() };
-    assert_eq!(said(&read), ["user: q", "assistant: ", "tool: sunny", "assistant: It is sunny."]);
+    assert_eq!(shown_turns(&read), ["user: q", "assistant: ", "tool: sunny", "assistant: It is sunny."]);
     assert_eq!((&read.messages[1].tool_calls[0], json!(read.tools)), (&call, tools.clone()));
-    // LLaMA-Factory's spelling: tools as a text, calls and answers as turns of their own.
+    // LLaMA-Factory: tools as a text, calls and results as separate turns.
     let sharegpt = json!({"tools": tools.to_string(), "conversations": [{"from": "human", "value": "q"},
         {"from": "function_call", "value": "{\"name\": \"weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 2}}"},
         {"from": "observation", "value": "sunny"}, {"from": "gpt", "value": "It is sunny."}]});
     let same = dialogue(Kind::Chat, sharegpt);
     assert_eq!((&same.messages[1], json!(same.tools)), (&read.messages[1], tools));
-    assert_eq!(said(&same), said(&read));
-    // ms-swift's: several calls one behind the other are one answer's.
+    assert_eq!(shown_turns(&same), shown_turns(&read));
+    // ms-swift: consecutive calls belong to one answer.
     let two = json!({"messages": [{"role": "user", "content": "q"}, {"role": "tool_call", "content": "{\"name\": \"a\", \"arguments\": {}}"},
         {"role": "tool_call", "content": "{\"name\": \"b\", \"arguments\": {}}"}, {"role": "tool_response", "content": "1"},
         {"role": "assistant", "content": "done"}]});
@@ -194,13 +195,13 @@ fn tools_and_calls_are_kept_as_the_row_writes_them() {
         ),
         (
             json!({"conversations": [{"from": "function_call", "value": "weather(Paris)"}]}),
-            "`conversations[0].value` is no call",
+            "`conversations[0].value` is not a call",
         ),
-        (json!({"prompt": "q", "response": "a", "tools": "no json"}), "`tools` is a text that is no JSON"),
+        (json!({"prompt": "q", "response": "a", "tools": "no json"}), "`tools` is a text that is not JSON"),
         (json!({"prompt": "q", "response": "a", "tools": {"name": "x"}}), "`tools` is an object, expected a list"),
         (
             json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "function_call": {"name": "x"}}]}),
-            "`messages[1].function_call`: OpenAI's old form of calls is not read",
+            "`messages[1].function_call`: OpenAI's old form of tool calls is not read",
         ),
     ] {
         let what = refused(Kind::Chat, row);
@@ -209,7 +210,7 @@ fn tools_and_calls_are_kept_as_the_row_writes_them() {
 }
 
 #[test]
-fn whole_numbers_that_would_come_out_changed_are_refused_beside_tools() {
+fn integers_of_more_than_64_bits_are_refused_in_rows_with_tools() {
     let row = |number: &str, key: &str| {
         format!(
             r#"{{"prompt": "q 99999999999999999999", "response": "a", "{key}": [{{"name": "x", "id": {number}}}]}}"#
@@ -237,7 +238,7 @@ fn texts_in_parts_are_joined_and_other_parts_refused() {
         json!([{"text": "What is 2+2?"}]),
         json!(["What is ", "2+2?"]),
     ] {
-        assert_eq!(said(&dialogue(Kind::Chat, row(parts)))[0], "user: What is 2+2?");
+        assert_eq!(shown_turns(&dialogue(Kind::Chat, row(parts)))[0], "user: What is 2+2?");
     }
     let image = json!([{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "x"}}]);
     assert_eq!(
@@ -263,7 +264,7 @@ fn media_are_refused_by_name_and_empty_columns_are_not() {
             refused(Kind::Comparison, json!({"prompt": "q", "chosen": "a", "rejected": "b", key: ["x"]}))
                 .starts_with(&expected)
         );
-        assert_eq!(said(&dialogue(Kind::Chat, row(json!([])))), ["user: q", "assistant: a"]);
+        assert_eq!(shown_turns(&dialogue(Kind::Chat, row(json!([])))), ["user: q", "assistant: a"]);
     }
 }
 
@@ -279,17 +280,17 @@ fn one_question_and_one_answer_have_many_names() {
         ("input", "output"),
     ] {
         let row = json!({question: "What is 2+2?", answer: "4."});
-        assert_eq!(said(&dialogue(Kind::Chat, row)), ["user: What is 2+2?", "assistant: 4."]);
+        assert_eq!(shown_turns(&dialogue(Kind::Chat, row)), ["user: What is 2+2?", "assistant: 4."]);
     }
     let turns = json!({"prompt": [{"role": "user", "content": "What is 2+2?"}], "completion": [{"role": "assistant", "content": "4."}]});
-    assert_eq!(said(&dialogue(Kind::Chat, turns)), ["user: What is 2+2?", "assistant: 4."]);
-    // Loss on the completion: the answers that the prompt holds were given already.
+    assert_eq!(shown_turns(&dialogue(Kind::Chat, turns)), ["user: What is 2+2?", "assistant: 4."]);
+    // Loss on the completion only: answers in the prompt are context.
     let longer = json!({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}], "completion": "d"});
     assert_eq!(trained(&dialogue(Kind::Chat, longer)), [false, true]);
     let input = json!({"instruction": "", "input": "some input", "output": "a"});
-    assert_eq!(said(&dialogue(Kind::Chat, input)), ["user: some input", "assistant: a"]);
+    assert_eq!(shown_turns(&dialogue(Kind::Chat, input)), ["user: some input", "assistant: a"]);
     let context = json!({"instruction": "Sum up.", "context": "A text.", "response": "a"});
-    assert_eq!(said(&dialogue(Kind::Chat, context)), ["user: Sum up.\nA text.", "assistant: a"]);
+    assert_eq!(shown_turns(&dialogue(Kind::Chat, context)), ["user: Sum up.\nA text.", "assistant: a"]);
     let beside = json!({"question": "Who?", "context": "A text.", "answer": "a"});
     assert!(refused(Kind::Chat, beside).starts_with("`context` beside `question`"));
     assert!(
@@ -297,18 +298,18 @@ fn one_question_and_one_answer_have_many_names() {
             .starts_with("`label`: says whether the answer is a good one")
     );
     let alpaca = json!({"instruction": "q", "input": "ctx", "chosen": "good", "rejected": "bad"});
-    assert_eq!(said(&dialogue(Kind::Comparison, alpaca)), ["user: q\nctx", "assistant: good"]);
+    assert_eq!(shown_turns(&dialogue(Kind::Comparison, alpaca)), ["user: q\nctx", "assistant: good"]);
     let swift = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}], "rejected_response": "bad"});
     let Record::Comparison(pair) = read(Kind::Comparison, swift.clone()).record else { panic!() };
     assert_eq!(
-        pair.dialogues.iter().map(said).collect::<Vec<_>>(),
+        pair.dialogues.iter().map(shown_turns).collect::<Vec<_>>(),
         [["user: q", "assistant: good"], ["user: q", "assistant: bad"]]
     );
     assert!(refused(Kind::Chat, swift).starts_with("`rejected_response`: makes the row a comparison"));
 }
 
 #[test]
-fn a_response_that_was_cut_off_does_not_teach_an_end() {
+fn the_end_token_of_a_truncated_response_carries_no_loss() {
     let row = |ended: bool| json!({"index": 0, "prompt": [{"role": "user", "content": "q"}], "response": "a", "tokens": [1], "ended": ended});
     assert!(dialogue(Kind::Chat, row(true)).messages[1].is_whole);
     assert!(!dialogue(Kind::Chat, row(false)).messages[1].is_whole);
@@ -319,14 +320,14 @@ fn a_prompt_may_be_a_transcript() {
     let prompt = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: q\n\nAssistant:";
     let expected = ["user: hi", "assistant: hello", "user: q", "assistant: good"];
     let pair = json!({"prompt": prompt, "chosen": " good", "rejected": " bad"});
-    assert_eq!(said(&dialogue(Kind::Comparison, pair)), expected);
-    assert_eq!(said(&dialogue(Kind::Prompt, json!({"prompt": prompt}))), expected[..3]);
-    assert_eq!(said(&dialogue(Kind::Response, json!({"prompt": prompt, "response": " good"}))), expected);
+    assert_eq!(shown_turns(&dialogue(Kind::Comparison, pair)), expected);
+    assert_eq!(shown_turns(&dialogue(Kind::Prompt, json!({"prompt": prompt}))), expected[..3]);
+    assert_eq!(shown_turns(&dialogue(Kind::Response, json!({"prompt": prompt, "response": " good"}))), expected);
     let read = dialogue(Kind::Chat, json!({"prompt": prompt, "completion": " good"}));
-    assert_eq!((said(&read), trained(&read)), (expected.map(str::to_owned).to_vec(), vec![false, true]));
-    // A person may well write the word.
+    assert_eq!((shown_turns(&read), trained(&read)), (expected.map(str::to_owned).to_vec(), vec![false, true]));
+    // A user's text may contain the word.
     let plain = "Human: is that a word?";
-    assert_eq!(said(&dialogue(Kind::Prompt, json!({"prompt": plain}))), [format!("user: {plain}")]);
+    assert_eq!(shown_turns(&dialogue(Kind::Prompt, json!({"prompt": plain}))), [format!("user: {plain}")]);
 }
 
 #[test]
@@ -338,7 +339,7 @@ fn a_margin_is_the_difference_of_two_scores() {
 }
 
 #[test]
-fn what_nothing_reads_is_named() {
+fn unread_keys_are_reported() {
     let row = json!({"id": 7, "source": "web", "tags": null, "messages": [
         {"role": "user", "content": "q", "timestamp": 1}, {"role": "assistant", "content": "a", "model": "m"}]});
     assert_eq!(read(Kind::Chat, row).unread, ["id", "messages.model", "messages.timestamp", "source"]);
@@ -349,7 +350,7 @@ fn what_nothing_reads_is_named() {
 }
 
 #[test]
-fn rows_are_told_by_their_keys_whether_or_not_they_can_be_read() {
+fn the_kind_of_a_row_follows_from_its_keys_even_if_it_is_bad() {
     let image = json!([{"type": "image"}]);
     for (row, kind) in [
         (json!({"text": "t"}), Some(Kind::Text)),
@@ -370,14 +371,14 @@ fn rows_are_told_by_their_keys_whether_or_not_they_can_be_read() {
 }
 
 #[test]
-fn whether_two_turns_say_the_same_does_not_depend_on_marks() {
+fn equality_of_turns_does_not_depend_on_training_marks() {
     let (one, other) =
         (Message::new(Role::Assistant, "a"), Message { is_trained: false, ..Message::new(Role::Assistant, "a") });
-    assert!(one.says_the_same(&other) && !one.says_the_same(&Message::new(Role::User, "a")));
+    assert!(one.is_same_turn(&other) && !one.is_same_turn(&Message::new(Role::User, "a")));
 }
 
 #[test]
-fn what_a_call_holds_is_all_read_or_named() {
+fn every_key_of_a_call_is_read_or_reported() {
     let with = |call: Value| json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]});
     let row = read(
         Kind::Chat,
@@ -389,7 +390,7 @@ fn what_a_call_holds_is_all_read_or_named() {
         (json!({"name": "f", "arguments": null}), "`messages[1].tool_calls[0].arguments` is null"),
         (
             json!({"name": "f", "arguments": "not json"}),
-            "`messages[1].tool_calls[0].arguments` is a text that is no JSON object",
+            "`messages[1].tool_calls[0].arguments` is a text that is not a JSON object",
         ),
     ] {
         let what = refused(Kind::Chat, with(call));
@@ -428,20 +429,20 @@ fn marks_of_a_row_are_those_of_its_only_answer_and_may_be_texts() {
 }
 
 #[test]
-fn whole_transcripts_behind_a_prompt_have_to_repeat_it() {
+fn whole_transcripts_after_a_prompt_must_repeat_it() {
     let (a, b) = ("\n\nHuman: q\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b");
     for prompt in [json!("\n\nHuman: q\n\nAssistant:"), json!("q"), json!([{"role": "user", "content": "q"}])] {
         let pair = dialogue(Kind::Comparison, json!({"prompt": prompt, "chosen": a, "rejected": b}));
-        assert_eq!(said(&pair), ["user: q", "assistant: a"]);
+        assert_eq!(shown_turns(&pair), ["user: q", "assistant: a"]);
     }
     let other = json!({"prompt": "another", "chosen": a, "rejected": b});
     assert!(refused(Kind::Comparison, other).starts_with("`chosen` begins with another turn than the prompt"));
 }
 
 #[test]
-fn what_generate_wrote_is_scored_even_if_it_is_nothing() {
+fn an_empty_response_of_generate_is_scored() {
     let row = json!({"index": 0, "sample": 0, "prompt": [{"role": "user", "content": "q"}], "response": "", "tokens": [1], "ended": true});
-    assert_eq!(said(&dialogue(Kind::Response, row.clone())), ["user: q", "assistant: "]);
+    assert_eq!(shown_turns(&dialogue(Kind::Response, row.clone())), ["user: q", "assistant: "]);
     assert_eq!(refused(Kind::Chat, row), "`response` is empty, expected an answer");
 }
 
@@ -449,5 +450,5 @@ fn what_generate_wrote_is_scored_even_if_it_is_nothing() {
 fn reasoning_without_an_answer_is_an_answer_and_an_empty_system_turn_is_none() {
     let row = json!({"system": "S", "messages": [{"role": "system", "content": ""}, {"role": "user", "content": "q"},
         {"role": "assistant", "content": "", "reasoning_content": "r"}]});
-    assert_eq!(said(&dialogue(Kind::Chat, row)), ["system: S", "user: q", "assistant: "]);
+    assert_eq!(shown_turns(&dialogue(Kind::Chat, row)), ["system: S", "user: q", "assistant: "]);
 }

@@ -1,4 +1,4 @@
-//! Turns of dialogues, in the spellings that rows have: `{"role", "content"}`, `{"from", "value"}`, and transcripts.
+//! Reads turns of dialogues: `{"role", "content"}`, `{"from", "value"}`, and transcripts.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use super::keys::{Keys, REASONING, TRAINED, WEIGHT, is_empty};
 use super::{Kind, Parsed, a_value, shown};
 use align_text::chatml::{Message, Role};
 
-/// Reads turns, and remembers which of their keys nothing read.
+/// Reads turns, and records which of their keys were not read.
 pub(super) struct Turns {
     kind: Kind,
     unread: RefCell<BTreeSet<String>>,
@@ -20,7 +20,7 @@ impl Turns {
         Self { kind, unread: RefCell::default() }
     }
 
-    /// The keys of turns that nothing read.
+    /// The keys of turns that were not read.
     pub(super) fn unread(&self) -> BTreeSet<String> {
         self.unread.take()
     }
@@ -37,7 +37,7 @@ impl Turns {
         for (index, turn) in list.iter().enumerate() {
             let (turn, is_bare_call) = self.turn(turn, &format!("{key}[{index}]"))?;
             match messages.last_mut() {
-                // Calls that stand in turns of their own, one behind the other, are the calls of one answer.
+                // Consecutive calls in separate turns are the calls of one answer.
                 Some(last) if is_bare_call && last.role == Role::Assistant && last.content.is_empty() => {
                     if last.is_trained != turn.is_trained {
                         return Err(format!(
@@ -48,7 +48,7 @@ impl Turns {
                 }
                 Some(last) if is_bare_call && last.role == Role::Assistant => {
                     return Err(format!(
-                        "`{key}[{index}]` is a call behind an answer, expected it in the answer's `tool_calls`"
+                        "`{key}[{index}]` is a call after an answer, expected it in the answer's `tool_calls`"
                     ));
                 }
                 _ => messages.push(turn),
@@ -58,7 +58,7 @@ impl Turns {
         Ok(messages)
     }
 
-    /// Counts what calls hold beside a name and its arguments.
+    /// Records keys of calls other than the name and arguments as unread.
     fn count_unread_of_calls(&self, calls: &[Value]) {
         let own = |call: &Value| {
             let is_wrapped = call.get("function").is_some_and(Value::is_object);
@@ -76,21 +76,21 @@ impl Turns {
     }
 
     /// One turn.
-    pub(super) fn message(&self, value: &Value, place: &str) -> Parsed<Message> {
-        self.turn(value, place).map(|(message, _)| message)
+    pub(super) fn message(&self, value: &Value, location: &str) -> Parsed<Message> {
+        self.turn(value, location).map(|(message, _)| message)
     }
 
-    /// A turn, and whether it is nothing but a call (`function_call` of sharegpt, `tool_call` of ms-swift).
-    fn turn(&self, value: &Value, place: &str) -> Parsed<(Message, bool)> {
+    /// A turn, and whether it is only a call (`function_call` of sharegpt, `tool_call` of ms-swift).
+    fn turn(&self, value: &Value, location: &str) -> Parsed<(Message, bool)> {
         let Value::Object(turn) = value else {
-            return Err(format!("`{place}` is {}, expected a message", a_value(value)));
+            return Err(format!("`{location}` is {}, expected a message", a_value(value)));
         };
         let keys = Keys::new(turn);
         let (role, content) = match (keys.get("role"), keys.get("from")) {
             (Some(role), _) => (role, "content"),
             (None, Some(role)) => (role, "value"),
             (None, None) => {
-                return Err(format!("`{place}` has no role, expected `role` and `content`, or `from` and `value`"));
+                return Err(format!("`{location}` has no role, expected `role` and `content`, or `from` and `value`"));
             }
         };
         let name = role.as_str().unwrap_or_default();
@@ -102,51 +102,56 @@ impl Turns {
             "function_call" | "tool_call" => (Role::Assistant, true),
             _ => {
                 return Err(format!(
-                    "`{place}` has the role {}, expected system, user, assistant or tool",
+                    "`{location}` has the role {}, expected system, user, assistant or tool",
                     shown(role)
                 ));
             }
         };
         let calls = keys.get("tool_calls").filter(|calls| !is_empty(calls));
         let mut message = match keys.get(content) {
-            Some(text) => Message::new(role, text_of(text, &format!("{place}.{content}"))?),
+            Some(text) => Message::new(role, text_of(text, &format!("{location}.{content}"))?),
             None if calls.is_some() => Message::new(role, ""),
-            None if turn.contains_key(content) => return Err(format!("`{place}.{content}` is null, expected a text")),
-            None => return Err(format!("`{place}` has no `{content}`, expected a text")),
+            None if turn.contains_key(content) => {
+                return Err(format!("`{location}.{content}` is null, expected a text"));
+            }
+            None => return Err(format!("`{location}` has no `{content}`, expected a text")),
         };
         if let Some(calls) = calls {
-            message.tool_calls = called(calls, role, &format!("{place}.tool_calls"))?;
+            message.tool_calls = called(calls, role, &format!("{location}.tool_calls"))?;
         }
-        // Of a tool it says who answers; no chat template of these families writes anybody else's name.
+        // The name of a tool that answers. The chat templates of these families use no other names.
         if role == Role::Tool {
             message.name = keys.get("name").and_then(Value::as_str).map(str::to_owned);
         }
         if is_bare_call {
-            message.tool_calls = bare_calls(&message.content, &format!("{place}.{content}"))?;
+            message.tool_calls = bare_calls(&message.content, &format!("{location}.{content}"))?;
             message.content.clear();
         }
         if let Some((key, text)) = keys.full_one_of(REASONING)? {
             if role != Role::Assistant {
-                return Err(format!("`{place}.{key}` belongs to a turn of role `{}`, expected an answer", role.name()));
+                return Err(format!(
+                    "`{location}.{key}` belongs to a turn of role `{}`, expected an answer",
+                    role.name()
+                ));
             }
-            message.reasoning = Some(text_of(text, &format!("{place}.{key}"))?);
+            message.reasoning = Some(text_of(text, &format!("{location}.{key}"))?);
         }
         self.count_unread_of_calls(&message.tool_calls);
-        message.is_trained = trained(&keys, role, place)?;
-        let unread = keys.rest(self.kind, Some(place))?;
+        message.is_trained = trained(&keys, role, location)?;
+        let unread = keys.rest(self.kind, Some(location))?;
         self.unread.borrow_mut().extend(unread.into_iter().map(|key| format!("messages.{key}")));
         Ok((message, is_bare_call))
     }
 }
 
 /// A text, or a list of parts that are texts, which are joined.
-pub(super) fn text_of(value: &Value, place: &str) -> Parsed<String> {
+pub(super) fn text_of(value: &Value, location: &str) -> Parsed<String> {
     let parts = match value {
         Value::String(text) => return Ok(text.clone()),
         Value::Array(parts) if !parts.is_empty() => parts,
         other => {
             return Err(format!(
-                "`{place}` is {}, expected a text",
+                "`{location}` is {}, expected a text",
                 if is_empty(other) { "empty" } else { a_value(other) }
             ));
         }
@@ -164,19 +169,21 @@ pub(super) fn text_of(value: &Value, place: &str) -> Parsed<String> {
             (Some(text), _) => joined.push_str(text),
             (None, Some(kind)) => {
                 let kind = shown(&json!(kind));
-                return Err(format!("`{place}[{index}]` is a part of type {kind}, expected parts of type `text`"));
+                return Err(format!("`{location}[{index}]` is a part of type {kind}, expected parts of type `text`"));
             }
             (None, None) => {
                 let what = a_value(part);
-                return Err(format!("`{place}[{index}]` is {what}, expected a part with `type` \"text\" and `text`"));
+                return Err(format!(
+                    "`{location}[{index}]` is {what}, expected a part with `type` \"text\" and `text`"
+                ));
             }
         }
     }
     Ok(joined)
 }
 
-/// What true and false, 1 and 0 say, also as the texts that a table has; `None` for anything else.
-pub(super) fn truth(value: &Value) -> Option<bool> {
+/// A boolean from true and false, or 1 and 0, also as text; `None` for anything else.
+pub(super) fn as_bool(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(truth) => Some(*truth),
         Value::Number(number) => [0.0, 1.0].iter().position(|known| number.as_f64() == Some(*known)).map(|at| at == 1),
@@ -190,24 +197,24 @@ pub(super) fn truth(value: &Value) -> Option<bool> {
 }
 
 /// Whether a turn, or the row's only answer, is trained on, by its marks.
-pub(super) fn trained(keys: &Keys<'_>, role: Role, place: &str) -> Parsed<bool> {
+pub(super) fn trained(keys: &Keys<'_>, role: Role, location: &str) -> Parsed<bool> {
     let mut said: Option<(&str, bool)> = None;
     for key in TRAINED {
         let Some(mark) = keys.get(key) else { continue };
-        let Some(mark) = truth(mark) else {
+        let Some(mark) = as_bool(mark) else {
             let what = mark.as_f64().map_or_else(|| shown(mark), |weight| weight.to_string());
-            return Err(format!("`{place}.{key}` is {what}, expected 0 or 1 (or false or true)"));
+            return Err(format!("`{location}.{key}` is {what}, expected 0 or 1 (or false or true)"));
         };
         if mark && role != Role::Assistant && *key != WEIGHT {
             return Err(format!(
-                "`{place}.{key}` asks for loss on a turn of role `{}`, expected it on answers alone",
+                "`{location}.{key}` asks for loss on a turn of role `{}`, expected it only on answers",
                 role.name()
             ));
         }
         match said {
             Some((other, said)) if said != mark => {
                 return Err(format!(
-                    "`{place}` has `{other}` and `{key}`, which contradict each other, expected one of them"
+                    "`{location}` has `{other}` and `{key}`, which contradict each other, expected one of them"
                 ));
             }
             _ => said = Some((key, mark)),
@@ -217,34 +224,38 @@ pub(super) fn trained(keys: &Keys<'_>, role: Role, place: &str) -> Parsed<bool> 
 }
 
 /// A list of calls, each with a name: `{"function": {"name", "arguments"}}` or `{"name", "arguments"}`.
-fn called(calls: &Value, role: Role, place: &str) -> Parsed<Vec<Value>> {
+fn called(calls: &Value, role: Role, location: &str) -> Parsed<Vec<Value>> {
     if role != Role::Assistant {
-        return Err(format!("`{place}` belongs to a turn of role `{}`, expected an answer", role.name()));
+        return Err(format!("`{location}` belongs to a turn of role `{}`, expected an answer", role.name()));
     }
-    let Value::Array(list) = calls else { return Err(format!("`{place}` is {}, expected a list", a_value(calls))) };
+    let Value::Array(list) = calls else { return Err(format!("`{location}` is {}, expected a list", a_value(calls))) };
     for (index, call) in list.iter().enumerate() {
         let function = call.get("function").unwrap_or(call);
         if !function.get("name").is_some_and(Value::is_string) {
-            return Err(format!("`{place}[{index}]` has no `name`, expected a function's name and its `arguments`"));
+            return Err(format!("`{location}[{index}]` has no `name`, expected a function's name and its `arguments`"));
         }
         match function.get("arguments") {
             Some(Value::Object(_)) => {}
             Some(Value::String(text)) if serde_json::from_str::<Map<String, Value>>(text).is_ok() => {}
             Some(Value::String(_)) => {
-                return Err(format!("`{place}[{index}].arguments` is a text that is no JSON object, expected one"));
+                return Err(format!(
+                    "`{location}[{index}].arguments` is a text that is not a JSON object, expected one"
+                ));
             }
             Some(other) => {
-                return Err(format!("`{place}[{index}].arguments` is {}, expected an object", a_value(other)));
+                return Err(format!("`{location}[{index}].arguments` is {}, expected an object", a_value(other)));
             }
-            None => return Err(format!("`{place}[{index}]` has no `arguments`, expected an object ({{}} for none)")),
+            None => {
+                return Err(format!("`{location}[{index}]` has no `arguments`, expected an object ({{}} for none)"));
+            }
         }
     }
     Ok(list.clone())
 }
 
-/// Calls that are written as the text of a turn: `{"name", "arguments"}`, or a list of such.
-fn bare_calls(text: &str, place: &str) -> Parsed<Vec<Value>> {
-    let expected = || format!("`{place}` is no call, expected JSON with `name` and `arguments`");
+/// Calls that are the text of a turn: `{"name", "arguments"}`, or a list of such.
+fn bare_calls(text: &str, location: &str) -> Parsed<Vec<Value>> {
+    let expected = || format!("`{location}` is not a call, expected JSON with `name` and `arguments`");
     let parsed: Value = serde_json::from_str(text).map_err(|_| expected())?;
     let list = match parsed {
         Value::Array(list) if !list.is_empty() => list,
@@ -252,13 +263,13 @@ fn bare_calls(text: &str, place: &str) -> Parsed<Vec<Value>> {
         _ => return Err(expected()),
     };
     let list = list.into_iter().map(|call| json!({"type": "function", "function": call})).collect();
-    called(&Value::Array(list), Role::Assistant, place).map_err(|what| match what.contains("no `arguments`") {
+    called(&Value::Array(list), Role::Assistant, location).map_err(|what| match what.contains("no `arguments`") {
         true => what,
         false => expected(),
     })
 }
 
-/// An answer must say something.
+/// Refuses empty answers.
 pub(super) fn no_empty_answers(messages: &[Message], key: &str) -> Parsed<()> {
     match messages.iter().position(Message::is_empty_answer) {
         Some(index) => Err(format!("the answer `{key}[{index}]` is empty, expected a text")),
@@ -268,8 +279,8 @@ pub(super) fn no_empty_answers(messages: &[Message], key: &str) -> Parsed<()> {
 
 const MARKERS: [(&str, Role); 2] = [("\n\nHuman:", Role::User), ("\n\nAssistant:", Role::Assistant)];
 
-/// Whether a prompt is a transcript rather than what one person says: it begins with `\n\nHuman:` as the transcripts of HH-RLHF do, or it
-/// begins with `Human:` and ends with `\n\nAssistant:`.
+/// Whether a prompt is a transcript rather than one user's text: it begins with `\n\nHuman:` as the
+/// transcripts of HH-RLHF do, or it begins with `Human:` and ends with `\n\nAssistant:`.
 pub(super) fn is_transcript(text: &str) -> bool {
     let [(human, _), (assistant, _)] = MARKERS;
     text.starts_with(human) || (text.trim_start().starts_with("Human:") && text.trim_end().ends_with(assistant))
@@ -281,8 +292,8 @@ pub(super) fn is_whole_transcript(text: &str) -> bool {
     (text.starts_with(human) || text.trim_start().starts_with("Human:")) && text.contains(assistant)
 }
 
-/// Splits `\n\nHuman: … \n\nAssistant: …` into turns, whitespace around them removed. Where one speaker has two turns in a
-/// row they are one: there the marker only begins another paragraph.
+/// Splits `\n\nHuman: … \n\nAssistant: …` into turns, whitespace around them removed. Where one speaker has
+/// two turns in a row they are one: there the marker only begins another paragraph.
 pub(super) fn transcript(text: &str, key: &str) -> Parsed<Vec<Message>> {
     let text = format!("\n\n{}", text.trim_start());
     let marked = |at: usize| MARKERS.iter().find(|(marker, _)| text[at..].starts_with(marker));

@@ -1,5 +1,6 @@
-//! Tables: Parquet, row by row. The library decodes schema, levels and values; what it is handed is bounded before ([`thrift`] looks at
-//! the footer, [`pages`] at every page), and one row at a time becomes a line of JSON ([`rows`]).
+//! Parquet tables, row by row. The parquet crate decodes schema, levels and values, but its input is checked
+//! and limited first ([`thrift`] checks the footer, [`pages`] every page). Each row becomes a line of JSON
+//! ([`rows`]).
 
 mod pages;
 mod rows;
@@ -19,36 +20,38 @@ use std::sync::atomic::AtomicU64;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 
-use super::source::{Step, Stop};
+use super::source::{ReadError, ReadResult};
 use pages::{Counts, Pages};
-use rows::{Column, Halt, Node};
+use rows::{Column, Node, RowError};
 
 /// The first and last bytes of a Parquet file.
 pub(super) const MAGIC: &[u8; 4] = b"PAR1";
-/// Schema and places of all columns. A thousand row groups of ten columns have some three.
+/// The limit for the footer: the schema and the offsets of all columns. A thousand row groups of ten columns
+/// need about 3 MB.
 const MAX_FOOTER_BYTES: u64 = 16 << 20;
-/// A row counts as many bytes at least towards what a file may grow to: a billion empty rows fit into a few bytes.
+/// Each row counts at least this many bytes towards the decompression limit: a billion empty rows fit into a
+/// few bytes.
 const MIN_ROW_BYTES: u64 = 32;
 
-/// A Parquet file on its way.
+/// A Parquet file that is being read.
 pub(super) struct Table {
     file: Arc<File>,
     metadata: ParquetMetaData,
     row: Node,
     counts: Arc<Counts>,
-    /// Bytes of the rows so far.
-    grown: u64,
-    /// The row group that is next, the columns of the one before it, and its rows that are left.
+    /// The number of bytes of the rows so far.
+    decompressed: u64,
+    /// The next row group, and the columns and remaining rows of the current one.
     next_group: usize,
     columns: Vec<Column>,
     rows_left: u64,
 }
 
 impl Table {
-    pub(super) fn open(file: File) -> Step<Self> {
-        let metadata = file.metadata().map_err(Stop::Io)?;
+    pub(super) fn open(file: File) -> ReadResult<Self> {
+        let metadata = file.metadata().map_err(ReadError::Io)?;
         if !metadata.is_file() {
-            return Err(Stop::File(
+            return Err(ReadError::File(
                 "a Parquet file from a pipe, expected its name: it is read from its end".to_owned(),
             ));
         }
@@ -61,7 +64,7 @@ impl Table {
             let counts = Arc::new(Counts::new(size));
             check_groups(&metadata, size, &counts)?;
             let file = Arc::new(file);
-            Ok(Self { file, metadata, row, counts, grown: 0, next_group: 0, columns: Vec::new(), rows_left: 0 })
+            Ok(Self { file, metadata, row, counts, decompressed: 0, next_group: 0, columns: Vec::new(), rows_left: 0 })
         })
     }
 
@@ -70,8 +73,8 @@ impl Table {
         self.counts.stored()
     }
 
-    /// The next row as one line of JSON; an empty one is larger than a record may be.
-    pub(super) fn next(&mut self) -> Step<Option<Option<Vec<u8>>>> {
+    /// The next row as one line of JSON; `Some(None)` is a row above the record size limit.
+    pub(super) fn next(&mut self) -> ReadResult<Option<Option<Vec<u8>>>> {
         guarded(|| {
             while self.rows_left == 0 {
                 let Some(group) = self.metadata.row_groups().get(self.next_group) else { return Ok(None) };
@@ -81,19 +84,19 @@ impl Table {
                 }
                 self.columns.clear();
                 self.columns = group.columns().iter().map(|chunk| self.column(chunk)).collect::<Result<_, _>>()?;
-                self.rows_left =
-                    u64::try_from(group.num_rows()).map_err(|_| damaged("a row group of less than no rows"))?;
+                self.rows_left = u64::try_from(group.num_rows())
+                    .map_err(|_| damaged("a row group with a negative number of rows"))?;
                 self.next_group += 1;
             }
             self.rows_left -= 1;
             let mut line = Vec::new();
             match rows::next_row(&self.row, &mut self.columns, &mut line) {
                 Ok(()) => {}
-                Err(Halt::TooLong) => return Ok(Some(None)),
-                Err(Halt::Damaged(error)) => return Err(error),
+                Err(RowError::TooLong) => return Ok(Some(None)),
+                Err(RowError::Damaged(error)) => return Err(error),
             }
-            self.grown += MIN_ROW_BYTES.max(line.len() as u64);
-            self.counts.check_growth(self.grown)?;
+            self.decompressed += MIN_ROW_BYTES.max(line.len() as u64);
+            self.counts.check_limit(self.decompressed)?;
             Ok(Some(Some(line)))
         })
     }
@@ -102,22 +105,23 @@ impl Table {
         let descriptor = chunk.column_descr_ptr();
         let row_values = Arc::new(AtomicU64::new(0));
         let (file, counts) = (Arc::clone(&self.file), Arc::clone(&self.counts));
-        let pages = Pages::new(file, place(chunk), chunk.compression(), &descriptor, counts, Arc::clone(&row_values));
+        let pages =
+            Pages::new(file, byte_range(chunk), chunk.compression(), &descriptor, counts, Arc::clone(&row_values));
         Ok(Column::new(&descriptor, pages.map_err(|error| within(&descriptor.path().string(), error))?, row_values))
     }
 }
 
-/// Metadata, their size, and the magic bytes are what a file ends with.
+/// Reads the metadata. A file ends with the metadata, their size, and the magic bytes.
 fn read_footer(file: &File, size: u64) -> Result<Vec<u8>, ParquetError> {
     let mut tail = [0; 8];
     let before = size.checked_sub(12).ok_or_else(|| damaged("it is too short"))?;
     file.read_exact_at(&mut tail, size - 8)?;
     if tail[4..] != *MAGIC {
-        return Err(damaged("it does not end as it begins"));
+        return Err(damaged("the magic bytes at its end are missing"));
     }
     let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
     if length > before {
-        return Err(damaged("its footer is longer than itself"));
+        return Err(damaged("its footer is longer than the file"));
     }
     if length > MAX_FOOTER_BYTES {
         let most = MAX_FOOTER_BYTES >> 20;
@@ -130,38 +134,38 @@ fn read_footer(file: &File, size: u64) -> Result<Vec<u8>, ParquetError> {
     Ok(footer)
 }
 
-/// First and last byte of a column.
-fn place(chunk: &ColumnChunkMetaData) -> (u64, u64) {
-    // Some writers spell "no dictionary" as 0.
+/// The byte range of a column.
+fn byte_range(chunk: &ColumnChunkMetaData) -> (u64, u64) {
+    // Some writers write 0 for "no dictionary".
     let start = chunk.dictionary_page_offset().filter(|&at| at > 0).unwrap_or(chunk.data_page_offset());
     let start = start.min(chunk.data_page_offset()).max(0) as u64;
     (start, start.saturating_add(chunk.compressed_size().max(0) as u64))
 }
 
-/// What the file says of its size, before anything is read of it.
+/// Checks the sizes in the metadata before any column is read.
 fn check_groups(metadata: &ParquetMetaData, size: u64, counts: &Counts) -> Result<(), ParquetError> {
     let (mut num_rows, mut num_bytes) = (0_u64, 0_u64);
     for group in metadata.row_groups() {
-        let count = |number: i64| u64::try_from(number).map_err(|_| damaged("a row group of a negative size"));
+        let count = |number: i64| u64::try_from(number).map_err(|_| damaged("a row group of negative size"));
         num_rows = num_rows.saturating_add(count(group.num_rows())?);
-        // Of a group without rows writers say that its columns lie at byte 0.
+        // Writers give the offset 0 for columns of groups without rows.
         if group.num_rows() == 0 {
             continue;
         }
         for chunk in group.columns() {
             num_bytes = num_bytes.saturating_add(count(chunk.uncompressed_size())?);
-            let (start, end) = place(chunk);
+            let (start, end) = byte_range(chunk);
             if start < MAGIC.len() as u64 || end > size {
-                let error = damaged("it lies outside the file");
+                let error = damaged("its offset is outside the file");
                 return Err(within(&chunk.column_path().string(), error));
             }
         }
     }
-    counts.check_growth(num_bytes)?;
-    counts.check_growth(num_rows.saturating_mul(MIN_ROW_BYTES))
+    counts.check_limit(num_bytes)?;
+    counts.check_limit(num_rows.saturating_mul(MIN_ROW_BYTES))
 }
 
-/// What is said of a file in place of the library's words.
+/// A message of our own, carried through the library's error type.
 #[derive(Debug)]
 struct Refused(String);
 
@@ -173,7 +177,7 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What is wrong and what was expected.
+/// An error with a complete message: what is wrong and what was expected.
 fn refused(what: String) -> ParquetError {
     ParquetError::External(Box::new(Refused(what)))
 }
@@ -182,7 +186,7 @@ fn damaged(what: &str) -> ParquetError {
     ParquetError::General(what.to_owned())
 }
 
-/// Names the column.
+/// Adds the column's name to an error.
 fn within(column: &str, error: ParquetError) -> ParquetError {
     let column = clipped(column);
     match error {
@@ -190,33 +194,35 @@ fn within(column: &str, error: ParquetError) -> ParquetError {
             Ok(inner) => refused(format!("column `{column}`: {inner}")),
             Err(other) => ParquetError::External(other),
         },
-        error => ParquetError::General(format!("column `{column}`: {}", words(&error))),
+        error => ParquetError::General(format!("column `{column}`: {}", library_message(&error))),
     }
 }
 
-/// The library's words, on one line.
-fn words(error: &ParquetError) -> String {
+/// The library's message, on one line.
+fn library_message(error: &ParquetError) -> String {
     let text = error.to_string();
     clipped(text.strip_prefix("Parquet error: ").unwrap_or(&text))
 }
 
-/// Data comes from strangers: a message quotes little of it, on one line.
+/// Data is untrusted: a message quotes little of it, on one line.
 fn clipped(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { ' ' } else { char }).take(160).collect()
 }
 
-fn stop(error: ParquetError) -> Stop {
+fn read_error(error: ParquetError) -> ReadError {
     let expected = "expected a whole file";
     match error {
         ParquetError::External(inner) => match inner.downcast::<Refused>() {
-            Ok(refused) => Stop::File(refused.0),
+            Ok(refused) => ReadError::File(refused.0),
             Err(inner) => match inner.downcast::<io::Error>() {
-                Ok(error) if error.kind() != io::ErrorKind::UnexpectedEof => Stop::Io(*error),
-                Ok(_) => Stop::File(format!("damaged or cut off Parquet data (it ends early), {expected}")),
-                Err(other) => Stop::File(format!("damaged Parquet data ({}), {expected}", clipped(&other.to_string()))),
+                Ok(error) if error.kind() != io::ErrorKind::UnexpectedEof => ReadError::Io(*error),
+                Ok(_) => ReadError::File(format!("damaged or cut off Parquet data (it ends early), {expected}")),
+                Err(other) => {
+                    ReadError::File(format!("damaged Parquet data ({}), {expected}", clipped(&other.to_string())))
+                }
             },
         },
-        error => Stop::File(format!("damaged or cut off Parquet data ({}), {expected}", words(&error))),
+        error => ReadError::File(format!("damaged or cut off Parquet data ({}), {expected}", library_message(&error))),
     }
 }
 
@@ -224,15 +230,17 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread is one that the file being read is to blame for; nobody needs to be told.
+/// Whether a panic of this thread is caused by a damaged file and will be caught. The panic hook stays silent
+/// then.
 pub fn panic_is_expected() -> bool {
     GUARDED.get()
 }
 
-/// The library asserts some of what a file says of itself: a damaged file may panic it.
-fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Step<T> {
+/// Runs library code and turns panics into errors: the library asserts properties that a damaged file can
+/// violate.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> ReadResult<T> {
     GUARDED.set(true);
     let done = catch_unwind(AssertUnwindSafe(work));
     GUARDED.set(false);
-    done.unwrap_or_else(|_| Err(damaged("its parts contradict each other"))).map_err(stop)
+    done.unwrap_or_else(|_| Err(damaged("its parts contradict each other"))).map_err(read_error)
 }

@@ -1,4 +1,5 @@
-//! The pages of a column: read one at a time, decompressed, and bounded. The library would decompress whatever a page holds.
+//! Reads and decompresses the pages of a column one at a time, with size limits. The library's own reader has
+//! no limits.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,24 +13,24 @@ use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::Result;
 use parquet::schema::types::ColumnDescriptor;
 
-use super::super::source::{MAX_GROWN_BYTES, MAX_GROWTH, Zstd};
+use super::super::source::{MAX_DECOMPRESSED_BYTES, MAX_RATIO, Zstd};
 use super::thrift::{PageHeader, PageKind, Thrift};
 use super::{damaged, refused};
 
-/// The pages that are in memory at a time, of all columns together. Writers aim at one or eight MB a page.
+/// The limit for pages in memory at a time, over all columns. Writers aim at 1 or 8 MB per page.
 const MAX_HELD_BYTES: u64 = 256 << 20;
-/// Values of a page, of a dictionary, and of a row. Each takes up to 36 bytes once it is decoded.
+/// The maximum number of values in a page, a dictionary or a row. A decoded value takes up to 36 bytes.
 pub(super) const MAX_VALUES: u64 = 4 << 20;
-/// A header is some thirty bytes, and the smallest and largest value of the page.
+/// A header takes about thirty bytes, plus the minimum and maximum value of the page.
 const HEADER_BYTES: usize = 1 << 12;
 const MAX_HEADER_BYTES: usize = 1 << 20;
 
-/// What the columns of a file count together.
+/// Counters shared by the columns of a file.
 #[derive(Debug)]
 pub(super) struct Counts {
-    /// What the file may grow to, in bytes.
+    /// The decompression limit, in bytes.
     limit: u64,
-    grown: AtomicU64,
+    decompressed: AtomicU64,
     held: AtomicU64,
     stored: AtomicU64,
 }
@@ -37,33 +38,32 @@ pub(super) struct Counts {
 impl Counts {
     /// For a file of `size` bytes.
     pub(super) fn new(size: u64) -> Self {
-        let limit = MAX_GROWN_BYTES.max(size.saturating_mul(MAX_GROWTH));
-        Self { limit, grown: AtomicU64::new(0), held: AtomicU64::new(0), stored: AtomicU64::new(0) }
+        let limit = MAX_DECOMPRESSED_BYTES.max(size.saturating_mul(MAX_RATIO));
+        Self { limit, decompressed: AtomicU64::new(0), held: AtomicU64::new(0), stored: AtomicU64::new(0) }
     }
 
-    /// Bytes read of the pages as they are stored.
+    /// The number of bytes of stored pages read so far.
     pub(super) fn stored(&self) -> u64 {
         self.stored.load(Ordering::Relaxed)
     }
 
-    /// Refuses what would be more than the file may grow to.
-    pub(super) fn check_growth(&self, bytes: u64) -> Result<()> {
+    /// Refuses a size above the decompression limit.
+    pub(super) fn check_limit(&self, bytes: u64) -> Result<()> {
         if bytes <= self.limit {
             return Ok(());
         }
         let limit = self.limit >> 20;
-        let what =
-            format!("grows to more than {limit} MB when decompressed, expected at most {MAX_GROWTH} times its size");
+        let what = format!("decompresses to more than {limit} MB, expected at most {MAX_RATIO} times its size");
         Err(refused(what))
     }
 
     fn hold(&self, bytes: usize) -> Result<()> {
         let bytes = bytes as u64;
-        self.check_growth(self.grown.fetch_add(bytes, Ordering::Relaxed) + bytes)?;
+        self.check_limit(self.decompressed.fetch_add(bytes, Ordering::Relaxed) + bytes)?;
         if self.held.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_HELD_BYTES {
             let limit = MAX_HELD_BYTES >> 20;
             return Err(refused(format!(
-                "pages of more than {limit} MB side by side, expected at most that: write it with smaller row groups"
+                "pages of more than {limit} MB in memory at a time, expected at most that: write it with smaller row groups"
             )));
         }
         Ok(())
@@ -77,23 +77,23 @@ impl Counts {
 /// A column of a row group.
 pub(super) struct Pages {
     file: Arc<File>,
-    /// What is left of it in the file.
+    /// The byte range of the unread part.
     at: u64,
     end: u64,
     codec: Compression,
     has_levels: [bool; 2],
-    /// The next page's, where somebody asked for it before.
+    /// The next page's header, if it was read already.
     header: Option<PageHeader>,
-    /// Bytes of the data page and of the dictionary that are in memory.
+    /// The sizes of the data page and the dictionary in memory.
     held: [usize; 2],
     counts: Arc<Counts>,
-    /// Values of the pages that one row took.
+    /// The number of values in the pages of the current row.
     row_values: Arc<AtomicU64>,
 }
 
 impl Pages {
     /// # Errors
-    /// A compression that is not read.
+    /// An unsupported compression.
     pub(super) fn new(
         file: Arc<File>,
         (at, end): (u64, u64),
@@ -114,7 +114,7 @@ impl Pages {
         Ok(Self { file, at, end, codec, has_levels, header: None, held: [0, 0], counts, row_values })
     }
 
-    /// The header of the next page that is read at all.
+    /// The header of the next page of a known type.
     fn header(&mut self) -> Result<Option<&PageHeader>> {
         while self.header.is_none() && self.at < self.end {
             let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
@@ -143,19 +143,20 @@ impl Pages {
         Ok(bytes)
     }
 
-    /// The bytes behind a header, of which `plain` were never compressed.
+    /// The content after a header. Its first `plain` bytes are never compressed.
     fn content(&mut self, header: &PageHeader, plain: usize, compressed: bool) -> Result<Vec<u8>> {
         let codec = if compressed { self.codec } else { Compression::UNCOMPRESSED };
         if plain > header.stored || plain > header.size {
-            return Err(damaged("the levels of a page are longer than itself"));
+            return Err(damaged("the levels of a page are longer than the page"));
         }
         let dictionary = matches!(header.kind, PageKind::Dictionary { .. });
         let held = &mut self.held[usize::from(dictionary)];
-        // Before anything is allocated. What is stored is as long as what comes out, or shorter; or not much longer.
+        // Checked before anything is allocated. The stored bytes may be slightly more than the decompressed
+        // ones.
         self.counts.release(std::mem::replace(held, header.size));
         self.counts.hold(header.size)?;
         if header.stored as u64 > MAX_HELD_BYTES {
-            return Err(damaged("a page is longer than what it holds"));
+            return Err(damaged("a page is longer than its content"));
         }
         let stored = self.bytes(header.stored)?;
         self.at += header.stored as u64;
@@ -163,7 +164,7 @@ impl Pages {
             return if stored.len() == header.size {
                 Ok(stored)
             } else {
-                Err(damaged("a page has another size than it says"))
+                Err(damaged("a page differs in size from its header"))
             };
         }
         let mut content = Vec::with_capacity(header.size);
@@ -171,7 +172,7 @@ impl Pages {
         if header.size > plain {
             decompress(codec, &stored[plain..], header.size - plain, &mut content)?;
         }
-        if content.len() == header.size { Ok(content) } else { Err(damaged("a page has another size than it says")) }
+        if content.len() == header.size { Ok(content) } else { Err(damaged("a page differs in size from its header")) }
     }
 
     fn page(&mut self, header: &PageHeader) -> Result<Page> {
@@ -183,7 +184,7 @@ impl Pages {
                 let (def_level_encoding, rep_level_encoding) = (encoding_of(def_encoding)?, encoding_of(rep_encoding)?);
                 if encoding == Encoding::DELTA_LENGTH_BYTE_ARRAY {
                     let levels = [rep_level_encoding, def_level_encoding];
-                    check_lengths(self.behind_levels(levels, &content)?, num_values)?;
+                    check_lengths(self.after_levels(levels, &content)?, num_values)?;
                 }
                 Ok(Page::DataPage {
                     buf: content.into(),
@@ -217,7 +218,7 @@ impl Pages {
             PageKind::Dictionary { num_values, encoding } => {
                 let content = self.content(header, 0, true)?;
                 if num_values as usize > content.len() || u64::from(num_values) > MAX_VALUES {
-                    return Err(damaged("a dictionary has more values than it holds"));
+                    return Err(damaged("a dictionary has fewer values than its header says"));
                 }
                 Ok(Page::DictionaryPage {
                     buf: content.into(),
@@ -226,11 +227,11 @@ impl Pages {
                     is_sorted: false,
                 })
             }
-            PageKind::Other => unreachable!("passed over with its header"),
+            PageKind::Other => unreachable!("skipped with its header"),
         }
     }
 
-    /// Levels take next to nothing in a file, and a row may go on from page to page.
+    /// Limits the number of values: levels take almost no space in a file, and a row may span pages.
     fn count_values(&self, num_values: u32) -> Result<()> {
         let num_values = u64::from(num_values);
         let before = self.row_values.fetch_add(num_values, Ordering::Relaxed);
@@ -240,12 +241,12 @@ impl Pages {
         Err(refused(format!("a page or row of more than {MAX_VALUES} values, expected at most that")))
     }
 
-    /// What stands behind the levels of a page of the first version.
-    fn behind_levels<'a>(&self, levels: [Encoding; 2], mut content: &'a [u8]) -> Result<&'a [u8]> {
+    /// The content after the levels of a page of version 1.
+    fn after_levels<'a>(&self, levels: [Encoding; 2], mut content: &'a [u8]) -> Result<&'a [u8]> {
         let short = || damaged("a page ends within its levels");
         for (_, encoding) in self.has_levels.into_iter().zip(levels).filter(|(has, _)| *has) {
             if encoding != Encoding::RLE {
-                return Err(damaged("new values behind old levels"));
+                return Err(damaged("a new value encoding with an old level encoding"));
             }
             let (size, rest) = content.split_first_chunk().ok_or_else(short)?;
             content = rest.get(u32::from_le_bytes(*size) as usize..).ok_or_else(short)?;
@@ -296,14 +297,14 @@ impl Drop for Pages {
     }
 }
 
-/// Appends what comes out, at most `size` bytes and one more.
+/// Appends the decompressed bytes, at most `size` + 1 of them.
 fn decompress(codec: Compression, stored: &[u8], size: usize, content: &mut Vec<u8>) -> Result<()> {
     let wrong = |error: io::Error| damaged(&error.to_string());
     let most = size as u64 + 1;
     match codec {
         Compression::SNAPPY => {
             if snap::raw::decompress_len(stored).ok() != Some(size) {
-                return Err(damaged("a page has another size than it says"));
+                return Err(damaged("a page differs in size from its header"));
             }
             let start = content.len();
             content.resize(start + size, 0);
@@ -321,7 +322,7 @@ fn decompress(codec: Compression, stored: &[u8], size: usize, content: &mut Vec<
     Ok(())
 }
 
-#[expect(deprecated, reason = "levels of old files may be packed in this way")]
+#[expect(deprecated, reason = "old files may encode levels this way")]
 fn encoding_of(number: i64) -> Result<Encoding> {
     Ok(match number {
         0 => Encoding::PLAIN,
@@ -332,7 +333,7 @@ fn encoding_of(number: i64) -> Result<Encoding> {
         6 => Encoding::DELTA_LENGTH_BYTE_ARRAY,
         8 => Encoding::RLE_DICTIONARY,
         9 => Encoding::BYTE_STREAM_SPLIT,
-        // Every value of a page may repeat the one before it, and go on: no size of the file bounds that.
+        // Every value may extend the previous one, so the decoded size is not bounded by the file's size.
         7 => {
             return Err(refused(
                 "encoded as DELTA_BYTE_ARRAY, expected plain values, lengths or a dictionary".to_owned(),
@@ -342,7 +343,8 @@ fn encoding_of(number: i64) -> Result<Encoding> {
     })
 }
 
-/// Lengths are decoded at once, as many as their own header says, the third number of it.
+/// Checks the count in a block of lengths (the third number of its header): the library decodes that many at
+/// once.
 fn check_lengths(bytes: &[u8], num_values: u32) -> Result<()> {
     let mut thrift = Thrift(bytes);
     let mut number = || thrift.varint().map_err(|_| damaged("a page ends within its lengths"));

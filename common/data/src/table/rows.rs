@@ -1,4 +1,4 @@
-//! Columns to rows: which column is which part of a row, and a row as one line of JSON. What is null is left out.
+//! Assembles rows from columns, and writes each as one line of JSON. Null fields are left out.
 
 use std::io::Write;
 use std::ops::Range;
@@ -16,23 +16,23 @@ use super::pages::{MAX_VALUES, Pages};
 use super::{damaged, refused};
 
 /// Why a row cannot be written.
-pub(super) enum Halt {
-    /// It is larger than a record may be.
+pub(super) enum RowError {
+    /// It is above the record size limit.
     TooLong,
-    /// The file cannot be read on.
+    /// The file cannot be read further.
     Damaged(ParquetError),
 }
 
-impl From<ParquetError> for Halt {
+impl From<ParquetError> for RowError {
     fn from(error: ParquetError) -> Self {
-        Halt::Damaged(error)
+        RowError::Damaged(error)
     }
 }
 
-type Step<T> = Result<T, Halt>;
+type RowResult<T> = Result<T, RowError>;
 
-fn contradiction() -> Halt {
-    Halt::Damaged(damaged("its columns contradict each other"))
+fn contradiction() -> RowError {
+    RowError::Damaged(damaged("its columns contradict each other"))
 }
 
 /// A part of a row.
@@ -40,7 +40,7 @@ fn contradiction() -> Halt {
 pub(super) struct Node {
     /// Its columns.
     columns: Range<usize>,
-    /// The definition level from which on it is there.
+    /// The minimum definition level at which it is present.
     level: i16,
     shape: Shape,
 }
@@ -50,12 +50,12 @@ enum Shape {
     Value,
     /// Fields, each with its name as JSON and a colon.
     Object(Vec<(Vec<u8>, Node)>),
-    /// Elements, which begin at this repetition level but for the first.
+    /// Elements. Each but the first begins at this repetition level.
     List(Box<Node>, i16),
 }
 
 impl Node {
-    /// The row itself.
+    /// The root: the row itself.
     pub(super) fn row(schema: &Type) -> Result<Self, ParquetError> {
         Self::required(schema, 0, 0, &mut 0)
     }
@@ -64,7 +64,7 @@ impl Node {
         match field.get_basic_info().repetition() {
             Repetition::REQUIRED => Self::required(field, level, repeated, next),
             Repetition::OPTIONAL => Self::required(field, level + 1, repeated, next),
-            // Without a group around it that says so: a list that is never null.
+            // A repeated field without an enclosing list group is a list that is never null.
             Repetition::REPEATED => {
                 let start = *next;
                 let element = Self::required(field, level + 1, repeated + 1, next)?;
@@ -98,8 +98,8 @@ impl Node {
         Ok(Self { columns: start..*next, level, shape })
     }
 
-    /// Appends the JSON of what the columns have come to; whether it is there at all.
-    pub(super) fn write(&self, columns: &mut [Column], out: &mut Vec<u8>) -> Step<bool> {
+    /// Appends the JSON of the columns' current values; false if the value is null.
+    pub(super) fn write(&self, columns: &mut [Column], out: &mut Vec<u8>) -> RowResult<bool> {
         let (level, repeated) = columns[self.columns.start].peek()?;
         for column in &columns[self.columns.clone()] {
             if column.peek()?.1 != repeated {
@@ -138,7 +138,7 @@ impl Node {
                         out.extend_from_slice(b"null");
                     }
                     if out.len() > MAX_RECORD_BYTES {
-                        return Err(Halt::TooLong);
+                        return Err(RowError::TooLong);
                     }
                     match columns[self.columns.start].next_repeated() {
                         Some(repeated) if repeated > *begins => return Err(contradiction()),
@@ -152,8 +152,8 @@ impl Node {
         Ok(true)
     }
 
-    /// Passes over what is null or empty: one level in each of its columns, and the same one.
-    fn pass(&self, level: i16, columns: &mut [Column]) -> Step<()> {
+    /// Skips a null or empty value: each of its columns has one level, the same for all.
+    fn pass(&self, level: i16, columns: &mut [Column]) -> RowResult<()> {
         for column in &mut columns[self.columns.clone()] {
             if column.peek()?.0 != level {
                 return Err(contradiction());
@@ -176,9 +176,10 @@ fn repeated_group(field: &Type) -> Option<&Type> {
     }
 }
 
-/// Whether a list's repeated group is its element, or only holds it.
+/// Whether a list's repeated group is the element itself, or a wrapper around it.
 ///
-/// Source: <https://github.com/apache/parquet-format/blob/master/LogicalTypes.md>, "Backward-compatibility rules".
+/// Source: <https://github.com/apache/parquet-format/blob/master/LogicalTypes.md>, "Backward-compatibility
+/// rules".
 fn is_element(inner: &Type) -> bool {
     if inner.is_primitive() {
         return true;
@@ -191,20 +192,20 @@ fn is_element(inner: &Type) -> bool {
     }
 }
 
-/// A column of a row group, with what it has of one row.
+/// A column of a row group, with its values of the current row.
 pub(super) struct Column {
     name: String,
     values: Box<dyn Values>,
     max_level: i16,
     repeats: bool,
-    /// Definition and repetition levels, where the column has any.
+    /// Definition and repetition levels, if the column has any.
     levels: Vec<i16>,
     repeated: Vec<i16>,
     num_levels: usize,
-    /// The level and the value that come next.
+    /// The indices of the next level and value.
     at: usize,
     next_value: usize,
-    /// Values of the pages that the row took.
+    /// The number of values in the pages of the current row.
     row_values: Arc<AtomicU64>,
 }
 
@@ -230,7 +231,7 @@ impl Column {
         &self.name
     }
 
-    /// Goes on to the next row; how many values and nulls it has.
+    /// Advances to the next row and returns its number of values and nulls.
     pub(super) fn fill(&mut self) -> Result<u64, ParquetError> {
         (self.at, self.next_value) = (0, 0);
         self.levels.clear();
@@ -244,13 +245,13 @@ impl Column {
         Ok(levels as u64)
     }
 
-    /// Whether the row was used up.
+    /// Whether the row was read completely.
     pub(super) fn is_over(&self) -> bool {
         self.at == self.num_levels
     }
 
-    /// Definition and repetition level of what comes next.
-    fn peek(&self) -> Step<(i16, i16)> {
+    /// The next definition and repetition level.
+    fn peek(&self) -> RowResult<(i16, i16)> {
         if self.at >= self.num_levels {
             return Err(contradiction());
         }
@@ -262,19 +263,19 @@ impl Column {
         self.repeated.get(self.at).copied()
     }
 
-    fn write(&mut self, out: &mut Vec<u8>) -> Step<bool> {
+    fn write(&mut self, out: &mut Vec<u8>) -> RowResult<bool> {
         let written = self.values.write(self.next_value, out)?;
         (self.at, self.next_value) = (self.at + 1, self.next_value + 1);
         Ok(written)
     }
 }
 
-/// The values of a column, of whatever type.
+/// The values of a column of any type.
 trait Values {
-    /// Reads those of one row; rows and levels.
+    /// Reads the values of one row; returns the numbers of rows and levels.
     fn read(&mut self, levels: &mut Vec<i16>, repeated: &mut Vec<i16>) -> Result<(usize, usize), ParquetError>;
-    /// Appends one as JSON; whether it has any.
-    fn write(&self, index: usize, out: &mut Vec<u8>) -> Step<bool>;
+    /// Appends a value as JSON; false if JSON cannot represent it.
+    fn write(&self, index: usize, out: &mut Vec<u8>) -> RowResult<bool>;
 }
 
 /// `write` appends one value as JSON.
@@ -284,16 +285,16 @@ struct Typed<T: DataType, W> {
     write: W,
 }
 
-impl<T: DataType, W: Fn(&T::T, &mut Vec<u8>) -> Step<bool>> Values for Typed<T, W> {
+impl<T: DataType, W: Fn(&T::T, &mut Vec<u8>) -> RowResult<bool>> Values for Typed<T, W> {
     fn read(&mut self, levels: &mut Vec<i16>, repeated: &mut Vec<i16>) -> Result<(usize, usize), ParquetError> {
         self.values.clear();
-        // What a long row took is not kept.
+        // Release the memory of a long row.
         self.values.shrink_to(1 << 10);
         let (rows, _, levels) = self.reader.read_records(1, Some(levels), Some(repeated), &mut self.values)?;
         Ok((rows, levels))
     }
 
-    fn write(&self, index: usize, out: &mut Vec<u8>) -> Step<bool> {
+    fn write(&self, index: usize, out: &mut Vec<u8>) -> RowResult<bool> {
         (self.write)(self.values.get(index).ok_or_else(contradiction)?, out)
     }
 }
@@ -301,7 +302,7 @@ impl<T: DataType, W: Fn(&T::T, &mut Vec<u8>) -> Step<bool>> Values for Typed<T, 
 fn values(reader: ColumnReader, form: Form) -> Box<dyn Values> {
     fn typed<T: DataType>(
         reader: ColumnReaderImpl<T>,
-        write: impl Fn(&T::T, &mut Vec<u8>) -> Step<bool> + 'static,
+        write: impl Fn(&T::T, &mut Vec<u8>) -> RowResult<bool> + 'static,
     ) -> Box<dyn Values> {
         Box::new(Typed { reader, values: Vec::new(), write })
     }
@@ -316,23 +317,23 @@ fn values(reader: ColumnReader, form: Form) -> Box<dyn Values> {
         ColumnReader::FloatColumnReader(reader) => typed(reader, |value, out| Ok(number(f64::from(*value), out))),
         ColumnReader::DoubleColumnReader(reader) => typed(reader, |value, out| Ok(number(*value, out))),
         ColumnReader::ByteArrayColumnReader(reader) => typed(reader, move |value, out| form.text(value, out)),
-        // Points in time of old files, and numbers of unusual width: nothing that a row of text has.
+        // Timestamps of old files and numbers of unusual width do not occur in text data.
         ColumnReader::Int96ColumnReader(reader) => typed(reader, |_, _| Ok(false)),
         ColumnReader::FixedLenByteArrayColumnReader(reader) => typed(reader, |_, _| Ok(false)),
     }
 }
 
-/// What the bytes of a value mean.
+/// How the bytes of a value are interpreted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Form {
     Plain,
     Unsigned,
-    /// A decimal number with this many digits behind the point.
+    /// A decimal number with this many digits after the point.
     Decimal(usize),
     Text,
-    /// Bytes that may be a text: old writers do not say.
+    /// Bytes that may be text: old writers do not annotate it.
     Bytes,
-    /// Nothing that JSON has.
+    /// A type without a JSON equivalent.
     Other,
 }
 
@@ -370,13 +371,13 @@ impl Form {
     }
 
     /// Bytes that are not UTF-8 are found when the row is parsed, as in any other file.
-    fn text(self, value: &ByteArray, out: &mut Vec<u8>) -> Step<bool> {
+    fn text(self, value: &ByteArray, out: &mut Vec<u8>) -> RowResult<bool> {
         let bytes = value.data();
         if self == Form::Other || (self == Form::Bytes && std::str::from_utf8(bytes).is_err()) {
             return Ok(false);
         }
         if out.len() + bytes.len() > MAX_RECORD_BYTES {
-            return Err(Halt::TooLong);
+            return Err(RowError::TooLong);
         }
         quote(bytes, out);
         Ok(true)
@@ -388,12 +389,12 @@ fn shown(value: &impl std::fmt::Display, out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// JSON has no infinity, and NaN is what tables write where a number is missing.
+/// Appends a finite number. JSON has no infinity, and tables use NaN for missing numbers.
 fn number(value: f64, out: &mut Vec<u8>) -> bool {
     value.is_finite() && shown(&serde_json::json!(value), out)
 }
 
-/// A JSON string of these bytes.
+/// Appends these bytes as a JSON string.
 fn quote(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     let mut rest = bytes;
@@ -412,19 +413,19 @@ fn quote(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// The next row as one line of JSON, of columns that stand at their ends.
-pub(super) fn next_row(row: &Node, columns: &mut [Column], out: &mut Vec<u8>) -> Step<()> {
+/// Appends the next row as one line of JSON. The columns must be at the end of the previous row.
+pub(super) fn next_row(row: &Node, columns: &mut [Column], out: &mut Vec<u8>) -> RowResult<()> {
     let mut num_values = 0;
     for column in columns.iter_mut() {
         let filled = column.fill().map_err(|error| super::within(column.name(), error));
         num_values += filled?;
     }
     if num_values > MAX_VALUES {
-        return Err(Halt::TooLong);
+        return Err(RowError::TooLong);
     }
     row.write(columns, out)?;
     if out.len() > MAX_RECORD_BYTES {
-        return Err(Halt::TooLong);
+        return Err(RowError::TooLong);
     }
     if columns.iter().all(Column::is_over) { Ok(()) } else { Err(contradiction()) }
 }

@@ -10,7 +10,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/data").join(name)
 }
 
-/// As they stand, and as JSON Lines have them.
+/// The files of tables, each with the same rows as JSON Lines.
 const TABLES: [(&str, &str, Kind); 6] = [
     ("chat.parquet", "chat.jsonl", Kind::Chat),
     ("chat-zstd.parquet", "chat.jsonl", Kind::Chat),
@@ -37,7 +37,7 @@ fn a_table_has_the_rows_of_its_json_lines() {
     }
 }
 
-/// What `align data` writes of a row: the line that JSON Lines would have.
+/// `align data` writes a row as the line that JSON Lines would have.
 #[test]
 fn a_row_of_a_table_is_a_line() {
     let lines = |name| rows(&golden(name)).unwrap().iter().map(|row| row.line().into_owned()).collect::<Vec<_>>();
@@ -46,16 +46,16 @@ fn a_row_of_a_table_is_a_line() {
 }
 
 #[test]
-fn rows_of_tables_are_named_by_their_number() {
+fn rows_of_tables_are_located_by_their_index() {
     let rows = rows(&golden("text.parquet")).unwrap();
-    assert!(rows[299].place.to_string().ends_with("text.parquet: row 299"), "{}", rows[299].place);
+    assert!(rows[299].location.to_string().ends_with("text.parquet: row 299"), "{}", rows[299].location);
     let error = read(&[golden("text.parquet")], Kind::Prompt, BadRows::Error).unwrap_err().to_string();
     let first = error.lines().next().unwrap();
     let expected = "text.parquet: row 0: a row with `id`, `text`, `weight`, `kept`, `tags`, `source`, expected a prompt row: `prompt`";
     assert!(first.contains(expected), "{first}");
 }
 
-/// Whether a file is read to its end; otherwise it is refused in one line that names it.
+/// Whether a file is read to its end. If not, the message must be one line that names the file.
 fn is_read(file: &Path) -> bool {
     let Err(error) = rows(file) else { return true };
     let name = file.display().to_string();
@@ -75,22 +75,22 @@ fn damaged_tables_are_refused_in_one_line() {
             std::fs::write(&file, &whole[..length]).unwrap();
             assert!(!is_read(&file), "{name}, cut at {length}");
         }
-        // Texts may be damaged without a trace, unless they are compressed.
+        // Damage in uncompressed text cannot be detected.
         let mut num_refused = 0;
-        let places = (4..whole.len()).step_by(1 + whole.len() / 1000);
-        let num_places = places.len();
-        for at in places {
+        let offsets = (4..whole.len()).step_by(1 + whole.len() / 1000);
+        let num_offsets = offsets.len();
+        for at in offsets {
             let mut damaged = whole.clone();
             damaged[at] ^= [0xff, 0x01, 0x80][at % 3];
             std::fs::write(&file, &damaged).unwrap();
             num_refused += usize::from(!is_read(&file));
         }
-        assert!(num_refused * 4 > num_places, "{name}: {num_refused} of {num_places}");
+        assert!(num_refused * 4 > num_offsets, "{name}: {num_refused} of {num_offsets}");
     }
 }
 
 #[test]
-fn what_is_no_table_is_told() {
+fn files_that_are_no_tables_are_refused() {
     let folder = TempDir::new().unwrap();
     let refused = |bytes: &[u8]| {
         let file = folder.path().join("rows.parquet");
@@ -103,8 +103,8 @@ fn what_is_no_table_is_told() {
         refused(b"PAR1...."),
         "rows.parquet: damaged or cut off Parquet data (it is too short), expected a whole file"
     );
-    assert!(refused(b"PAR1\0\0\0\0\0\0\0\0").contains("(it does not end as it begins)"));
-    assert!(refused(b"PAR1\xff\xff\0\0PAR1").contains("(its footer is longer than itself)"));
+    assert!(refused(b"PAR1\0\0\0\0\0\0\0\0").contains("(the magic bytes at its end are missing)"));
+    assert!(refused(b"PAR1\xff\xff\0\0PAR1").contains("(its footer is longer than the file)"));
     assert!(refused(b"PAR1\0\0\0\0PAR1").contains("(its footer contradicts itself)"));
-    assert!(refused(b"{}").contains("not a Parquet file, expected what its name says"));
+    assert!(refused(b"{}").contains("not a Parquet file, expected one from the file's name"));
 }

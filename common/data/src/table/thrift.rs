@@ -1,23 +1,24 @@
-//! Thrift's compact protocol, as far as Parquet's own metadata need it to be looked at before anything believes them: the header of a
-//! page, and whether a footer can be decoded at all.
+//! The parts of Thrift's compact protocol that are needed to check Parquet metadata before the library trusts
+//! them: page headers, and whether a footer can be decoded.
 //!
-//! Source: <https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md> and Parquet's `parquet.thrift`.
+//! Source: <https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md> and Parquet's
+//! `parquet.thrift`.
 
-/// Structures within structures; Parquet's own are half as deep.
+/// The maximum nesting of structures; Parquet's own are half as deep.
 const MAX_NESTING: usize = 32;
-/// Groups within groups: a column of messages has four.
+/// The maximum nesting of groups; a column of messages has four levels.
 const MAX_SCHEMA_DEPTH: usize = 32;
 
-/// The bytes end early, or contradict each other.
+/// The bytes end early or are inconsistent.
 #[derive(Debug)]
 pub(super) struct Malformed;
 
 type Read<T> = Result<T, Malformed>;
 
-/// What stands before the bytes of a page.
+/// A page's header.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PageHeader {
-    /// Bytes of the page as it is stored, and decompressed.
+    /// The sizes of the page in bytes: stored and decompressed.
     pub(super) stored: usize,
     pub(super) size: usize,
     pub(super) kind: PageKind,
@@ -31,7 +32,7 @@ pub(super) enum PageKind {
         def_encoding: i64,
         rep_encoding: i64,
     },
-    /// Its levels stand in front, never compressed.
+    /// Its levels come first and are never compressed.
     DataV2 {
         num_values: u32,
         num_nulls: u32,
@@ -45,12 +46,12 @@ pub(super) enum PageKind {
         num_values: u32,
         encoding: i64,
     },
-    /// Nothing that is read.
+    /// An unknown type, which is skipped.
     Other,
 }
 
 impl PageHeader {
-    /// The header at the beginning of `bytes`, and how many of them it takes.
+    /// Reads the header at the beginning of `bytes`, and returns it with its length.
     pub(super) fn read(bytes: &[u8]) -> Read<(Self, usize)> {
         let mut thrift = Thrift(bytes);
         let (mut sizes, mut bodies) = ([None; 3], [[None; 8]; 8]);
@@ -90,7 +91,7 @@ impl PageHeader {
     }
 }
 
-/// Whether a footer can be decoded: the library takes lengths and the depth of the schema at their word.
+/// Checks that a footer can be decoded: the library does not check lengths and the depth of the schema.
 pub(super) fn check_footer(bytes: &[u8]) -> Read<()> {
     let mut thrift = Thrift(bytes);
     let mut last = 0;
@@ -104,7 +105,7 @@ pub(super) fn check_footer(bytes: &[u8]) -> Read<()> {
     Ok(())
 }
 
-/// What is still to be read.
+/// A reader over the remaining bytes.
 pub(super) struct Thrift<'a>(pub(super) &'a [u8]);
 
 const LIST: u8 = 9;
@@ -122,7 +123,7 @@ impl Thrift<'_> {
         Ok(())
     }
 
-    /// A number of seven bits a byte.
+    /// A varint: seven bits per byte.
     pub(super) fn varint(&mut self) -> Read<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
@@ -153,7 +154,7 @@ impl Thrift<'_> {
         Ok(Some((*last, byte & 0x0f)))
     }
 
-    /// The numbers and truth values of a structure, by their ids from 1.
+    /// The integers and booleans of a structure, by field id from 1.
     fn integers(&mut self) -> Read<[Option<i64>; 8]> {
         let (mut found, mut last) = ([None; 8], 0);
         while let Some((id, kind)) = self.field(&mut last)? {
@@ -165,19 +166,19 @@ impl Thrift<'_> {
                     None
                 }
             };
-            if let (Some(place), Some(_)) = (usize::try_from(id - 1).ok().and_then(|id| found.get_mut(id)), value) {
-                *place = value;
+            if let (Some(slot), Some(_)) = (usize::try_from(id - 1).ok().and_then(|id| found.get_mut(id)), value) {
+                *slot = value;
             }
         }
         Ok(found)
     }
 
-    /// Type and number of a list's elements, each of which takes a byte at least.
+    /// Type and number of a list's elements. Each element takes at least one byte.
     fn list(&mut self) -> Read<(u8, usize)> {
         let byte = self.byte()?;
         let size = if byte >> 4 == 15 { self.varint()? } else { u64::from(byte >> 4) };
         let size = usize::try_from(size).ok().filter(|&size| size <= self.0.len()).ok_or(Malformed)?;
-        // Nothing in a footer is a list of truth values, which the library would read as having no bytes.
+        // A footer has no lists of booleans, and the library would read them as zero bytes long.
         if size > 0 && matches!(byte & 0x0f, 1 | 2) {
             return Err(Malformed);
         }
@@ -206,18 +207,18 @@ impl Thrift<'_> {
                 }
                 Ok(())
             }
-            // Maps, which Parquet's metadata have none of, and what is no type.
+            // Maps, which Parquet's metadata do not use, and invalid types.
             _ => Err(Malformed),
         }
     }
 
-    /// A schema is its groups and columns in the order of a walk, each with the number of its children.
+    /// Checks a schema: its groups and columns in depth-first order, each with the number of its children.
     fn check_schema(&mut self) -> Read<()> {
         let (kind, size) = self.list()?;
         if kind != STRUCT {
             return Err(Malformed);
         }
-        // How many children are still to come, from the root inwards.
+        // The number of remaining children on each level, from the root inwards.
         let mut open = vec![1];
         for _ in 0..size {
             let (mut children, mut last) = (0, 0);

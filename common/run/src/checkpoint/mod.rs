@@ -1,14 +1,16 @@
-//! Checkpoints: everything a run needs to go on as if it had never stopped, in one folder that appears whole or not at all.
+//! Checkpoints: everything a run needs to continue as if it had never stopped, in one folder that appears
+//! atomically.
 //!
-//! `checkpoints/step-000500/` holds the models' folders as the stage wrote them, `state.safetensors` and `state.json` with
-//! all that is not in the models (fp32 masters, moments, counters), and `manifest.json` with size and CRC-32 of every file.
-//! A checkpoint is written beside, flushed, and renamed: a process killed at any moment leaves the previous ones and, at
-//! most, a folder whose name starts with `.tmp-`, which the next process removes.
+//! `checkpoints/step-000500/` has the models' folders, `state.safetensors` and `state.json` with everything
+//! else (fp32 masters, moments, counters), and `manifest.json` with the size and CRC-32 of every file. A
+//! checkpoint is written to a temporary folder, flushed, and renamed. A process that is killed leaves the
+//! previous checkpoints and at most a folder whose name starts with `.tmp-`, which the next process removes.
 //!
-//! What it is written from ([`Snapshot`]) shares memory with what is trained, so that another thread can write while the next
-//! step computes. A [`Gate`] before the optimiser keeps that memory as it is until every byte is with the system.
+//! A [`Snapshot`] shares memory with the model that is trained, so that another thread can write it while the
+//! next step computes. The optimiser waits for a [`SnapshotLock`] before it changes that memory: until every
+//! byte is handed to the operating system.
 
-mod gate;
+mod snapshot_lock;
 mod tensors;
 
 use std::collections::HashMap;
@@ -20,26 +22,26 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tch::Tensor;
 
-use align_core::atomic_files::{TEMPORARY, remove_folder, replace_folder, retire, sync_tree};
+use align_core::atomic_files::{TEMPORARY, remove_folder, remove_folder_atomically, replace_folder, sync_tree};
 use align_core::error::{Error, Problems, Result};
 use align_core::manifest::{self, Entry, MANIFEST, Manifest, damage, write_json};
 use align_model::Models;
 
-pub use gate::{Gate, Shut};
+pub use snapshot_lock::{SnapshotGuard, SnapshotLock};
 pub use tensors::{read_tensors, write_tensors};
 use tensors::{sum_of_file, write_summed};
 
-/// What a run saves beside its models.
+/// What a run saves besides its models.
 #[derive(Debug)]
 pub struct State {
-    /// Where it was read from, for error messages.
-    pub place: String,
+    /// The path it was read from, for error messages.
+    pub location: String,
     /// Named tensors of any kind.
     pub tensors: Vec<(String, Tensor)>,
     /// Named values.
     pub json: serde_json::Map<String, Value>,
-    /// What keeps the tensors as they are.
-    shut: Vec<Shut>,
+    /// Guards against changes of the tensors.
+    guards: Vec<SnapshotGuard>,
 }
 
 impl Default for State {
@@ -49,19 +51,19 @@ impl Default for State {
 }
 
 impl State {
-    /// Holds nothing.
+    /// An empty state.
     pub fn new() -> Self {
         Self {
-            place: "a state in memory".to_owned(),
+            location: "a state in memory".to_owned(),
             tensors: Vec::new(),
             json: serde_json::Map::new(),
-            shut: Vec::new(),
+            guards: Vec::new(),
         }
     }
 
-    /// Keeps a gate shut for as long as this state is there.
-    pub fn keep(&mut self, shut: Shut) {
-        self.shut.push(shut);
+    /// Keeps a lock locked until this state is dropped.
+    pub fn hold(&mut self, guard: SnapshotGuard) {
+        self.guards.push(guard);
     }
 
     /// Adds a value under `key`.
@@ -77,8 +79,8 @@ impl State {
     /// # Errors
     /// [`Error::Invalid`] when it is missing or of another type.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
-        let value = self.json.get(key).ok_or_else(|| Error::invalid(&self.place, format!("`{key}` is missing")))?;
-        T::deserialize(value).map_err(|error| Error::invalid(&self.place, format!("`{key}`: {error}")))
+        let value = self.json.get(key).ok_or_else(|| Error::invalid(&self.location, format!("`{key}` is missing")))?;
+        T::deserialize(value).map_err(|error| Error::invalid(&self.location, format!("`{key}`: {error}")))
     }
 
     /// The tensors by name.
@@ -87,17 +89,18 @@ impl State {
     }
 }
 
-/// All that a checkpoint is written from. No optimiser whose tensors are in the state takes a step while it is there.
+/// Everything that a checkpoint is written from. An optimiser whose tensors are in the state takes no step
+/// until it is dropped.
 pub struct Snapshot {
     /// The models.
     pub models: Box<dyn Models>,
-    /// What is not in them.
+    /// Everything else.
     pub state: State,
 }
 
 const STATE_TENSORS: &str = "state.safetensors";
 const STATE_JSON: &str = "state.json";
-/// The folder in which models lie that were not read back as what was written.
+/// The folder for models that did not read back as written.
 pub const UNSOUND: &str = "unsound";
 /// `step-000500`.
 pub fn folder_name(step: u64) -> String {
@@ -112,7 +115,8 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     numbered(folder, "")
 }
 
-/// What is named `step-…` and `ending` in `folder`, by step. A folder that does not exist has none.
+/// The entries of `folder` named `step-…` followed by `ending`, by step. A folder that does not exist has
+/// none.
 pub(crate) fn numbered(folder: &Path, ending: &str) -> Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -131,14 +135,14 @@ pub(crate) fn numbered(folder: &Path, ending: &str) -> Result<Vec<(u64, PathBuf)
     Ok(found)
 }
 
-/// Writes the checkpoint of `step` into `folder`: state, models, and what `more` adds to the folder it is given. Returns the
-/// checkpoint's path.
+/// Writes the checkpoint of `step` into `folder`: the state, the models, and the files that `more` adds.
+/// Returns the checkpoint's path.
 ///
 /// # Errors
-/// [`Error::Io`] when the state or what `more` adds cannot be written, [`Error::Failed`] when the state cannot be read back; nothing of the
-/// checkpoint is left then. [`Error::Models`] when a model cannot be written or is not read back as it was to be: the checkpoint is there
-/// then, with all that training goes on from and no models, and what was written of them lies in its folder [`UNSOUND`]. The earlier
-/// checkpoints are untouched.
+/// [`Error::Io`] when the state or the additional files cannot be written, [`Error::Failed`] when the state
+/// does not read back as written; the checkpoint is then removed. [`Error::Models`] when a model cannot be
+/// written or does not read back as intended: the checkpoint then has the full training state but no models,
+/// and the faulty ones are in its folder [`UNSOUND`]. Earlier checkpoints are not changed.
 pub fn save(folder: &Path, step: u64, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let temporary = folder.join(format!("{TEMPORARY}{}", folder_name(step)));
@@ -147,7 +151,7 @@ pub fn save(folder: &Path, step: u64, snapshot: Snapshot, more: impl FnOnce(&Pat
     let models = match write(&temporary, snapshot, more) {
         Ok(models) => models,
         Err(error) => {
-            let _ = remove_folder(&temporary); // on a full disk, room for others
+            let _ = remove_folder(&temporary); // frees space on a full disk
             return Err(error);
         }
     };
@@ -159,16 +163,16 @@ pub fn save(folder: &Path, step: u64, snapshot: Snapshot, more: impl FnOnce(&Pat
     }
 }
 
-/// Returns what became of the models.
+/// Writes a checkpoint's files; the inner result is that of the models.
 fn write(folder: &Path, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<()>) -> Result<Result<()>> {
     let Snapshot { models, state } = snapshot;
     let tensors = folder.join(STATE_TENSORS);
     let sum = write_summed(&tensors, &state.tensors)?;
     let written = models.write(folder);
     let json = state.json;
-    drop((state.tensors, state.shut)); // from here on, what was written may change
+    drop((state.tensors, state.guards)); // from here on, the optimiser may change the tensors
     if written.is_err() {
-        model_folders(folder)?.iter().try_for_each(|model| remove_folder(model))?; // on a full disk, room for what follows
+        model_folders(folder)?.iter().try_for_each(|model| remove_folder(model))?; // frees space on a full disk
     }
     write_json(&folder.join(STATE_JSON), &Value::Object(json))?;
     more(folder)?;
@@ -180,7 +184,7 @@ fn write(folder: &Path, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<(
     let sum = sum_of_file(&tensors, &sum)?;
     if files.iter().any(|entry| entry.path == STATE_TENSORS && entry.crc32 != sum) {
         return Err(Error::Failed(format!(
-            "{}: what was written is not what was in memory; the disk or the memory is not sound, and nothing was replaced",
+            "{}: the file differs from what was in memory; the disk or the memory is faulty, and nothing was replaced",
             tensors.display()
         )));
     }
@@ -189,7 +193,7 @@ fn write(folder: &Path, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<(
     Ok(sound)
 }
 
-/// The models' folders in that of a checkpoint.
+/// The folders of the models in a checkpoint.
 fn model_folders(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
@@ -201,7 +205,7 @@ fn model_folders(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Models that are not what they should be must not be taken for it, but whoever wants to know why may look at them.
+/// Moves faulty models to [`UNSOUND`], so that nothing loads them but they can be inspected.
 fn set_models_aside(folder: &Path) -> Result<()> {
     let (models, aside) = (model_folders(folder)?, folder.join(UNSOUND));
     if models.is_empty() {
@@ -215,18 +219,18 @@ fn set_models_aside(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The state and its like lie beside the models' folders.
+/// Whether a file is part of a model: all others are at the top level.
 fn is_of_a_model(entry: &Entry) -> bool {
     entry.path.contains('/')
 }
 
-/// Whether the checkpoint at `path` has models, as all have but those of [`Error::Models`].
+/// Whether the checkpoint at `path` has models. Only those of [`Error::Models`] have none.
 pub fn has_models(path: &Path) -> bool {
     Manifest::read(path).is_some_and(|manifest| manifest.files.iter().any(is_of_a_model))
 }
 
-/// Removes all but the newest `keep` checkpoints of `folder`, and `best` where there is one. One without models counts for none, and
-/// stays as long as it is newer than these.
+/// Removes all checkpoints of `folder` but the newest `keep` and `best`. A checkpoint without models does not
+/// count, and stays as long as it is newer than these.
 ///
 /// # Errors
 /// [`Error::Io`] when one cannot be removed.
@@ -235,19 +239,21 @@ pub fn prune(folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
     let whole = found.iter().rev().filter(|(_, path)| has_models(path));
     let Some((oldest, _)) = whole.take(keep.max(1)).last() else { return Ok(()) };
     let old = found.iter().filter(|(step, _)| step < oldest && Some(*step) != best);
-    old.into_iter().try_for_each(|(_, path)| retire(path))
+    old.into_iter().try_for_each(|(_, path)| remove_folder_atomically(path))
 }
 
-/// Copies the models of the checkpoint at `path` into the folder `to`, and compares the copies with the manifest.
+/// Copies the models of the checkpoint at `path` into the folder `to`, and compares the copies with the
+/// manifest.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the checkpoint is damaged, [`Error::Failed`] when it has no models, [`Error::Io`] when a copy cannot be written.
+/// [`Error::Invalid`] when the checkpoint is damaged, [`Error::Failed`] when it has no models, [`Error::Io`]
+/// when a copy cannot be written.
 pub fn copy_models(path: &Path, to: &Path) -> Result<()> {
     let manifest = Manifest::read(path).ok_or_else(|| {
-        Error::invalid(path.join(MANIFEST).display(), format!("is missing or damaged{}", way_out(path)))
+        Error::invalid(path.join(MANIFEST).display(), format!("is missing or damaged{}", recovery_hint(path)))
     })?;
     if !manifest.files.iter().any(is_of_a_model) {
-        return Err(Error::Failed(format!("{}: holds no models, only what training goes on from", path.display())));
+        return Err(Error::Failed(format!("{}: has no models, only the training state", path.display())));
     }
     for entry in manifest.files.iter().filter(|entry| is_of_a_model(entry)) {
         let (file, copy) = (path.join(&entry.path), to.join(&entry.path));
@@ -255,7 +261,7 @@ pub fn copy_models(path: &Path, to: &Path) -> Result<()> {
         fs::create_dir_all(parent).map_err(Error::io(parent))?;
         fs::copy(&file, &copy).map_err(Error::io(&file))?;
         if let Some(what) = entry.differs(&copy) {
-            return Err(Error::Failed(format!("{}: {what}, as a copy of {}", copy.display(), file.display())));
+            return Err(Error::Failed(format!("{}: {what}, but is a copy of {}", copy.display(), file.display())));
         }
     }
     Ok(())
@@ -267,9 +273,9 @@ pub fn copy_models(path: &Path, to: &Path) -> Result<()> {
 /// [`Error::Invalid`] naming every missing or damaged file.
 pub fn load(path: &Path) -> Result<State> {
     verify(path)?;
-    let place = path.display().to_string();
+    let location = path.display().to_string();
     let json = read_json(&path.join(STATE_JSON))?;
-    Ok(State { place, tensors: read_tensors(&path.join(STATE_TENSORS))?, json, shut: Vec::new() })
+    Ok(State { location, tensors: read_tensors(&path.join(STATE_TENSORS))?, json, guards: Vec::new() })
 }
 
 /// Compares every file of the checkpoint at `path` with its manifest: size and CRC-32.
@@ -281,25 +287,28 @@ pub fn verify(path: &Path) -> Result<()> {
     if damage.is_empty() {
         return Ok(());
     }
-    let way_out = way_out(path);
+    let hint = recovery_hint(path);
     let mut problems = Problems::new();
-    damage.iter().for_each(|(file, what)| problems.push(file.display(), format!("{what}{way_out}")));
+    damage.iter().for_each(|(file, what)| problems.push(file.display(), format!("{what}{hint}")));
     problems.into_result()
 }
 
-/// What to do about a damaged checkpoint: to remove it, and those before it that are damaged, too, down to one that is whole.
-fn way_out(path: &Path) -> String {
+/// What to do about a damaged checkpoint: remove it, and earlier damaged ones, down to an intact one.
+fn recovery_hint(path: &Path) -> String {
     let all = path.parent().and_then(|folder| list(folder).ok()).unwrap_or_default();
     let at = all.iter().position(|(_, other)| other == path).unwrap_or(0);
     let mut damaged = vec![path.display().to_string()];
     for (step, earlier) in all[..at].iter().rev() {
         if damage(earlier).is_empty() {
             let (damaged, earlier) = (damaged.join(" and "), earlier.display());
-            return format!("; remove {damaged} to resume from {earlier}: --resume then goes on behind step {step}");
+            return format!("; remove {damaged} to resume from {earlier}: --resume then continues after step {step}");
         }
         damaged.push(earlier.display().to_string());
     }
-    format!("; no earlier checkpoint is whole: remove {} to start again at step 0 with --resume", damaged.join(" and "))
+    format!(
+        "; no earlier checkpoint is intact: remove {} to start again at step 0 with --resume",
+        damaged.join(" and ")
+    )
 }
 
 fn read_json(path: &Path) -> Result<serde_json::Map<String, Value>> {

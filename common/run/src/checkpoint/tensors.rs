@@ -1,4 +1,4 @@
-//! Named tensors ⇄ a safetensors file.
+//! Reads and writes named tensors as safetensors files.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -10,11 +10,11 @@ use flate2::Crc;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use tch::{Kind, Tensor};
 
-use align_core::atomic_files::usual_permissions;
+use align_core::atomic_files::default_permissions;
 use align_core::error::{Error, Result};
 use align_kernels::tensor_bytes;
 
-/// Writes tensors as safetensors, those in the CPU's memory from where they lie. The bytes depend on names and values only.
+/// Writes tensors as safetensors; those on the CPU without a copy. The bytes depend on names and values only.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be written.
@@ -22,9 +22,9 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     write_summed(path, tensors).map(drop)
 }
 
-/// As [`write_tensors`]; returns the CRC-32 of the tensors as they lay in memory, in their order in the file.
+/// As [`write_tensors`]; returns the CRC-32 of the tensors in memory, in the order of the file.
 pub(super) fn write_summed(path: &Path, tensors: &[(String, Tensor)]) -> Result<Crc> {
-    let usual = usual_permissions(path)?;
+    let usual = default_permissions(path)?;
     let sum = RefCell::new(Crc::new());
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), TensorView::new(tensor, &sum)));
     safetensors::serialize_to_file(views, None, path).map_err(|error| match error {
@@ -35,7 +35,8 @@ pub(super) fn write_summed(path: &Path, tensors: &[(String, Tensor)]) -> Result<
     Ok(sum.into_inner())
 }
 
-/// The CRC-32 of a file of tensors: of its header, as it is read back, and of the tensors as they lay in memory.
+/// The expected CRC-32 of a file of tensors: that of its header, as read back, combined with that of the
+/// tensors in memory.
 pub(super) fn sum_of_file(path: &Path, tensors: &Crc) -> Result<u32> {
     let header = || {
         let (mut file, mut length) = (File::open(path)?, [0; 8]);
@@ -56,9 +57,9 @@ pub(super) fn sum_of_file(path: &Path, tensors: &Crc) -> Result<u32> {
 /// [`Error::Io`] when the file cannot be read, [`Error::Invalid`] when it is not a safetensors file.
 pub fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let file = File::open(path).map_err(Error::io(path))?;
-    // SAFETY: the map is only read, and only until this function returns; the run folder is locked, so none of our own
-    // processes changes the file meanwhile.
-    #[allow(unsafe_code, reason = "a map needs no second copy of a state as large as the model")]
+    // SAFETY: the map is only read, and only until this function returns. The run folder is locked, so no
+    // other `align` process changes the file meanwhile.
+    #[allow(unsafe_code, reason = "a map avoids a second copy of a state as large as the model")]
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
     let invalid = |what: &dyn std::fmt::Display| Error::invalid(path.display(), what);
     let parsed = SafeTensors::deserialize(&map).map_err(|error| invalid(&error))?;
@@ -91,7 +92,7 @@ fn kind(dtype: Dtype) -> Option<Kind> {
 }
 
 struct TensorView<'a> {
-    /// Of all bytes that were asked for.
+    /// The checksum of all bytes that were written.
     sum: &'a RefCell<Crc>,
     tensor: Tensor,
     dtype: Dtype,
@@ -103,7 +104,8 @@ impl<'a> TensorView<'a> {
         let dtype = KINDS.iter().find(|(kind, _)| *kind == tensor.kind()).map(|(_, dtype)| *dtype);
         Self {
             sum,
-            dtype: dtype.unwrap_or_else(|| panic!("a state holds {:?}, which safetensors has not", tensor.kind())),
+            dtype: dtype
+                .unwrap_or_else(|| panic!("a state has {:?}, which safetensors does not support", tensor.kind())),
             shape: tensor.size().iter().map(|&size| size as usize).collect(),
             tensor: tensor.detach(),
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use tch::Kind;
 
 use super::*;
-use align_core::atomic_files::write_whole;
+use align_core::atomic_files::write_atomic;
 use align_core::error::Problem;
 
 fn state() -> State {
@@ -23,12 +23,12 @@ fn state() -> State {
     state
 }
 
-/// Numbers of which a careless reader of decimals changes the last bit.
+/// Numbers whose last bit an imprecise decimal parser would change.
 fn sums() -> Vec<f64> {
     (1..1000).map(|i| f64::from(i).ln() * 1e-3 + f64::from(i).sqrt()).collect()
 }
 
-/// What becomes of a model.
+/// What happens to a model.
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
     Sound,
@@ -126,12 +126,12 @@ fn a_checkpoint_of_the_same_step_is_replaced() {
 }
 
 #[test]
-fn damage_is_named_with_the_way_out() {
+fn damage_is_reported_with_a_recovery_hint() {
     let folder = tempfile::tempdir().unwrap();
-    // By their names, the second would come before the first.
+    // Sorted by name, the second would come before the first.
     let paths = [999_999, 1_000_000].map(|step| save(folder.path(), step, state()));
     let [first, second] = paths.each_ref().map(|path| path.display());
-    let out = format!("; remove {second} to resume from {first}: --resume then goes on behind step 999999");
+    let out = format!("; remove {second} to resume from {first}: --resume then continues after step 999999");
 
     for name in ["state.safetensors", "state.json", "model/weights", "manifest.json"] {
         let file = paths[1].join(name);
@@ -143,7 +143,7 @@ fn damage_is_named_with_the_way_out() {
                 Some(bytes) => fs::write(&file, bytes).unwrap(),
                 None => fs::remove_file(&file).unwrap(),
             }
-            // A flipped bit in the manifest shows in what it says of another file.
+            // A flipped bit in the manifest shows as a mismatch with another file.
             let found = problems(load(&paths[1]));
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].ends_with(&out), "{found:?}");
@@ -154,15 +154,16 @@ fn damage_is_named_with_the_way_out() {
         fs::write(&file, good).unwrap();
         verify(&paths[1]).unwrap();
     }
-    // What is no better than this one is not offered.
+    // A damaged earlier checkpoint is not suggested.
     fs::remove_file(paths[1].join("state.json")).unwrap();
     fs::remove_file(paths[0].join("state.json")).unwrap();
-    let out =
-        format!("; no earlier checkpoint is whole: remove {second} and {first} to start again at step 0 with --resume");
+    let out = format!(
+        "; no earlier checkpoint is intact: remove {second} and {first} to start again at step 0 with --resume"
+    );
     assert!(problems(load(&paths[1]))[0].ends_with(&out));
     let earliest = save(folder.path(), 7, state());
     let out = format!(
-        "; remove {second} and {first} to resume from {}: --resume then goes on behind step 7",
+        "; remove {second} and {first} to resume from {}: --resume then continues after step 7",
         earliest.display()
     );
     assert!(problems(load(&paths[1]))[0].ends_with(&out));
@@ -177,7 +178,7 @@ fn a_state_that_is_not_saved_leaves_the_earlier_ones_and_nothing_else() {
     assert!(super::save(folder.path(), 2, snapshot(Fate::Sound), full).is_err());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     load(&folder.path().join("step-000001")).unwrap();
-    // A state that lands on the disk as something else, whatever becomes of the model.
+    // A state that differs on the disk, whatever happens to the model.
     let flip = |temporary: &Path| {
         let file = temporary.join("state.safetensors");
         let mut bytes = fs::read(&file).unwrap();
@@ -186,16 +187,16 @@ fn a_state_that_is_not_saved_leaves_the_earlier_ones_and_nothing_else() {
     };
     for fate in [Fate::Sound, Fate::NotWritten, Fate::ReadAsAnother] {
         let error = super::save(folder.path(), 2, snapshot(fate), flip).unwrap_err().to_string();
-        assert!(error.contains("state.safetensors: what was written is not what was in memory"), "{error}");
+        assert!(error.contains("state.safetensors: the file differs from what was in memory"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
     save(folder.path(), 2, state());
     assert_eq!(list(folder.path()).unwrap().len(), 2);
 }
 
-/// Masters and moments cost days, a model's folder seconds.
+/// Losing masters and moments costs days of training; writing a model again takes seconds.
 #[test]
-fn a_model_that_is_not_saved_costs_nothing_else() {
+fn a_model_that_is_not_saved_loses_nothing_else() {
     for fate in [Fate::NotWritten, Fate::ReadAsAnother] {
         let folder = tempfile::tempdir().unwrap();
         for step in 1..=3 {
@@ -206,11 +207,11 @@ fn a_model_that_is_not_saved_costs_nothing_else() {
         let path = folder.path().join("step-000004");
         let said = error.to_string();
         assert!(said.starts_with("the model of step 4 is not saved: "), "{said}");
-        assert!(said.contains(&format!("are, in {}: --resume goes on from there", path.display())), "{said}");
+        assert!(said.contains(&format!("are, in {}: --resume continues from there", path.display())), "{said}");
         let Error::Models { step: 4, path: named, .. } = error else { panic!("{error:?}") };
         assert_eq!(named, path);
 
-        // It is whole without a model, and training has all that it needs.
+        // It is complete without a model: it has everything that training needs.
         verify(&path).unwrap();
         let loaded = load(&path).unwrap();
         for (name, tensor) in &state().tensors {
@@ -220,8 +221,8 @@ fn a_model_that_is_not_saved_costs_nothing_else() {
         assert!(!has_models(&path) && !path.join("model").exists());
         assert_eq!(path.join("unsound/model/weights").exists(), fate == Fate::ReadAsAnother);
         let refused = copy_models(&path, &folder.path().join("copy")).unwrap_err().to_string();
-        assert!(refused.contains("holds no models"), "{refused}");
-        // It takes no other's place, and goes when newer ones with models are enough.
+        assert!(refused.contains("has no models"), "{refused}");
+        // It does not count towards `keep`, and is removed once there are enough newer ones with models.
         let steps = |keep| {
             prune(folder.path(), keep, None).unwrap();
             list(folder.path()).unwrap().iter().map(|(step, _)| *step).collect::<Vec<u64>>()
@@ -235,20 +236,20 @@ fn a_model_that_is_not_saved_costs_nothing_else() {
 }
 
 #[test]
-fn the_gate_opens_when_the_bytes_are_written_and_before_they_are_read_back() {
+fn the_lock_is_released_when_the_bytes_are_written_and_before_they_are_read_back() {
     let folder = tempfile::tempdir().unwrap();
-    let gate = Gate::default();
+    let lock = SnapshotLock::default();
     let mut state = state();
-    state.keep(gate.shut());
+    state.hold(lock.lock());
     let waits = |_: &Path| {
-        gate.wait(); // for ever, were it shut
+        lock.wait(); // forever, if it were still locked
         Ok(())
     };
     super::save(folder.path(), 1, Snapshot { models: Box::new(Bytes { fate: Fate::Sound }), state }, waits).unwrap();
 }
 
 #[test]
-fn copies_of_models_are_what_the_manifest_says() {
+fn copies_of_models_match_the_manifest() {
     let folder = tempfile::tempdir().unwrap();
     let path = save(folder.path(), 1, state());
     let copy = |to: &str| copy_models(&path, &folder.path().join(to));
@@ -262,18 +263,18 @@ fn copies_of_models_are_what_the_manifest_says() {
 }
 
 #[test]
-fn a_whole_file_replaces_another() {
+fn a_file_is_replaced_atomically() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.json");
-    write_whole(&path, b"one").unwrap();
-    write_whole(&path, b"two").unwrap();
+    write_atomic(&path, b"one").unwrap();
+    write_atomic(&path, b"two").unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"two");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    assert!(matches!(write_whole(&folder.path().join("no/such"), b""), Err(Error::Io { .. })));
+    assert!(matches!(write_atomic(&folder.path().join("no/such"), b""), Err(Error::Io { .. })));
 }
 
 #[test]
-fn a_state_that_is_no_safetensors_file() {
+fn a_state_that_is_not_a_safetensors_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
     for bytes in [&b""[..], b"12345678", b"\xff\xff\xff\xff\xff\xff\xff\xff{}"] {

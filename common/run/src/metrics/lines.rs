@@ -1,4 +1,4 @@
-//! A JSONL file of which every line belongs to a step, and which can be cut back to a step.
+//! A JSONL file whose lines belong to steps, and which can be truncated to a step.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use align_core::atomic_files::write_whole;
+use align_core::atomic_files::write_atomic;
 use align_core::error::{Error, Result};
 
-/// A JSONL file that is appended to. A line is written at once, so that a killed process leaves at most a part of the last.
+/// A JSONL file that is appended to. Each line is one write, so that a killed process leaves at most a part
+/// of the last line.
 #[derive(Debug)]
 pub struct Lines {
     path: PathBuf,
@@ -22,7 +23,7 @@ impl Lines {
         Self { path, file: None }
     }
 
-    /// Makes the file, empty, where there is none yet.
+    /// Creates the file, empty, if it does not exist.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -30,8 +31,8 @@ impl Lines {
         OpenOptions::new().create(true).append(true).open(&self.path).map(drop).map_err(Error::io(&self.path))
     }
 
-    /// Rewrites the file to what `keep` leaves of its lines, given each line's step and object; lines that cannot be read
-    /// (the part of one that a killed process left) go too.
+    /// Rewrites the file with the lines that `keep` returns, given each line's step and object. Unreadable
+    /// lines (such as the partial last line of a killed process) are removed.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read or written.
@@ -52,7 +53,7 @@ impl Lines {
             let Some(changed) = keep(step, object.clone()) else { continue };
             if changed == object { kept.extend_from_slice(line) } else { kept.extend(to_line(&changed)) }
         }
-        if kept == bytes { Ok(()) } else { write_whole(&self.path, &kept) }
+        if kept == bytes { Ok(()) } else { write_atomic(&self.path, &kept) }
     }
 
     /// Appends one object.
@@ -76,7 +77,7 @@ impl Lines {
         self.file.as_ref().map_or(Ok(()), |file| file.sync_data().map_err(Error::io(&self.path)))
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn appending_goes_on_behind_what_was_kept() {
+    fn appending_continues_after_the_kept_lines() {
         let folder = tempfile::tempdir().unwrap();
         let mut lines = Lines::new(folder.path().join("a.jsonl"));
         lines.retain(&mut |_, object| Some(object)).unwrap();

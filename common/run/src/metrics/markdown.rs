@@ -1,18 +1,18 @@
-//! Texts as Markdown, which is how TensorBoard reads them.
+//! Texts as Markdown, which TensorBoard renders.
 
-/// A prompt and its response, told apart; what they say is shown as it is.
+/// A prompt and its response under headings, both shown literally.
 pub fn prompt_and_response(prompt: &str, response: &str) -> String {
     format!("**prompt**\n\n{}\n\n**response**\n\n{}", escaped(prompt), escaped(response))
 }
 
-/// A prompt and two responses to it, `(heading, text)`, in a table; what prompt and responses say is shown as it is.
+/// A prompt and two responses to it, `(heading, text)`, in a table, all shown literally.
 pub fn side_by_side(prompt: &str, one: (&str, &str), other: (&str, &str)) -> String {
     let (left, right) = (escaped(one.1), escaped(other.1));
     format!("**prompt**\n\n{}\n\n| {} | {} |\n|---|---|\n| {left} | {right} |", escaped(prompt), one.0, other.0)
 }
 
-/// `text` so that Markdown shows it character by character: what a model writes is no heading, table, emphasis or HTML, and
-/// its line breaks and indents stay.
+/// Escapes `text`, so that Markdown shows it literally: no headings, tables, emphasis or HTML, with line
+/// breaks and indents preserved.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 2);
     let mut indent = true;
@@ -26,7 +26,7 @@ pub fn escaped(text: &str) -> String {
             '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '#' | '+' | '-' | '.' | '!' | '|' | '~' => {
                 out.extend(['\\', character]);
             }
-            // Other control characters would end a line, or nothing shows them.
+            // Other control characters would end a line, or are invisible.
             control if control.is_control() => out.push(if control == '\t' { '\u{2003}' } else { '\u{fffd}' }),
             other => out.push(other),
         }

@@ -1,4 +1,4 @@
-//! Named scalars of a step, and where they go: metrics.jsonl and TensorBoard.
+//! Named scalars of a step, written to metrics.jsonl and TensorBoard.
 
 mod lines;
 pub mod markdown;
@@ -18,12 +18,12 @@ use serde_json::{Map, Value};
 pub struct Metrics(Vec<(String, f64)>);
 
 impl Metrics {
-    /// None yet.
+    /// An empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets `name`; a second value under the same name takes the place of the first.
+    /// Sets `name`, replacing an earlier value.
     pub fn set(&mut self, name: impl Into<String>, value: f64) {
         let name = name.into();
         match self.0.iter_mut().find(|(own, _)| *own == name) {
@@ -54,7 +54,7 @@ impl Metrics {
         }
     }
 
-    /// As a JSON object; what is not finite becomes `null`.
+    /// As a JSON object; non-finite values become `null`.
     pub fn to_json(&self) -> Map<String, Value> {
         self.iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
     }
@@ -76,7 +76,7 @@ impl<N: Into<String>> FromIterator<(N, f64)> for Metrics {
     }
 }
 
-/// Whether a scalar tells of time or memory and so differs from run to run.
+/// Whether a scalar measures time or memory, and so differs from run to run.
 pub fn is_wall_clock(name: &str) -> bool {
     name == "seconds" || name.ends_with("_per_second") || name.starts_with("time/") || name.starts_with("memory/")
 }

@@ -1,7 +1,7 @@
-//! TensorBoard event files: scalars, text, histograms and images, and how to cut them back to a step.
+//! TensorBoard event files: scalars, text, histograms and images, and truncation to a step.
 //!
-//! The records come from `tensorboard-rs`. Its writer names files by the second, so that two writers in one folder overwrite
-//! each other, runs a thread, and panics when the disk refuses; here a file gets a name of its own and errors are returned.
+//! The records come from `tensorboard-rs`. Its writer is not used: it names files by the second, so that two
+//! writers in one folder overwrite each other, starts a thread, and panics on I/O errors.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -20,7 +20,7 @@ use tensorboard_rs::summary::{histogram_raw, scalar};
 
 use super::Metrics;
 use crate::plot::Png;
-use align_core::atomic_files::write_whole;
+use align_core::atomic_files::write_atomic;
 use align_core::error::{Error, Result};
 
 const PREFIX: &str = "events.out.tfevents.";
@@ -32,7 +32,7 @@ pub struct TensorBoard {
     file: File,
 }
 
-/// A distribution as TensorBoard draws it: `counts[i]` values lie in (`limits[i − 1]`, `limits[i]`].
+/// A histogram: `counts[i]` values are in (`limits[i − 1]`, `limits[i]`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     /// Smallest value.
@@ -52,7 +52,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// The finite ones of `values` in 30 buckets of equal width; `None` when there are none.
+    /// A histogram of the finite `values` in 30 buckets of equal width; `None` without any.
     pub fn of(values: &[f64]) -> Option<Self> {
         const BUCKETS: usize = 30;
         let values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
@@ -61,11 +61,11 @@ impl Histogram {
         let width = (max - min) / BUCKETS as f64;
         let mut counts = vec![0.0; BUCKETS];
         for value in &values {
-            // The smallest value belongs to the first bucket although its lower edge is open.
+            // The smallest value belongs to the first bucket, although that excludes its lower edge.
             let above = if width > 0.0 { ((value - min) / width).ceil() as usize } else { 1 };
             counts[above.clamp(1, BUCKETS) - 1] += 1.0;
         }
-        // Where all values are equal the buckets still need a width.
+        // Buckets need a positive width even if all values are equal.
         let width = if width > 0.0 { width } else { 1e-9_f64.max(max.abs() * 1e-9) };
         Some(Self {
             min,
@@ -102,10 +102,10 @@ impl TensorBoard {
         Ok(board)
     }
 
-    /// All scalars of a step.
+    /// Writes all scalars of a step.
     ///
     /// # Errors
-    /// [`Error::Io`] when they cannot be written; so for the others.
+    /// [`Error::Io`] when they cannot be written.
     pub fn scalars(&mut self, step: u64, metrics: &Metrics) -> Result<()> {
         let mut summary = Summary::new();
         for (name, value) in metrics.iter() {
@@ -114,7 +114,7 @@ impl TensorBoard {
         self.summary(summary, step)
     }
 
-    /// A histogram under `tag`.
+    /// Writes a histogram under `tag`.
     ///
     /// # Errors
     /// As [`TensorBoard::scalars`].
@@ -123,7 +123,7 @@ impl TensorBoard {
         self.summary(histogram_raw(tag, *min, *max, *num, *sum, *sum_squares, limits, counts), step)
     }
 
-    /// A text under `tag`; TensorBoard reads it as Markdown.
+    /// Writes a text under `tag`; TensorBoard renders it as Markdown.
     ///
     /// # Errors
     /// As [`TensorBoard::scalars`].
@@ -149,7 +149,7 @@ impl TensorBoard {
         self.summary(summary, step)
     }
 
-    /// A picture under `tag`.
+    /// Writes an image under `tag`.
     ///
     /// # Errors
     /// As [`TensorBoard::scalars`].
@@ -182,7 +182,7 @@ impl TensorBoard {
     }
 }
 
-/// What an event holds of a step.
+/// The kind of a value in an event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Shown<'a> {
     /// A scalar, by name.
@@ -191,8 +191,8 @@ pub(crate) enum Shown<'a> {
     Picture,
 }
 
-/// Cuts every event file in `folder` back to the values for which `keep` holds. What a killed process left of its last record
-/// goes too.
+/// Rewrites every event file in `folder` with the values for which `keep` returns true. A partial last record
+/// of a killed process is removed.
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read or written.
@@ -207,7 +207,7 @@ pub(crate) fn retain(folder: &Path, keep: &dyn Fn(u64, Shown<'_>) -> bool) -> Re
         }
         let bytes = fs::read(&path).map_err(Error::io(&path))?;
         let mut kept = Vec::with_capacity(bytes.len());
-        let mut holds_values = false;
+        let mut has_values = false;
         for mut event in events(&bytes) {
             if event.has_summary() {
                 let step = u64::try_from(event.get_step()).unwrap_or(0);
@@ -216,15 +216,15 @@ pub(crate) fn retain(folder: &Path, keep: &dyn Fn(u64, Shown<'_>) -> bool) -> Re
                 if values.is_empty() {
                     continue;
                 }
-                holds_values = true;
+                has_values = true;
                 event.mut_summary().set_value(RepeatedField::from_vec(values));
             }
             kept.extend(record(&event));
         }
-        if !holds_values {
+        if !has_values {
             fs::remove_file(&path).map_err(Error::io(&path))?;
         } else if kept != bytes {
-            write_whole(&path, &kept)?;
+            write_atomic(&path, &kept)?;
         }
     }
     Ok(())
@@ -234,7 +234,7 @@ fn shown(value: &Summary_Value) -> Shown<'_> {
     if value.has_simple_value() { Shown::Scalar(value.get_tag()) } else { Shown::Picture }
 }
 
-/// The whole and undamaged events at the beginning of a file.
+/// The undamaged events at the beginning of a file.
 fn events(mut bytes: &[u8]) -> Vec<Event> {
     let mut found = Vec::new();
     while let Some((event, rest)) = first_event(bytes) {
@@ -244,7 +244,8 @@ fn events(mut bytes: &[u8]) -> Vec<Event> {
     found
 }
 
-/// A record is its length (u64), the length's checksum, the data and the data's checksum (u32 each), little-endian.
+/// Parses the first record: its length (u64), the length's checksum, the data and the data's checksum (u32
+/// each), little-endian.
 fn first_event(bytes: &[u8]) -> Option<(Event, &[u8])> {
     let (header, rest) = bytes.split_at_checked(12)?;
     let (length, length_crc) = header.split_at(8);
@@ -260,15 +261,15 @@ fn first_event(bytes: &[u8]) -> Option<(Event, &[u8])> {
     Some((Event::parse_from_bytes(data).ok()?, rest))
 }
 
-/// An event as one record, so that it is written at once.
+/// An event as one record, to be written with a single call.
 fn record(event: &Event) -> Vec<u8> {
     let data = event.write_to_bytes().expect("all fields are set");
     let mut writer = Vec::with_capacity(data.len() + 16);
-    RecordWriter::new(&mut writer).write(&data).expect("memory takes it");
+    RecordWriter::new(&mut writer).write(&data).expect("writing to memory cannot fail");
     writer
 }
 
-/// Seconds since 1970.
+/// Seconds since the Unix epoch.
 fn wall_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }
@@ -292,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_writers_in_one_second_do_not_meet() {
+    fn two_writers_in_one_second_have_separate_files() {
         let folder = tempfile::tempdir().unwrap();
         let mut boards = [TensorBoard::create(folder.path()).unwrap(), TensorBoard::create(folder.path()).unwrap()];
         for (number, board) in boards.iter_mut().enumerate() {
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_back_to_a_step_wherever_the_file_ends() {
+    fn truncation_to_a_step_wherever_the_file_ends() {
         let folder = tempfile::tempdir().unwrap();
         let mut board = TensorBoard::create(folder.path()).unwrap();
         for step in 1..=3 {

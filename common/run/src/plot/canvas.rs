@@ -1,4 +1,4 @@
-//! What is drawn on: SVG, or pixels.
+//! The surfaces for drawing: SVG and PNG.
 
 use std::sync::Once;
 
@@ -8,36 +8,37 @@ use plotters::style::register_font;
 
 use align_core::error::{Error, Result};
 
-/// Of a chart in a page.
+/// The size of a chart in an HTML page.
 const SVG_SIZE: (u32, u32) = (440, 300);
-/// Of a chart in TensorBoard, whose frames are so wide: any other picture is fitted into them by leaving out pixels.
+/// The size of a chart in TensorBoard. It is the width of its frames: images of other sizes are resampled by
+/// dropping pixels.
 const PNG_SIZE: (u32, u32) = (350, 260);
-/// Height of a row of text below a chart.
+/// The height of a row of text below a chart.
 const ROW: u32 = 16;
-/// A pixel of a PNG is the mean of so many drawn ones in either direction, so that edges and letters are smooth.
-const FINER: u32 = 3;
-/// What fonts are called in drawings; a browser takes its own.
+/// The supersampling factor in each direction for PNG, which smooths edges and letters.
+const SUPERSAMPLING: u32 = 3;
+/// The font name in drawings; a browser substitutes its own.
 pub(super) const SANS: &str = "sans-serif";
 
-/// The colour of what matters.
+/// The main colour.
 pub const INK: RGBColor = RGBColor(37, 99, 235);
-/// The colour of what it is compared with.
+/// The colour of references.
 pub const GREY: RGBColor = RGBColor(140, 150, 160);
 
-/// A place to draw a chart.
+/// A surface for a chart.
 pub struct Canvas<DB: DrawingBackend> {
-    /// Where to draw.
+    /// The drawing area.
     pub(super) area: DrawingArea<DB, Shift>,
     scale: u32,
 }
 
 impl<DB: DrawingBackend> Canvas<DB> {
-    /// A length on this canvas.
+    /// A length in pixels, scaled for this canvas.
     pub(super) fn px(&self, length: u32) -> u32 {
         length * self.scale
     }
 
-    /// A chart's frame: caption, margin, room for the labels.
+    /// A chart's frame: caption, margins, space for the labels.
     pub fn frame(&self, caption: &str) -> ChartBuilder<'_, '_, DB> {
         let mut chart = ChartBuilder::on(&self.area);
         chart
@@ -49,10 +50,10 @@ impl<DB: DrawingBackend> Canvas<DB> {
     }
 }
 
-/// A picture as a file holds it.
+/// An encoded PNG image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Png {
-    /// The file.
+    /// The contents of the file.
     pub bytes: Vec<u8>,
     /// In pixels.
     pub width: u32,
@@ -60,10 +61,10 @@ pub struct Png {
     pub height: u32,
 }
 
-/// What `draw` draws, as an SVG element.
+/// Draws an SVG element.
 ///
 /// # Errors
-/// What `draw` returns.
+/// Those of `draw`.
 pub fn svg(draw: impl FnOnce(&Canvas<SVGBackend<'_>>) -> Result<()>) -> Result<String> {
     register_fonts();
     let mut text = String::new();
@@ -76,23 +77,23 @@ pub fn svg(draw: impl FnOnce(&Canvas<SVGBackend<'_>>) -> Result<()>) -> Result<S
     Ok(text)
 }
 
-/// What `draw` draws, as pixels: the chart, and what stands below it on that many rows of text.
+/// Draws a PNG: the chart, and `rows` rows of text below it.
 pub(super) fn png(
     rows: u32,
     draw: impl FnOnce(&Canvas<BitMapBackend<'_>>, &Canvas<BitMapBackend<'_>>) -> Result<()>,
 ) -> Result<Png> {
     register_fonts();
     let (width, height) = (PNG_SIZE.0, PNG_SIZE.1 + rows * ROW);
-    let (drawn_width, drawn_height) = (width * FINER, height * FINER);
+    let (drawn_width, drawn_height) = (width * SUPERSAMPLING, height * SUPERSAMPLING);
     let mut drawn = vec![0; (3 * drawn_width * drawn_height) as usize];
     {
         let area = BitMapBackend::with_buffer(&mut drawn, (drawn_width, drawn_height)).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
-        let (chart, below) = area.split_vertically(PNG_SIZE.1 * FINER);
-        draw(&Canvas { area: chart, scale: FINER }, &Canvas { area: below, scale: FINER })?;
+        let (chart, below) = area.split_vertically(PNG_SIZE.1 * SUPERSAMPLING);
+        draw(&Canvas { area: chart, scale: SUPERSAMPLING }, &Canvas { area: below, scale: SUPERSAMPLING })?;
         area.present().map_err(failed)?;
     }
-    let pixels = coarser(&drawn, drawn_width as usize);
+    let pixels = downsampled(&drawn, drawn_width as usize);
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::RGB);
@@ -102,32 +103,32 @@ pub(super) fn png(
     Ok(Png { bytes, width, height })
 }
 
-/// Every square of [`FINER`] pixels as one, three bytes each; rows have `width` of the small ones.
-fn coarser(drawn: &[u8], width: usize) -> Vec<u8> {
-    let finer = FINER as usize;
-    let mut pixels = Vec::with_capacity(drawn.len() / (finer * finer));
-    for rows in drawn.chunks(3 * width * finer) {
-        for left in (0..width).step_by(finer) {
+/// Averages every square of [`SUPERSAMPLING`] pixels to one, of three bytes. `width` is that of the input.
+fn downsampled(drawn: &[u8], width: usize) -> Vec<u8> {
+    let factor = SUPERSAMPLING as usize;
+    let mut pixels = Vec::with_capacity(drawn.len() / (factor * factor));
+    for rows in drawn.chunks(3 * width * factor) {
+        for left in (0..width).step_by(factor) {
             for colour in 0..3 {
-                let places = (0..finer * finer).map(|place| place / finer * width + left + place % finer);
-                let sum: usize = places.map(|place| usize::from(rows[3 * place + colour])).sum();
-                pixels.push((sum / (finer * finer)) as u8);
+                let offsets = (0..factor * factor).map(|index| index / factor * width + left + index % factor);
+                let sum: usize = offsets.map(|offset| usize::from(rows[3 * offset + colour])).sum();
+                pixels.push((sum / (factor * factor)) as u8);
             }
         }
     }
     pixels
 }
 
-/// Says where letters come from: a font of our own, so that no system needs one.
+/// Registers the embedded font, so that none needs to be installed.
 fn register_fonts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let registered = register_font(SANS, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
-        assert!(registered.is_ok(), "the font is one");
+        assert!(registered.is_ok(), "the embedded font is valid");
     });
 }
 
-/// A plot that cannot be drawn, as an error.
+/// The error for a chart that cannot be drawn.
 pub fn failed(error: impl std::fmt::Display) -> Error {
     Error::Failed(format!("a plot cannot be drawn: {error}"))
 }
@@ -138,12 +139,12 @@ mod tests {
 
     #[test]
     fn a_pixel_is_the_mean_of_a_square() {
-        // Two squares of 3 × 3 side by side: black with one white pixel, and grey; only red differs.
+        // Two adjacent squares of 3 × 3: black with one white pixel, and grey; only red differs.
         let mut drawn = vec![0; 3 * 6 * 3];
         drawn[3 * 6] = 255;
-        for place in 0..9 {
-            drawn[3 * (place / 3 * 6 + 3 + place % 3)] = 90;
+        for index in 0..9 {
+            drawn[3 * (index / 3 * 6 + 3 + index % 3)] = 90;
         }
-        assert_eq!(coarser(&drawn, 6), [28, 0, 0, 90, 0, 0]);
+        assert_eq!(downsampled(&drawn, 6), [28, 0, 0, 90, 0, 0]);
     }
 }

@@ -1,27 +1,27 @@
-//! Curves and bars: numbers over steps, or over each other. A page has their legends below them, where names are escaped.
+//! Curves and bars. An HTML page has the legends below, where names are escaped.
 
 use plotters::prelude::*;
 
 use super::canvas::{Canvas, GREY, INK, Png, SANS, failed, png, svg};
 use align_core::error::Result;
 
-/// Colours of the lines of a plot, in their order.
+/// The colours of a plot's lines, in order.
 const COLOURS: [RGBColor; 5] =
     [INK, RGBColor(217, 119, 6), RGBColor(22, 163, 74), RGBColor(147, 51, 234), RGBColor(219, 39, 119)];
-/// The colour of what is said in passing.
+/// The colour of secondary text.
 const MUTED: RGBColor = RGBColor(92, 102, 112);
-/// More points than this are thinned: a plot has no more room for them.
+/// Lines with more points than this are thinned.
 const POINTS: usize = 400;
 /// Up to this many points are marked with dots.
 const DOTS: usize = 20;
-/// Part of a group's room that its bars fill.
+/// The fraction of a group's width that its bars fill.
 const BARS: f64 = 0.8;
 
-/// Numbers under one name.
+/// A named series of points.
 pub struct Line {
-    /// What they are.
+    /// The name.
     pub name: String,
-    /// In the order in which they are joined; a y that is not a number is a gap.
+    /// The points, in the order in which they are joined; a non-finite y is a gap.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -29,48 +29,48 @@ pub struct Line {
 pub struct Steps {
     /// The last one.
     pub last: f64,
-    /// The last step of the value warm-up, where there is one.
+    /// The last step of the value warm-up, if there is one.
     pub warmup: Option<f64>,
 }
 
-/// How numbers are shown.
+/// The type of a plot.
 #[derive(Default)]
 pub enum Shape {
     /// Points, joined.
     #[default]
     Lines,
-    /// Bars from 0. They stand at 1, 2, …, those of several lines side by side, with these labels below.
+    /// Bars from 0, at x = 1, 2, …, with these labels. The bars of several lines are grouped.
     Bars(Vec<String>),
 }
 
 /// A plot of some lines.
 #[derive(Default)]
 pub struct Plot {
-    /// Above it.
+    /// The caption.
     pub caption: String,
-    /// What x is.
+    /// The label of the x axis.
     pub x: &'static str,
-    /// What y is; empty where the caption says so.
+    /// The label of the y axis; may be empty if the caption is clear.
     pub y: &'static str,
-    /// What x runs over; what the points need unless given.
+    /// The range of x; by default that of the points.
     pub range: Option<(f64, f64)>,
-    /// How its numbers are shown.
+    /// The type of plot.
     pub shape: Shape,
-    /// What is shown. Lines without a number are left out.
+    /// The lines. Those without a finite number are left out.
     pub lines: Vec<Line>,
-    /// x is marked from the left up to here.
+    /// The background is shaded from the left up to this x.
     pub marked: Option<f64>,
-    /// The last point of each line is drawn larger: where the way over the plot ends.
+    /// Whether the last point of each line is drawn larger, as the end of a path.
     pub ends: bool,
-    /// Said below it.
+    /// A note below the plot.
     pub note: String,
 }
 
-/// What stands below a plot about one of its lines.
+/// The legend of a line.
 pub struct Legend<'a> {
     /// The line's name.
     pub name: &'a str,
-    /// Its last number, where there is a last.
+    /// Its last number, if x is ordered in time.
     pub last: Option<f64>,
     /// Its colour.
     pub colour: RGBColor,
@@ -85,12 +85,12 @@ impl Plot {
         Self { caption: caption.to_owned(), x: "step", range, lines, marked: steps.warmup, ..Self::default() }
     }
 
-    /// Whether any of the lines has two points to join.
-    pub fn has_a_way(&self) -> bool {
+    /// Whether any of the lines has at least two points.
+    pub fn has_curve(&self) -> bool {
         self.lines.iter().any(|line| line.points.iter().filter(|(_, y)| y.is_finite()).count() > 1)
     }
 
-    /// The plot as an SVG element, without what stands below it; `None` where there is no number to draw.
+    /// The plot as an SVG element, without legend and note; `None` if there is no number to draw.
     ///
     /// # Errors
     /// [`align_core::error::Error::Failed`] when it cannot be drawn.
@@ -98,7 +98,7 @@ impl Plot {
         self.ranges().map(|(x, y)| svg(|canvas| self.draw(canvas, x, y))).transpose()
     }
 
-    /// The plot as a picture, with what stands below it; `None` where there is no number to draw.
+    /// The plot as a PNG, with legend and note; `None` if there is no number to draw.
     ///
     /// # Errors
     /// As [`Plot::svg`].
@@ -112,21 +112,21 @@ impl Plot {
         self.ranges().map(draw).transpose()
     }
 
-    /// What to say of each line.
+    /// The legend of each line.
     pub fn legend(&self) -> impl Iterator<Item = Legend<'_>> {
-        self.seen().map(|(line, colour)| {
+        self.visible().map(|(line, colour)| {
             let last = line.points.iter().rev().map(|(_, y)| *y).find(|y| y.is_finite() && self.range.is_some());
             Legend { name: &line.name, last, colour }
         })
     }
 
-    /// The lines that have a number, with their colours.
-    fn seen(&self) -> impl Iterator<Item = (&Line, RGBColor)> {
+    /// The lines that have a finite number, with their colours.
+    fn visible(&self) -> impl Iterator<Item = (&Line, RGBColor)> {
         let has_number = |line: &&Line| line.points.iter().any(|(_, y)| y.is_finite());
         self.lines.iter().filter(has_number).zip(COLOURS.into_iter().cycle())
     }
 
-    /// What x and y run over.
+    /// The ranges of x and y.
     fn ranges(&self) -> Option<(Range, Range)> {
         let points = || self.lines.iter().flat_map(|line| &line.points).filter(|(_, y)| y.is_finite());
         let (x, y) = (points().map(|(x, _)| *x), points().map(|(_, y)| *y));
@@ -144,7 +144,7 @@ impl Plot {
         }
     }
 
-    /// The chart itself.
+    /// Draws the chart.
     fn draw<DB: DrawingBackend>(&self, canvas: &Canvas<DB>, x: Range, y: Range) -> Result<()> {
         let mut frame = canvas.frame(&self.caption);
         if !self.y.is_empty() {
@@ -184,26 +184,27 @@ impl Plot {
     }
 
     fn draw_lines<DB: DrawingBackend>(&self, canvas: &Canvas<DB>, chart: &mut Chart<'_, DB>) -> Result<()> {
-        let count: usize = self.seen().map(|(line, _)| line.points.iter().filter(|(_, y)| y.is_finite()).count()).sum();
-        let dots = count <= DOTS * self.seen().count();
-        for (line, colour) in self.seen() {
+        let count: usize =
+            self.visible().map(|(line, _)| line.points.iter().filter(|(_, y)| y.is_finite()).count()).sum();
+        let dots = count <= DOTS * self.visible().count();
+        for (line, colour) in self.visible() {
             let thinned = thin(&line.points);
             for piece in thinned.split(|(_, y)| !y.is_finite()).filter(|piece| !piece.is_empty()) {
                 let path = PathElement::new(piece.to_vec(), colour.stroke_width(canvas.px(2)));
                 chart.draw_series([path]).map_err(failed)?;
             }
-            let seen = || thinned.iter().copied().filter(|(_, y)| y.is_finite());
+            let finite = || thinned.iter().copied().filter(|(_, y)| y.is_finite());
             let dot = |point, size| Circle::new(point, canvas.px(size), colour.filled());
-            chart.draw_series(seen().filter(|_| dots).map(|point| dot(point, 3))).map_err(failed)?;
-            let end = seen().next_back().filter(|_| self.ends);
+            chart.draw_series(finite().filter(|_| dots).map(|point| dot(point, 3))).map_err(failed)?;
+            let end = finite().next_back().filter(|_| self.ends);
             chart.draw_series(end.map(|point| dot(point, 6))).map_err(failed)?;
         }
         Ok(())
     }
 
     fn draw_bars<DB: DrawingBackend>(&self, canvas: &Canvas<DB>, chart: &mut Chart<'_, DB>, x: Range) -> Result<()> {
-        let width = BARS / self.seen().count() as f64;
-        for (index, (line, colour)) in self.seen().enumerate() {
+        let width = BARS / self.visible().count() as f64;
+        for (index, (line, colour)) in self.visible().enumerate() {
             let bars = line.points.iter().filter(|(_, y)| y.is_finite()).map(|(x, y)| {
                 let left = x - BARS / 2.0 + width * index as f64;
                 Rectangle::new([(left, 0.0), (left + width, *y)], colour.filled())
@@ -214,7 +215,7 @@ impl Plot {
         chart.draw_series([zero]).map_err(failed).map(drop)
     }
 
-    /// Legend and note, as a page has them in HTML.
+    /// Draws legend and note, which a page has in HTML.
     fn draw_below<DB: DrawingBackend>(&self, canvas: &Canvas<DB>) -> Result<()> {
         let px = |length: u32| canvas.px(length) as i32;
         let font = |colour: RGBColor| (SANS, canvas.px(12)).into_font().color(&colour);
@@ -242,8 +243,8 @@ type Chart<'a, DB> = plotters::chart::ChartContext<
     Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
 >;
 
-/// From a little below the least to a little above the largest; `None` without numbers. Never so narrow that labels along it would
-/// not differ.
+/// The range of the values with a small margin; `None` without finite numbers. It is never so narrow that
+/// axis labels would be equal.
 fn span(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
     let (width, size) = (high - low, low.abs().max(high.abs()));
@@ -251,7 +252,7 @@ fn span(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     (width >= 0.0 && width.is_finite() && (high + room).is_finite()).then_some((low - room, high + room))
 }
 
-/// A number with three digits or so.
+/// A number with about three digits.
 pub fn short(number: f64) -> String {
     let size = number.abs();
     if size > 1e-12 && !(1e-3..1e6).contains(&size) {
@@ -269,7 +270,7 @@ pub fn short(number: f64) -> String {
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
 }
 
-/// At most about [`POINTS`] points: of each stretch the lowest and the highest, so that no peak is lost.
+/// At most about [`POINTS`] points: the minimum and maximum of each interval, so that no peak is lost.
 fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     if points.len() <= POINTS {
         return points.to_vec();
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn peaks_and_gaps_outlast_thinning() {
+    fn thinning_keeps_peaks_and_gaps() {
         let mut points: Vec<(f64, f64)> = (0..10_000).map(|x| (f64::from(x), 1.0)).collect();
         points[4321].1 = 9.0;
         points[4322].1 = -9.0;
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hard_to_draw_is_drawn_or_left_out() {
+    fn extreme_values_are_drawn_or_left_out() {
         let plot = |ys: &[f64]| {
             let points = ys.iter().enumerate().map(|(x, y)| (x as f64, *y)).collect();
             let lines = vec![Line { name: "a".to_owned(), points }];

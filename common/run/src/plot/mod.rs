@@ -1,4 +1,4 @@
-//! Plots: one drawing, as SVG inside a page and as pixels for TensorBoard.
+//! Charts: one drawing, as SVG for HTML pages and as PNG for TensorBoard.
 
 mod canvas;
 mod curves;

@@ -1,4 +1,4 @@
-//! The run folder: who may use it, and what it says about itself.
+//! The run folder: its lock, and its metadata in run.json.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::inputs;
 use crate::checkpoint;
 use align_core::atomic_files;
-use align_core::atomic_files::write_whole;
+use align_core::atomic_files::write_atomic;
 use align_core::config;
 use align_core::error::{Error, Problems, Result};
 
@@ -24,18 +24,19 @@ pub(super) const CHECKPOINTS: &str = "checkpoints";
 pub(super) const RECORDS: &str = "records";
 const LOCK: &str = ".lock";
 
-/// What run.json calls the files that a run is made of.
+/// The key of a run's input files in run.json.
 pub(super) const INPUTS: &str = "inputs";
-/// Rows in the last batch of an epoch, where it is shorter than the others: the name of the fact. A resume must find the same.
+/// The key in run.json for the number of rows in the last batch of an epoch, if it is smaller than the
+/// others. It must be equal across a resume.
 pub const SHORT_BATCH: &str = "last batch of an epoch";
 
-/// A held lock. The system gives it back however the process ends.
+/// A held lock. The operating system releases it however the process ends.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file is not enough where a process that is just being started still shares it.
+        // Closing the file is not enough: a child process that is just being started may still share it.
         let _ = self.0.unlock();
     }
 }
@@ -64,13 +65,13 @@ pub(super) fn lock(out: &Path) -> Result<Lock> {
     Ok(Lock(file))
 }
 
-/// Whether a run was started here.
+/// Whether the folder has a run.
 pub(super) fn holds_run(out: &Path) -> bool {
     [CONFIG, RUN, METRICS, SAMPLES, CHECKPOINTS, "model", "value"].iter().any(|name| out.join(name).exists())
 }
 
-/// Refuses a folder that holds a run unless it is to be resumed, and a resumption with another config, other inputs or other batches than
-/// `facts` tell.
+/// Refuses a folder with a run unless it is to be resumed, and refuses to resume with a different config,
+/// inputs or batches.
 pub(super) fn check(out: &Path, resume: bool, config: &str, facts: &Map<String, Value>) -> Result<()> {
     if !holds_run(out) {
         return Ok(());
@@ -78,7 +79,7 @@ pub(super) fn check(out: &Path, resume: bool, config: &str, facts: &Map<String, 
     if !resume {
         return Err(Error::invalid(
             out.display(),
-            "holds a run already; expected a new or empty folder, or --resume to go on with it",
+            "has a run already; expected a new or empty folder, or --resume to continue it",
         ));
     }
     let (path, run, then) = (out.join(CONFIG), out.join(RUN), read_facts(out)?);
@@ -97,19 +98,20 @@ pub(super) fn check(out: &Path, resume: bool, config: &str, facts: &Map<String, 
     problems.into_result()
 }
 
-/// The steps of a finished run that has nothing left to do: it neither has to go on to `steps`, nor to write its result in another dtype.
+/// The steps of a finished run with nothing left to do: it need neither continue to `steps`, nor write its
+/// result in another dtype.
 pub(super) fn finished(out: &Path, config: &str, steps: Option<u64>) -> Result<Option<u64>> {
     let done = read_facts(out)?.get("finished_step").and_then(Value::as_u64);
     let Some(done) = done.filter(|done| steps.is_none_or(|steps| steps <= *done)) else { return Ok(None) };
-    // A run whose checkpoints are gone has nothing to write it from.
+    // Without its last checkpoint, a run cannot write its result again.
     let then = fs::read_to_string(out.join(CONFIG)).unwrap_or_default();
-    let has_it = newest(out)?.is_some_and(|(step, _)| step == done);
-    let rewrites = has_it && steps.is_none_or(|steps| steps == done) && !config::same_result_dtype(&then, config);
+    let has_last = newest(out)?.is_some_and(|(step, _)| step == done);
+    let rewrites = has_last && steps.is_none_or(|steps| steps == done) && !config::same_result_dtype(&then, config);
     Ok((!rewrites).then_some(done))
 }
 
-/// Refuses a resumption whose steps use other rows than the run's: where rows are left at the end of an epoch, `train.epochs` ends it with a
-/// smaller batch, and `train.steps` goes on into the next.
+/// Refuses to resume with steps that use other rows than the run's. If rows are left at the end of an epoch,
+/// `train.epochs` ends it with a smaller batch, and `train.steps` continues the batch with the next epoch.
 fn compare_batches(run: &Path, then: &Map<String, Value>, now: &Map<String, Value>, problems: &mut Problems) {
     let key = SHORT_BATCH.replace(' ', "_");
     let (Some(steps), was, is) = (then.get("steps"), then.get(&key), now.get(&key)) else { return };
@@ -120,16 +122,16 @@ fn compare_batches(run: &Path, then: &Map<String, Value>, now: &Map<String, Valu
         run.display(),
         match was {
             None => format!(
-                "the run's batches go on from one epoch into the next (train.steps, or an earlier version), which those of train.epochs do not; expected train.steps, which was {steps}"
+                "the run's batches span epochs (train.steps, or an earlier version), those of train.epochs do not; expected train.steps, which was {steps}"
             ),
             Some(rows) => format!(
-                "the last batch of the run's epochs has {rows} rows (train.epochs), which those of train.steps go on beyond; expected train.epochs"
+                "the last batch of the run's epochs has {rows} rows (train.epochs), those of train.steps span epochs; expected train.epochs"
             ),
         },
     );
 }
 
-/// run.json, or nothing where there is none.
+/// Reads run.json; an empty map if there is none.
 pub(super) fn read_facts(out: &Path) -> Result<Map<String, Value>> {
     let path = out.join(RUN);
     match fs::read(&path) {
@@ -143,10 +145,10 @@ pub(super) fn read_facts(out: &Path) -> Result<Map<String, Value>> {
 pub(super) fn write_facts(out: &Path, facts: &Map<String, Value>) -> Result<()> {
     let mut text = serde_json::to_string_pretty(facts).expect("plain data");
     text.push('\n');
-    write_whole(&out.join(RUN), text.as_bytes())
+    write_atomic(&out.join(RUN), text.as_bytes())
 }
 
-/// Removes what killed processes left half-written.
+/// Removes unfinished files of killed processes.
 pub(super) fn clean(out: &Path) -> Result<()> {
     for folder in [out.to_owned(), out.join(CHECKPOINTS), out.join(RECORDS), out.join(TENSORBOARD)] {
         atomic_files::remove_temporaries(&folder)?;
@@ -165,7 +167,7 @@ pub(super) fn now() -> String {
     utc(seconds)
 }
 
-/// Days to dates as in Hinnant's "chrono-compatible low-level date algorithms".
+/// Formats a time. The date is computed as in Hinnant's "chrono-compatible low-level date algorithms".
 fn utc(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;

@@ -1,4 +1,4 @@
-//! What a run is made of, told by content: a resume goes on with the same data and models wherever they lie now, and with no others.
+//! Fingerprints of a run's input files. A resume requires the same data and models, at any path.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 
 use align_core::error::{Error, Problems, Result};
 
-/// Files that one key of the config names.
+/// The files under one config key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
-    /// The key; of `[[data.mix]]`, with the number of the entry.
+    /// The key; for `[[data.mix]]`, with the index of the entry.
     pub key: String,
     /// The files, in the order in which they are used.
     pub files: Vec<PathBuf>,
@@ -24,7 +24,7 @@ impl Input {
         Self { key: key.into(), files: files.into_iter().collect() }
     }
 
-    /// Where the file's path stands in the config: changing that changes nothing as long as the content is the same.
+    /// The config key of the path. Its value may change as long as the content is the same.
     fn config_key(key: &str) -> &str {
         if key.starts_with(MIX) { MIX } else { key }
     }
@@ -32,15 +32,15 @@ impl Input {
 
 const MIX: &str = "data.mix";
 
-/// Bytes of a block.
+/// The size of a block, in bytes.
 const BLOCK: u64 = 64 << 10;
-/// A file of up to this many bytes is read whole …
+/// A file of up to this many bytes is hashed completely …
 const WHOLE: u64 = 32 << 20;
-/// … a longer one in so many blocks, the first and the last among them.
+/// … of a longer one only this many blocks, including the first and the last.
 const BLOCKS: u64 = 64;
 
-/// What run.json says of the inputs: by key a list of files, each with its length and a hash of its content (of a large file, of blocks all
-/// over it).
+/// The inputs as run.json records them: a list of files by key, each with its length and a hash of its
+/// content (for a large file, of evenly spaced blocks).
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read.
@@ -55,7 +55,7 @@ pub fn fingerprints(inputs: &[Input]) -> Result<Value> {
 
 fn fingerprint(path: &Path) -> Result<Value> {
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-    // What is no plain file (a pipe) can be read only once.
+    // A file that is not regular, such as a pipe, can be read only once.
     let hash = metadata.is_file().then(|| hash(path, &metadata)).transpose().map_err(Error::io(path))?;
     Ok(json!({ "file": path, "bytes": metadata.len(), "blake3": hash }))
 }
@@ -80,17 +80,19 @@ fn hash(path: &Path, metadata: &Metadata) -> io::Result<String> {
     Ok(hash.finalize().to_hex().to_string())
 }
 
-/// The keys of the config under which another path may stand, since contents are compared: those of which both runs have fingerprints.
+/// The config keys whose paths may change because contents are compared: those for which both runs have
+/// fingerprints.
 pub(super) fn compared_keys(then: Option<&Value>, now: Option<&Value>) -> BTreeSet<String> {
     let keys = |inputs: Option<&Value>| -> BTreeSet<String> {
-        let told = |(key, files): (&String, &Value)| files.is_array().then(|| Input::config_key(key).to_owned());
-        inputs.and_then(Value::as_object).into_iter().flatten().filter_map(told).collect()
+        let compared = |(key, files): (&String, &Value)| files.is_array().then(|| Input::config_key(key).to_owned());
+        inputs.and_then(Value::as_object).into_iter().flatten().filter_map(compared).collect()
     };
     keys(then).intersection(&keys(now)).cloned().collect()
 }
 
-/// Refuses other inputs than those that run.json, at `place`, names: a line for every file that is another one.
-pub(super) fn compare(place: &Path, then: Option<&Value>, now: Option<&Value>) -> Result<()> {
+/// Refuses inputs that differ from those in run.json, whose path is `location`, with one line per file that
+/// differs.
+pub(super) fn compare(location: &Path, then: Option<&Value>, now: Option<&Value>) -> Result<()> {
     let (Some(then), Some(now)) = (then.and_then(Value::as_object), now.and_then(Value::as_object)) else {
         return Ok(());
     };
@@ -100,13 +102,13 @@ pub(super) fn compare(place: &Path, then: Option<&Value>, now: Option<&Value>) -
     } else {
         for (key, files) in now {
             let before = then.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            compare_files(place, key, before, files.as_array().map_or(&[][..], Vec::as_slice), &mut problems);
+            compare_files(location, key, before, files.as_array().map_or(&[][..], Vec::as_slice), &mut problems);
         }
     }
     problems.into_result()
 }
 
-/// Earlier versions kept the lengths of data files, by path.
+/// Compares with the records of earlier versions: lengths of data files, by path.
 fn compare_sizes(then: &Map<String, Value>, now: &Map<String, Value>, problems: &mut Problems) {
     for file in now.values().filter_map(Value::as_array).flatten() {
         let (path, bytes) = (file["file"].as_str().unwrap_or_default(), &file["bytes"]);
@@ -116,9 +118,10 @@ fn compare_sizes(then: &Map<String, Value>, now: &Map<String, Value>, problems: 
     }
 }
 
-const EXPECTED: &str = "expected what the run was started with; put that back, or start a new run in another folder";
+const EXPECTED: &str =
+    "expected the file that the run was started with; restore it, or start a new run in another folder";
 
-fn compare_files(place: &Path, key: &str, then: &[Value], now: &[Value], problems: &mut Problems) {
+fn compare_files(location: &Path, key: &str, then: &[Value], now: &[Value], problems: &mut Problems) {
     let same = |one: &Value, other: &Value| one["bytes"] == other["bytes"] && one["blake3"] == other["blake3"];
     let name = |file: &Value| file["file"].as_str().unwrap_or_default().to_owned();
     if then.len() == now.len() && then.iter().zip(now).all(|(then, now)| same(then, now)) {
@@ -129,23 +132,23 @@ fn compare_files(place: &Path, key: &str, then: &[Value], now: &[Value], problem
     if missing.is_empty() && new.is_empty() {
         let order: Vec<String> = then.iter().map(name).collect();
         let what = format!("{key} has the run's files in another order or number, expected {}", order.join(", "));
-        problems.push(place.display(), what);
+        problems.push(location.display(), what);
     }
     for file in &new {
-        // The file that stood there, by path or, where it was moved, by its place in the list.
+        // The earlier file: by path or, if it was moved, by its index in the list.
         let path = name(file);
         let at = now.iter().position(|other| other == *file);
-        let by_place = at.and_then(|at| then.get(at)).filter(|_| then.len() == now.len());
-        let before = then.iter().find(|before| name(before) == path).or(by_place);
+        let by_index = at.and_then(|at| then.get(at)).filter(|_| then.len() == now.len());
+        let before = then.iter().find(|before| name(before) == path).or(by_index);
         problems.push(
             &path,
             match before {
                 Some(before) if name(before) == path => format!(
-                    "its content is not that of {key} when the run began ({} bytes, then {}); {EXPECTED}",
+                    "its content differs from that of {key} when the run began (now {} bytes, then {}); {EXPECTED}",
                     file["bytes"], before["bytes"]
                 ),
                 Some(before) => {
-                    format!("stands for {key} instead of {} and has other content; {EXPECTED}", name(before))
+                    format!("is {key} instead of {} and has other content; {EXPECTED}", name(before))
                 }
                 None => format!("was not among {key} when the run began; {EXPECTED}"),
             },
@@ -194,17 +197,16 @@ mod tests {
         assert_eq!(refusals(&[input("data.train", &[&one])], &[input("data.train", &[&moved])]), Vec::<String>::new());
         let refused = refusals(&[input("data.train", &[&one])], &[input("data.train", &[&other])]);
         assert_eq!(refused.len(), 1);
-        assert!(refused[0].starts_with(&format!(
-            "{}: stands for data.train instead of {}",
-            other.display(),
-            one.display()
-        )));
-        // Changed where it lies, in the same length.
+        assert!(refused[0].starts_with(&format!("{}: is data.train instead of {}", other.display(), one.display())));
+        // Changed in location, with the same length.
         let then = fingerprints(&[input("data.train", &[&one])]).unwrap();
         files.write("a", b"ROWS");
         let now = fingerprints(&[input("data.train", &[&one])]).unwrap();
         let refused = compare(Path::new("run.json"), Some(&then), Some(&now)).unwrap_err().to_string();
-        assert!(refused.starts_with(&format!("{}: its content is not that of data.train", one.display())), "{refused}");
+        assert!(
+            refused.starts_with(&format!("{}: its content differs from that of data.train", one.display())),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -220,15 +222,16 @@ mod tests {
         assert!(refused.len() == 1 && refused[0].contains("was not among data.train"), "{refused:?}");
     }
 
-    /// Of a large file blocks all over it are looked at, its length and both ends always.
+    /// The fingerprint of a large file covers its length, both ends, and evenly spaced blocks.
     #[test]
-    fn large_files_are_told_apart_by_both_ends_and_blocks_between() {
+    fn the_fingerprint_of_a_large_file_covers_both_ends_and_blocks_between() {
         let files = Files::new();
         let mut bytes = vec![7u8; WHOLE as usize + 1_000_001];
         let hash_of = |bytes: &[u8]| fingerprint(&files.write("large", bytes)).unwrap()["blake3"].clone();
         let first = hash_of(&bytes);
         let (middle, last) = (bytes.len() / 2, bytes.len() - 1);
-        // The block that begins 31/63 of the way reaches over the middle less half a stride; one byte of it is enough.
+        // The block that begins 31/63 of the way reaches over the middle less half a stride; one byte of it
+        // is enough.
         let sampled = (bytes.len() - BLOCK as usize) * 31 / 63;
         for at in [0, sampled, last] {
             bytes[at] = 8;
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lengths_that_earlier_versions_kept_still_count() {
+    fn the_lengths_that_earlier_versions_recorded_still_count() {
         let files = Files::new();
         let one = files.write("a", b"rows");
         let now = fingerprints(&[input("data.train", &[&one])]).unwrap();
@@ -255,12 +258,12 @@ mod tests {
 
     #[test]
     fn a_pipe_is_not_read() {
-        let told = fingerprint(Path::new("/dev/null")).unwrap();
-        assert_eq!((&told["bytes"], &told["blake3"]), (&json!(0), &Value::Null));
+        let found = fingerprint(Path::new("/dev/null")).unwrap();
+        assert_eq!((&found["bytes"], &found["blake3"]), (&json!(0), &Value::Null));
     }
 
     #[test]
-    fn entries_of_a_mix_stand_under_one_key_of_the_config() {
+    fn entries_of_a_mix_share_one_config_key() {
         let files = Files::new();
         let (one, two) = (files.write("a", b"one"), files.write("b", b"two"));
         let mix = fingerprints(&[input("data.mix[0]", &[&one]), input("data.mix[1]", &[&two])]).unwrap();

@@ -1,4 +1,4 @@
-//! A run: its folder, its metrics, its checkpoints, and how it goes on after it was stopped at any moment.
+//! A run: its folder, metrics and checkpoints, and how it resumes after it was stopped at any moment.
 //!
 //! A stage's loop looks like this:
 //!
@@ -14,8 +14,8 @@
 //!     run.save(run.next_step(), snapshot())?;
 //! }
 //! for step in run.next_step()..run.steps() {
-//!     let mut metrics = update(step)?;               // what a step does
-//!     run.look_after()?;                             // a checkpoint that cannot be written ends the run
+//!     let mut metrics = update(step)?;               // the stage's step
+//!     run.check_pending_save()?;                     // a checkpoint that cannot be written ends the run
 //!     let done = step + 1;
 //!     if run.eval_due(done) {
 //!         metrics.merge(evaluate()?);
@@ -32,10 +32,11 @@
 //! run.finish()
 //! ```
 //!
-//! The order of events makes it safe to be killed anywhere: the lines of a step reach the disk before its checkpoint
-//! appears, a checkpoint appears whole or not at all, and a resumed run first cuts metrics.jsonl, samples.jsonl and the
-//! TensorBoard files back to the checkpoint it starts from. Checkpoints are written one behind the other, and whoever looks at them
-//! waits for the one on its way: what a run does never depends on how fast the disk is.
+//! The order of events makes it safe to be killed anywhere: the lines of a step reach the disk before its
+//! checkpoint appears, a checkpoint appears atomically, and a resumed run first truncates metrics.jsonl,
+//! samples.jsonl and the TensorBoard files to the checkpoint it starts from. At most one checkpoint is being
+//! written, and every access to checkpoints waits for it: so the behaviour of a run never depends on the
+//! speed of the disk.
 
 mod best;
 mod contents;
@@ -56,7 +57,7 @@ use crate::checkpoint::{self, Snapshot, State};
 use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
 use crate::plot::Png;
 use align_core::atomic_files;
-use align_core::atomic_files::{TEMPORARY, replace_folder, sync_if_there, sync_tree, write_whole};
+use align_core::atomic_files::{TEMPORARY, replace_folder, sync_if_exists, sync_tree, write_atomic};
 use align_core::config::RunSection;
 use align_core::error::{Error, Result};
 use align_core::process_memory;
@@ -73,25 +74,25 @@ pub use recorded::{Failure, Recorded};
 
 use folder::{CHECKPOINTS, CONFIG, METRICS, RECORDS, SAMPLES, TENSORBOARD};
 
-/// Most steps that are recorded while a run goes on; the one that ends it is recorded in any case.
+/// The maximum number of steps recorded while a run continues. The step that ends it is always recorded.
 const MAX_RECORDS: usize = 16;
 
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// A dry run: everything was checked, and nothing trained.
+    /// A dry run: everything was checked, nothing was trained.
     DryRun,
     /// All steps are done and the result is written.
     Finished {
         /// Steps done.
         step: u64,
     },
-    /// A resumption found nothing left to do.
+    /// The resumed run has nothing left to do.
     AlreadyFinished {
         /// Steps done.
         step: u64,
     },
-    /// It was asked to stop; a checkpoint is written.
+    /// The run was asked to stop; a checkpoint is written.
     Interrupted {
         /// Steps done.
         step: u64,
@@ -105,40 +106,40 @@ pub struct Spec<'a> {
     pub section: &'a RunSection,
     /// The resolved config as TOML, from [`align_core::config::to_toml`].
     pub config: &'a str,
-    /// Whether a run in the folder is to be gone on with.
+    /// Whether to resume a run in the folder.
     pub resume: bool,
     /// Steps of the whole run.
     pub steps: u64,
-    /// What run.json says: version, commit, libtorch, device, seed, parameter and row counts. What `inputs` tells of data and weights
-    /// ([`fingerprints`]) must be the same across a resume.
+    /// The metadata for run.json: version, commit, libtorch, device, seed, parameter and row counts.
+    /// `inputs`, the [`fingerprints`] of data and weights, must be equal across a resume.
     pub facts: Map<String, Value>,
     /// Set by the binary when the run is asked to stop.
     pub interrupt: Arc<AtomicBool>,
 }
 
-/// A run that may begin, or one that has nothing left to do.
+/// A run that is ready to start, or one that has nothing left to do.
 #[derive(Debug)]
 pub enum Started {
-    /// Go on.
+    /// The run is ready.
     Ready(Box<Run>),
-    /// The folder holds a finished run.
+    /// The folder has a finished run.
     Finished {
         /// Steps done.
         step: u64,
     },
 }
 
-/// What [`preflight`] found.
+/// The result of [`preflight`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preflight {
     /// A new run would start at step 0.
     Fresh,
-    /// A resumed run would go on behind this step.
+    /// A resumed run would continue after this step.
     Resume {
         /// Steps done.
         step: u64,
     },
-    /// The folder holds a finished run.
+    /// The folder has a finished run.
     Finished {
         /// Steps done.
         step: u64,
@@ -162,15 +163,17 @@ pub struct Run {
     board: TensorBoard,
     clock: Clock,
     eval_losses: EvalLosses,
-    /// The checkpoint that was asked for last, until its end is known. It stands before the lock, which is held until it is written.
+    /// The checkpoint that is being written. Declared before the lock, which is dropped after it: the folder
+    /// stays locked until the checkpoint is written.
     saving: Option<Saving>,
     _lock: folder::Lock,
 }
 
-/// Looks at the folder without changing anything: for `--dry-run`, and to refuse a folder before a model is loaded.
+/// Checks the folder without changing anything: for `--dry-run`, and to refuse a folder before a model is
+/// loaded.
 ///
 /// # Errors
-/// [`Error::Invalid`] when [`Run::start`] would refuse; a lock is not looked at.
+/// [`Error::Invalid`] when [`Run::start`] would refuse; the lock is not checked.
 pub fn preflight(
     out: &Path,
     resume: bool,
@@ -182,7 +185,7 @@ pub fn preflight(
         return Err(Error::invalid(out.display(), "is a file, expected a folder to write the run into"));
     }
     if let Some(file) = out.ancestors().skip(1).find(|above| above.is_file()) {
-        let what = format!("lies below {}, which is a file; expected a folder to write the run into", file.display());
+        let what = format!("is below {}, which is a file; expected a folder to write the run into", file.display());
         return Err(Error::invalid(out.display(), what));
     }
     folder::check(out, resume, config, facts)?;
@@ -195,7 +198,7 @@ pub fn preflight(
     })
 }
 
-/// How many steps the run in a folder was to have; `None` where there is none.
+/// The planned number of steps of the run in a folder; `None` if there is no run.
 ///
 /// # Errors
 /// [`Error::Invalid`] when its run.json is damaged.
@@ -204,12 +207,14 @@ pub fn planned_steps(out: &Path) -> Result<Option<u64>> {
 }
 
 impl Run {
-    /// Takes the folder: creates it or, to resume, cuts its files back to the newest checkpoint. Called when data and
-    /// checkpoint headers are checked and before a model is loaded, so that a refusal comes early.
+    /// Locks the folder, and creates it or, to resume, truncates its files to the newest checkpoint. Called
+    /// after data and checkpoint headers are checked and before a model is loaded, so that a refusal comes
+    /// early.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when another process has the folder, when it holds a run that is not to be resumed or one with
-    /// another config, and when the newest checkpoint is damaged; [`Error::Io`] when the folder cannot be written.
+    /// [`Error::Invalid`] when another process uses the folder, when it has a run that is not to be resumed
+    /// or one with another config, and when the newest checkpoint is damaged; [`Error::Io`] when the folder
+    /// cannot be written.
     pub fn start(spec: Spec<'_>) -> Result<Started> {
         let out = spec.section.out.clone();
         let lock = folder::lock(&out)?;
@@ -241,7 +246,7 @@ impl Run {
         let mut eval_losses = EvalLosses::default();
         metrics.retain(&mut |step, line| {
             let line = history.line(step, line)?;
-            eval_losses.take(step, line.iter().map(|(name, value)| (name.as_str(), value.as_f64())));
+            eval_losses.record(step, line.iter().map(|(name, value)| (name.as_str(), value.as_f64())));
             Some(line)
         })?;
         let mut samples = Lines::new(out.join(SAMPLES));
@@ -252,7 +257,7 @@ impl Run {
             Shown::Picture => history.keeps(step) && history.evaluated(step),
         })?;
 
-        write_whole(&out.join(CONFIG), spec.config.as_bytes())?;
+        write_atomic(&out.join(CONFIG), spec.config.as_bytes())?;
         let facts = facts(old, spec.facts, spec.steps, next_step);
         let board = TensorBoard::create(&out.join(TENSORBOARD))?;
         let mut run = Run {
@@ -276,7 +281,7 @@ impl Run {
         let best = run.best()?;
         run.note_best(best.as_ref());
         folder::write_facts(&run.out, &run.facts)?;
-        // Where the last process was killed before it could.
+        // In case the last process was killed before it did so.
         checkpoint::prune(&run.out.join(CHECKPOINTS), run.section.keep, best.map(|best| best.step))?;
         Ok(Started::Ready(Box::new(run)))
     }
@@ -296,18 +301,18 @@ impl Run {
         self.steps
     }
 
-    /// The checkpoint that this run goes on from; its models' folders are below.
+    /// The checkpoint that this run resumes from, with its models in sub-folders.
     pub fn checkpoint(&self) -> Option<&Path> {
         self.from.as_deref()
     }
 
-    /// Whether that checkpoint is to be saved again before anything else, from the state in it: it has no models, or as the last one of the
-    /// run it has them in another dtype than is asked for now.
+    /// Whether that checkpoint must first be saved again from its state: it has no models, or it is the last
+    /// of the run and the models are in another dtype than requested.
     pub fn models_are_due(&self) -> bool {
         self.models_are_due
     }
 
-    /// The state in that checkpoint, read anew at every call.
+    /// The state in that checkpoint, read again at every call.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Invalid`] when it cannot be read.
@@ -325,24 +330,26 @@ impl Run {
         self.eval_recurs(done) || done >= self.steps
     }
 
-    /// Whether a longer run evaluates there, too: the end may be no multiple of `eval_every`.
+    /// Whether a longer run would evaluate there, too: the last step may be no multiple of `eval_every`.
     pub fn eval_recurs(&self, done: u64) -> bool {
         done.is_multiple_of(self.section.eval_every)
     }
 
-    /// Whether to save when `done` steps are done: every `save_every` steps, at the end, and when asked to stop.
+    /// Whether to save when `done` steps are done: every `save_every` steps, at the end, and when asked to
+    /// stop. Call it once a step.
     pub fn save_due(&mut self, done: u64) -> bool {
-        // Looked at once a step, so that a request in between cannot make `interrupted` true without a checkpoint.
+        // The flag is read only here: `save_due` and `interrupted` of a step must agree, or a run could stop
+        // without a checkpoint.
         self.stopping = self.interrupt.load(Ordering::Relaxed) && done < self.steps;
         done.is_multiple_of(self.section.save_every) || done >= self.steps || self.stopping
     }
 
-    /// Whether the run was asked to stop when [`Run::save_due`] was called last.
+    /// Whether the run was asked to stop before the last call of [`Run::save_due`].
     pub fn interrupted(&self) -> bool {
         self.stopping
     }
 
-    /// Writes the scalars of a step to metrics.jsonl and TensorBoard, where [`Run::log_due`] says so.
+    /// Writes the scalars of a step to metrics.jsonl and TensorBoard, if [`Run::log_due`].
     ///
     /// # Errors
     /// [`Error::Io`] when they cannot be written.
@@ -350,12 +357,12 @@ impl Run {
         if !self.log_due(done) {
             return Ok(());
         }
-        self.eval_losses.take(done, metrics.iter().map(|(name, value)| (name, Some(value))));
+        self.eval_losses.record(done, metrics.iter().map(|(name, value)| (name, Some(value))));
         let mut all = Metrics::new();
         all.set("seconds", self.clock.seconds());
         all.merge(metrics.clone());
         all.set("time/step", self.clock.seconds_per_step(done));
-        let peak = process_memory::peak();
+        let peak = process_memory::peak_rss();
         if peak > 0 {
             all.set("memory/peak_gib", peak as f64 / f64::from(1 << 30));
         }
@@ -366,8 +373,8 @@ impl Run {
         self.board.scalars(done, &all)
     }
 
-    /// Appends an object to samples.jsonl, with the step in front. Samples belong to evaluations: call it where
-    /// [`Run::eval_due`] says so.
+    /// Appends an object to samples.jsonl, preceded by the step. Samples belong to evaluations: call it only
+    /// if [`Run::eval_due`].
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -378,7 +385,7 @@ impl Run {
         self.samples.append(&line)
     }
 
-    /// Shows a text in TensorBoard; like samples, texts, distributions and pictures belong to evaluations.
+    /// Writes a text to TensorBoard. Like samples, texts, histograms and images belong to evaluations.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -386,7 +393,7 @@ impl Run {
         self.board.text(done, tag, text)
     }
 
-    /// Shows a distribution in TensorBoard.
+    /// Writes a histogram to TensorBoard.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -394,7 +401,7 @@ impl Run {
         Histogram::of(values).map_or(Ok(()), |histogram| self.board.histogram(done, tag, &histogram))
     }
 
-    /// Shows a picture in TensorBoard.
+    /// Writes an image to TensorBoard.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -402,11 +409,12 @@ impl Run {
         self.board.image(done, tag, png)
     }
 
-    /// Writes the checkpoint of `done` steps on another thread, once the one before it is written. Training goes on; an optimiser
-    /// whose state is in `snapshot` waits with its next step until all bytes are with the system.
+    /// Writes the checkpoint of `done` steps on another thread, after waiting for the previous one. Training
+    /// continues; an optimiser whose state is in `snapshot` waits with its next step until all bytes are
+    /// handed to the operating system.
     ///
     /// # Errors
-    /// As [`Run::wait`], of the one before it.
+    /// As [`Run::wait`], for the previous checkpoint.
     pub fn save(&mut self, done: u64, snapshot: Snapshot) -> Result<()> {
         self.wait()?;
         let (folder, out, keep) = (self.out.join(CHECKPOINTS), self.out.clone(), self.section.keep);
@@ -418,7 +426,7 @@ impl Run {
         self.saving = Some(Saving::start(done, move || {
             checkpoint::save(&folder, done, snapshot, |temporary| {
                 run_state.write(temporary)?;
-                lines.iter().try_for_each(|path| sync_if_there(path))
+                lines.iter().try_for_each(|path| sync_if_exists(path))
             })?;
             facts.map_or(Ok(()), |facts| folder::write_facts(&out, &facts))?;
             checkpoint::prune(&folder, keep, best.map(|best| best.step))
@@ -433,20 +441,22 @@ impl Run {
     /// Waits until the last checkpoint is on the disk.
     ///
     /// # Errors
-    /// [`Error::Saving`] when it could not be written, [`Error::Models`] when it has no models; the earlier ones are untouched then.
+    /// [`Error::Saving`] when it could not be written, [`Error::Models`] when it has no models; earlier ones
+    /// are not changed.
     pub fn wait(&mut self) -> Result<()> {
         self.saving.take().map_or(Ok(()), Saving::finish)
     }
 
-    /// As [`Run::wait`] where there is nothing to wait for: to be asked once a step, so that a full disk ends the run.
+    /// Returns the error of the last checkpoint, if it has failed, without waiting. Call it once a step, so
+    /// that a full disk ends the run.
     ///
     /// # Errors
     /// As [`Run::wait`].
-    pub fn look_after(&mut self) -> Result<()> {
-        if self.saving.as_ref().is_some_and(Saving::is_over) { self.wait() } else { Ok(()) }
+    pub fn check_pending_save(&mut self) -> Result<()> {
+        if self.saving.as_ref().is_some_and(Saving::is_finished) { self.wait() } else { Ok(()) }
     }
 
-    /// The checkpoint with the lowest loss on the held-out sets; of equal ones the first.
+    /// The checkpoint with the lowest loss on the held-out sets; the first of equal ones.
     ///
     /// # Errors
     /// As [`Run::wait`]; [`Error::Io`] when the folder cannot be listed.
@@ -457,15 +467,15 @@ impl Run {
         Ok(self.eval_losses.best(candidates, &folder))
     }
 
-    /// Names it in run.json's facts; whether that is new.
+    /// Records the best checkpoint in run.json's metadata; returns whether it changed.
     fn note_best(&mut self, best: Option<&Best>) -> bool {
         let Some(Best { step, loss, .. }) = best else { return self.facts.remove("best").is_some() };
-        let said = serde_json::json!({ "step": step, "loss": loss });
-        self.facts.insert("best".to_owned(), said.clone()) != Some(said)
+        let entry = serde_json::json!({ "step": step, "loss": loss });
+        self.facts.insert("best".to_owned(), entry.clone()) != Some(entry)
     }
 
-    /// Writes records/step-….json: what was wrong with the step that makes `done` steps, the number that was none, if that was it, and
-    /// what it worked on. Returns the file.
+    /// Writes records/step-….json for the step that ends with `done` steps: its alarms, the non-finite
+    /// quantity if there is one, and its inputs. Returns the file's path.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -482,12 +492,12 @@ impl Run {
         let from = self.last_checkpoint(done - 1)?.map(|(_, path)| path);
         let record =
             serde_json::json!({ "alarms": alarms, "failure": failure, "replay_from": from, "worked_on": worked_on });
-        write_whole(&path, format!("{record}\n").as_bytes())?;
+        write_atomic(&path, format!("{record}\n").as_bytes())?;
         Ok(path)
     }
 
-    /// Writes records/step-…/: a checkpoint of the moment before the step that would have made `done` steps, for
-    /// [`Recorded`] to come to that step at once.
+    /// Writes records/step-…/: a checkpoint from before the step that would have ended with `done` steps, so
+    /// that [`Recorded`] can replay that step directly.
     ///
     /// # Errors
     /// As [`checkpoint::save`].
@@ -496,8 +506,8 @@ impl Run {
         checkpoint::save(&self.out.join(RECORDS), done, snapshot, |temporary| run_state.write(temporary)).map(drop)
     }
 
-    /// Whether there is room for another record of a run that goes on. The first ones tell how it went wrong; a limit that is broken
-    /// again and again must not fill the disk.
+    /// Whether a run that continues may write another record. The first ones are the informative ones, and
+    /// repeated alarms must not fill the disk.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder cannot be listed.
@@ -514,21 +524,24 @@ impl Run {
         Ok(checkpoint::list(&self.out.join(CHECKPOINTS))?.into_iter().rfind(|(step, _)| *step <= done))
     }
 
-    /// Makes the models of the checkpoint of `step` steps the result, and removes the checkpoints behind it.
+    /// Makes the models of the checkpoint of `step` steps the result, and removes later checkpoints.
     ///
     /// # Errors
     /// [`Error::Invalid`] when that checkpoint is damaged; [`Error::Io`] when something cannot be written.
     pub fn roll_back(&mut self, step: u64) -> Result<()> {
         self.wait()?;
-        let mut behind = checkpoint::list(&self.out.join(CHECKPOINTS))?;
-        behind.retain(|(other, _)| *other >= step);
-        let Some((_, from)) = behind.iter().find(|(other, _)| *other == step) else { return Ok(()) };
+        let mut later = checkpoint::list(&self.out.join(CHECKPOINTS))?;
+        later.retain(|(other, _)| *other >= step);
+        let Some((_, from)) = later.iter().find(|(other, _)| *other == step) else { return Ok(()) };
         checkpoint::verify(from)?;
         self.publish(from)?;
-        behind.iter().filter(|(other, _)| *other > step).try_for_each(|(_, path)| atomic_files::retire(path))
+        later
+            .iter()
+            .filter(|(other, _)| *other > step)
+            .try_for_each(|(_, path)| atomic_files::remove_folder_atomically(path))
     }
 
-    /// Makes the models of the last checkpoint the result: `model`, and `value` where there is one.
+    /// Makes the models of the last checkpoint the result: `model`, and `value` if there is one.
     ///
     /// # Errors
     /// As [`Run::wait`]; [`Error::Io`] when something cannot be written.
@@ -547,7 +560,7 @@ impl Run {
         Ok(Outcome::Finished { step: self.steps })
     }
 
-    /// Has run.json say something of what came of the run.
+    /// Adds an entry on the run's result to run.json.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
@@ -556,7 +569,8 @@ impl Run {
         folder::write_facts(&self.out, &self.facts)
     }
 
-    /// Copies a checkpoint's models beside the result; each then takes its place.
+    /// Replaces the result by the models of a checkpoint: copies them to a temporary folder, then renames
+    /// each.
     fn publish(&self, from: &Path) -> Result<()> {
         let temporary = self.out.join(format!("{TEMPORARY}result"));
         fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
@@ -570,7 +584,7 @@ impl Run {
     }
 }
 
-/// run.json: what the stage says, and the run's life.
+/// The contents of run.json: the stage's metadata, and the run's start and resumptions.
 fn facts(mut old: Map<String, Value>, new: Map<String, Value>, steps: u64, next_step: u64) -> Map<String, Value> {
     let now = folder::now();
     let mut resumed = match old.remove("resumed") {

@@ -1,4 +1,4 @@
-//! What a run that goes on knows of the time before: its clock, and which lines of the past stay.
+//! What a resumed run takes over: the elapsed time, and the log lines to keep.
 
 use std::fs;
 use std::path::Path;
@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 use align_core::config::{ResultDtype, RunSection};
 use align_core::error::{Error, Result};
 
-/// What the run itself keeps in a checkpoint.
+/// The run's own state in a checkpoint.
 pub(super) struct RunState {
     pub(super) seconds: f64,
-    /// In which dtype the models beside it are written; nothing where an older program wrote them.
+    /// The dtype of the models in the checkpoint; `None` if an older version wrote it.
     pub(super) result_dtype: Option<ResultDtype>,
 }
 
@@ -35,9 +35,9 @@ impl RunState {
     }
 }
 
-/// What of the past stays when a run goes on behind `next_step` steps: what an uninterrupted run would have written by then.
-/// That is all of it, except where a finished run is given more steps: its last step was logged and evaluated because it was
-/// the last.
+/// Decides which log entries stay when a run continues after `next_step` steps: those that an uninterrupted
+/// run would have written. These are all of them, unless a finished run is extended: its last step was logged
+/// and evaluated only because it was the last.
 pub(super) struct History {
     pub(super) next_step: u64,
     pub(super) extended: bool,
@@ -63,7 +63,7 @@ impl History {
     }
 }
 
-/// Seconds of work, those of earlier processes up to the checkpoint included.
+/// Measures the seconds of work, including those of earlier processes up to the checkpoint.
 #[derive(Debug)]
 pub(super) struct Clock {
     before: f64,
@@ -82,7 +82,7 @@ impl Clock {
         self.before + self.start.elapsed().as_secs_f64()
     }
 
-    /// The mean since the last call.
+    /// The mean time per step since the last call.
     pub(super) fn seconds_per_step(&mut self, done: u64) -> f64 {
         let (elapsed, steps) = (self.logged.elapsed().as_secs_f64(), done.saturating_sub(self.logged_step));
         (self.logged, self.logged_step) = (Instant::now(), done);

@@ -1,4 +1,4 @@
-//! A step that a run could not take, read back from its record: to be repeated from where it began.
+//! The record of a failed step, from which the step can be replayed.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::checkpoint;
 use align_core::error::{Error, Problems, Result};
 use align_core::manifest;
 
-/// A number that is none, where a step expected one.
+/// A non-finite quantity in a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The quantity.
@@ -22,16 +22,16 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// What a step failed with; `None` for errors of other kinds.
+    /// The failure of a step; `None` for other errors.
     pub fn of(error: &Error) -> Option<Self> {
         let Error::NonFinite { what, number } = error else { return None };
         Some(Self { what: what.clone(), number: number.to_string() })
     }
 
-    /// What a step came to, where it came to no number.
+    /// The failure of a step, if its result is one; `None` if the step succeeded.
     ///
     /// # Errors
-    /// Those of other kinds.
+    /// Errors other than [`Error::NonFinite`].
     pub fn of_step<T>(result: Result<T>) -> Result<Option<Self>> {
         match result {
             Ok(_) => Ok(None),
@@ -46,27 +46,28 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// A recorded step, and all that it began with.
+/// A recorded step, with everything that it started from.
 #[derive(Debug)]
 pub struct Recorded {
     /// The run's config.toml.
     pub config: PathBuf,
-    /// What run.json calls the stage.
+    /// The name of the stage, from run.json.
     pub stage: String,
-    /// Steps that the step would have made.
+    /// Steps done, had the step succeeded.
     pub done: u64,
-    /// What it came to.
+    /// Why it failed.
     pub failure: Failure,
-    /// The checkpoint that it began with.
+    /// The checkpoint that it started from.
     pub checkpoint: PathBuf,
-    /// What it worked on, as far as the stage says so.
+    /// The stage's description of its inputs.
     pub worked_on: Value,
     facts: Map<String, Value>,
     run: PathBuf,
 }
 
 impl Recorded {
-    /// The record of the step that would have made `step` steps, else the latest that can be repeated. Nothing is changed.
+    /// Opens the record with `step` steps done, or by default the latest that can be replayed. Changes
+    /// nothing.
     ///
     /// # Errors
     /// [`Error::Invalid`] when there is none, or a file of the run folder is missing or damaged.
@@ -78,7 +79,7 @@ impl Recorded {
         }
         let facts = folder::read_facts(out)?;
         if !config.is_file() {
-            problems.push(config.display(), "is missing, expected what the run was started with");
+            problems.push(config.display(), "is missing, expected the run's config");
         }
         let kept = checkpoint::list(&records)?;
         let chosen = match step {
@@ -88,7 +89,7 @@ impl Recorded {
         let Some((done, checkpoint)) = chosen else {
             let which = step.map_or_else(|| "a step".to_owned(), |step| format!("step {step}"));
             let what = format!(
-                "holds no record of {which} that can be repeated; a run leaves one where a loss or gradient is no longer a number"
+                "has no record of {which} that can be replayed; a run writes one when a loss or gradient is not finite"
             );
             problems.push(out.display(), what);
             return Err(problems.into_result().expect_err("a problem was pushed"));
@@ -116,10 +117,10 @@ impl Recorded {
         })
     }
 
-    /// Refuses other data and models than the run was made of.
+    /// Refuses data and models that differ from the run's.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every file that is another one.
+    /// [`Error::Invalid`] with every file that differs.
     pub fn check_inputs(&self, inputs: &[Input]) -> Result<()> {
         inputs::compare(&self.run, self.facts.get(INPUTS), Some(&inputs::fingerprints(inputs)?))
     }

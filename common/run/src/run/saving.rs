@@ -1,4 +1,4 @@
-//! A checkpoint on its way to the disk, on a thread of its own, while training goes on.
+//! Writes a checkpoint on a separate thread while training continues.
 
 use std::panic::resume_unwind;
 use std::thread::JoinHandle;
@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use align_core::error::{Error, Result};
 use align_kernels::spawn_single_threaded;
 
-/// A thread that writes a checkpoint.
+/// A checkpoint that is being written by a thread.
 #[derive(Debug)]
 pub(super) struct Saving {
     step: u64,
@@ -14,19 +14,19 @@ pub(super) struct Saving {
 }
 
 impl Saving {
-    /// Starts to write the checkpoint of `step`.
+    /// Starts writing the checkpoint of `step`.
     pub(super) fn start(step: u64, write: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Self> {
         let thread = spawn_single_threaded("checkpoint", write)
             .map_err(|error| Error::Failed(format!("no thread can be started to write a checkpoint: {error}")))?;
         Ok(Self { step, thread: Some(thread) })
     }
 
-    /// Whether it is done, one way or the other.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether the thread has ended, successfully or not.
+    pub(super) fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits for its end.
+    /// Waits until it has ended.
     pub(super) fn finish(mut self) -> Result<()> {
         match self.thread.take().map(JoinHandle::join) {
             None | Some(Ok(Ok(()))) => Ok(()),
@@ -38,7 +38,8 @@ impl Saving {
 }
 
 impl Drop for Saving {
-    /// A run that ends for another reason leaves a whole checkpoint behind, too, and keeps the folder until then.
+    /// Waits for the thread, so that the checkpoint is complete and the folder stays locked until then,
+    /// whatever ends the run.
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

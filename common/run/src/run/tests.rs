@@ -14,13 +14,13 @@ use tch::{Kind, Tensor};
 use super::best::eval_loss;
 use super::folder::RUN;
 use super::*;
-use crate::checkpoint::Gate;
+use crate::checkpoint::SnapshotLock;
 use crate::metrics::is_wall_clock;
 use align_core::config::ResultDtype;
 use align_core::error::Problem;
 use align_model::Models;
 
-/// A stage small enough to kill many times: three numbers run after a target that moves with the step.
+/// A stage small enough to kill many times: three numbers that follow a target, which moves with the step.
 struct Stage<'a> {
     out: &'a Path,
     steps: u64,
@@ -35,12 +35,12 @@ struct Stage<'a> {
 
 type Hook = Arc<dyn Fn(u64, &str) -> Result<()> + Send + Sync>;
 
-/// Dies at a point of a step.
+/// A hook that fails at a point of a step.
 fn dies_at(step: u64, point: &'static str) -> Hook {
     Arc::new(move |done, at| if (done, at) == (step, point) { Err(stop()) } else { Ok(()) })
 }
 
-/// The three numbers on their way to the disk.
+/// The three numbers, as models to be written.
 struct Weights {
     tensor: Tensor,
     done: u64,
@@ -62,20 +62,24 @@ impl Models for Weights {
     }
 }
 
-/// Gradient descent with momentum, whose tensors change behind a gate alone.
+/// Gradient descent with momentum, which waits for a lock before it changes its tensors.
 struct Momentum {
     weights: Tensor,
     moment: Tensor,
-    gate: Gate,
+    snapshot_lock: SnapshotLock,
 }
 
 impl Momentum {
     fn new(weights: &Tensor) -> Self {
-        Self { weights: weights.shallow_clone(), moment: weights.zeros_like().detach(), gate: Gate::default() }
+        Self {
+            weights: weights.shallow_clone(),
+            moment: weights.zeros_like().detach(),
+            snapshot_lock: SnapshotLock::default(),
+        }
     }
 
     fn step(&mut self, lr: f64) {
-        self.gate.wait();
+        self.snapshot_lock.wait();
         let _guard = tch::no_grad_guard();
         self.moment *= 0.9;
         self.moment += self.weights.grad();
@@ -84,7 +88,7 @@ impl Momentum {
     }
 
     fn save(&self, state: &mut State) {
-        state.keep(self.gate.shut());
+        state.hold(self.snapshot_lock.lock());
         let named =
             [("model/master/weights", self.weights.detach()), ("model/moment/weights", self.moment.shallow_clone())];
         state.tensors.extend(named.map(|(name, tensor)| (name.to_owned(), tensor)));
@@ -98,7 +102,7 @@ impl Momentum {
     }
 }
 
-/// What run.json says of a data file of so many rows.
+/// The entry in run.json for a data file of `count` rows.
 fn rows(count: u64) -> Value {
     json!({ "data.train": [{ "file": "a.jsonl", "bytes": 9, "blake3": count.to_string() }] })
 }
@@ -165,7 +169,7 @@ impl<'a> Stage<'a> {
             metrics.set("train/loss", loss.double_value(&[]));
             metrics.set("train/grad_norm", weights.grad().norm().double_value(&[]));
             optimizer.step(0.05);
-            run.look_after()?;
+            run.check_pending_save()?;
             if run.eval_due(done) {
                 metrics.set("eval/a/loss", (self.eval_loss)(done));
                 metrics.set("eval/b/loss", 3.0 * (self.eval_loss)(done));
@@ -192,7 +196,8 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// What must be the same however a run came to its end: metrics without time and memory, samples, weights, event values.
+/// What must be equal however a run reached its end: metrics without time and memory, samples, weights, event
+/// values.
 fn facts_of(out: &Path) -> BTreeMap<String, String> {
     let mut facts = BTreeMap::new();
     let mut lines = String::new();
@@ -279,7 +284,7 @@ fn a_run_from_start_to_end() {
         [".lock", "checkpoints", "config.toml", "metrics.jsonl", "model", "run.json", "samples.jsonl", "tensorboard"]
     );
 
-    // A finished run says so; without --resume it is in the way.
+    // A finished run is reported; without --resume it is an error.
     let before = fs::read(out.join(RUN)).unwrap();
     assert_eq!(Stage::new(&out, 10, true).train().unwrap(), Outcome::AlreadyFinished { step: 10 });
     assert_eq!(
@@ -287,12 +292,12 @@ fn a_run_from_start_to_end() {
         Preflight::Finished { step: 10 }
     );
     assert_eq!(fs::read(out.join(RUN)).unwrap(), before);
-    assert!(refusal(stage.train()).contains("holds a run already"));
-    assert!(refusal(preflight(&out, false, &stage.config(), Some(10), &Map::new())).contains("holds a run already"));
+    assert!(refusal(stage.train()).contains("has a run already"));
+    assert!(refusal(preflight(&out, false, &stage.config(), Some(10), &Map::new())).contains("has a run already"));
 }
 
 #[test]
-fn folders_that_are_fine_and_that_are_not() {
+fn folders_that_are_accepted_and_refused() {
     let folder = tempfile::tempdir().unwrap();
     Stage::new(folder.path(), 1, false).train().unwrap(); // empty
 
@@ -338,7 +343,7 @@ fn a_resume_with_another_config_or_other_inputs() {
         facts: json!({"inputs": rows(4)}).as_object().unwrap().clone(),
         interrupt: Arc::default(),
     };
-    assert!(refusal(Run::start(spec)).starts_with("a.jsonl: its content is not that of data.train"));
+    assert!(refusal(Run::start(spec)).starts_with("a.jsonl: its content differs from that of data.train"));
     let message = refusal(Stage::new(folder.path(), 2, true).train());
     assert!(message.contains("is at step 3 already"), "{message}");
     assert_eq!(
@@ -351,7 +356,7 @@ fn stop() -> Error {
     Error::Failed("killed here".to_owned())
 }
 
-/// Dies at every point of every step, resumes, and ends like a run that was never touched.
+/// Fails at every point of every step, resumes, and ends like a run that was never interrupted.
 #[test]
 fn stopped_anywhere_and_resumed() {
     let expected = straight(7);
@@ -369,7 +374,7 @@ fn stopped_anywhere_and_resumed() {
 }
 
 #[test]
-fn interrupted_runs_save_and_go_on() {
+fn interrupted_runs_save_and_resume() {
     let folder = tempfile::tempdir().unwrap();
     let stage = Stage::new(folder.path(), 7, false);
     let flag = stage.interrupt.clone();
@@ -387,14 +392,14 @@ fn interrupted_runs_save_and_go_on() {
     assert!(!folder.path().join("model").exists());
     assert_eq!(Stage::new(folder.path(), 7, true).train().unwrap(), Outcome::Finished { step: 7 });
     let (mut found, mut expected) = (facts_of(folder.path()), straight(7));
-    // The checkpoint of the interruption stands in for an older one.
+    // The checkpoint of the interruption replaces an older one.
     found.remove("checkpoints");
     expected.remove("checkpoints");
     assert_eq!(found, expected);
 }
 
-/// A finished run that is given more steps equals one that had them from the start: its last step was evaluated only because
-/// it was the last.
+/// A finished run that is given more steps equals one that had them from the start: its last step was
+/// evaluated only because it was the last.
 #[test]
 fn a_finished_run_is_extended() {
     let folder = tempfile::tempdir().unwrap();
@@ -409,7 +414,7 @@ fn a_finished_run_is_extended() {
 }
 
 #[test]
-fn seconds_go_on_across_a_resume() {
+fn seconds_continue_across_a_resume() {
     let folder = tempfile::tempdir().unwrap();
     let dies = Stage {
         hook: Arc::new(|done, at| match (done, at) {
@@ -431,7 +436,7 @@ fn seconds_go_on_across_a_resume() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_named() {
+fn a_damaged_checkpoint_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let dies = Stage { hook: dies_at(7, "log"), ..Stage::new(folder.path(), 9, false) };
     dies.train().unwrap_err();
@@ -441,19 +446,19 @@ fn a_damaged_checkpoint_is_named() {
     let message = refusal(Stage::new(folder.path(), 9, true).train());
     assert!(message.contains("step-000006/state.safetensors: is damaged"), "{message}");
     assert!(message.contains("resume from") && message.contains("step-000003"), "{message}");
-    // Doing what it says works.
+    // Following the hint works.
     fs::remove_dir_all(folder.path().join("checkpoints/step-000006")).unwrap();
     Stage::new(folder.path(), 9, true).train().unwrap();
     assert_eq!(facts_of(folder.path()), straight(9));
 }
 
-/// Two held-out sets; the lowest mean at a step that is saved, too, is that of step 12.
+/// The losses on two held-out sets; the lowest mean at a saved step is that of step 12.
 fn dips(done: u64) -> f64 {
     [0.5, 0.9, 0.7, 0.6, 0.3][done as usize / 4 % 5]
 }
 
 #[test]
-fn the_best_checkpoint_stays_however_the_run_came_to_its_end() {
+fn the_best_checkpoint_is_kept_however_the_run_reached_its_end() {
     let folder = tempfile::tempdir().unwrap();
     fn stage(out: &Path, resume: bool) -> Stage<'_> {
         Stage { eval_loss: dips, ..Stage::new(out, 30, resume) }
@@ -474,7 +479,8 @@ fn the_best_checkpoint_stays_however_the_run_came_to_its_end() {
         }
         assert_eq!((steps(&out), best(&out)), (steps(&whole), best(&whole)), "stopped at step {step}, {point}");
     }
-    // The last step of a run that is given more was evaluated only because it was the last: it does not compete.
+    // The last step of a run that is given more was evaluated only because it was the last: it does not
+    // compete.
     let out = folder.path().join("extended");
     let low = |done| if done == 6 { 0.1 } else { dips(done) };
     Stage { eval_loss: low, ..Stage::new(&out, 6, false) }.train().unwrap();
@@ -484,7 +490,7 @@ fn the_best_checkpoint_stays_however_the_run_came_to_its_end() {
 }
 
 #[test]
-fn what_is_not_a_number_is_not_the_best() {
+fn a_non_finite_loss_is_never_the_best() {
     let line = |losses: &[(&str, f64)]| eval_loss(losses.iter().map(|(name, loss)| (*name, Some(*loss))));
     assert_eq!(line(&[("train/loss", 1.0), ("eval/a/accuracy", 0.1), ("eval/loss", 2.0)]), None);
     assert_eq!(line(&[("eval/a/loss", 1.0), ("eval/b/loss", 2.0)]), Some(1.5));
@@ -492,8 +498,8 @@ fn what_is_not_a_number_is_not_the_best() {
     assert_eq!(eval_loss([("eval/a/loss", None), ("eval/b/loss", Some(1.0))].into_iter()), None);
 }
 
-/// A model that cannot be written, or is read back as another, ends the run at the next step, or at its end. All that was trained is kept:
-/// a resume goes on behind that very step, and writes the model first.
+/// A model that cannot be written, or does not read back as written, ends the run at the next step, or at its
+/// end. The training state is kept: a resume continues after that step, and writes the model first.
 #[test]
 fn a_model_that_is_not_saved_ends_the_run_and_nothing_is_lost() {
     let expected = straight(9);
@@ -511,7 +517,7 @@ fn a_model_that_is_not_saved_ends_the_run_and_nothing_is_lost() {
             assert_eq!(steps, if step == 6 { vec![3, 6] } else { vec![3, 6, 9] }, "nothing is pruned");
             assert!(!out.join("model").exists());
 
-            // As long as the model is not written, no later one takes the place of those before it.
+            // Earlier models are not replaced as long as this one is not written.
             let again = Stage { hook: dies_at(step, point), ..Stage::new(&out, 9, true) }.train().unwrap_err();
             assert!(again.to_string().starts_with(&format!("the model of step {step} is not saved")), "{again}");
             assert!(checkpoint::has_models(&out.join(CHECKPOINTS).join("step-000003")));
@@ -527,7 +533,7 @@ fn a_model_that_is_not_saved_ends_the_run_and_nothing_is_lost() {
     }
 }
 
-/// A finished run has its masters: its result can be had in another dtype.
+/// A finished run has its fp32 masters: its result can be written again in another dtype.
 #[test]
 fn a_finished_run_is_written_again_in_another_dtype() {
     let folder = tempfile::tempdir().unwrap();
@@ -559,7 +565,8 @@ fn a_finished_run_is_written_again_in_another_dtype() {
     assert_eq!(count(), 3);
 }
 
-/// What a checkpoint holds is what there was when it was asked for, however far training would like to be by then.
+/// A checkpoint has the state at the time of the call, even if training would be further by the time it is
+/// written.
 #[test]
 fn training_waits_while_it_is_being_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -593,7 +600,7 @@ fn records_do_not_fill_the_disk() {
     assert_eq!((written, fs::read_dir(folder.path().join(RECORDS)).unwrap().count()), (16, 16));
 }
 
-/// Not a test of its own: what the next one starts as a process and kills.
+/// Not a test by itself: the next test starts it as a process and kills it.
 #[test]
 fn child_to_be_killed() {
     let Ok(out) = std::env::var("ALIGN_TEST_RUN") else { return };
@@ -622,7 +629,8 @@ fn killed_at_any_moment() {
     let mut kills = 0;
     for round in 0..40u64 {
         let mut child = spawn();
-        // Wait until the folder is in use, so that the wait does not depend on how long libtorch takes to load.
+        // Wait until the folder is in use, so that the wait does not depend on how long libtorch takes to
+        // load.
         let before = fs::read(out.join(RUN)).ok();
         while fs::read(out.join(RUN)).ok() == before && child.try_wait().unwrap().is_none() {
             sleep(Duration::from_micros(500));

@@ -1,19 +1,19 @@
-//! What a dialogue is before it is tokens: turns, who speaks them, and what a turn holds beside its text.
+//! A dialogue before tokenization: turns, their roles, and reasoning and tool calls.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// Who speaks.
+/// The role of a turn's speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The instructions that a dialogue stands under.
+    /// The instructions for a dialogue.
     System,
     /// The person.
     User,
     /// The model.
     Assistant,
-    /// A program that the model called: its answer. Only a chat template knows how to write it.
+    /// The result of a tool that the model called. Only a chat template can format it.
     Tool,
 }
 
@@ -21,7 +21,7 @@ impl Role {
     /// All roles, in the order of their definition.
     pub const ALL: [Role; 4] = [Role::System, Role::User, Role::Assistant, Role::Tool];
 
-    /// As ChatML writes it.
+    /// The role's name in ChatML.
     pub fn name(self) -> &'static str {
         match self {
             Role::System => "system",
@@ -31,7 +31,7 @@ impl Role {
         }
     }
 
-    /// The role that ChatML writes as `name`.
+    /// The role with this name in ChatML.
     pub fn of(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
@@ -40,24 +40,24 @@ impl Role {
 /// One turn of a dialogue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// Who says it.
+    /// The speaker.
     pub role: Role,
-    /// What is said, verbatim.
+    /// The text, verbatim.
     pub content: String,
-    /// The reasoning before an answer, where the row keeps it apart from the content.
+    /// The reasoning before an answer, if the row has it in a field of its own.
     pub reasoning: Option<String>,
-    /// Calls of tools, as the row writes them: the chat template decides how they are rendered.
+    /// Tool calls, as in the row. The chat template decides how they are rendered.
     pub tool_calls: Vec<Value>,
-    /// The name of the tool that answers, where the row says it.
+    /// The name of the tool whose result this is, if the row has it.
     pub name: Option<String>,
-    /// Whether sft trains on it, if it is an answer.
+    /// Whether sft trains on this answer.
     pub is_trained: bool,
-    /// Whether the answer is whole. One that was cut off does not teach where answers end.
+    /// Whether the answer is complete. The end token of a truncated answer carries no loss.
     pub is_whole: bool,
 }
 
 impl Message {
-    /// A turn that holds text and nothing else.
+    /// A text-only turn.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self {
             role,
@@ -70,13 +70,13 @@ impl Message {
         }
     }
 
-    /// Whether an answer says nothing: no text, no reasoning, no call.
+    /// Whether an answer is empty: no text, no reasoning, no tool call.
     pub fn is_empty_answer(&self) -> bool {
         let reasons = self.reasoning.as_ref().is_some_and(|reasoning| !reasoning.trim().is_empty());
         self.role == Role::Assistant && self.content.trim().is_empty() && self.tool_calls.is_empty() && !reasons
     }
 
-    /// As `{"role", "content"}` with what else it holds, in the spelling of OpenAI's messages: what rows say and templates read.
+    /// The turn as JSON, with the keys of OpenAI's messages, which rows and templates use as well.
     pub fn to_json(&self) -> Value {
         let mut message = Map::new();
         message.insert("role".to_owned(), json!(self.role.name()));
@@ -93,8 +93,8 @@ impl Message {
         Value::Object(message)
     }
 
-    /// Whether two turns say the same, whatever is trained of them.
-    pub fn says_the_same(&self, other: &Self) -> bool {
+    /// Whether two turns are equal, apart from what is trained.
+    pub fn is_same_turn(&self, other: &Self) -> bool {
         let said = |message: &Self| {
             (message.role, message.content.clone(), message.reasoning.clone(), message.tool_calls.clone())
         };
@@ -102,17 +102,17 @@ impl Message {
     }
 }
 
-/// Turns, and the tools that the model may call in them.
+/// Turns, and the tools that the model may call.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Dialogue {
     /// The turns, in order.
     pub messages: Vec<Message>,
-    /// Descriptions of tools, as the row writes them.
+    /// Descriptions of tools, as in the row.
     pub tools: Vec<Value>,
 }
 
 impl Dialogue {
-    /// Every text in it that a person or a model wrote.
+    /// Every text in it: contents and reasoning.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.messages
             .iter()
@@ -120,7 +120,7 @@ impl Dialogue {
             .flatten()
     }
 
-    /// The dialogue up to `end` turns.
+    /// The first `end` turns.
     pub fn up_to(&self, end: usize) -> Self {
         Self { messages: self.messages[..end].to_vec(), tools: self.tools.clone() }
     }

@@ -1,4 +1,4 @@
-//! Dialogues that show what a chat template does.
+//! Probe dialogues that reveal what a chat template does.
 
 use serde_json::json;
 
@@ -32,8 +32,9 @@ pub(super) fn plain() -> Vec<(Dialogue, bool)> {
     probes.map(|(messages, asks)| (messages.into(), asks)).into()
 }
 
-/// Text-only dialogues that templates treat differently: white space at the ends, several turns of one speaker in a row, a dialogue that
-/// begins with an answer, a system message in between, a last turn that is not an answer, empty texts, markup.
+/// Text-only dialogues that templates format differently: leading and trailing white space, several turns of
+/// one speaker in a row, a dialogue that begins with an answer, a system message in between, a last turn that
+/// is not an answer, empty texts, markup.
 pub(super) fn extended() -> Vec<(Dialogue, bool)> {
     let probes = [
         (vec![user("  spaces \t"), assistant(" around them \n\n")], false),
@@ -63,24 +64,24 @@ pub(super) fn extended() -> Vec<(Dialogue, bool)> {
     probes.map(|(messages, asks)| (messages.into(), asks)).into()
 }
 
-/// The system text that a template writes where a dialogue has none; "" where it writes none.
+/// The system text that a template inserts into a dialogue without one; "" for none.
 pub(super) fn system_of(template: &Template, tokenizer: &Tokenizer) -> Result<String, String> {
     let rendered = render(template, tokenizer, &[user("Hi.")].into(), true)?;
     let first = rendered.turns.into_iter().next().filter(|turn| turn.role == Role::System);
     Ok(first.map_or_else(String::new, |turn| turn.text.into_owned()))
 }
 
-/// What a template writes beside text. What it does not know it would leave out without a word.
+/// What a template supports besides text. It would silently drop anything else.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Knows {
+pub(super) struct Capabilities {
     pub(super) reasoning: bool,
     pub(super) tools: bool,
     pub(super) tool_calls: bool,
     pub(super) tool_answers: bool,
 }
 
-impl Knows {
-    /// Renders marked dialogues, and looks for the marks.
+impl Capabilities {
+    /// Renders dialogues with markers and searches the output for them.
     pub(super) fn of(template: &Template, tokenizer: &Tokenizer) -> Self {
         const MARK: &str = "zyxwv";
         const ANSWER: &str = "utsrq";
@@ -105,27 +106,22 @@ impl Knows {
         }
     }
 
-    /// Whether all that a dialogue holds is written.
+    /// Checks that the template supports everything in a dialogue.
     ///
     /// # Errors
-    /// What is not, as one line.
+    /// What it does not support, as one line.
     pub(super) fn check(&self, dialogue: &Dialogue) -> Result<(), String> {
         let any = |has: fn(&Message) -> bool| dialogue.messages.iter().any(has);
         let needs = [
-            (self.tools, !dialogue.tools.is_empty(), "`tools`", "descriptions of tools"),
-            (self.tool_calls, any(|message| !message.tool_calls.is_empty()), "`tool_calls`", "calls of tools"),
-            (
-                self.tool_answers,
-                any(|message| message.role == Role::Tool),
-                "a turn of role `tool`",
-                "what tools answer",
-            ),
-            (self.reasoning, any(|message| message.reasoning.is_some()), "`reasoning_content`", "reasoning of its own"),
+            (self.tools, !dialogue.tools.is_empty(), "`tools`", "tool descriptions"),
+            (self.tool_calls, any(|message| !message.tool_calls.is_empty()), "`tool_calls`", "tool calls"),
+            (self.tool_answers, any(|message| message.role == Role::Tool), "a turn of role `tool`", "tool results"),
+            (self.reasoning, any(|message| message.reasoning.is_some()), "`reasoning_content`", "reasoning"),
         ];
-        match needs.into_iter().find(|(knows, has, ..)| *has && !knows) {
+        match needs.into_iter().find(|(supports, has, ..)| *has && !supports) {
             None => Ok(()),
             Some((_, _, key, what)) => Err(format!(
-                "{key}: the checkpoint has no chat template that writes {what}, expected a dialogue of texts alone (or a checkpoint whose template does)"
+                "{key}: the checkpoint has no chat template that writes {what}, expected a text-only dialogue (or a checkpoint whose template does)"
             )),
         }
     }

@@ -1,7 +1,8 @@
-//! What a chat template writes, taken apart again: turns, each with its role and its text.
+//! Splits a chat template's output into turns, each with its role and its text.
 //!
-//! Text that spells a control token must stay text, and a template joins everything into one string. So such text is replaced by
-//! stand-ins before the template sees it, and put back when the control tokens that the template wrote itself have been found.
+//! Text that spells a control token must stay text, but a template joins everything into one string. So such
+//! text is replaced by placeholders before rendering, and restored after the template's own control tokens
+//! have been found.
 
 use std::borrow::Cow;
 
@@ -11,17 +12,17 @@ use super::{Dialogue, Message, Role};
 use crate::template::Template;
 use crate::tokenizer::Tokenizer;
 
-/// A turn as a template writes it.
+/// A turn as a template formats it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Turn<'a> {
     pub(super) role: Role,
-    /// What stands behind the role's line: the content, and what the template adds to it.
+    /// The text after the role's line: the content, and what the template adds to it.
     pub(super) text: Cow<'a, str>,
-    /// Whether it ends with `<|im_end|>`; a generation prompt is left open.
+    /// Whether it ends with `<|im_end|>`; a generation prompt does not.
     pub(super) is_closed: bool,
 }
 
-/// What a template writes for a dialogue.
+/// A template's output for a dialogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rendered {
     pub(super) turns: Vec<Turn<'static>>,
@@ -29,24 +30,24 @@ pub(super) struct Rendered {
     pub(super) ends_with_newline: bool,
 }
 
-/// Stand-ins begin and end with these; they are noncharacters, which text is not to hold.
+/// Placeholders begin and end with these. They are Unicode noncharacters, which text must not contain.
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
 const START: &str = "<|im_start|>";
 const END: &str = "<|im_end|>";
 
-/// Renders a dialogue and takes it apart.
+/// Renders a dialogue and splits it into turns.
 ///
 /// # Errors
-/// Why it cannot be rendered, or is no ChatML, as one line.
+/// Why it cannot be rendered, or is not ChatML, as one line.
 pub(super) fn render(
     template: &Template,
     tokenizer: &Tokenizer,
     dialogue: &Dialogue,
     add_generation_prompt: bool,
 ) -> Result<Rendered, String> {
-    let stand_ins = StandIns { tokenizer };
-    let text = template.render(&stand_ins.dialogue(dialogue)?, add_generation_prompt)?;
+    let placeholders = Placeholders { tokenizer };
+    let text = template.render(&placeholders.dialogue(dialogue)?, add_generation_prompt)?;
     let mut rendered = parse(&text)?;
     if rendered.turns.last().is_some_and(|turn| !turn.is_closed) != add_generation_prompt {
         return Err(format!("the chat template writes {}, expected every turn closed by {END}", shown(&text)));
@@ -58,27 +59,27 @@ pub(super) fn render(
                 shown(&turn.text)
             ));
         }
-        turn.text = stand_ins.put_back(&turn.text).into();
+        turn.text = placeholders.restore(&turn.text).into();
     }
     Ok(rendered)
 }
 
-/// `<|im_start|>ROLE\nTEXT<|im_end|>\n`, again and again.
+/// Parses a sequence of `<|im_start|>ROLE\nTEXT<|im_end|>\n`.
 fn parse(text: &str) -> Result<Rendered, String> {
     let wrong = || format!("the chat template writes {}, expected ChatML", shown(text));
     let (mut rest, mut turns, mut ends_with_newline) = (text, Vec::new(), false);
     while !rest.is_empty() {
         let inside = rest.strip_prefix(START).ok_or_else(wrong)?;
         let (inside, closed) = match inside.split_once(END) {
-            Some((inside, behind)) => (inside, Some(behind)),
+            Some((inside, after)) => (inside, Some(after)),
             None => (inside, None),
         };
         let (role, content) = inside.split_once('\n').ok_or_else(wrong)?;
         let role = Role::of(role).ok_or_else(wrong)?;
         turns.push(Turn { role, text: content.to_owned().into(), is_closed: closed.is_some() });
-        let behind = closed.unwrap_or_default();
-        ends_with_newline = behind.starts_with('\n');
-        rest = behind.strip_prefix('\n').unwrap_or(behind);
+        let after = closed.unwrap_or_default();
+        ends_with_newline = after.starts_with('\n');
+        rest = after.strip_prefix('\n').unwrap_or(after);
         if !ends_with_newline && !rest.is_empty() {
             return Err(wrong());
         }
@@ -86,11 +87,11 @@ fn parse(text: &str) -> Result<Rendered, String> {
     Ok(Rendered { turns, ends_with_newline })
 }
 
-struct StandIns<'a> {
+struct Placeholders<'a> {
     tokenizer: &'a Tokenizer,
 }
 
-impl StandIns<'_> {
+impl Placeholders<'_> {
     fn dialogue(&self, dialogue: &Dialogue) -> Result<Dialogue, String> {
         let messages = dialogue.messages.iter().map(|message| {
             Ok(Message {
@@ -120,17 +121,20 @@ impl StandIns<'_> {
         })
     }
 
-    /// A text without control tokens: each is its spelling between stand-ins.
+    /// Replaces the control tokens in a text by placeholders.
     fn text(&self, text: &str) -> Result<String, String> {
         if text.contains([OPEN, CLOSE]) {
-            return Err(format!("a text holds U+{:04X} or U+{:04X}, which is no character", OPEN as u32, CLOSE as u32));
+            return Err(format!(
+                "a text has U+{:04X} or U+{:04X}, expected none of these noncharacters",
+                OPEN as u32, CLOSE as u32
+            ));
         }
         let mut out = String::with_capacity(text.len());
         let mut at = 0;
         for found in self.tokenizer.specials_in(text) {
             out.push_str(&text[at..found.start]);
             out.push(OPEN);
-            // As numbers of its bytes: nothing that a template looks for.
+            // Its bytes in hexadecimal: nothing that a template searches for.
             text[found.clone()].bytes().for_each(|byte| out.push_str(&format!("{byte:02x}")));
             out.push(CLOSE);
             at = found.end;
@@ -139,23 +143,23 @@ impl StandIns<'_> {
         Ok(out)
     }
 
-    fn put_back(&self, text: &str) -> String {
+    fn restore(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         while let Some((before, inside)) = rest.split_once(OPEN) {
-            let (digits, behind) = inside.split_once(CLOSE).unwrap_or((inside, ""));
+            let (digits, after) = inside.split_once(CLOSE).unwrap_or((inside, ""));
             let byte = |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
             let bytes: Vec<u8> = (0..digits.len()).step_by(2).filter_map(byte).collect();
             out.push_str(before);
             out.push_str(&String::from_utf8_lossy(&bytes));
-            rest = behind;
+            rest = after;
         }
         out.push_str(rest);
         out
     }
 }
 
-/// A text for a message: on one line, and not too long.
+/// A text for a message: quoted on one line, and clipped.
 pub(super) fn shown(text: &str) -> String {
     const CHARS: usize = 200;
     let clipped: String = text.chars().take(CHARS).collect();

@@ -1,18 +1,18 @@
-//! The files beside a reward model's weights by which other programs read it as `align` does: they score the last token of what the chat
-//! template writes.
+//! Files saved with a reward model, so that other programs score dialogues as `align` does. Those programs
+//! score the last token of the chat template's output.
 
 use serde_json::{Map, Value, json};
 
 use super::ChatFormat;
 
-/// The template's file.
+/// The file name of the template.
 const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 impl ChatFormat {
-    /// The files to put beside the weights of a reward model that reads this format; `tokenizer_config` is the one that is there. A chat
-    /// template that ends at the end token and inserts the system text that was trained under, where the checkpoint's does not; and
-    /// padding with another token than the one that is scored.
+    /// The files to save with a reward model of this format: a chat template that ends at the end token and
+    /// inserts the system text used in training, if the checkpoint's does not; and a tokenizer config whose
+    /// pad token is not the scored token, if the present one (`tokenizer_config`) has that.
     pub fn scoring_files(&self, tokenizer_config: Option<&[u8]>) -> Vec<(&'static str, Vec<u8>)> {
         let mut files: Vec<_> = self.scoring_template().map(|text| (TEMPLATE, text.into_bytes())).into_iter().collect();
         let parsed = tokenizer_config.and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(bytes).ok());
@@ -30,15 +30,15 @@ impl ChatFormat {
         files
     }
 
-    /// The checkpoint's template, made to end at the end token and to insert the format's own system text; nothing where there is no
-    /// template, or where it does so already.
+    /// The checkpoint's template, wrapped so that it ends at the end token and inserts the format's system
+    /// text; `None` without a template, or if it does so already.
     fn scoring_template(&self) -> Option<String> {
-        let judge = self.inner.judge.as_ref()?;
-        let inserts = !self.system().is_empty() && judge.system != self.system();
-        if !inserts && !judge.ends_with_newline {
+        let template_info = self.inner.template_info.as_ref()?;
+        let inserts = !self.system().is_empty() && template_info.system != self.system();
+        if !inserts && !template_info.ends_with_newline {
             return None;
         }
-        // As a Jinja string: JSON's escapes are Python's, and minijinja's.
+        // As a Jinja string literal: Python's and minijinja's escapes are those of JSON.
         let system = Value::String(self.system().to_owned()).to_string();
         let insert = if inserts {
             format!(
@@ -47,8 +47,8 @@ impl ChatFormat {
         } else {
             String::new()
         };
-        // Jinja drops a newline at a template's end; inside a block it would stay.
-        let source = judge.template.source();
+        // Jinja drops a newline at the end of a template, but not at the end of a block.
+        let source = template_info.template.source();
         let source = source.strip_suffix('\n').unwrap_or(source);
         Some(format!(
             "{{#- As align trained this reward model: under its system text, and scored at the last <|im_end|>, where this ends. -#}}\n\

@@ -23,8 +23,9 @@ fn open(family: &str, system: &str) -> (Tokenizer, ChatFormat, TempDir) {
     (tokenizer, format, keep.expect("the cut-down folder is temporary"))
 }
 
-/// Qwen's fine-tuning script on 75 conversations, ids and labels; none left out. The script parses control tokens in content
-/// (so does the encoder here), leaves out a first turn that is not the user's, and cuts on the right.
+/// Qwen's fine-tuning script on 75 conversations, ids and labels; none left out. The script parses control
+/// tokens in content (so does the encoder here), leaves out a first turn that is not the user's, and cuts on
+/// the right.
 #[test]
 fn dialogues_equal_those_of_qwens_fine_tuning_script() {
     let golden = golden("chatml/chatml_qwen_v1_golden.json.gz");
@@ -59,10 +60,11 @@ fn dialogues_equal_those_of_qwens_fine_tuning_script() {
     assert_eq!(rows.len(), 75);
 }
 
-/// The published templates on 62 conversations. Left out for both families: the one whose contents are single newlines, which
-/// the templates' users tokenize together with the structure and we do not. The recorded masks also hold the newline (Qwen3:
-/// the think block) before each answer and the newline after its end; they apply to Qwen3 where its training template
-/// writes the same as its template. The recorded generation prompts (Qwen2.5 only) are of the dialogues without answers.
+/// The published templates on 62 conversations. Left out for both families: the one whose contents are single
+/// newlines, which the templates' users tokenize together with the structure and we do not. The recorded
+/// masks also hold the newline (Qwen3: the think block) before each answer and the newline after its end;
+/// they apply to Qwen3 where its training template writes the same as its template. The recorded generation
+/// prompts (Qwen2.5 only) are of the dialogues without answers.
 #[test]
 fn dialogues_equal_those_of_the_published_templates() {
     let golden = golden("chatml/chatml_hf_golden.json.gz");
@@ -154,7 +156,7 @@ fn control_tokens_in_content_stay_text() {
 }
 
 #[test]
-fn a_system_message_of_the_row_stands_instead_of_the_configured_one() {
+fn a_rows_system_message_replaces_the_configured_one() {
     let (tokenizer, format, _keep) = open("qwen3", "You are a helpful assistant.");
     let own = format.prompt(&[Message::new(Role::System, "reasoning"), user("hi")].into()).unwrap();
     assert!(tokenizer.decode(&own).starts_with("<|im_start|>system\nreasoning<|im_end|>\n<|im_start|>user"));
@@ -181,7 +183,7 @@ fn qwen3s_think_block_is_structure_and_earlier_reasoning_is_dropped() {
     let prompt = tokenizer.decode(&format.prompt(&[user("hi"), reasoned, user("hi")].into()).unwrap());
     assert!(prompt.contains("assistant\nanswer<|im_end|>"));
     assert!(prompt.ends_with("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
-    // Also under the other mask, the block is nobody's target.
+    // With the other mask, too, the block carries no loss.
     let encoded = format.dialogue(&[user("hi"), assistant("two")].into(), LossOn::QwenFinetune).unwrap();
     for (token, target) in encoded.tokens.iter().zip(&encoded.loss_mask) {
         assert!(!(*target && [151_667, 151_668, 271].contains(token)));
@@ -189,10 +191,10 @@ fn qwen3s_think_block_is_structure_and_earlier_reasoning_is_dropped() {
 }
 
 #[test]
-fn a_template_that_says_something_else_is_refused_with_both_renderings() {
+fn a_template_that_differs_from_chatml_is_refused_with_both_renderings() {
     let (dir, _keep) = folders("qwen2_5").swap_remove(0);
     let tokenizer = Tokenizer::open(&dir).unwrap();
-    // Qwen2.5's template inserts a system text of its own where there is none.
+    // Qwen2.5's template inserts its own system text into a dialogue without one.
     let error = ChatFormat::open(&dir, &tokenizer, "").unwrap_err();
     let message = error.to_string();
     assert!(
@@ -207,13 +209,13 @@ fn a_template_that_says_something_else_is_refused_with_both_renderings() {
         message.contains("chat_template.jinja: the chat template writes \"[system] Be brief.\\n[user] What"),
         "{message}"
     );
-    // Without a template, ChatML is what the family speaks.
+    // Without a template, dialogues are plain ChatML.
     std::fs::remove_file(dir.join("chat_template.jinja")).unwrap();
     std::fs::remove_file(dir.join("tokenizer_config.json")).unwrap();
     ChatFormat::open(&dir, &tokenizer, "").unwrap();
 }
 
-/// The text of a dialogue, and what of it is trained on.
+/// The text of a dialogue, and the part of it that carries loss.
 fn written(format: &ChatFormat, dialogue: &Dialogue) -> std::result::Result<(String, String), String> {
     let encoded = format.dialogue(dialogue, LossOn::Assistant)?;
     let targets = encoded.tokens.iter().zip(&encoded.loss_mask).filter(|(_, counts)| **counts);
@@ -236,7 +238,7 @@ fn reasoning_is_written_as_qwen3s_template_writes_it() {
         (assistant("reason</think>answer"), thought),
         (reasons("answer", "reason"), thought),
         (reasons("\n\nanswer", "\nreason\n\n"), thought),
-        // The template's own empty block is in the prompt when answers are sampled: no loss.
+        // The template's own empty block is part of the prompt when answers are sampled: no loss.
         (assistant("<think></think>answer"), "answer<|im_end|>"),
         (assistant("<think>\n\n</think>\n\nanswer"), "answer<|im_end|>"),
         (assistant("answer"), "answer<|im_end|>"),
@@ -246,13 +248,13 @@ fn reasoning_is_written_as_qwen3s_template_writes_it() {
         assert_eq!(text, format!("{TURN}{block}{trained}\n"), "{answer:?}");
         assert_eq!(targets, trained, "{answer:?}");
     }
-    // Of several answers in a row the earlier ones have no block, unless they bring reasoning.
+    // Of several answers in a row, the earlier ones have no block unless they have reasoning.
     let (text, _) = written(&format, &[user("q"), assistant("a"), reasons("b", "why"), assistant("c")].into()).unwrap();
     let expected = format!(
         "{TURN}a<|im_end|>\n<|im_start|>assistant\n<think>\nwhy\n</think>\n\nb<|im_end|>\n<|im_start|>assistant\n{EMPTY_THINK}c<|im_end|>\n"
     );
     assert_eq!(text, expected);
-    // A dialogue that begins with the answer has no question that the answer could come behind.
+    // A dialogue that begins with an answer has no question before it.
     let (text, _) = written(&format, &[assistant("Hello!")].into()).unwrap();
     assert_eq!(text, "<|im_start|>assistant\nHello!<|im_end|>\n");
 }
@@ -266,7 +268,7 @@ fn what_a_template_leaves_out_is_refused_by_name() {
         refused.starts_with("`reasoning_content`: the checkpoint has no chat template that writes reasoning"),
         "{refused}"
     );
-    // Without a template, everything but text is.
+    // Without a template, everything but text is refused.
     let (dir, _keep) = folders("qwen1").swap_remove(0);
     let format = ChatFormat::open(&dir, &Tokenizer::open(&dir).unwrap(), "").unwrap();
     let call = Message { tool_calls: vec![json!({"name": "f", "arguments": {}})], ..assistant("") };
@@ -276,7 +278,7 @@ fn what_a_template_leaves_out_is_refused_by_name() {
     }
     let tools = Dialogue { tools: vec![json!({"name": "f"})], messages: vec![user("q"), assistant("a")] };
     assert!(written(&format, &tools).unwrap_err().starts_with("`tools`"));
-    // A template that ignores what it is given would drop it without a word.
+    // A template that ignores its input would drop it silently.
     let plain = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
     std::fs::write(dir.join("chat_template.jinja"), plain).unwrap();
     let format = ChatFormat::open(&dir, &Tokenizer::open(&dir).unwrap(), "").unwrap();
@@ -321,10 +323,10 @@ fn tools_are_written_as_qwen2_5s_template_writes_them() {
         )
     );
     assert_eq!(targets, format!("Let me look.\n{call}\n{call}<|im_end|>It is sunny.<|im_end|>"));
-    // The end of a turn that stands in a text is text, and ends nothing.
+    // An end token spelled in a text is text, and ends nothing.
     let encoded = format.dialogue(&dialogue, LossOn::Assistant).unwrap();
     assert_eq!(encoded.tokens.iter().filter(|&&id| id == 151_645).count(), 5);
-    // The same dialogue, asked for its answer, is the same up to there.
+    // As a prompt, the same dialogue has the same tokens up to the answer.
     let prompt = format.prompt(&dialogue.up_to(4)).unwrap();
     assert_eq!(prompt[..], encoded.tokens[..prompt.len()]);
 }
@@ -340,7 +342,7 @@ fn turns_that_are_not_to_be_trained_on_carry_no_loss() {
         assert_eq!(targets, "good<|im_end|>", "{family}");
         let (_, targets) = written(&format, &[user("a"), cut_off].into()).unwrap();
         assert_eq!(targets, "cut o", "{family}: where a cut answer ends is not learned");
-        // The same where the template writes the turns.
+        // The same holds if the template renders the turns.
         let reasoned = assistant("<think>why</think>good");
         let (_, targets) = written(&format, &[user("a"), left_out, user("again"), reasoned].into()).unwrap();
         assert!(targets.ends_with("good<|im_end|>") && !targets.contains("bad"), "{family}: {targets}");
@@ -356,7 +358,7 @@ fn turns_that_are_not_to_be_trained_on_carry_no_loss() {
 }
 
 #[test]
-fn the_templates_own_system_text_can_be_asked_for_and_is_told() {
+fn the_templates_own_system_text_can_be_selected_and_is_reported() {
     let (tokenizer, format, _keep) = open("qwen2_5", TEMPLATES_SYSTEM);
     assert_eq!(format.system(), "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.");
     assert_eq!(format.system_note(), None);
@@ -369,11 +371,11 @@ fn the_templates_own_system_text_can_be_asked_for_and_is_told() {
     let (_, none, _keep) = open("qwen3", TEMPLATES_SYSTEM);
     assert_eq!((none.system(), none.other_system()), ("", None));
     let (_, ours, _keep) = open("qwen3", SYSTEM);
-    assert!(ours.system_note().unwrap().contains("writes none there"));
+    assert!(ours.system_note().unwrap().contains("chat template inserts none"));
 }
 
 #[test]
-fn text_that_begins_with_a_line_break_is_told() {
+fn text_that_begins_with_a_line_break_is_reported() {
     let (_, format, _keep) = open("qwen2_5", SYSTEM);
     for (content, expected) in
         [("\nhello", true), (" \n x", true), ("\r\nx", true), (" x\n", false), ("x", false), ("", false)]
@@ -383,9 +385,10 @@ fn text_that_begins_with_a_line_break_is_told() {
     }
 }
 
-/// A template that trims every text is no plain ChatML on texts with white space at their ends: it is asked for every dialogue.
+/// A template that trims every text differs from plain ChatML on texts with leading or trailing white space:
+/// it renders every dialogue.
 #[test]
-fn a_template_that_trims_texts_is_the_judge_of_them() {
+fn a_template_that_trims_texts_renders_every_dialogue() {
     let (dir, _keep) = folders("qwen2_5").swap_remove(0);
     let trims = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content.strip() + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
     std::fs::write(dir.join("chat_template.jinja"), trims).unwrap();
@@ -395,7 +398,7 @@ fn a_template_that_trims_texts_is_the_judge_of_them() {
         (text.as_str(), targets.as_str()),
         ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n", "a<|im_end|>")
     );
-    // One that leaves out an answer is no judge of what is trained.
+    // A template that leaves out an answer is refused: its targets would be wrong.
     let drops = "{% for m in messages %}{% if m.content != 'gone' and m.content.strip() == m.content %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
     std::fs::write(dir.join("chat_template.jinja"), drops).unwrap();
     let format = ChatFormat::open(&dir, &Tokenizer::open(&dir).unwrap(), "").unwrap();
@@ -413,9 +416,9 @@ fn a_reward_models_template_ends_where_it_is_scored() {
         for (name, bytes) in format.scoring_files(Some(&config)) {
             std::fs::write(dir.join(name), bytes).unwrap();
         }
-        // Whoever reads the last token of what the template itself writes reads the end token, under the same system text.
+        // The last token of the template's own output is the end token, with the same system text.
         let theirs = ChatFormat::open(&dir, &tokenizer, TEMPLATES_SYSTEM).unwrap().scored_at(ScoreAt::Last);
-        assert_eq!((theirs.system(), theirs.behind_the_end()), (system, &[][..]), "{family}");
+        assert_eq!((theirs.system(), theirs.tokens_after_end()), (system, &[][..]), "{family}");
         let dialogue: Dialogue = [user("q"), assistant("a"), user("r"), assistant("b")].into();
         assert_eq!(theirs.scored(&dialogue).unwrap(), format.scored(&dialogue).unwrap(), "{family}");
         assert!(theirs.scoring_files(Some(&config)).is_empty(), "{family}: once is enough");

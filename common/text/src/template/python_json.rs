@@ -1,4 +1,5 @@
-//! The filter `tojson` as Python's transformers have it: `json.dumps` with its own separators, its own floats, and text as it is.
+//! The filter `tojson` as in Python's transformers: `json.dumps` with Python's separators and floats, and
+//! non-ASCII text unescaped.
 
 use std::io::{self, Write};
 
@@ -119,7 +120,8 @@ impl Formatter for Python {
     }
 }
 
-/// As Python's `repr` writes a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16 on.
+/// A float as Python's `repr` writes it: the shortest digits that round-trip, with an exponent below 1e-4 and
+/// from 1e16 on.
 fn float(value: f64) -> String {
     let shortest = format!("{value:e}");
     let (digits, exponent) = shortest.split_once('e').expect("`e` was asked for");

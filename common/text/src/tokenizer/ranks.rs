@@ -1,20 +1,21 @@
-//! `qwen.tiktoken`: byte sequences with their ranks, as first-generation checkpoints ship them, made into a byte-level BPE.
+//! Builds a byte-level BPE from `qwen.tiktoken`, the byte sequences with ranks of first-generation
+//! checkpoints.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Value, json};
 
-/// How the published tokenizer cuts text before merging; the same in all generations.
+/// The pre-tokenizer's pattern of the published tokenizers; the same in all generations.
 const PATTERN: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// `<|extra_0|>` to `<|extra_204|>` follow the three ChatML tokens.
 const NUM_EXTRA: usize = 205;
 
-/// Far above every published vocabulary; bounds the table that a damaged file can ask for.
+/// Far above every published vocabulary; limits the memory that a damaged file can request.
 const MAX_RANK: u32 = 1 << 22;
 
-/// Builds the tokenizer; `Err` says what is wrong with the file.
+/// Builds the tokenizer; `Err` is the mistake in the file.
 pub(super) fn from_bytes(file: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let tokens = parse(file)?;
     let char_of_byte = char_of_byte();
@@ -25,14 +26,15 @@ pub(super) fn from_bytes(file: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     }
     let mut merges = Vec::with_capacity(tokens.len());
     for (rank, token) in tokens.iter().filter(|(_, token)| token.len() > 1) {
-        // A token that no two lower ones make can never be reached by merging: it stays in the table, without a merge.
+        // A token that is no merge of two tokens of lower rank is unreachable by merging: it stays in the
+        // table, without a merge.
         if let Some((left, right)) = halves(token, *rank, &ranks) {
             merges.push(json!([spell(left), spell(right)]));
         }
     }
     let vocab = tokens.iter().map(|(rank, token)| (spell(token), *rank)).collect();
     let first_control_id = tokens.last().map_or(0, |(rank, _)| rank + 1);
-    // Written as tokenizer.json writes it, so that both kinds of file take one path.
+    // In the form of tokenizer.json, so that both kinds of file share one code path.
     let json = tokenizer_json(vocab, merges, first_control_id);
     tokenizers::Tokenizer::from_bytes(json.to_string()).map_err(|error| error.to_string())
 }
@@ -44,7 +46,8 @@ fn tokenizer_json(mut vocab: BTreeMap<String, u32>, merges: Vec<Value>, first_co
     for (id, content) in (first_control_id..).zip(chatml.into_iter().chain(extra)) {
         added.push(json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true}));
-        // The library numbers added tokens after the vocabulary's size, unless the vocabulary knows them.
+        // The library numbers added tokens from the vocabulary's size on, unless the vocabulary contains
+        // them.
         vocab.insert(content, id);
     }
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
@@ -61,7 +64,7 @@ fn tokenizer_json(mut vocab: BTreeMap<String, u32>, merges: Vec<Value>, first_co
     })
 }
 
-/// The tokens with their ranks, which must rise from line to line.
+/// The tokens with their ranks, which must increase from line to line.
 fn parse(file: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, String> {
     let mut tokens: Vec<(u32, Vec<u8>)> = Vec::new();
     for (index, line) in file.split(|&byte| byte == b'\n').enumerate() {
@@ -69,7 +72,7 @@ fn parse(file: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, String> {
         if line.is_empty() {
             continue;
         }
-        let expected = || format!("line {}: expected `BASE64 RANK` with ranks that rise", index + 1);
+        let expected = || format!("line {}: expected `BASE64 RANK` with increasing ranks", index + 1);
         let mut words = line.split(|&byte| byte == b' ');
         let (Some(word), Some(rank), None) = (words.next(), words.next(), words.next()) else { return Err(expected()) };
         let rank: u32 = std::str::from_utf8(rank).ok().and_then(|rank| rank.parse().ok()).ok_or_else(expected)?;
@@ -86,7 +89,7 @@ fn parse(file: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, String> {
     Ok(tokens)
 }
 
-/// The two tokens whose merge makes `token`: what merging by rank leaves when only ranks below its own may merge.
+/// The two tokens whose merge is `token`: the result of merging by rank with only the ranks below its own.
 fn halves<'a>(token: &'a [u8], rank: u32, ranks: &HashMap<&[u8], u32>) -> Option<(&'a [u8], &'a [u8])> {
     let mut cuts: Vec<usize> = (0..=token.len()).collect();
     while cuts.len() > 3 {
@@ -123,8 +126,8 @@ fn base64(word: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The printable character that stands for each byte in byte-level vocabularies: printable Latin-1 stands for itself, the
-/// other 68 bytes for U+0100 and following, in order.
+/// The printable character for each byte in byte-level vocabularies: printable Latin-1 maps to itself, the
+/// other 68 bytes to U+0100 and following, in order.
 fn char_of_byte() -> [char; 256] {
     let mut next = 0x100;
     std::array::from_fn(|byte| match byte as u8 {
@@ -136,7 +139,7 @@ fn char_of_byte() -> [char; 256] {
     })
 }
 
-/// The inverse of the byte alphabet.
+/// The inverse of [`char_of_byte`].
 pub(super) fn byte_of_char() -> HashMap<char, u8> {
     char_of_byte().into_iter().zip(0..=255).collect()
 }

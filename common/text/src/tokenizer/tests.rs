@@ -35,9 +35,10 @@ pub(crate) fn folders(family: &str) -> Vec<(PathBuf, Option<TempDir>)> {
     std::iter::once((dir.path().to_owned(), Some(dir))).chain(whole).collect()
 }
 
-/// The tokenizer of a folder that parses control tokens out of text, as training scripts do and we never do.
+/// The tokenizer of a folder, set to parse control tokens in text. Training scripts do so; `align` never
+/// does.
 pub(crate) fn parsing_control_tokens(dir: &Path) -> Tokenizer {
-    let mut inner = Arc::into_inner(Tokenizer::open(dir).unwrap().0).expect("nobody else has it");
+    let mut inner = Arc::into_inner(Tokenizer::open(dir).unwrap().0).expect("the only reference");
     inner.encoder.set_encode_special_tokens(false);
     Tokenizer(Arc::new(inner))
 }
@@ -46,8 +47,8 @@ pub(crate) fn ids(value: &Value) -> Vec<i64> {
     value.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
 }
 
-/// 283 texts for three tokenizers. The records parse control tokens; where they also hold the ids without parsing, ours are
-/// compared with those. For two texts of Qwen2.5 and Qwen3 there is nothing to compare with but the parsed ids.
+/// 283 texts for three tokenizers. The records parse control tokens; where they also have the ids without
+/// parsing, those are the expected ones. For two texts of Qwen2.5 and Qwen3 there are only the parsed ids.
 #[test]
 fn texts_encode_as_recorded() {
     let golden = golden("tokenizer/tokenizer_golden.json.gz");
@@ -106,7 +107,7 @@ fn ids_decode_as_recorded() {
                 );
             }
             for case in golden["encode"].as_array().unwrap() {
-                // Texts that are not in normal form come back normalized; the record says how.
+                // Texts that are not in normal form decode to their normalized form, as recorded.
                 let text = case.get("decoded_v1").unwrap_or(&case["text"]).as_str().unwrap();
                 assert_eq!(
                     tokenizer.decode(&tokenizer.encode(text)),
@@ -166,7 +167,7 @@ fn refusal(files: &[(&str, Vec<u8>)]) -> String {
     message.replace(&format!("{}/", dir.path().display()), "").replace(&dir.path().display().to_string(), "DIR")
 }
 
-/// A byte-level tokenizer without merges, and what `change` makes of it.
+/// A byte-level tokenizer without merges, changed by `change`.
 fn tiny(change: impl Fn(&mut Value)) -> Vec<u8> {
     let bytes: Vec<char> = {
         let mut alphabet: Vec<(char, u8)> = ranks::byte_of_char().into_iter().collect();
@@ -191,7 +192,7 @@ fn tiny(change: impl Fn(&mut Value)) -> Vec<u8> {
     serde_json::to_vec(&json).unwrap()
 }
 
-/// Takes the tokens of single bytes out of a vocabulary; others take their ids.
+/// Replaces the tokens of single bytes in a vocabulary by others with the same ids.
 fn without_bytes(json: &mut Value, bytes: &[u8]) {
     let vocab = json["model"]["vocab"].as_object_mut().unwrap();
     for (char, byte) in ranks::byte_of_char().into_iter().filter(|(_, byte)| bytes.contains(byte)) {
@@ -201,7 +202,7 @@ fn without_bytes(json: &mut Value, bytes: &[u8]) {
 }
 
 #[test]
-fn a_vocabulary_may_lack_bytes_and_knows_which_a_text_needs() {
+fn a_vocabulary_may_lack_bytes_and_reports_the_first_that_a_text_needs() {
     let open = |bytes: &'static [u8]| {
         let dir = TempDir::new().unwrap();
         let file = tiny(|json| {
@@ -211,15 +212,15 @@ fn a_vocabulary_may_lack_bytes_and_knows_which_a_text_needs() {
         std::fs::write(dir.path().join("tokenizer.json"), file).unwrap();
         Tokenizer::open(dir.path()).unwrap()
     };
-    // No text has these.
+    // UTF-8 never has these.
     let never = open(&[0xc0, 0xc1, 0xf5, 0xff]);
     assert_eq!(never.lacks("a\u{1b}é\u{10ffff}"), None);
     let few = open(&[0xc0, 0x1b, 0xa9, 0xcc]);
     assert_eq!(few.lacks("plain text\n"), None);
     assert_eq!(few.lacks("red \u{1b}[31m"), Some(0x1b));
-    // é is c3 a9; and so is e with U+0301 (cc 81) once it is in normal form, as the tokenizer brings it.
+    // é is c3 a9; so is e with U+0301 (cc 81) after normalization.
     assert_eq!((few.lacks("é"), few.lacks("e\u{301}")), (Some(0xa9), Some(0xa9)));
-    // Which is what is lost when it is encoded all the same.
+    // Encoding drops exactly that byte.
     assert_eq!(few.decode(&few.encode("é")).as_bytes(), "\u{fffd}".as_bytes());
     assert_eq!(few.decode(&few.encode("a\u{1b}b")), "ab");
 }
@@ -261,8 +262,8 @@ fn damaged_tokenizers_are_refused_by_name() {
     let slow = refusal(&[("vocab.json", b"{}".to_vec())]);
     assert!(slow.contains("no tokenizer, expected tokenizer.json") && slow.contains("save_pretrained"), "{slow}");
     let ranks = |text: &str| refusal(&[("qwen.tiktoken", text.as_bytes().to_vec())]);
-    assert_eq!(ranks("IQ== 0\nIg==\n"), "qwen.tiktoken: line 2: expected `BASE64 RANK` with ranks that rise");
-    assert_eq!(ranks("IQ== 0\nIg== 0\n"), "qwen.tiktoken: line 2: expected `BASE64 RANK` with ranks that rise");
-    assert_eq!(ranks("I 0\n"), "qwen.tiktoken: line 1: expected `BASE64 RANK` with ranks that rise");
+    assert_eq!(ranks("IQ== 0\nIg==\n"), "qwen.tiktoken: line 2: expected `BASE64 RANK` with increasing ranks");
+    assert_eq!(ranks("IQ== 0\nIg== 0\n"), "qwen.tiktoken: line 2: expected `BASE64 RANK` with increasing ranks");
+    assert_eq!(ranks("I 0\n"), "qwen.tiktoken: line 1: expected `BASE64 RANK` with increasing ranks");
     assert_eq!(ranks("IQ== 0\n"), "qwen.tiktoken: 1 of the 256 single bytes have a rank, expected all");
 }

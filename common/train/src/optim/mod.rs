@@ -6,7 +6,7 @@ use align_core::config::OptimizerSection;
 use align_core::error::{Problems, Result};
 use align_kernels::adamw::{AdamWSlot, AdamWStep};
 use align_kernels::{HOST, Ops, ops};
-use align_run::checkpoint::{Gate, State};
+use align_run::checkpoint::{SnapshotLock, State};
 
 /// The constants of AdamW; the learning rate comes with every step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,8 +36,8 @@ pub struct AdamW {
     options: AdamWOptions,
     slots: Vec<AdamWSlot>,
     steps: u64,
-    /// Shut while a [`State`] holds masters and moments.
-    gate: Gate,
+    /// Locked while a [`State`] holds masters and moments.
+    snapshot_lock: SnapshotLock,
 }
 
 /// What gradients of this 2-norm are multiplied by so that it is at most `max_norm`; 1 where it is no number. The 1e-6 is that of
@@ -64,7 +64,7 @@ impl AdamW {
                 AdamWSlot::new(name, parameter)
             })
             .collect();
-        Self { options: options.into(), slots, steps: 0, gate: Gate::default() }
+        Self { options: options.into(), slots, steps: 0, snapshot_lock: SnapshotLock::default() }
     }
 
     /// Steps taken so far.
@@ -89,7 +89,7 @@ impl AdamW {
     /// One step with learning rate `lr` on the gradients times `grad_scale`, which are zero after it. Waits until no [`State`] holds
     /// masters and moments: another thread may be writing them.
     pub fn step(&mut self, lr: f64, grad_scale: f64) {
-        self.gate.wait();
+        self.snapshot_lock.wait();
         let _guard = no_grad_guard();
         self.steps += 1;
         let AdamWOptions { betas: [beta1, beta2], eps, weight_decay } = self.options;
@@ -122,7 +122,7 @@ impl AdamW {
             }
         }
         state.set(&format!("{prefix}/steps"), self.steps);
-        state.keep(self.gate.shut());
+        state.hold(self.snapshot_lock.lock());
     }
 
     /// Takes masters (into the model's own parameters), moments and the number of steps from `state`.
@@ -138,9 +138,9 @@ impl AdamW {
             for (part, own) in parts(slot) {
                 let name = format!("{prefix}/{part}/{}", slot.name);
                 match by_name.get(name.as_str()) {
-                    None => problems.push(&state.place, format!("`{name}` is missing")),
+                    None => problems.push(&state.location, format!("`{name}` is missing")),
                     Some(saved) if saved.size() != own.size() => problems.push(
-                        &state.place,
+                        &state.location,
                         format!("`{name}` has shape {:?}, expected {:?}", saved.size(), own.size()),
                     ),
                     Some(saved) => copies.push((own, *saved)),

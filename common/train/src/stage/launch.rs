@@ -6,7 +6,7 @@ use super::Job;
 use super::misfits::another_end;
 use crate::outset::Outset;
 use align_core::config::{RunSection, ScheduleSection};
-use align_core::error::{Problem, Result, few_lines};
+use align_core::error::{Problem, Result, summarize};
 use align_core::progress::Progress;
 use align_run::run::{Input, Outcome, Preflight, Run, Spec, Started, fingerprints, planned_steps, preflight};
 
@@ -116,7 +116,7 @@ impl Plan<'_> {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             progress.note(&format!("{what:>width$}  {value}"));
         }
-        let (lines, rest) = few_lines(self.skipped);
+        let (lines, rest) = summarize(self.skipped);
         lines.iter().for_each(|line| progress.note(&format!("skipped {line}")));
         if rest > 0 {
             progress.note(&format!("skipped rows for {rest} more reasons"));

@@ -87,7 +87,7 @@ pub fn refuse_value_model(dir: &Path, source: &Source, problems: &mut Problems) 
 /// What is taken for granted of a model that says nothing of itself.
 fn assumed(format: &ChatFormat, wish: &ScoreWish) -> String {
     let special = format.tokenizer().special();
-    let last = format.behind_the_end().last().copied().unwrap_or(special.im_end);
+    let last = format.tokens_after_end().last().copied().unwrap_or(special.im_end);
     let place = format!("at the token {:?}", format.tokenizer().token(last));
     let system = match format.system() {
         "" => "without a system text".to_owned(),

@@ -102,7 +102,7 @@ pub fn train(
             Err(error @ Error::NonFinite { .. }) => return Err(halt_before(&trainer, &mut run, done, &error)?),
             metrics => metrics?,
         };
-        run.look_after()?;
+        run.check_pending_save()?;
         if run.eval_due(done) {
             metrics.merge(trainer.evaluate(&mut run, done)?);
         }

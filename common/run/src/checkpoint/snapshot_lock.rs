@@ -1,10 +1,10 @@
-//! Memory that is being written to the disk is read by everyone and changed by no one.
+//! A lock on tensors that another thread is writing to the disk: they may be read, but not changed.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Stands before whoever changes weights or moments: open, but while they are being written.
+/// Locked while weights and moments are being written. Whoever changes them waits first.
 #[derive(Debug, Default)]
-pub struct Gate(Arc<Readers>);
+pub struct SnapshotLock(Arc<Readers>);
 
 #[derive(Debug, Default)]
 struct Readers {
@@ -12,18 +12,18 @@ struct Readers {
     none: Condvar,
 }
 
-/// Keeps a [`Gate`] shut until it is dropped, on whichever thread.
+/// Keeps a [`SnapshotLock`] locked until it is dropped, on any thread.
 #[derive(Debug)]
-pub struct Shut(Arc<Readers>);
+pub struct SnapshotGuard(Arc<Readers>);
 
-impl Gate {
-    /// Shuts it.
-    pub fn shut(&self) -> Shut {
+impl SnapshotLock {
+    /// Locks it until the guard is dropped.
+    pub fn lock(&self) -> SnapshotGuard {
         *self.0.lock() += 1;
-        Shut(self.0.clone())
+        SnapshotGuard(self.0.clone())
     }
 
-    /// Waits until it is open.
+    /// Waits until no guard is left.
     pub fn wait(&self) {
         let mut count = self.0.lock();
         while *count > 0 {
@@ -38,7 +38,7 @@ impl Readers {
     }
 }
 
-impl Drop for Shut {
+impl Drop for SnapshotGuard {
     fn drop(&mut self) {
         *self.0.lock() -= 1;
         self.0.none.notify_all();
@@ -54,19 +54,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_waits_goes_on_behind_the_last_reader_even_one_that_panics() {
-        let (gate, read) = (Gate::default(), AtomicBool::new(false));
-        gate.wait();
-        let (first, second) = (gate.shut(), gate.shut());
+    fn waiting_ends_with_the_last_reader_even_one_that_panics() {
+        let (lock, read) = (SnapshotLock::default(), AtomicBool::new(false));
+        lock.wait();
+        let (first, second) = (lock.lock(), lock.lock());
         drop(first);
         thread::scope(|scope| {
             let reader = scope.spawn(|| {
-                let _shut = second;
+                let _guard = second;
                 thread::sleep(Duration::from_millis(50));
                 read.store(true, Ordering::SeqCst);
                 std::panic::resume_unwind(Box::new(()));
             });
-            gate.wait();
+            lock.wait();
             assert!(read.load(Ordering::SeqCst));
             assert!(reader.join().is_err());
         });

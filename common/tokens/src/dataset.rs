@@ -1,44 +1,44 @@
-//! Token lists as rows of batches, made when they are asked for: a dialogue is a row, documents are merged to rows of one length, or a
-//! document is a row of several pieces.
+//! Rows made on demand from stored sequences: one per dialogue, documents packed into rows of one length, or
+//! one row of several pieces per document.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::prepare::Prepared;
+use super::tokenize::TokenizedFile;
 use super::{LmRow, Piece};
-use align_data::Place;
+use align_data::RowLocation;
 
 /// The rows of one or several files. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct LmRows {
-    /// Each with the number of rows before it.
+    /// The parts, each with the number of rows before it.
     parts: Vec<(usize, Arc<Part>)>,
     len: usize,
 }
 
 enum Part {
-    Dialogues(Prepared),
+    Dialogues(TokenizedFile),
     Documents(Documents),
     Merged(Merged),
 }
 
-/// Documents, a row each.
+/// Documents, one row each.
 struct Documents {
-    prepared: Prepared,
+    tokenized: TokenizedFile,
     end: i64,
     max_tokens: usize,
 }
 
-/// Documents one behind the other, each closed with `end`, cut every `max_tokens`.
+/// Concatenated documents, each followed by `end`, cut every `max_tokens`.
 pub(super) struct Merged {
-    pub(super) sources: Vec<Prepared>,
-    /// (source, list), in the order in which they are merged.
+    pub(super) sources: Vec<TokenizedFile>,
+    /// (source, sequence), in the order in which they are merged.
     pub(super) documents: Vec<(u32, u32)>,
-    /// Most tokens of a document, beside its end.
-    pub(super) room: usize,
+    /// The maximum number of tokens of a document, without its end token.
+    pub(super) max_document: usize,
     pub(super) end: i64,
     pub(super) max_tokens: usize,
-    /// Where each document ends among all tokens.
+    /// The end of each document among all tokens.
     ends: Vec<u64>,
     /// Rows without a target, in order.
     empty: Vec<usize>,
@@ -46,40 +46,40 @@ pub(super) struct Merged {
 }
 
 impl LmRows {
-    /// A row for every dialogue of a file.
-    pub(super) fn dialogues(prepared: Prepared) -> Self {
-        let len = prepared.store.len();
-        Self { parts: vec![(0, Arc::new(Part::Dialogues(prepared)))], len }
+    /// One row per dialogue of a file.
+    pub(super) fn dialogues(tokenized: TokenizedFile) -> Self {
+        let len = tokenized.store.len();
+        Self { parts: vec![(0, Arc::new(Part::Dialogues(tokenized)))], len }
     }
 
-    /// A row for every document of a file, in pieces of at most `max_tokens`.
-    pub(super) fn documents(prepared: Prepared, end: i64, max_tokens: usize) -> Self {
-        let len = prepared.store.len();
-        Self { parts: vec![(0, Arc::new(Part::Documents(Documents { prepared, end, max_tokens })))], len }
+    /// One row per document of a file, in pieces of at most `max_tokens`.
+    pub(super) fn documents(tokenized: TokenizedFile, end: i64, max_tokens: usize) -> Self {
+        let len = tokenized.store.len();
+        Self { parts: vec![(0, Arc::new(Part::Documents(Documents { tokenized, end, max_tokens })))], len }
     }
 
-    /// Rows of exactly `max_tokens`, but for the last.
+    /// Rows of exactly `max_tokens`, except for the last.
     pub(super) fn merged(merged: Merged) -> Self {
         Self { len: merged.len(), parts: vec![(0, Arc::new(Part::Merged(merged)))] }
     }
 
-    /// Adds other rows behind these.
+    /// Appends other rows.
     pub fn append(&mut self, other: Self) {
         self.parts.extend(other.parts.into_iter().map(|(before, part)| (self.len + before, part)));
         self.len += other.len;
     }
 
-    /// Number of rows.
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether they are documents merged to rows of one length.
+    /// Whether the rows are documents packed to one length.
     pub fn are_merged(&self) -> bool {
         self.parts.iter().any(|(_, part)| matches!(part.as_ref(), Part::Merged(_)))
     }
 
-    /// Whether there is none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -87,17 +87,17 @@ impl LmRows {
     /// A row.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// When `index` is out of range.
     pub fn row(&self, index: usize) -> LmRow {
         let (index, part) = self.part(index);
         match part {
-            Part::Dialogues(prepared) => {
-                let (tokens, mask) = prepared.store.slice(index, 0, prepared.store.length(index));
+            Part::Dialogues(tokenized) => {
+                let (tokens, mask) = tokenized.store.slice(index, 0, tokenized.store.length(index));
                 LmRow { pieces: vec![Piece::new(tokens, mask)] }
             }
-            Part::Documents(Documents { prepared, end, max_tokens }) => {
-                let length = prepared.store.length(index);
-                let (mut tokens, _) = prepared.store.slice(index, 0, length);
+            Part::Documents(Documents { tokenized, end, max_tokens }) => {
+                let length = tokenized.store.length(index);
+                let (mut tokens, _) = tokenized.store.slice(index, 0, length);
                 tokens.push(*end);
                 let pieces = tokens.chunks(*max_tokens);
                 LmRow { pieces: pieces.map(|tokens| Piece::new(tokens.to_vec(), vec![true; tokens.len()])).collect() }
@@ -111,28 +111,28 @@ impl LmRows {
         (0..self.len).map(|index| self.row(index))
     }
 
-    /// Where a row stands in its file; of merged documents, nothing.
-    pub fn place(&self, index: usize) -> Option<Place> {
-        let (list, part) = self.part(index);
-        let (Part::Dialogues(prepared) | Part::Documents(Documents { prepared, .. })) = part else { return None };
-        let (index, line) = prepared.store.row_and_line(list);
-        Some(Place { file: Arc::clone(&prepared.file), index, line })
+    /// The location of a row in its file; `None` for packed documents.
+    pub fn location(&self, index: usize) -> Option<RowLocation> {
+        let (sequence, part) = self.part(index);
+        let (Part::Dialogues(tokenized) | Part::Documents(Documents { tokenized, .. })) = part else { return None };
+        let (index, line) = tokenized.store.row_and_line(sequence);
+        Some(RowLocation { file: Arc::clone(&tokenized.file), index, line })
     }
 
-    /// The most tokens that see one another, or an upper bound of that.
+    /// An upper bound of the length of the longest piece.
     pub fn longest_piece(&self) -> usize {
         let of_part = |(_, part): &(usize, Arc<Part>)| match part.as_ref() {
-            Part::Dialogues(prepared) => longest(prepared),
-            Part::Documents(Documents { prepared, max_tokens, .. }) => (longest(prepared) + 1).min(*max_tokens),
+            Part::Dialogues(tokenized) => longest(tokenized),
+            Part::Documents(Documents { tokenized, max_tokens, .. }) => (longest(tokenized) + 1).min(*max_tokens),
             Part::Merged(merged) => {
                 let longest = merged.sources.iter().map(longest).max().unwrap_or(0);
-                (longest.min(merged.room) + 1).min(merged.max_tokens)
+                (longest.min(merged.max_document) + 1).min(merged.max_tokens)
             }
         };
         self.parts.iter().map(of_part).max().unwrap_or(0)
     }
 
-    /// How many runs of tokens that see one another are longer than `limit`, and the longest.
+    /// The number of pieces longer than `limit`, and the length of the longest.
     pub fn longer_than(&self, limit: usize) -> (u64, usize) {
         let mut longer = (0, 0);
         let mut look = |length: usize| {
@@ -142,9 +142,9 @@ impl LmRows {
         };
         for (_, part) in &self.parts {
             match part.as_ref() {
-                Part::Dialogues(prepared) => lengths(prepared).for_each(&mut look),
-                Part::Documents(Documents { prepared, max_tokens, .. }) => {
-                    lengths(prepared).for_each(|length| look((length + 1).min(*max_tokens)));
+                Part::Dialogues(tokenized) => lengths(tokenized).for_each(&mut look),
+                Part::Documents(Documents { tokenized, max_tokens, .. }) => {
+                    lengths(tokenized).for_each(|length| look((length + 1).min(*max_tokens)));
                 }
                 Part::Merged(merged) => merged.pieces().for_each(&mut look),
             }
@@ -152,53 +152,63 @@ impl LmRows {
         longer
     }
 
-    /// A number for every dialogue or document: equal for equal ones, and hardly ever for others.
+    /// A hash of every dialogue or document.
     pub fn hashes(&self) -> impl Iterator<Item = u64> + '_ {
         let all = self.parts.iter().flat_map(|(_, part)| match part.as_ref() {
-            Part::Dialogues(prepared) | Part::Documents(Documents { prepared, .. }) => std::slice::from_ref(prepared),
+            Part::Dialogues(tokenized) | Part::Documents(Documents { tokenized, .. }) => {
+                std::slice::from_ref(tokenized)
+            }
             Part::Merged(merged) => merged.sources.as_slice(),
         });
-        all.flat_map(|prepared| (0..prepared.store.len()).map(|list| prepared.store.hash(list)))
+        all.flat_map(|tokenized| (0..tokenized.store.len()).map(|sequence| tokenized.store.hash(sequence)))
     }
 
     fn part(&self, index: usize) -> (usize, &Part) {
         assert!(index < self.len, "row {index} of {}", self.len);
         let at = self.parts.partition_point(|(before, _)| *before <= index) - 1;
-        // Of parts without rows, the last of those that begin here is the one that has rows.
+        // Empty parts begin at the same row as the next one: the last part that begins here has the row.
         let (before, part) = &self.parts[at];
         (index - before, part)
     }
 }
 
-fn longest(prepared: &Prepared) -> usize {
-    lengths(prepared).max().unwrap_or(0)
+fn longest(tokenized: &TokenizedFile) -> usize {
+    lengths(tokenized).max().unwrap_or(0)
 }
 
-fn lengths(prepared: &Prepared) -> impl Iterator<Item = usize> + '_ {
-    (0..prepared.store.len()).map(|list| prepared.store.length(list))
+fn lengths(tokenized: &TokenizedFile) -> impl Iterator<Item = usize> + '_ {
+    (0..tokenized.store.len()).map(|sequence| tokenized.store.length(sequence))
 }
 
 impl std::fmt::Debug for LmRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let file = self.parts.iter().find_map(|(_, part)| match part.as_ref() {
-            Part::Dialogues(prepared) | Part::Documents(Documents { prepared, .. }) => Some(&prepared.file),
-            Part::Merged(merged) => merged.sources.first().map(|prepared| &prepared.file),
+            Part::Dialogues(tokenized) | Part::Documents(Documents { tokenized, .. }) => Some(&tokenized.file),
+            Part::Merged(merged) => merged.sources.first().map(|tokenized| &tokenized.file),
         });
         f.debug_struct("LmRows").field("len", &self.len).field("file", &file.map(AsRef::<Path>::as_ref)).finish()
     }
 }
 
 impl Merged {
-    /// Merges documents in this order.
+    /// Packs documents in this order.
     pub(super) fn new(
-        sources: Vec<Prepared>,
+        sources: Vec<TokenizedFile>,
         documents: Vec<(u32, u32)>,
-        room: usize,
+        max_document: usize,
         end: i64,
         max_tokens: usize,
     ) -> Self {
-        let mut merged =
-            Self { sources, documents, room, end, max_tokens, ends: Vec::new(), empty: Vec::new(), num_targets: 0 };
+        let mut merged = Self {
+            sources,
+            documents,
+            max_document,
+            end,
+            max_tokens,
+            ends: Vec::new(),
+            empty: Vec::new(),
+            num_targets: 0,
+        };
         let (width, mut at) = (max_tokens as u64, 0u64);
         let mut of_row = 0; // targets of the row that is being filled
         for index in 0..merged.documents.len() {
@@ -227,7 +237,7 @@ impl Merged {
         self.num_targets += std::mem::take(of_row);
     }
 
-    /// The lengths of all pieces into which rows cut documents.
+    /// The lengths of all pieces into which documents are cut.
     fn pieces(&self) -> impl Iterator<Item = usize> + '_ {
         let width = self.max_tokens as u64;
         self.ends.iter().enumerate().flat_map(move |(index, &end)| {
@@ -240,18 +250,18 @@ impl Merged {
         })
     }
 
-    /// Tokens of a document with its end.
+    /// The number of tokens of a document, with its end token.
     fn length(&self, index: usize) -> usize {
-        let (source, list) = self.documents[index];
-        self.sources[source as usize].store.length(list as usize).min(self.room) + 1
+        let (source, sequence) = self.documents[index];
+        self.sources[source as usize].store.length(sequence as usize).min(self.max_document) + 1
     }
 
-    /// All tokens.
+    /// The total number of tokens.
     pub(super) fn num_tokens(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// All targets.
+    /// The total number of targets.
     pub(super) fn num_targets(&self) -> u64 {
         self.num_targets
     }
@@ -271,8 +281,9 @@ impl Merged {
             let (end, length) = (self.ends[document], self.length(document));
             let start = end - length as u64;
             let (from, until) = ((at - start) as usize, (to.min(end) - start) as usize);
-            let (source, list) = self.documents[document];
-            let (mut tokens, _) = self.sources[source as usize].store.slice(list as usize, from, until.min(length - 1));
+            let (source, sequence) = self.documents[document];
+            let (mut tokens, _) =
+                self.sources[source as usize].store.slice(sequence as usize, from, until.min(length - 1));
             if until == length {
                 tokens.push(self.end);
             }

@@ -1,4 +1,4 @@
-//! Files to token lists: each row is tokenized once, in all threads, and not again as long as the cache has it.
+//! Tokenizes files, in all threads, unless the cache has the result.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,55 +8,56 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::cache::{Cache, Entry};
-use super::store::{Store, Words, Writer};
-use align_core::atomic_files::write_whole;
+use super::store::{PackedTokens, Store, Writer};
+use align_core::atomic_files::write_atomic;
 use align_core::error::{Error, Problem, Result, cause};
 use align_core::progress::Progress;
-use align_data::{BadRows, Parsed, Place, Stream, TypedRow, Unread, format_by_name};
+use align_data::{BadRows, Parsed, RowLocation, Stream, TypedRow, Unread, format_by_name};
 
 const ABOUT: &str = "about.json";
-/// Kinds of bad rows that are told apart.
+/// The maximum number of distinct causes of bad rows that are counted separately.
 const MAX_KINDS: usize = 32;
 
 /// How files are read.
 pub struct Reading<'a> {
-    /// What becomes of rows that cannot be used.
+    /// What happens to bad rows.
     pub bad_rows: BadRows,
-    /// Where token lists are kept.
+    /// Where tokens are cached.
     pub cache: Cache,
-    /// Who is told how far it is.
+    /// Receives the progress.
     pub progress: &'a mut dyn Progress,
 }
 
-/// What was counted on the way from rows to token lists.
+/// Statistics of tokenized rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Rows that became token lists.
+    /// Rows that were kept.
     pub rows: u64,
-    /// Their turns; of a document, one.
+    /// Their turns; one per document.
     pub turns: u64,
     /// Their tokens.
     pub tokens: u64,
-    /// Those that carry loss.
+    /// Their tokens that carry loss.
     pub loss_tokens: u64,
-    /// Rows left out for their length.
+    /// Rows dropped for their length.
     pub dropped: u64,
     /// Rows cut to the limit.
     pub truncated: u64,
-    /// Rows whose text spells a special token, which it does not become.
+    /// Rows whose text spells a control token. (It is not encoded as one.)
     pub special_text: u64,
-    /// Rows with a turn whose text begins with a line break: programs that tokenize a template's whole text get other ids there.
+    /// Rows with a turn whose text begins with a line break. Programs that tokenize a template's whole text
+    /// get different ids for them.
     #[serde(default)]
     pub begins_with_newline: u64,
-    /// Keys that nothing reads.
+    /// Keys that were not read.
     #[serde(default)]
     pub unread: Unread,
-    /// Bad rows left out, by what is wrong with them.
+    /// Bad rows that were skipped, by cause.
     pub bad: BTreeMap<String, u64>,
 }
 
 impl Counts {
-    /// Adds those of other rows.
+    /// Adds the counts of other rows.
     pub fn add(&mut self, other: &Counts) {
         self.rows += other.rows;
         self.turns += other.turns;
@@ -73,103 +74,108 @@ impl Counts {
     }
 }
 
-/// What becomes of a row.
-pub(super) struct Listed {
-    pub(super) words: Words,
+/// A tokenized row with its statistics.
+pub(super) struct TokenizedRow {
+    pub(super) packed: PackedTokens,
     pub(super) turns: u64,
     pub(super) tokens: u64,
     pub(super) loss_tokens: u64,
     pub(super) has_special_text: bool,
     pub(super) begins_with_newline: bool,
-    pub(super) fate: Fate,
+    pub(super) outcome: RowOutcome,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum RowOutcome {
     Kept,
     Truncated,
     Dropped,
 }
 
-/// How a row becomes a token list.
-pub(super) trait Recipe: Sync {
-    /// What its rows are.
+/// How the rows of a kind are tokenized.
+pub(super) trait TokenizeSpec: Sync {
+    /// The type of the rows.
     type Row: TypedRow;
 
-    /// All that decides what becomes of a row, beside the row.
-    fn describe(&self) -> Value;
+    /// All settings that affect the result: part of the cache key.
+    fn cache_key(&self) -> Value;
 
-    /// What becomes of a row; `Err` says why it cannot be rendered.
-    fn list(&self, row: Self::Row) -> Parsed<Listed>;
+    /// Tokenizes a row; `Err` is the mistake in it.
+    fn tokenize(&self, row: Self::Row) -> Parsed<TokenizedRow>;
 }
 
-/// A file's token lists.
-pub(super) struct Prepared {
+/// A tokenized file.
+pub(super) struct TokenizedFile {
     pub(super) file: Arc<Path>,
     pub(super) store: Store,
     pub(super) about: About,
 }
 
-/// What is known of a file beside its lists.
+/// What is stored with a file's tokens.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct About {
     pub(super) counts: Counts,
-    /// Bad rows: index, line, and what is wrong.
+    /// Skipped bad rows: index, line and message.
     skipped: Vec<(u64, u64, String)>,
 }
 
-impl Prepared {
-    /// The bad rows that were left out, by name.
+impl TokenizedFile {
+    /// The bad rows that were skipped.
     pub(super) fn skipped(&self) -> impl Iterator<Item = Problem> + '_ {
         let named = |(index, line, what): &(u64, u64, String)| {
-            let place = Place { file: Arc::clone(&self.file), index: *index, line: *line };
-            Problem::of_row(place, what)
+            let location = RowLocation { file: Arc::clone(&self.file), index: *index, line: *line };
+            Problem::of_row(location, what)
         };
         self.about.skipped.iter().map(named)
     }
 }
 
-/// The token lists of a file.
-pub(super) fn prepare<R: Recipe>(file: &Path, recipe: &R, reading: &mut Reading<'_>) -> Result<Prepared> {
+/// Tokenizes a file, or finds it in the cache.
+pub(super) fn tokenize<R: TokenizeSpec>(file: &Path, spec: &R, reading: &mut Reading<'_>) -> Result<TokenizedFile> {
     let (store, about) = match reading.cache.folder(file) {
-        None => in_memory(file, recipe, reading)?,
-        Some(folder) => match in_folder(folder.clone(), file, recipe, reading) {
-            // Whoever named the folder wants to know that it cannot be used.
+        None => in_memory(file, spec, reading)?,
+        Some(folder) => match in_folder(folder.clone(), file, spec, reading) {
+            // A folder that the user chose must be usable; the automatic one may fail.
             Err(Error::Io { path, source }) if path.starts_with(&folder) => {
                 let what = format!("cannot be used as data.cache: {source}");
                 if reading.cache != Cache::Auto {
                     return Err(Error::invalid(folder.display(), what));
                 }
                 reading.progress.note(&format!("{}: {what}; tokens are kept in memory", folder.display()));
-                in_memory(file, recipe, reading)?
+                in_memory(file, spec, reading)?
             }
-            prepared => prepared?,
+            tokenized => tokenized?,
         },
     };
-    Ok(Prepared { file: file.into(), store, about })
+    Ok(TokenizedFile { file: file.into(), store, about })
 }
 
-fn in_memory<R: Recipe>(file: &Path, recipe: &R, reading: &mut Reading<'_>) -> Result<(Store, About)> {
+fn in_memory<R: TokenizeSpec>(file: &Path, spec: &R, reading: &mut Reading<'_>) -> Result<(Store, About)> {
     let mut writer = Writer::in_memory();
-    let about = read(file, recipe, reading, |words, place| {
-        writer.push(words, place).expect("memory takes everything");
+    let about = read(file, spec, reading, |packed, location| {
+        writer.push(packed, location).expect("writing to memory cannot fail");
         Ok(())
     })?;
     Ok((writer.into_store(), about))
 }
 
-fn in_folder<R: Recipe>(folder: PathBuf, file: &Path, recipe: &R, reading: &mut Reading<'_>) -> Result<(Store, About)> {
-    let recipe_text = json!([recipe.describe(), reading.bad_rows, format_by_name(file)]);
-    let entry = Entry::of(folder, file, &recipe_text, reading.progress)?;
+fn in_folder<R: TokenizeSpec>(
+    folder: PathBuf,
+    file: &Path,
+    spec: &R,
+    reading: &mut Reading<'_>,
+) -> Result<(Store, About)> {
+    let key = json!([spec.cache_key(), reading.bad_rows, format_by_name(file)]);
+    let entry = Entry::of(folder, file, &key, reading.progress)?;
     let path = match entry.find() {
         Some(path) => path,
         None => entry.create(|folder| {
             let mut writer = Writer::in_folder(folder).map_err(Error::io(folder))?;
             let about =
-                read(file, recipe, reading, |words, place| writer.push(words, place).map_err(Error::io(folder)))?;
+                read(file, spec, reading, |packed, location| writer.push(packed, location).map_err(Error::io(folder)))?;
             writer.flush().map_err(Error::io(folder))?;
             let about = serde_json::to_vec(&about).expect("plain data");
-            write_whole(&folder.join(ABOUT), &about)
+            write_atomic(&folder.join(ABOUT), &about)
         })?,
     };
     let about = std::fs::read(path.join(ABOUT)).map_err(Error::io(&path))?;
@@ -177,44 +183,44 @@ fn in_folder<R: Recipe>(folder: PathBuf, file: &Path, recipe: &R, reading: &mut 
     Ok((Store::open(&path)?, about))
 }
 
-/// Reads a file; `push` gets the lists in the order of its rows.
-fn read<R: Recipe>(
+/// Reads and tokenizes a file; `push` is called with the sequences in the order of the rows.
+fn read<R: TokenizeSpec>(
     file: &Path,
-    recipe: &R,
+    spec: &R,
     reading: &mut Reading<'_>,
-    mut push: impl FnMut(&Words, &Place) -> Result<()>,
+    mut push: impl FnMut(&PackedTokens, &RowLocation) -> Result<()>,
 ) -> Result<About> {
     let mut about = About::default();
     let files = [file.to_owned()];
     let stream = Stream { files: &files, kind: Some(R::Row::KIND), bad_rows: reading.bad_rows };
     let what = format!("tokenizing {}", file.display());
-    let list = |row: &align_data::RawRow| {
+    let tokenize = |row: &align_data::RawRow| {
         let (row, unread) = row.read::<R::Row>()?;
-        Ok((recipe.list(row)?, unread))
+        Ok((spec.tokenize(row)?, unread))
     };
-    stream.each(&what, reading.progress, list, |row, listed| {
+    stream.each(&what, reading.progress, tokenize, |row, tokenized| {
         let counts = &mut about.counts;
-        match listed {
+        match tokenized {
             Err(what) => {
                 let kind = Some(cause(&what));
                 let kind = kind.filter(|kind| counts.bad.len() < MAX_KINDS || counts.bad.contains_key(kind));
                 *counts.bad.entry(kind.unwrap_or_else(|| "other reasons".to_owned())).or_default() += 1;
-                about.skipped.push((row.place.index, row.place.line, what));
+                about.skipped.push((row.location.index, row.location.line, what));
             }
-            Ok((listed, unread)) => {
+            Ok((tokenized, unread)) => {
                 counts.unread.count(&unread);
-                counts.begins_with_newline += u64::from(listed.begins_with_newline);
-                counts.special_text += u64::from(listed.has_special_text);
-                counts.truncated += u64::from(listed.fate == Fate::Truncated);
-                if listed.fate == Fate::Dropped {
+                counts.begins_with_newline += u64::from(tokenized.begins_with_newline);
+                counts.special_text += u64::from(tokenized.has_special_text);
+                counts.truncated += u64::from(tokenized.outcome == RowOutcome::Truncated);
+                if tokenized.outcome == RowOutcome::Dropped {
                     counts.dropped += 1;
                     return Ok(());
                 }
                 counts.rows += 1;
-                counts.turns += listed.turns;
-                counts.tokens += listed.tokens;
-                counts.loss_tokens += listed.loss_tokens;
-                push(&listed.words, &row.place)?;
+                counts.turns += tokenized.turns;
+                counts.tokens += tokenized.tokens;
+                counts.loss_tokens += tokenized.loss_tokens;
+                push(&tokenized.packed, &row.location)?;
             }
         }
         Ok(())
