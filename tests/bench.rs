@@ -1,4 +1,4 @@
-//! `align bench` on the tiny model: what it prints is what the runs it leaves behind say.
+//! `align bench` on the tiny model: its numbers are those of the runs that it leaves in --out.
 
 use std::fs;
 
@@ -61,7 +61,7 @@ fn figures_are_those_of_the_runs_metrics() {
         close(&row["of_peak"], row["gflops"]["median"].as_f64().unwrap() / (around[0] + around[1]) * 2.0);
         let [min, median, max] = ["min", "median", "max"].map(|which| row["gflops"][which].as_f64().unwrap());
         assert!(0.0 < min && min <= median && median <= max, "{row}");
-        assert!(!folder.join(format!("{run}/model")).exists(), "a job ends behind its last measured step");
+        assert!(!folder.join(format!("{run}/model")).exists(), "a job ends after its last measured step");
     }
     assert_eq!((rows[3]["batch"].as_u64(), rows[3]["steps"].as_u64()), (Some(4), Some(3)));
     assert!(rows[3]["of_bandwidth"].as_f64().unwrap() > 0.0);

@@ -146,20 +146,22 @@ fn what_nothing_reads_is_said_before_the_first_step() {
     let folder = Folder::new();
     let chat = json!({"id": 1, "source": "web", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "model": "m"}]});
     folder.write_rows("chat.jsonl", &[chat.clone(), chat]);
-    let told = folder.succeed(&["sft", "--config", "sft.toml", "--dry-run", "--set", "data.train='chat.jsonl'"]).stderr;
+    let reported =
+        folder.succeed(&["sft", "--config", "sft.toml", "--dry-run", "--set", "data.train='chat.jsonl'"]).stderr;
     for key in ["\"id\":2", "\"source\":2", "\"messages.model\":2"] {
-        assert!(told.contains("keys that are not read") && told.contains(key), "{key}: {told}");
+        assert!(reported.contains("keys that are not read") && reported.contains(key), "{key}: {reported}");
     }
     folder.write_rows("pairs.jsonl", &[json!({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 7})]);
-    let told = folder.succeed(&["rm", "--config", "rm.toml", "--dry-run", "--set", "data.train='pairs.jsonl'"]).stderr;
-    assert!(told.contains("keys that are not read") && told.contains("score_chosen"), "{told}");
-    let told = folder.succeed(&["eval", "rm", "--model", "reward", "--data", "pairs.jsonl"]).stderr;
-    assert!(told.contains("keys that are not read: score_chosen (1 rows)"), "{told}");
+    let reported =
+        folder.succeed(&["rm", "--config", "rm.toml", "--dry-run", "--set", "data.train='pairs.jsonl'"]).stderr;
+    assert!(reported.contains("keys that are not read") && reported.contains("score_chosen"), "{reported}");
+    let reported = folder.succeed(&["eval", "rm", "--model", "reward", "--data", "pairs.jsonl"]).stderr;
+    assert!(reported.contains("keys that are not read: score_chosen (1 rows)"), "{reported}");
     folder.write_rows("prompts.jsonl", &[json!({"prompt": "q", "reward_model": {"ground_truth": "4"}})]);
-    let told =
+    let reported =
         folder.succeed(&["ppo", "--config", "ppo.toml", "--dry-run", "--set", "data.prompts='prompts.jsonl'"]).stderr;
-    assert!(told.contains("keys that are not read") && told.contains("reward_model"), "{told}");
-    let told = folder
+    assert!(reported.contains("keys that are not read") && reported.contains("reward_model"), "{reported}");
+    let reported = folder
         .succeed(&[
             "generate",
             "--model",
@@ -172,7 +174,7 @@ fn what_nothing_reads_is_said_before_the_first_step() {
             "2",
         ])
         .stderr;
-    assert!(told.contains("keys that are not read: reward_model (1 rows)"), "{told}");
+    assert!(reported.contains("keys that are not read: reward_model (1 rows)"), "{reported}");
 }
 
 #[test]

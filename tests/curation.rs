@@ -143,7 +143,7 @@ fn rows_of_all_formats_are_kept_as_lines() {
 }
 
 #[test]
-fn mistakes_are_named_and_leave_nothing_behind() {
+fn mistakes_are_reported_and_leave_no_files() {
     let folder = Folder::empty();
     folder.write("a.jsonl", "{\"text\": \"one\"}\n{\"id\": 1}\nx\n{\"text\": \"two\", \"tags\": [1]}\n");
     folder.write("eval.jsonl", "{\"q\": \"one\"}\n[\n");

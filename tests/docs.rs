@@ -39,7 +39,8 @@ fn every_config_is_valid() {
     assert!(count >= 8, "{count} configs");
 }
 
-/// Every `align` command of a page has arguments that `align` takes: with `--help` at their end they are parsed, and nothing runs.
+/// Every `align` command of a page has arguments that `align` takes: with `--help` at their end they are
+/// parsed, and nothing runs.
 #[test]
 fn every_command_has_valid_arguments() {
     let folder = Folder::empty();
@@ -65,7 +66,8 @@ fn the_page_on_config_is_what_the_program_prints() {
         let of_stage = Folder::empty().succeed(&["config", stage, "--markdown"]).stdout;
         assert!(of_stage.starts_with(&format!("## align {stage}\n")) && printed.contains(&of_stage), "{stage}");
     }
-    // As a reader expects them: one default that differs by stage, one that is required, one with a bar in it.
+    // As a reader expects them: one default that differs by stage, one that is required, one with a bar in
+    // it.
     for row in [
         "| `train.batch_size` | `128` |",
         "| `train.batch_size` | `64` |",
@@ -105,7 +107,7 @@ fn documented(section: &str) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The metrics that a run has logged; a set and a decile stand for all.
+/// The metrics that a run has logged; one set and one decile represent all.
 fn logged(folder: &Folder, run: &str) -> BTreeSet<String> {
     let general = |name: &str| {
         let parts: Vec<&str> = name.split('/').collect();

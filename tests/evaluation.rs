@@ -76,7 +76,7 @@ fn the_page_stands_alone_and_escapes_what_it_shows() {
     let accuracy = sets["models"][0]["sets"][1]["accuracy"].as_f64().unwrap();
     assert!(page.contains(&format!("<b>{:.1} %</b>", 100.0 * accuracy)), "{accuracy}");
 
-    // A bad row is told once, though two models read it.
+    // A bad row is reported once, although two models read it.
     folder.write("bad.jsonl", "{}\n");
     folder.refuse(&[&RM[..], &["bad.jsonl", "--model", "reward"]].concat(), &[&["bad.jsonl:1: ", "comparison row"]]);
 

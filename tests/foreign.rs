@@ -20,8 +20,8 @@ fn foreign(folder: &Folder) {
 
 fn scores(folder: &Folder, model: &str, flags: &[&str]) -> (Vec<f64>, String) {
     let args = ["eval", "rm", "--model", model, "--data", "data/heldout-comparisons.jsonl", "--per-row", "rows.jsonl"];
-    let told = folder.succeed(&[&args, flags].concat()).stderr;
-    (folder.rows("rows.jsonl").iter().map(|row| row["chosen_score"].as_f64().unwrap()).collect(), told)
+    let reported = folder.succeed(&[&args, flags].concat()).stderr;
+    (folder.rows("rows.jsonl").iter().map(|row| row["chosen_score"].as_f64().unwrap()).collect(), reported)
 }
 
 fn apart(one: &[f64], other: &[f64]) -> f64 {
@@ -32,27 +32,27 @@ fn apart(one: &[f64], other: &[f64]) -> f64 {
 fn scores_are_read_where_their_maker_trained_them_or_where_one_says() {
     let folder = Folder::new();
     foreign(&folder);
-    let (ours, told) = scores(&folder, "reward", &[]);
-    assert!(!told.contains("no align.json"), "{told}");
-    let (auto, told) = scores(&folder, "foreign", &[]);
+    let (ours, reported) = scores(&folder, "reward", &[]);
+    assert!(!reported.contains("no align.json"), "{reported}");
+    let (auto, reported) = scores(&folder, "foreign", &[]);
     assert!(
-        told.contains("foreign: no align.json, so another program made it: scores are read at the token \"\\n\""),
-        "{told}"
+        reported.contains("foreign: no align.json, so another program made it: scores are read at the token \"\\n\""),
+        "{reported}"
     );
-    assert!(told.contains("score_at and system say otherwise"), "{told}");
+    assert!(reported.contains("score_at and system say otherwise"), "{reported}");
     assert!(apart(&auto, &ours) > 1e-3);
     let (said, _) = scores(&folder, "foreign", &["--score-at", "last", "--system", "template"]);
     assert_eq!(auto, said);
-    let (at_end, told) = scores(&folder, "foreign", &["--score-at", "end", "--system", SYSTEM]);
-    assert!(told.contains("(as asked)"), "{told}");
+    let (at_end, reported) = scores(&folder, "foreign", &["--score-at", "end", "--system", SYSTEM]);
+    assert!(reported.contains("(as asked)"), "{reported}");
     assert!(apart(&at_end, &ours) < 1e-6);
     // Ours, where somebody wants to see what other programs read of a template that ends in a newline.
-    let (_, told) = scores(&folder, "reward", &["--score-at", "last"]);
-    assert!(!told.contains("no align.json"));
+    let (_, reported) = scores(&folder, "reward", &["--score-at", "last"]);
+    assert!(!reported.contains("no align.json"));
 
     folder.write_rows("row.jsonl", &[json!({ "prompt": "q", "response": "a" })]);
-    let told = folder.succeed(&["score", "--model", "foreign", "--data", "row.jsonl", "--out", "out.jsonl"]).stderr;
-    assert!(told.contains("foreign: no align.json"), "{told}");
+    let reported = folder.succeed(&["score", "--model", "foreign", "--data", "row.jsonl", "--out", "out.jsonl"]).stderr;
+    assert!(reported.contains("foreign: no align.json"), "{reported}");
     let facts = folder.succeed(&["inspect", "model", "foreign", "--json"]).json();
     assert_eq!(facts["scores_are_read_at"], json!("\"\\n\""));
     assert!(facts["assumed"].as_str().unwrap().starts_with("no align.json"));
@@ -68,13 +68,13 @@ fn ppo_scores_as_the_reward_model_reads() {
         let out = format!("runs/{name}");
         let mut args = vec!["ppo", "--config", "ppo.toml", "--out", &out, "--set", "ppo.steps=5"];
         args.extend(sets.iter().flat_map(|set| ["--set", *set]));
-        let told = folder.succeed(&args).stderr;
-        (folder.metric(&out, "score/mean"), folder.metric(&out, "policy/loss"), told)
+        let reported = folder.succeed(&args).stderr;
+        (folder.metric(&out, "score/mean"), folder.metric(&out, "policy/loss"), reported)
     };
     let system = format!("reward.system='{SYSTEM}'");
     let (ours, losses, _) = run("ours", &[]);
-    let (same, same_losses, told) = run("same", &["models.reward='foreign'", "reward.score_at='end'", &system]);
-    assert!(told.contains("models.reward") && told.contains("no align.json"), "{told}");
+    let (same, same_losses, reported) = run("same", &["models.reward='foreign'", "reward.score_at='end'", &system]);
+    assert!(reported.contains("models.reward") && reported.contains("no align.json"), "{reported}");
     assert_eq!((&ours, losses.last()), (&same, same_losses.last()));
     let (auto, _, _) = run("auto", &["models.reward='foreign'"]);
     let (last, _, _) = run("last", &["models.reward='foreign'", "reward.score_at='last'", "reward.system='template'"]);

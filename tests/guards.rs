@@ -1,4 +1,4 @@
-//! What becomes of a PPO run that goes wrong, and of one that is examined before.
+//! PPO runs that go wrong, and the doctor's check before a run.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn record(folder: &Folder, run: &str, step: u64) -> Value {
 }
 
 #[test]
-fn a_warning_is_told_and_recorded_and_changes_nothing() {
+fn a_warning_is_reported_and_recorded_and_changes_nothing() {
     let folder = Folder::new();
     folder.succeed(&[&PPO[..], &UNSEEN, &["--out", "runs/quiet"]].concat());
     let output = folder.succeed(&[&PPO[..], &UNSEEN, &ALWAYS, &["--out", "runs/warned"]].concat());
@@ -41,7 +41,7 @@ fn a_warning_is_told_and_recorded_and_changes_nothing() {
     assert_eq!(trained % responses.len(), 0);
     assert_eq!(found["replay_from"], Value::Null, "no checkpoint before the first step");
 
-    // It lasts: neither told nor recorded again.
+    // It lasts: neither reported nor recorded again.
     assert_eq!(warnings(&output.stderr).len(), 1, "{output}");
     let long = ["--set", "ppo.steps=20", "--out", "runs/warned", "--resume"];
     let output = folder.succeed(&[&PPO[..], &UNSEEN, &ALWAYS, &long].concat());
@@ -53,7 +53,7 @@ fn a_warning_is_told_and_recorded_and_changes_nothing() {
     assert!(page.contains("guards: step 1: policy&#x2f;entropy is"), "{page}");
 }
 
-/// What is told of steps.
+/// The lines on single steps.
 fn warnings(stderr: &str) -> Vec<&str> {
     stderr.lines().filter(|line| line.starts_with("warning: step ") || line.starts_with("step ")).collect()
 }
@@ -69,19 +69,19 @@ fn a_resumed_run_tells_what_one_that_was_never_stopped_does() {
     };
     let step = |line: &str| line.split([' ', ':', ',']).find_map(|word| word.parse::<u64>().ok()).unwrap();
     let whole = run(12, "runs/whole");
-    let told = warnings(&whole);
+    let reported = warnings(&whole);
     // The policy moves in the third step, which is seen in the fourth.
-    let first = told.iter().find(|line| line.contains("kl/ref is")).unwrap_or_else(|| panic!("{whole}"));
+    let first = reported.iter().find(|line| line.contains("kl/ref is")).unwrap_or_else(|| panic!("{whole}"));
     let before = json!(format!("runs/whole/checkpoints/step-{:06}", step(first) - 1));
     assert_eq!(record(&folder, "runs/whole", step(first))["replay_from"], before);
 
     for (from, to) in [(0, 1), (1, 4), (4, 5), (5, 8), (8, 12)] {
         let part = run(to, "runs/parts");
-        // The end of a part calls for an evaluation: what that finds is told there and nowhere else.
+        // The end of a part is evaluated: its findings are reported there and nowhere else.
         let between = |lines: &[&str]| -> Vec<String> {
             lines.iter().filter(|line| (from + 1..to).contains(&step(line))).map(|line| (*line).to_owned()).collect()
         };
-        assert_eq!(between(&warnings(&part)), between(&told), "steps {from} to {to}: {part}\n{whole}");
+        assert_eq!(between(&warnings(&part)), between(&reported), "steps {from} to {to}: {part}\n{whole}");
     }
 }
 

@@ -118,7 +118,8 @@ fn tables_that_lie_about_their_sizes() {
     );
 }
 
-/// A Parquet file of one page of one column of texts, `codec` as Parquet counts them, with any numbers in its metadata.
+/// A Parquet file of one page of one column of texts, `codec` as Parquet counts them, with any numbers in its
+/// metadata.
 ///
 /// Source: Parquet's `parquet.thrift`, in Thrift's compact protocol.
 fn table(codec: i64, stored: &[u8], page_size: u64, column_size: u64, num_values: i64, num_rows: i64) -> Vec<u8> {
@@ -164,7 +165,7 @@ fn structure(fields: &[Vec<u8>]) -> Vec<u8> {
     [fields.concat(), vec![0]].concat()
 }
 
-/// A field of 32 bits, `step` ids behind the one before it.
+/// A field of 32 bits, `step` ids after the previous one.
 fn int(step: u8, value: i64) -> Vec<u8> {
     [vec![step << 4 | 5], zigzag(value)].concat()
 }

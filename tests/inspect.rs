@@ -86,7 +86,7 @@ fn zero_row(path: &std::path::Path, name: &str, row: usize) {
 }
 
 #[test]
-fn a_base_checkpoint_that_does_not_know_chatml_is_told_of() {
+fn a_base_checkpoint_with_untrained_chatml_tokens_is_reported() {
     let folder = Folder::new();
     let sound = folder.succeed(&["inspect", "model", "base", "--json"]).json();
     assert_eq!(sound["untrained_ChatML_tokens"], json!([]), "{sound}");
@@ -158,7 +158,7 @@ fn large_file(folder: &Folder, name: &str) {
 }
 
 #[test]
-fn tokens_of_large_files_are_kept_and_a_folder_that_cannot_be_written_stops_nobody() {
+fn tokens_of_large_files_are_cached_and_an_unwritable_folder_is_no_error() {
     let folder = Folder::new();
     let kept = folder.join("cache-home/align");
     folder.write("small.jsonl", "{\"text\": \"A word.\"}\n");
@@ -174,7 +174,7 @@ fn tokens_of_large_files_are_kept_and_a_folder_that_cannot_be_written_stops_nobo
     let written = || fs::metadata(entries[0].join("tokens.u32")).unwrap().modified().unwrap();
     let when = written();
     assert_eq!(folder.succeed(&args).json(), first);
-    assert_eq!(written(), when, "the entry was made anew");
+    assert_eq!(written(), when, "the entry was created again");
 
     fs::remove_dir_all(&kept).unwrap();
     fs::write(&kept, "a file where the folder would be").unwrap();

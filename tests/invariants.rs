@@ -98,7 +98,8 @@ fn the_score_contract_has_the_mean_that_eval_rm_finds() {
     assert_close(reference["std"].as_f64().unwrap(), spread, 1e-6, "spread");
 }
 
-/// While nothing is learned, the policy is the reference and its own past: exactly, since all three are computed alike.
+/// While nothing is learned, the policy is the reference and its own past: exactly, since all three are
+/// computed alike.
 #[test]
 fn ppo_without_learning_stays_at_the_reference() {
     let folder = Folder::new();
@@ -320,9 +321,9 @@ fn loss_falls_on_answers_and_their_end_and_the_system_text_is_inserted_once() {
     assert_eq!((ids(&inserted), &inserted["logprobs"]), (ids(&own), &own["logprobs"]));
 }
 
-/// Scores of comparisons by `eval rm`: (chosen, rejected).
-/// `loss.lm_coef` is the language-model loss on the best answer, whole: its first words may stand in the shared prefix, and the
-/// best of a list need not come first.
+/// Scores of comparisons by `eval rm`: (chosen, rejected). `loss.lm_coef` is the language-model loss on the
+/// best answer, whole: its first words may stand in the shared prefix, and the best of a list need not come
+/// first.
 #[test]
 fn the_language_model_loss_of_rm_is_that_of_eval_lm_on_the_best_answers() {
     let folder = Folder::new();
@@ -433,13 +434,15 @@ fn awkward_prompts() -> Vec<Value> {
     texts.map(|text| json!(text)).into_iter().chain([system, long]).collect()
 }
 
-/// The reward model sees in PPO what it sees in `eval rm`: the same dialogue, the same end token, the same number.
+/// The reward model sees in PPO what it sees in `eval rm`: the same dialogue, the same end token, the same
+/// number.
 #[test]
 fn ppo_scores_what_eval_rm_scores() {
     let folder = Folder::new();
     let prompts = awkward_prompts();
     folder.write_rows("prompts.jsonl", &prompts.iter().map(|prompt| json!({ "prompt": prompt })).collect::<Vec<_>>());
-    // A nearly greedy policy writes words in the tokenizer's own cut, so that its text leads back to the sampled tokens.
+    // A nearly greedy policy writes words in the tokenizer's own cut, so that its text leads back to the
+    // sampled tokens.
     let sets = [
         "data.prompts='prompts.jsonl'",
         "data.eval_prompts=[]",

@@ -30,4 +30,5 @@ mod serve;
 mod service;
 mod tree;
 mod util;
+mod words;
 mod written;

@@ -75,7 +75,7 @@ fn every_evaluation_is_drawn_once_however_the_run_came_to_its_end() {
         assert!(picture.has(BLUE) && picture.has([255; 3]), "{}", picture.tag);
         assert_eq!(picture.has(ORANGE), picture.tag.starts_with("frontier"), "a line for each reward model");
     }
-    assert!(whole[0].pixels != whole[2].pixels && whole[2].pixels != whole[4].pixels, "the way goes on");
+    assert!(whole[0].pixels != whole[2].pixels && whole[2].pixels != whole[4].pixels, "the path grows");
 
     // The end of a run of five steps calls for an evaluation there, which is none of a run of six.
     ppo(&folder, "runs/extended", &["ppo.steps=5", "reward.second='reward'"]);

@@ -1,4 +1,5 @@
-//! `align plan` against what the runs it plans then hold. What the plan has measured, the allocator's gaps, was measured at other sizes.
+//! `align plan` against what the runs it plans then hold. What the plan has measured, the allocator's gaps,
+//! was measured at other sizes.
 
 use std::fs;
 
@@ -58,7 +59,8 @@ fn memory_is_planned_within_15_percent_for_every_stage() {
         "models.policy='runs/planned-sft/model'",
         "models.reward='runs/planned-rm/model'",
         "data.eval_prompts=[]",
-        // Nearly every response is cut off, so that a step is as long as it may be; both models' activations wait for its update.
+        // Nearly every response is cut off, so that a step is as long as it may be; both models' activations
+        // wait for its update.
         "rollout.prompts_per_step=80",
         "rollout.max_response_tokens=12",
         "ppo.microbatch_tokens=8000",

@@ -71,8 +71,8 @@ fn the_readme_names_every_command() {
     }
 }
 
-/// The README's own data, configs and commands, in its order, on a tiny model in place of `models/base`. What would train for long is cut
-/// short by flags; `make` is held to the targets of the Makefile alone.
+/// The README's own data, configs and commands, in its order, on a tiny model in place of `models/base`. What
+/// would train for long is cut short by flags; `make` is held to the targets of the Makefile alone.
 #[test]
 fn the_readmes_commands_run() {
     let readme = page("README.md");

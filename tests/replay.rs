@@ -1,4 +1,4 @@
-//! A step that comes to a number that is none is kept, and comes to it again.
+//! A step with a non-finite number is recorded, and the record reproduces it.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +30,8 @@ fn edit(folder: &Folder, model: &str, change: impl FnOnce(&mut BTreeMap<String, 
     folder.write(&file, serialize(views, None).unwrap());
 }
 
-/// An sft model whose embedding is infinite for a token that the ninth to twelfth rows have once, and rows before them never.
-/// Returns the row.
+/// An sft model whose embedding is infinite for a token that the ninth to twelfth rows have once, and rows
+/// before them never. Returns the row.
 fn poison(folder: &Folder) -> usize {
     folder.succeed(&["eval", "lm", "--model", "base", "--data", "data/sft.jsonl", "--per-row", "rows.jsonl", "--json"]);
     let ids = |row: &Value| row["input_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
@@ -209,7 +209,7 @@ fn steps_of_ppo_come_again() {
     let state: Value = serde_json::from_str(&folder.read("runs/scores/records/step-000001/state.json")).unwrap();
     assert_eq!((&state["moments"]["count"], &state["value_shift"]), (&json!(0), &Value::Null));
     assert_eq!((&state["policy/steps"], &state["value/steps"]), (&json!(0), &json!(0)));
-    // What others had changed before an update failed is told.
+    // The state includes the earlier updates of the step.
     let state: Value = serde_json::from_str(&folder.read("runs/updates/records/step-000001/state.json")).unwrap();
     assert!(state["policy/steps"].as_u64().unwrap() >= 1 && state["policy/steps"] == state["value/steps"], "{state}");
 }

@@ -16,7 +16,7 @@ fn ppo(folder: &Folder, out: &str, heldout: &[Value], sets: &[&str]) -> Vec<Valu
 }
 
 fn number(row: &Value, name: &str) -> f64 {
-    row[name].as_f64().unwrap_or_else(|| panic!("{name} is no number in {row}"))
+    row[name].as_f64().unwrap_or_else(|| panic!("{name} is not a number in {row}"))
 }
 
 #[track_caller]
@@ -126,7 +126,7 @@ fn the_page_of_a_ppo_run_stands_alone_and_escapes_what_it_shows() {
     }
     assert!(!page.contains("NaN"));
 
-    // Elsewhere, as told; never in the place of what it is made from.
+    // At the path of --out, but never over one of its own inputs.
     folder.succeed(&["report", "runs/ppo", "--out", "page.html"]);
     assert_eq!(folder.read("page.html"), page);
     let args = ["report", "runs/ppo", "--out", "runs/ppo/metrics.jsonl"];

@@ -1,4 +1,5 @@
-//! Killed at any moment and gone on with, a run ends as if nothing had happened: the same weights and numbers, byte for byte.
+//! A run that is killed at any moment and resumed ends like an uninterrupted one: the same weights and
+//! numbers, byte for byte.
 
 use std::time::{Duration, Instant};
 
@@ -77,8 +78,9 @@ impl Moments {
     }
 }
 
-/// Runs a stage in one piece (`runs/whole`) and again (`runs/killed`) with SIGKILL in the middle of some step, at a random
-/// moment soon after some more, and while starting; `--resume` each time. The results must be equal.
+/// Runs a stage in one piece (`runs/whole`) and again (`runs/killed`) with SIGKILL in the middle of some
+/// step, at a random moment soon after some more, and while starting; `--resume` each time. The results must
+/// be equal.
 fn survives_kills(folder: &Folder, stage: &str, sets: &[&str], steps: u64) {
     let config = format!("{stage}.toml");
     let mut args = vec![stage, "--config", &config];
@@ -99,12 +101,12 @@ fn survives_kills(folder: &Folder, stage: &str, sets: &[&str], steps: u64) {
         let mut run = folder.spawn(&args);
         run.wait_for_lines(&metrics, lines as usize);
         run.run_for(Duration::from_millis(milliseconds));
-        tried.push(format!("{milliseconds} ms behind line {lines}: killed {}", run.kill()));
+        tried.push(format!("{milliseconds} ms after line {lines}: killed {}", run.kill()));
     }
     let milliseconds = moments.below(400);
     let mut run = folder.spawn(&args);
     run.run_for(Duration::from_millis(milliseconds));
-    tried.push(format!("{milliseconds} ms behind the start: killed {}", run.kill()));
+    tried.push(format!("{milliseconds} ms after the start: killed {}", run.kill()));
 
     folder.succeed(&args);
     eprintln!("{stage}: {tried:?}"); // shown when the comparison fails
@@ -132,7 +134,7 @@ fn rm_survives_kills() {
 }
 
 #[test]
-fn ppo_survives_kills_in_and_behind_the_value_warmup() {
+fn ppo_survives_kills_in_and_after_the_value_warmup() {
     let folder = Folder::new();
     let sets = ["reward.kl_controller='adaptive'", "ppo.minibatch_size=4", "reward.second='reward'"];
     survives_kills(&folder, "ppo", &sets, 8);
@@ -161,7 +163,8 @@ fn runs_on_bf16_checkpoints_survive_kills() {
     survives_kills(&folder, "ppo", &[&models[..], &["ppo.policy_lr=1e-6", "ppo.value_lr=1e-6"]].concat(), 8);
 }
 
-/// A run that saves behind every step is nearly always writing: most of these hit a checkpoint on its way.
+/// A run that saves after every step is writing nearly all the time: most of the kills hit a checkpoint that
+/// is being written.
 #[test]
 fn twenty_kills_while_checkpoints_are_being_written() {
     const KILLS: u64 = 20;
@@ -215,7 +218,7 @@ fn a_disk_that_is_full_ends_the_run_with_a_line_and_harms_nothing() {
 }
 
 #[test]
-fn signals_end_a_run_behind_a_checkpoint_and_it_goes_on() {
+fn signals_end_a_run_after_a_checkpoint_and_it_resumes() {
     let folder = Folder::new();
     let args = ["sft", "--config", "sft.toml", "--set", "train.steps=40", "--set", "run.save_every=100"];
     folder.succeed(&[&args[..], &["--out", "runs/whole"]].concat());

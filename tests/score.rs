@@ -25,8 +25,8 @@ fn rows_of_all_shapes(comparisons: &[Value]) -> Vec<Value> {
 
 fn score(folder: &Folder, file: &str, more: &[&str]) -> Vec<Value> {
     let output = folder.succeed(&[&SCORE, &["--data", file][..], more].concat());
-    let told = output.stderr.lines().all(|line| line.starts_with("warning: "));
-    assert!(output.stdout.is_empty() && told, "{output}");
+    let reported = output.stderr.lines().all(|line| line.starts_with("warning: "));
+    assert!(output.stdout.is_empty() && reported, "{output}");
     folder.rows("scores.jsonl")
 }
 

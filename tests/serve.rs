@@ -1,4 +1,4 @@
-//! `align serve rm`: the scores of `eval rm` over HTTP, whoever else asks, and nothing lost.
+//! `align serve rm`: the scores of `eval rm` over HTTP, with concurrent clients, limits and shutdown.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -30,13 +30,13 @@ impl Known {
         json!({ "prompt": self.prompt, "response": self.responses[k] })
     }
 
-    fn is_told(&self, k: usize, told: &Value) -> bool {
-        told.as_f64().is_some_and(|score| (score - self.scores[k]).abs() < TOLERANCE)
+    fn is_answer(&self, k: usize, reported: &Value) -> bool {
+        reported.as_f64().is_some_and(|score| (score - self.scores[k]).abs() < TOLERANCE)
     }
 
-    fn is_told_in_list(&self, told: &Value) -> bool {
-        let best = usize::from(told["scores"][1].as_f64() > told["scores"][0].as_f64());
-        (0..2).all(|k| self.is_told(k, &told["scores"][k])) && told["best"] == json!(best)
+    fn is_list_of_answers(&self, reported: &Value) -> bool {
+        let best = usize::from(reported["scores"][1].as_f64() > reported["scores"][0].as_f64());
+        (0..2).all(|k| self.is_answer(k, &reported["scores"][k])) && reported["best"] == json!(best)
     }
 }
 
@@ -76,27 +76,27 @@ fn scores_are_those_of_eval_rm_and_align_score() {
         let score = ["score", "--model", "reward", "--data", "lists.jsonl", "--out", "scores.jsonl"];
         folder.succeed(&[&score, system].concat());
         for (known, offline) in known.iter().zip(folder.rows("scores.jsonl")) {
-            let told = client.post(&known.list());
-            assert!(known.is_told_in_list(served(&told)), "{told:?}");
+            let reported = client.post(&known.list());
+            assert!(known.is_list_of_answers(served(&reported)), "{reported:?}");
             for k in 0..2 {
-                let difference = told.body["scores"][k].as_f64().unwrap() - offline["scores"][k].as_f64().unwrap();
-                assert!(difference.abs() < TOLERANCE, "{told:?} and {offline}");
+                let difference = reported.body["scores"][k].as_f64().unwrap() - offline["scores"][k].as_f64().unwrap();
+                assert!(difference.abs() < TOLERANCE, "{reported:?} and {offline}");
                 let alone = client.post(&known.alone(k));
                 assert_eq!(served(&alone).as_object().unwrap().len(), 1, "{alone:?}");
-                assert!(known.is_told(k, &alone.body["score"]), "{alone:?}");
+                assert!(known.is_answer(k, &alone.body["score"]), "{alone:?}");
             }
-            let told = client.post(&json!({ "messages": [
+            let reported = client.post(&json!({ "messages": [
                 { "role": "user", "content": known.prompt }, { "role": "assistant", "content": known.responses[1] },
             ] }));
-            assert!(known.is_told(1, &served(&told)["score"]), "{told:?}");
+            assert!(known.is_answer(1, &served(&reported)["score"]), "{reported:?}");
         }
         // All in one request, in order.
         let inputs: Vec<Value> = known.iter().flat_map(|known| [known.list(), known.alone(1)]).collect();
-        let told = client.post(&json!({ "inputs": inputs }));
-        let results = served(&told)["results"].as_array().unwrap();
+        let reported = client.post(&json!({ "inputs": inputs }));
+        let results = served(&reported)["results"].as_array().unwrap();
         assert_eq!(results.len(), inputs.len());
         for (known, results) in known.iter().zip(results.chunks(2)) {
-            assert!(known.is_told_in_list(&results[0]) && known.is_told(1, &results[1]["score"]), "{results:?}");
+            assert!(known.is_list_of_answers(&results[0]) && known.is_answer(1, &results[1]["score"]), "{results:?}");
         }
         let requests = 4 * known.len() + 1;
         assert_eq!(service.stop(), format!("stopped: {requests} requests served, 0 refused"));
@@ -138,11 +138,14 @@ fn sixteen_clients_at_once_get_the_same_scores_as_one() {
                         1 => client.post(&own.list()),
                         _ => client.post(&own.alone(0)),
                     };
-                    let told = served(&answer);
+                    let reported = served(&answer);
                     let right = match turn % 3 {
-                        0 => own.is_told_in_list(&told["results"][0]) && own.is_told(0, &told["results"][1]["score"]),
-                        1 => own.is_told_in_list(told),
-                        _ => own.is_told(0, &told["score"]),
+                        0 => {
+                            own.is_list_of_answers(&reported["results"][0])
+                                && own.is_answer(0, &reported["results"][1]["score"])
+                        }
+                        1 => own.is_list_of_answers(reported),
+                        _ => own.is_answer(0, &reported["score"]),
                     };
                     assert!(right, "{answer:?}, expected {:?}", own.scores);
                     requests.fetch_add(1, Ordering::SeqCst);
@@ -186,7 +189,7 @@ fn bad_requests_are_refused_and_the_next_one_is_served() {
         assert_eq!(answer.status, *status, "{answer:?}");
         assert!(answer.error().contains(error), "{error}: {answer:?}");
         let next = service.client().post(&known[0].list());
-        assert!(known[0].is_told_in_list(served(&next)), "{next:?}");
+        assert!(known[0].is_list_of_answers(served(&next)), "{next:?}");
     }
     let mut client = service.client();
     let not_utf8 = client.ask("POST", "/v1/score", b"{\"prompt\": \"q\", \"response\": \"\xff\"}");
@@ -210,7 +213,7 @@ fn bad_requests_are_refused_and_the_next_one_is_served() {
         assert!(client.try_receive().map_or(true, |answer| answer.status == 400));
     }
     let next = client.post(&known[0].list());
-    assert!(known[0].is_told_in_list(served(&next)), "{next:?}");
+    assert!(known[0].is_list_of_answers(served(&next)), "{next:?}");
     let last = service.stop();
     assert_eq!(last, format!("stopped: {} requests served, {} refused", cases.len() + 1, cases.len() + 1));
     // Nothing of the requests is in what the service says.
@@ -236,7 +239,7 @@ fn a_token_is_asked_for_where_there_is_one() {
         assert_eq!(client.post(&long_request(400)).status, 401);
     }
     let answer = service.client().authorized("Bearer s3cret-words").post(&request);
-    assert!(known[0].is_told_in_list(served(&answer)), "{answer:?}");
+    assert!(known[0].is_list_of_answers(served(&answer)), "{answer:?}");
     assert_eq!(service.client().ask("GET", "/health", b"").status, 200);
     assert_eq!(service.stop(), "stopped: 1 requests served, 12 refused");
 
@@ -290,7 +293,7 @@ fn what_is_refused_before_it_listens() {
 }
 
 #[test]
-fn clients_beyond_the_limit_are_told_to_come_back() {
+fn clients_beyond_the_limit_are_asked_to_retry() {
     let folder = Folder::new();
     let service = Service::start(&folder, &["--max-clients", "2"]);
     let mut clients = [service.client(), service.client()];
@@ -303,7 +306,7 @@ fn clients_beyond_the_limit_are_told_to_come_back() {
         assert!(answer.has("retry-after: 1") && answer.has("connection: close"), "{answer:?}");
         assert!(answer.error().contains("--max-clients"), "{answer:?}");
     }
-    // Whoever leaves makes room.
+    // A client that leaves frees its slot.
     let [first, mut second] = clients;
     drop(first);
     let start = Instant::now();
@@ -316,7 +319,7 @@ fn clients_beyond_the_limit_are_told_to_come_back() {
 }
 
 #[test]
-fn requests_beyond_the_queue_are_told_to_come_back() {
+fn requests_beyond_the_queue_are_asked_to_retry() {
     let folder = Folder::new();
     let service = Service::start(&folder, &["--queue", "1", "--timeout-seconds", "300"]);
     let start = Instant::now();
@@ -398,7 +401,7 @@ fn the_docs_have_every_flag_with_its_default() {
     }
 }
 
-/// Whatever was sent before the signal is answered; then nobody listens.
+/// Every request that was sent before the signal is answered; then the port is closed.
 #[test]
 fn a_stop_drops_nothing() {
     let folder = Folder::new();
@@ -430,7 +433,10 @@ fn a_stop_drops_nothing() {
             let answer = client.receive();
             let results = served(&answer)["results"].as_array().unwrap();
             assert_eq!(results.len(), known.len() + 4);
-            assert!(known.iter().zip(results).all(|(known, told)| known.is_told_in_list(told)), "{results:?}");
+            assert!(
+                known.iter().zip(results).all(|(known, reported)| known.is_list_of_answers(reported)),
+                "{results:?}"
+            );
         }
         assert!(idle.try_receive().is_err(), "an unused connection stays open");
         let address = service.address;

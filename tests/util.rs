@@ -1,4 +1,5 @@
-//! What the tests share: a folder each, the binary run in it, and one tiny world of models and data for all of them.
+//! What the tests share: a folder each, the binary run in it, and one tiny world of models and data for all
+//! of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// A folder for one test. It is the working directory of every command, and holds `base`, `policy`, `reward` and `data` of the
-/// tiny world as links, and a small config for every stage. It stays when the test fails.
+/// A folder for one test. It is the working directory of every command, and holds `base`, `policy`, `reward`
+/// and `data` of the tiny world as links, and a small config for every stage. It stays when the test fails.
 pub(crate) struct Folder {
     path: PathBuf,
 }
@@ -85,7 +86,7 @@ impl Folder {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_align"));
-        // What is kept from run to run must not come from other tests, or stay behind.
+        // Caches must not be shared with other tests, or remain afterwards.
         command.args(args).current_dir(&self.path).env("XDG_CACHE_HOME", self.join("cache-home"));
         command.env("OMP_NUM_THREADS", "1").stdin(Stdio::null());
         command
@@ -100,7 +101,8 @@ impl Folder {
         self.output(args, self.command(args).stdin(stdin))
     }
 
-    /// Runs the binary where no file may grow beyond so many bytes, roughly: as on a full disk, writing fails.
+    /// Runs the binary where no file may grow beyond so many bytes, roughly: as on a full disk, writing
+    /// fails.
     pub(crate) fn align_with_small_files(&self, bytes: u64, args: &[&str]) -> Output {
         let mut command = Command::new("sh");
         let blocks = (bytes / 512).to_string();
@@ -116,7 +118,7 @@ impl Folder {
         self.output(args, command.current_dir(&self.path).env("OMP_NUM_THREADS", "1").stdin(Stdio::null()))
     }
 
-    /// Runs the binary with nobody at the other end of stdout, or of stdout and stderr.
+    /// Runs the binary with a closed stdout, or closed stdout and stderr.
     pub(crate) fn align_unread(&self, args: &[&str], stderr_is_read: bool) -> Output {
         let unread = || {
             let (reader, writer) = std::io::pipe().unwrap();
@@ -155,8 +157,8 @@ impl Folder {
         output
     }
 
-    /// Runs the binary, which has to refuse: exit code 2, nothing on stdout, and on stderr one `align: PLACE: WHAT` line for
-    /// each of `expected`, in which every one of its parts occurs.
+    /// Runs the binary, which has to refuse: exit code 2, nothing on stdout, and on stderr one
+    /// `align: PLACE: WHAT` line for each of `expected`, in which every one of its parts occurs.
     #[track_caller]
     pub(crate) fn refuse(&self, args: &[&str], expected: &[&[&str]]) -> Output {
         let output = self.align(args);
@@ -280,8 +282,8 @@ impl Running {
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
     }
 
-    /// Waits for the end; the most memory that was held at once, in bytes. (What wait4 says counts the tests' own before the
-    /// binary began.)
+    /// Waits for the end; the most memory that was held at once, in bytes. (What wait4 says counts the tests'
+    /// own before the binary began.)
     pub(crate) fn peak_bytes(&mut self) -> u64 {
         let status = format!("/proc/{}/status", self.child.id());
         let mut peak = 0;
@@ -418,8 +420,8 @@ const CONFIGS: [(&str, &str); 4] = [
     ),
 ];
 
-/// The tiny world: data of all kinds, a pretrained `base`, a `policy` that answers in ChatML, and a `reward` model. Made once,
-/// with the binary itself.
+/// The tiny world: data of all kinds, a pretrained `base`, a `policy` that answers in ChatML, and a `reward`
+/// model. Made once, with the binary itself.
 pub(crate) fn world() -> &'static Path {
     static WORLD: OnceLock<PathBuf> = OnceLock::new();
     WORLD.get_or_init(make_world)

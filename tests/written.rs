@@ -1,4 +1,5 @@
-//! What a run writes against what it trained: the dtype, what rounding to 16 bits does, and what is said of the difference.
+//! What a run writes against what it trained: the dtype, what rounding to 16 bits does, and what is said of
+//! the difference.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,7 +35,8 @@ fn half(word: u16) -> f64 {
     sign * if exponent == 0 { fraction * 2f64.powi(-14) } else { (1.0 + fraction) * 2f64.powi(exponent - 15) }
 }
 
-/// The distance of a number's two neighbours in a dtype of so many bits of precision, whose normal numbers begin at 2^least.
+/// The distance of a number's two neighbours in a dtype of so many bits of precision, whose normal numbers
+/// begin at 2^least.
 fn step(number: f64, precision: i32, least: i32) -> f64 {
     2f64.powi((number.abs().log2().floor() as i32).max(least) - precision + 1)
 }
@@ -52,7 +54,7 @@ fn run_json(folder: &Folder, run: &str) -> Value {
     serde_json::from_str(&folder.read(&format!("{run}/run.json"))).unwrap()
 }
 
-/// Runs a stage with these settings; what run.json says was written, and what stderr told.
+/// Runs a stage with these settings; returns the entry on the written result in run.json, and stderr.
 fn written(folder: &Folder, stage: &str, run: &str, sets: &[&str]) -> (Value, String) {
     let config = format!("{stage}.toml");
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
@@ -61,7 +63,7 @@ fn written(folder: &Folder, stage: &str, run: &str, sets: &[&str]) -> (Value, St
 }
 
 fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+    value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
 }
 
 #[track_caller]
@@ -71,7 +73,8 @@ fn assert_near(found: f64, expected: f64, allowed: f64, what: &str) {
 
 const SLOW: &str = "optimizer.lr=1e-6";
 
-/// Every weight is one of the two neighbours of its master, and on average the master; to the nearest, next to none would have moved.
+/// Every weight is one of the two neighbours of its master, and on average the master; to the nearest, next
+/// to none would have moved.
 #[test]
 fn weights_in_16_bits_are_the_masters_on_average() {
     let folder = Folder::new();
@@ -168,7 +171,8 @@ fn a_result_says_its_dtype_and_how_it_differs_from_what_was_trained() {
     assert!(number(&facts["sets"][0]["kl_tokens"]) > 100.0, "{facts}");
 }
 
-/// Scores of a reward model are raw numbers that others rely on: they are written in float32 unless another dtype is asked for.
+/// Scores of a reward model are raw numbers that others rely on: they are written in float32 unless another
+/// dtype is asked for.
 #[test]
 fn a_reward_model_scores_as_it_did_in_training() {
     let folder = Folder::new();
@@ -197,7 +201,8 @@ fn a_reward_model_scores_as_it_did_in_training() {
     assert!(last.len() >= 4);
     of_samples.zip(&scores).for_each(|(sample, score)| assert_near(*score, sample, 1e-4, "a score"));
 
-    // In the source's bfloat16 it is another model, and how much is said. The same scores of both folders say it again.
+    // In the source's bfloat16 it is another model, and how much is said. The same scores of both folders say
+    // it again.
     let (facts, stderr) = written(&folder, "rm", "runs/source", &[&base[..], &["run.result_dtype='source'"]].concat());
     assert_eq!(facts["model"], "bfloat16");
     let set = &facts["sets"][0];
@@ -215,7 +220,8 @@ fn a_reward_model_scores_as_it_did_in_training() {
     assert_eq!(set["reordered"], reordered);
     assert!(stderr.contains("pairs change their order"), "{stderr}");
 
-    // Computed in bfloat16, as its training computed, the result gives the numbers of the last evaluation again.
+    // Computed in bfloat16, as its training computed, the result gives the numbers of the last evaluation
+    // again.
     let (facts, _) = written(&folder, "rm", "runs/bfloat16", &[&base[..], &["model.dtype='bfloat16'"]].concat());
     assert_eq!(facts["model"], "float32", "{facts}");
     let (accuracy, scores) = eval_in("runs/bfloat16/model", "bfloat16");
@@ -237,7 +243,7 @@ fn ppo_says_how_far_its_results_are_from_what_was_trained() {
     assert!((1e-6..1.0).contains(&number(&set["value_difference_rms"])), "{set}");
     assert!(number(&set["tokens"]) > 10.0, "{set}");
     assert!(stderr.contains("KL of the trained policy against the written one"), "{stderr}");
-    // A run that was stopped behind its last checkpoint measures the same.
+    // A run that was stopped after its last checkpoint measures the same.
     fs::remove_dir_all(folder.join("runs/ppo/model")).unwrap();
     let mut run = run_json(&folder, "runs/ppo");
     for fact in ["finished", "finished_step", "written"] {
@@ -257,9 +263,9 @@ fn ppo_says_how_far_its_results_are_from_what_was_trained() {
     assert!(set.starts_with("the first ") && set.ends_with(" training prompts"), "{facts}");
 }
 
-/// The masters are in the checkpoints, so that the dtype may be chosen anew; what was rounded is not read back.
+/// The masters are in the checkpoints, so that the dtype may change; rounded weights are not read back.
 #[test]
-fn the_dtype_may_change_across_a_resume_and_behind_the_end() {
+fn the_dtype_may_change_across_a_resume_and_after_the_end() {
     let folder = Folder::new();
     in_bfloat16(&folder);
     let base = ["model.path='base16'", "optimizer.lr=1e-5", "schedule.warmup_steps=0"];
@@ -302,7 +308,8 @@ fn dtypes_that_are_none() {
     }
 }
 
-/// What does not fit into the dtype ends the run by name; the state is there, and another dtype is enough to go on.
+/// A weight that does not fit into the dtype ends the run and is named; the state is saved, and a resume with
+/// another dtype succeeds.
 #[test]
 fn a_weight_beyond_float16_costs_no_step() {
     let folder = Folder::new();

@@ -8,7 +8,8 @@
 //! ```
 //! use align_curation::words::{normalized, words};
 //!
-//! let text = normalized("Ｔhe  CAPITAL of\nFrance?"); // compatibility forms, case and white space are normalised
+//! // Compatibility forms, case and white space are normalised.
+//! let text = normalized("Ｔhe  CAPITAL of\nFrance?");
 //! assert_eq!(text, "the capital of france?");
 //! assert_eq!(words(&text).collect::<Vec<_>>(), ["the", "capital", "of", "france"]);
 //! // In scripts without spaces, a character is a word.

@@ -47,7 +47,7 @@ pub fn score_at_once<'a>(model: &impl ScalarReader, branches: impl Iterator<Item
 }
 
 /// Every row's answers behind the prompt of the next row that has another one; `None` where all rows have the same.
-pub fn behind_other_prompts(rows: &[Row]) -> Option<Vec<Row>> {
+pub fn with_other_prompts(rows: &[Row]) -> Option<Vec<Row>> {
     let prompts: Vec<Vec<i64>> = rows.iter().map(Row::prompt).collect();
     let count = rows.len();
     // From the back, a row's next one with another prompt is its neighbour, or the neighbour's. Twice around closes the circle.
@@ -61,7 +61,7 @@ pub fn behind_other_prompts(rows: &[Row]) -> Option<Vec<Row>> {
 }
 
 /// The pairs of all comparisons, judged.
-pub fn judged_pairs(
+pub fn scored_pairs(
     rows: &[Row],
     scores: &[Vec<f64>],
     blind_scores: Option<&[Vec<f64>]>,
@@ -118,7 +118,7 @@ mod tests {
     fn every_row_gets_the_next_prompt_that_is_another() {
         let prompts = |rows: &[i64]| -> Option<Vec<i64>> {
             let rows: Vec<Row> = rows.iter().map(|prompt| row(*prompt)).collect();
-            let blind = behind_other_prompts(&rows)?;
+            let blind = with_other_prompts(&rows)?;
             assert!(blind.iter().all(|blind| blind.dialogue(0)[1..] == [8, 1] && blind.dialogue(1)[1..] == [9, 1]));
             Some(blind.iter().map(|blind| blind.prefix[0]).collect())
         };

@@ -8,7 +8,7 @@ use align_core::progress::Progress;
 use align_data::{BadRows, Found, Unread};
 use align_model::{ScalarModel, require_finite};
 use align_reward::data::{Comparisons, Row};
-use align_reward::eval::{behind_other_prompts, judged_pairs, score};
+use align_reward::eval::{score, scored_pairs, with_other_prompts};
 use align_reward::seen::SeenPairs;
 use align_reward::verdict::Evaluation;
 use align_text::chatml::ChatFormat;
@@ -129,7 +129,7 @@ fn evaluate<'a>(
     let rows = set.rows.as_slice();
     let longer_than = |limit| misfits::longer(rows.iter().map(Row::longest), limit);
     warn_of_long(loaded.config(), file, "rows have a dialogue", terminal, longer_than);
-    let blind_rows = behind_other_prompts(rows);
+    let blind_rows = with_other_prompts(rows);
     let passes = 1 + u64::from(blind_rows.is_some());
     terminal.begin(&file.display().to_string(), passes * rows.len() as u64);
     let mut scored = |rows: &[Row]| {
@@ -142,7 +142,7 @@ fn evaluate<'a>(
     let scores = scored(rows)?;
     let blind_scores = blind_rows.map(|rows| scored(&rows)).transpose()?;
     terminal.end();
-    let pairs = judged_pairs(rows, &scores, blind_scores.as_deref(), model.seen.as_ref());
+    let pairs = scored_pairs(rows, &scores, blind_scores.as_deref(), model.seen.as_ref());
     Ok(Evaluated { file, format: &model.format, rows, tied: set.tied, scores, evaluation: Evaluation::new(&pairs) })
 }
 

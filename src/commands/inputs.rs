@@ -25,6 +25,6 @@ pub(super) fn files(sets: &[Found]) -> Vec<PathBuf> {
 pub(super) fn report_ignored(sets: &[Found]) {
     let ignored: Vec<&PathBuf> = sets.iter().flat_map(|set| &set.ignored).collect();
     if !ignored.is_empty() {
-        say(&format!("ignored, not data files by name: {}", data::files::listed(ignored)));
+        say(&format!("ignored, not data files by name: {}", data::files::first_few(ignored)));
     }
 }

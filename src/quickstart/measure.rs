@@ -75,7 +75,7 @@ pub(super) fn measure(
         let responses = respond(&policy, &prompts, &format, config, terminal)?;
         terminal.end();
         let entry = &mut stages[stage];
-        judge(&prompts, &responses, &tokenizer, entry);
+        add_gold_scores(&prompts, &responses, &tokenizer, entry);
         for (name, rows) in [("perplexity", &text), ("perplexity_with_end", &documents)] {
             entry[name] = json!(lm::evaluate(&policy, rows, MICROBATCH_TOKENS, &mut |_, _, _| {}).perplexity());
         }
@@ -129,7 +129,7 @@ fn respond(
 }
 
 /// Adds the gold scores, with correctness and style separately, and the diversity of the responses.
-fn judge(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer, entry: &mut Value) {
+fn add_gold_scores(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer, entry: &mut Value) {
     let texts: Vec<String> = responses.iter().map(|response| tokenizer.decode_text(&response.tokens)).collect();
     let end = tokenizer.special().im_end;
     let scores: Vec<_> = prompts

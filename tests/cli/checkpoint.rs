@@ -155,20 +155,19 @@ fn a_reward_model_of_another_tokenizer() {
     let folder = Folder::new();
     exchange_tokenizer(&folder, "foreign");
     let contract = folder.join("foreign/align.json");
-    let mut told: Value = serde_json::from_str(&std::fs::read_to_string(&contract).unwrap()).unwrap();
-    told["tokenizer"] = json!(Tokenizer::open(&folder.join("foreign")).unwrap().fingerprint());
-    std::fs::write(&contract, told.to_string()).unwrap();
+    let mut reported: Value = serde_json::from_str(&std::fs::read_to_string(&contract).unwrap()).unwrap();
+    reported["tokenizer"] = json!(Tokenizer::open(&folder.join("foreign")).unwrap().fingerprint());
+    std::fs::write(&contract, reported.to_string()).unwrap();
     let expected = ["foreign/align.json: ", "another tokenizer than the policy", "checkpoint of the policy's family"];
     folder.refuse(&set(&PPO, &["models.reward='foreign'"]), &[&expected]);
     folder.refuse(&set(&PPO, &["models.value='foreign'"]), &[&expected]);
-    // A reward model that another program wrote has no contract; its tokenizer tells.
+    // A reward model that another program wrote has no contract; its tokenizer is compared.
     std::fs::remove_file(&contract).unwrap();
     let expected = ["foreign: ", "another tokenizer than the policy", "checkpoint of the policy's family"];
     folder.refuse(&set(&PPO, &["models.reward='foreign'"]), &[&expected]);
 }
 
-/// The contract tells the tokenizer that the model was trained with; files that were exchanged later do not
-/// fool anybody.
+/// The contract names the tokenizer that the model was trained with, so that exchanged files are detected.
 #[test]
 fn a_reward_model_whose_tokenizer_was_exchanged() {
     let folder = Folder::new();

@@ -9,7 +9,7 @@ fn an_unknown_key_is_named_with_the_nearest_known_one() {
     folder.write("a.toml", text.replace("[train]", "[train]\ngrad_clp = 1.0"));
     let expected = ["a.toml: ", "train.grad_clp", "did you mean train.grad_clip?"];
     folder.refuse(&["sft", "--config", "a.toml"], &[&expected]);
-    // A key of another section is told where it belongs.
+    // For a key of another section, the message names that section.
     folder.write("b.toml", text.replace("[train]", "[train]\nlr = 1.0"));
     let expected = ["b.toml: ", "train.lr", "did you mean optimizer.lr?"];
     folder.refuse(&["sft", "--config", "b.toml"], &[&expected]);

@@ -130,7 +130,7 @@ fn generate_writes_a_line_a_response() {
 }
 
 #[test]
-fn chat_answers_what_it_is_told() {
+fn chat_answers_each_line() {
     let folder = Folder::new();
     folder.write("said.txt", "I am Mira. What is the capital of France?\n\n/new\nI am Ben. What is two and two?\n");
     let said = || Stdio::from(std::fs::File::open(folder.join("said.txt")).unwrap());

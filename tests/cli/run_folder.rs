@@ -60,7 +60,7 @@ fn one_process_a_folder() {
     assert!(output.stderr.contains("align: runs/sft: is in use by another process (pid "), "{output}");
     let count = folder.rows("runs/sft/metrics.jsonl").len();
     first.wait_for_lines(&folder.join("runs/sft/metrics.jsonl"), count + 2);
-    assert!(first.kill(), "the first process goes on");
+    assert!(first.kill(), "the first process is still running");
 }
 
 #[test]

@@ -130,7 +130,8 @@ fn parquet_without_rows_is_no_empty_file() {
     assert_eq!(refused(&folder, "empty.parquet"), ["empty.parquet: a Parquet file of 0 rows, expected chat rows"]);
 }
 
-/// A folder is its data files, in the order of their names' bytes; the run says which, and holds a resume to them.
+/// A folder is its data files, in the order of their names' bytes; the run says which, and holds a resume to
+/// them.
 #[test]
 fn a_folder_of_shards_is_its_files() {
     let folder = Folder::new();
@@ -310,7 +311,7 @@ fn paths_that_stand_for_nothing() {
     one("none/*.jsonl", &["matches no file, expected data files"]);
     one("*.none", &["matches no file"]);
     one("none.jsonl", &["no such file, expected data"]);
-    // A shard that cannot be read is not passed over.
+    // A shard that cannot be read is not skipped.
     let said = refused(&folder, "mixed");
     assert!(said.len() == 1 && said[0].starts_with("mixed/b.jsonl.bz2: compressed with bzip2"), "{said:?}");
     std::os::unix::fs::symlink("nowhere", folder.join("broken.jsonl")).unwrap();

@@ -11,7 +11,7 @@ fn rows_that_are_bad_in_one_way_are_one_line() {
     assert!(said[0].starts_with("prompts.jsonl:1: a row with `prompt`, expected a chat row"), "{said:?}");
     let more = "; the same in 4999 more rows: prompts.jsonl:2, prompts.jsonl:3, prompts.jsonl:4, …";
     assert!(said[0].ends_with(more), "{said:?}");
-    // Over files, and where a row's number tells where it is.
+    // Over several files, and in a format whose rows are located by index.
     folder.write("array.json", "[{\"prompt\": \"q\"}, {\"prompt\": \"q\"},\n{\"prompt\": \"q\"}]");
     let sets = ["data.train=['array.json', 'data/sft.jsonl']", "data.eval='data/heldout-prompts.jsonl'"];
     let output = folder.align(&set(&SFT, &sets));
@@ -52,9 +52,9 @@ fn a_refusal_has_at_most_ten_lines() {
     );
 }
 
-/// Rows that are skipped are told in the same way.
+/// Skipped rows are reported in the same way.
 #[test]
-fn skipped_rows_are_told_by_their_cause() {
+fn skipped_rows_are_reported_by_their_cause() {
     let folder = Folder::new();
     many_causes(&folder);
     let text = folder.read("bad.jsonl") + &rows(0, 4) + &"{\"prompt\": \"q\"}\n".repeat(30);

@@ -233,7 +233,7 @@ fn templates_for_other_uses_travel_with_the_model() {
     let files = folder.files("runs/sft/model");
     assert_eq!(files["additional_chat_templates/tool_use.jinja"], b"{{ messages }}");
     assert_eq!(files["additional_chat_templates/rag.jinja"], b"{{ documents }}");
-    // They are checked with the rest of a checkpoint, and go on with it.
+    // They are verified with the rest of a checkpoint, and are there after a resume.
     folder.succeed(&[&set(&SFT, &["model.path='tools'", "train.steps=4"])[..], &["--resume"]].concat());
     assert_eq!(
         folder.succeed(&["inspect", "run", "runs/sft", "--json"]).json()["checkpoints"][0]["damage"],

@@ -1,4 +1,4 @@
-//! What is written, who may read it, and what happens when nobody does.
+//! Output: permissions of files, and closed stdout and stderr.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ fn every_file_is_readable_by_whom_the_umask_lets() {
 
 /// The reader of a result may leave: no message, and the exit code of other tools.
 #[test]
-fn a_result_that_nobody_reads_ends_quietly() {
+fn a_closed_stdout_ends_a_command_quietly() {
     let folder = Folder::new();
     folder.write("responses.jsonl", "{\"prompt\": \"q\", \"response\": \"a\"}\n");
     for args in [
@@ -89,7 +89,7 @@ fn a_result_that_nobody_reads_ends_quietly() {
 
 /// A run is worth more than what is said of it.
 #[test]
-fn a_run_goes_on_when_nobody_reads_what_it_says() {
+fn a_run_continues_when_its_output_is_closed() {
     let folder = Folder::new();
     for (config, unread) in [("sft", "runs/unread"), ("ppo", "runs/unread-ppo")] {
         let file = format!("{config}.toml");
@@ -100,7 +100,7 @@ fn a_run_goes_on_when_nobody_reads_what_it_says() {
         assert_eq!(output.code, Some(0), "{output}");
         folder.succeed(&read.each_ref().map(String::as_str));
         assert!(folder.files(&format!("{}/model", alone[6])) == folder.files(&format!("{}/model", read[6])));
-        // Nor does a resume that has nothing to do, or goes on.
+        // The same holds for a resume, with or without steps to do.
         let resumed = [&alone.each_ref().map(String::as_str)[..], &["--resume"]].concat();
         assert_eq!(folder.align_unread(&resumed, false).code, Some(0));
     }

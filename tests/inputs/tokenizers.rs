@@ -18,8 +18,8 @@ fn a_vocabulary_of_one_script_is_enough_for_its_rows() {
     folder.refuse(&set(&SFT, &sets), &[&["rows.jsonl:2: ", "byte 0xe4"]]);
 }
 
-/// The character that stands for a byte in byte-level vocabularies, of those below 0x21 and of 0xe0 and above. Source: `bytes_to_unicode`
-/// of GPT-2's encoder.
+/// The character for a byte in byte-level vocabularies, for bytes below 0x21 and from 0xe0 on. Source:
+/// `bytes_to_unicode` of GPT-2's encoder.
 fn spelled(byte: u8) -> String {
     let char = if byte < 0x21 { char::from_u32(0x100 + u32::from(byte)) } else { char::from_u32(u32::from(byte)) };
     char.unwrap().to_string()
@@ -112,7 +112,7 @@ fn rows_that_need_a_byte_that_is_not_there_are_bad_everywhere() {
     refuse(&set(&SFT, &["model.path='lm'", system]), "data.system");
     let found = folder.succeed(&["inspect", "data", "text.jsonl", "--model", "lm", "--rows", "5", "--json"]).json();
     assert_eq!((&found["counts"]["bad rows"], found["rows"].as_array().unwrap().len()), (&json!(1), 1));
-    // In a dialogue the turn is not taken, and the dialogue goes on.
+    // In a chat, the turn is refused and the dialogue continues.
     folder.write("said.txt", "bell \u{7}\nhello\n");
     let said_file = fs::File::open(folder.join("said.txt")).unwrap();
     let chat = folder.align_with_input(&["chat", "--model", "lm", "--max-tokens", "3"], said_file.into());

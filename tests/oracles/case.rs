@@ -47,7 +47,7 @@ impl Case {
         table(&self.inputs[name]).mapv(|flag| flag != 0.0)
     }
 
-    /// The mask of a case that records none: tokens before the first pad (id 0), and `more` behind them.
+    /// The mask of a case that records none: tokens before the first pad (id 0), and `more` after them.
     pub(super) fn response_mask(&self, more: usize) -> Mask {
         let responses = self.table("responses");
         let length = |row: usize| responses.row(row).iter().take_while(|&&id| id != 0.0).count() + more;

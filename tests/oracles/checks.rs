@@ -1,5 +1,5 @@
-//! Each recorded function, said with our functions. Where conventions differ, the inputs are prepared so that both mean the
-//! same thing, and the difference is named; no formula of another program is repeated here.
+//! Each recorded function, said with our functions. Where conventions differ, the inputs are prepared so that
+//! both mean the same thing, and the difference is named; no formula of another program is repeated here.
 
 use align_ppo::gae::{Credit, GaeParams, gae};
 use align_ppo::loss::{PolicyLoss, policy_loss, value_loss};
@@ -17,8 +17,8 @@ fn close_tables(found: &Table, recorded: &Table, mask: &Mask) {
     close(&masked::flat(found, mask), &masked::flat(recorded, mask));
 }
 
-/// Tables agree where tokens count, up to their mean and scale: for whitening by another variance, with another ε or with the
-/// mean kept. Large numbers are whitened, so that no ε is felt.
+/// Tables agree where tokens count, up to their mean and scale: for whitening by another variance, with
+/// another ε or with the mean kept. Large numbers are whitened, so that no ε is felt.
 fn close_whitened(found: &Table, recorded: &Table, mask: &Mask) {
     let whiten = |table: &Table| masked::whiten(&(table * 1e4), mask);
     close_tables(&whiten(found), &whiten(recorded), mask);
@@ -28,8 +28,8 @@ fn all_count(table: &Table) -> Mask {
     Mask::from_elem(table.raw_dim(), true)
 }
 
-/// The mask with one more token a row, as far as the table reaches: programs that score the first pad act as if the pad were
-/// the response's last token.
+/// The mask with one more token a row, as far as the table reaches: programs that score the first pad act as
+/// if the pad were the response's last token.
 fn one_longer(mask: &Mask) -> Mask {
     let lengths = masked::lengths(mask);
     Mask::from_shape_fn(mask.raw_dim(), |(row, column)| column <= lengths[row])
@@ -83,8 +83,8 @@ pub(super) fn clipped_reward(case: &Case) {
     close_tables(&rewards, &table(&case.out["reward"]), &mask);
 }
 
-/// The recorded tables begin at the prompt's last token; the score lands one behind the response.
-pub(super) fn reward_behind_the_end(case: &Case) {
+/// The recorded tables begin at the prompt's last token; the score is one position after the response.
+pub(super) fn reward_after_the_end(case: &Case) {
     let start = case.table("prompts").ncols() - 1;
     let response = |table: &Table| table.slice(ndarray::s![.., start..]).to_owned();
     let mask = one_longer(&case.mask("action_mask").slice(ndarray::s![.., start..]).to_owned());
@@ -242,7 +242,8 @@ pub(super) fn both_losses(case: &Case) {
     close(&[found.stats.loss + vf_coef * loss], &[case.result("loss")]);
 }
 
-/// A whole update, from logits and value predictions over prompts and responses. Value tokens are one more a row.
+/// A whole update, from logits and value predictions over prompts and responses. Value tokens are one more a
+/// row.
 pub(super) fn update(case: &Case) {
     policy_update(case);
     let (old, longer) = (case.table("logprobs"), case.response_mask(1));

@@ -1,5 +1,5 @@
-//! Recorded calls that begin at logits. They go through the language model's own head, in fp32: its weight is set to the
-//! identity, so that hidden states are logits.
+//! Recorded calls that begin at logits. They go through the language model's own head, in fp32: its weight is
+//! set to the identity, so that hidden states are logits.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! Numbers recorded from independent programs, each said with our public functions or left out for a reason. `docs/oracles.md`
-//! holds the table of both, with counts; it is compared with what ran here.
+//! Numbers recorded from independent programs, each said with our public functions or left out for a reason.
+//! `docs/oracles.md` holds the table of both, with counts; it is compared with what ran here.
 
 mod case;
 mod checks;
@@ -20,7 +20,7 @@ enum Verdict {
 }
 use Verdict::{Left, Ours};
 
-/// Which cases, and what becomes of them.
+/// A selection of cases, and how they are compared.
 struct Rule {
     source: &'static str,
     name: &'static str,
@@ -80,7 +80,7 @@ const RULES: &[Rule] = &[
     rule(DEEPSPEED, "get_advantages_and_returns", Ours("`gae`", checks::advantages)),
     rule(DEEPSPEED, "actor_loss_fn", Ours("`policy_loss`", checks::actor_loss)),
     rule(DEEPSPEED, "critic_loss_fn", Ours("`value_loss`", checks::critic_loss)),
-    rule(DEEPSPEED, "compute_rewards", Ours("`clip_scores`, `token_rewards`; the place behind the end counts as a token", checks::reward_behind_the_end)),
+    rule(DEEPSPEED, "compute_rewards", Ours("`clip_scores`, `token_rewards`; the position after the end counts as a token", checks::reward_after_the_end)),
     rule(MOSS, "whiten", Ours("`whiten`, up to scale: an ε of 1e-6", checks::whitened_up_to_mean_and_scale)),
     rule(TRL, "masked_whiten", Ours(UNBIASED, checks::whitened_up_to_mean_and_scale)),
     rule_where(SFD, "masked_whiten", "shift_mean", "false", Ours("`whiten`, up to mean and scale: the mean is put back", checks::whitened_up_to_mean_and_scale)),

@@ -23,7 +23,8 @@ fn comparisons() {
         json!({ "prompt": "p", "chosen": "", "rejected": "x" }),
     ]);
     folder.write_rows("rows.jsonl", &rows);
-    // Known: one as it is, one turned round. New: one, and the pair of twice the same text, which is known, too.
+    // Known: one as it is, one turned round. New: one, and the pair of twice the same text, which is known,
+    // too.
     folder.write_rows("held.jsonl", &[pair(5), turned, pair(70), twice]);
     let sets = ["data.train='rows.jsonl'", "data.eval='held.jsonl'", "data.bad_rows='skip'", "train.epochs=1"];
     let output = folder.succeed(&set(&RM, &sets));
@@ -49,11 +50,17 @@ fn comparisons() {
     let reasons: Vec<u64> =
         facts["bad_rows_by_reason"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).collect();
     assert_eq!((reasons.len(), reasons.iter().sum::<u64>()), (2, 3), "{facts}");
-    let told = warnings(&output.stderr);
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert!(told[0].starts_with("data.train: 1 of 15 pairs are the same text twice"), "{told:?}");
-    assert!(told[1].starts_with("data.train: 2 of 15 pairs (13 %) are also there the other way round"), "{told:?}");
-    assert!(told[2].starts_with("data.eval: 3 of 4 comparisons of held (75 %) are trained on, too"), "{told:?}");
+    let reported = warnings(&output.stderr);
+    assert_eq!(reported.len(), 3, "{reported:?}");
+    assert!(reported[0].starts_with("data.train: 1 of 15 pairs are the same text twice"), "{reported:?}");
+    assert!(
+        reported[1].starts_with("data.train: 2 of 15 pairs (13 %) are also there the other way round"),
+        "{reported:?}"
+    );
+    assert!(
+        reported[2].starts_with("data.eval: 3 of 4 comparisons of held (75 %) are trained on, too"),
+        "{reported:?}"
+    );
 }
 
 /// Its loss is log 2 and its gradient nothing: the same weights with it as without it.
@@ -137,6 +144,9 @@ fn prompts_and_pretraining_text() {
         (fact(&pretrain, "documents"), fact(&pretrain, "duplicate documents")),
         ("10".to_owned(), "1".to_owned())
     );
-    let told = warnings(&output.stderr);
-    assert!(told.len() == 1 && told[0].starts_with("data.eval_prompts: 1 of 3 prompts of held (33 %)"), "{told:?}");
+    let reported = warnings(&output.stderr);
+    assert!(
+        reported.len() == 1 && reported[0].starts_with("data.eval_prompts: 1 of 3 prompts of held (33 %)"),
+        "{reported:?}"
+    );
 }

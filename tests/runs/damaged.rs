@@ -1,4 +1,4 @@
-//! Numbers that are none are told, and value models are not taken for reward models.
+//! Non-finite numbers are reported, and value models are not accepted as reward models.
 
 use std::fs;
 

@@ -41,13 +41,13 @@ fn an_epoch_has_the_loss_tokens_of_the_data_once() {
     }
 }
 
-/// 16 rows an epoch: 4 of the first file and 12 of the second, which has 4. Rows of a file are alike, so that their loss tokens tell
-/// which was drawn.
+/// 16 rows an epoch: 4 of the first file and 12 of the second, which has 4. Rows of a file are alike, so that
+/// their loss tokens tell which was drawn.
 #[test]
 fn an_epoch_of_a_mix_has_as_many_rows_as_its_files() {
     let folder = Folder::new();
     let alike = |answer: &str, count| vec![dialogue("What is it?", answer); count];
-    folder.write_rows("long.jsonl", &alike("It is the capital of a country that lies far from here.", 12));
+    folder.write_rows("long.jsonl", &alike("It is the capital of a country that is far from here.", 12));
     folder.write_rows("short.jsonl", &alike("No.", 4));
     let alone = |file: &str| {
         let (train, out) = (format!("data.train='{file}.jsonl'"), format!("run.out='runs/{file}'"));
@@ -69,7 +69,8 @@ fn an_epoch_of_a_mix_has_as_many_rows_as_its_files() {
     assert_eq!(fact(&output, "passes over the data"), r#"{"long.jsonl":0.667,"short.jsonl":6}"#);
 }
 
-/// A batch that the data does not fill is a batch of the data: the same weights, to the byte, as with that batch size.
+/// A batch that the data does not fill is a batch of the data: the same weights, to the byte, as with that
+/// batch size.
 #[test]
 fn a_batch_larger_than_the_data_is_the_data_once() {
     let folder = Folder::new();
@@ -129,7 +130,8 @@ fn more_epochs_go_on_where_fewer_ended_as_if_they_had_been_asked_for() {
     assert!(folder.files("runs/whole/model") == folder.files("runs/more/model"));
 }
 
-/// Steps go on where epochs end with a smaller batch, so one cannot go on with the other; where every batch is whole they are the same.
+/// Batches of `train.steps` span epochs, those of `train.epochs` end with a smaller one. A run of one kind
+/// cannot continue as the other, unless every batch is full.
 #[test]
 fn steps_and_epochs_cannot_take_each_others_place_where_rows_are_left() {
     let folder = Folder::new();

@@ -1,11 +1,11 @@
-//! A resume goes on with the same content, wherever it lies, and with no other.
+//! A resume requires inputs with the same content, at any path.
 
 use std::fs;
 
 use super::*;
 use crate::resume::deterministic_metrics;
 
-/// The same text with another mark behind its last sentence: as long, and another row.
+/// The same text with another mark after its last sentence: the same length, and another row.
 fn changed(text: &str) -> String {
     let at = text.rfind('.').unwrap();
     format!("{}!{}", &text[..at], &text[at + 1..])
@@ -113,7 +113,8 @@ fn other_models_under_the_old_names_are_refused() {
     folder.succeed(&with(&set(&PPO, &moved), &["--resume"]));
 }
 
-/// With `loss.lm_coef` the head comes from the source's folder; a tokenizer makes other rows of the same file.
+/// With `loss.lm_coef` the head comes from the source's folder; a tokenizer makes other rows of the same
+/// file.
 #[test]
 fn the_source_of_a_run_must_stay_what_it_was() {
     let folder = Folder::new();

@@ -26,17 +26,17 @@ fn with<'a>(command: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [command, more].concat()
 }
 
-/// The value of a fact in the table that stands before the first step.
+/// The value of an entry in the table that is printed before the first step.
 #[track_caller]
 fn fact(output: &Output, name: &str) -> String {
     let of_line = |line: &str| line.trim_start().strip_prefix(name)?.strip_prefix("  ").map(str::to_owned);
     output.stderr.lines().find_map(of_line).unwrap_or_else(|| panic!("no fact {name}: {output}"))
 }
 
-/// What is told as warnings before the first step.
+/// The warnings before the first step.
 fn warnings(text: &str) -> Vec<String> {
-    let told = text.lines().filter_map(|line| line.strip_prefix("warning: "));
-    told.filter(|told| !told.starts_with("step ")).map(str::to_owned).collect()
+    let reported = text.lines().filter_map(|line| line.strip_prefix("warning: "));
+    reported.filter(|reported| !reported.starts_with("step ")).map(str::to_owned).collect()
 }
 
 fn run_json(folder: &Folder, run: &str) -> Value {

@@ -1,33 +1,34 @@
-//! What does not fit together is told before the first step, by every command that is asked about the run.
+//! Settings that do not fit together are reported before the first step, by every command about the run.
 
 use super::*;
 
-/// The warnings of a normal run, of its dry run, of doctor and of plan must be the same, and stand in run.json; returned once.
+/// The warnings of a normal run, of its dry run, of doctor and of plan must be the same, and stand in
+/// run.json; returned once.
 #[track_caller]
-fn told_everywhere(folder: &Folder, stage: &str, config: &str, sets: &[&str]) -> Vec<String> {
+fn warnings_of_every_command(folder: &Folder, stage: &str, config: &str, sets: &[&str]) -> Vec<String> {
     let run = set(&[stage, "--config", config], sets);
     let dry = folder.succeed(&with(&run, &["--dry-run"]));
-    let told = warnings(&dry.stderr);
-    // Behind the table, apart from it, and last.
-    if !told.is_empty() {
-        let behind = dry.stderr.split("\n\nwarning: ").nth(1).unwrap_or_else(|| panic!("not set apart: {dry}"));
-        assert_eq!(behind.lines().count(), told.len() + 1, "only the last line follows: {dry}");
+    let reported = warnings(&dry.stderr);
+    // After the table, separate from it, and last.
+    if !reported.is_empty() {
+        let after = dry.stderr.split("\n\nwarning: ").nth(1).unwrap_or_else(|| panic!("not set apart: {dry}"));
+        assert_eq!(after.lines().count(), reported.len() + 1, "only the last line follows: {dry}");
         let table = dry.stderr.find(" steps  ").unwrap();
         assert!(dry.stderr.find("warning: ").unwrap() > table, "{dry}");
     }
     for command in ["doctor", "plan"] {
         let args = set(&[command, "--config", config], sets);
         let output = folder.succeed(&args);
-        assert_eq!(warnings(&output.stdout), told, "{output}");
+        assert_eq!(warnings(&output.stdout), reported, "{output}");
         assert!(output.stdout.contains("starts from: "), "{output}");
         let json = folder.succeed(&with(&args, &["--json"])).json();
-        assert_eq!(json["warnings"], json!(told));
+        assert_eq!(json["warnings"], json!(reported));
         assert!(json["starts_from"].is_string());
     }
     let output = folder.succeed(&run);
-    assert_eq!(warnings(&output.stderr), told, "{output}");
-    assert_eq!(run_json(folder, &format!("runs/{stage}"))["warnings"], json!(told));
-    told
+    assert_eq!(warnings(&output.stderr), reported, "{output}");
+    assert_eq!(run_json(folder, &format!("runs/{stage}"))["warnings"], json!(reported));
+    reported
 }
 
 #[test]
@@ -37,9 +38,9 @@ fn a_warm_up_longer_than_the_run() {
     // No key but paths and the epochs: the report's warm-up of 1430 steps for 2.
     let text = "[model]\npath = 'base'\n[data]\ntrain = 'few.jsonl'\n[train]\nepochs = 2\n[run]\nout = 'runs/sft'\n";
     folder.write("few.toml", text);
-    let told = told_everywhere(&folder, "sft", "few.toml", &[]);
+    let reported = warnings_of_every_command(&folder, "sft", "few.toml", &[]);
     assert_eq!(
-        told,
+        reported,
         [
             "schedule.warmup_steps = 1430: the run has 2 steps, so the learning rate ends at 2/1430 of optimizer.lr (0.14 %); set \
              schedule.warmup_steps = 0, or give the run more steps"
@@ -47,7 +48,7 @@ fn a_warm_up_longer_than_the_run() {
     );
     assert_eq!(folder.metric("runs/sft", "train/lr"), [2e-6 / 1430.0, 2.0 * 2e-6 / 1430.0]);
     let page = folder.read(folder.succeed(&["report", "runs/sft"]).stdout.trim());
-    assert!(page.contains("Told before the first step: schedule.warmup_steps = 1430"), "{page}");
+    assert!(page.contains("Reported before the first step: schedule.warmup_steps = 1430"), "{page}");
     let shown = folder.succeed(&["inspect", "run", "runs/sft"]).stdout;
     assert!(shown.contains("schedule.warmup_steps = 1430"), "{shown}");
 }
@@ -56,7 +57,11 @@ fn a_warm_up_longer_than_the_run() {
 fn the_small_configs_fit_together() {
     let folder = Folder::new();
     for stage in ["pretrain", "sft", "rm", "ppo"] {
-        assert_eq!(told_everywhere(&folder, stage, &format!("{stage}.toml"), &[]), Vec::<String>::new(), "{stage}");
+        assert_eq!(
+            warnings_of_every_command(&folder, stage, &format!("{stage}.toml"), &[]),
+            Vec::<String>::new(),
+            "{stage}"
+        );
     }
 }
 
@@ -75,9 +80,9 @@ fn the_reports_configs_and_the_quickstarts_fit_together() {
 #[test]
 fn a_policy_that_is_never_trained() {
     let folder = Folder::new();
-    let told = told_everywhere(&folder, "ppo", "ppo.toml", &["ppo.steps=3"]);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("ppo.value_warmup_steps = 4: the run has 3 steps"), "{told:?}");
+    let reported = warnings_of_every_command(&folder, "ppo", "ppo.toml", &["ppo.steps=3"]);
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert!(reported[0].starts_with("ppo.value_warmup_steps = 4: the run has 3 steps"), "{reported:?}");
     let weights = |model: &str| folder.files(model)["model.safetensors"].clone();
     assert!(weights("runs/ppo/model") == weights("policy"), "what the warning says is so");
 }
@@ -87,41 +92,41 @@ fn prompts_that_a_step_takes_more_than_once_and_keys_that_do_nothing() {
     let folder = Folder::new();
     folder.write_rows("few.jsonl", &folder.rows("data/ppo.jsonl")[..3]);
     let sets = ["data.prompts='few.jsonl'", "ptx.coef=0.0", "ppo.steps=5", "reward.kl_target=3.0"];
-    let told = told_everywhere(&folder, "ppo", "ppo.toml", &sets);
+    let reported = warnings_of_every_command(&folder, "ppo", "ppo.toml", &sets);
     let expected = [
         "ptx.tokens_per_ppo_token = 2: does nothing while ptx.coef = 0",
         "data.pretrain: does nothing while ptx.coef = 0: it is not read",
         "reward.kl_target = 3: does nothing while reward.kl_controller = \"fixed\"",
         "rollout.prompts_per_step = 4: there are 3 prompts, so that a step takes each 1.3 times; set rollout.prompts_per_step = 3",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[test]
 fn most_rows_dropped_and_held_out_rows_that_are_trained_on() {
     let folder = Folder::new();
     let sets = ["data.max_tokens=64", "data.eval='data/sft.jsonl'", "optimizer.lr=0.0", "schedule.min_lr_ratio=0.5"];
-    let told = told_everywhere(&folder, "sft", "sft.toml", &sets);
-    assert_eq!(told.len(), 4, "{told:?}");
-    assert_eq!(told[0], "optimizer.lr = 0: nothing is learned");
+    let reported = warnings_of_every_command(&folder, "sft", "sft.toml", &sets);
+    assert_eq!(reported.len(), 4, "{reported:?}");
+    assert_eq!(reported[0], "optimizer.lr = 0: nothing is learned");
     assert!(
-        told[1].starts_with("schedule.min_lr_ratio = 0.5: does nothing with schedule.kind = \"constant\""),
-        "{told:?}"
+        reported[1].starts_with("schedule.min_lr_ratio = 0.5: does nothing with schedule.kind = \"constant\""),
+        "{reported:?}"
     );
     let facts = run_json(&folder, "runs/sft");
     let (rows, dropped) = (facts["rows"].as_u64().unwrap(), facts["rows_dropped_for_length"].as_u64().unwrap());
     assert_eq!(rows + dropped, 256);
-    assert!(told[2].starts_with(&format!("data.max_tokens = 64: {dropped} of 256 rows (")), "{told:?}");
+    assert!(reported[2].starts_with(&format!("data.max_tokens = 64: {dropped} of 256 rows (")), "{reported:?}");
     assert!(
-        told[3].starts_with(&format!("data.eval: {rows} of {rows} rows of sft (100 %) are trained on, too")),
-        "{told:?}"
+        reported[3].starts_with(&format!("data.eval: {rows} of {rows} rows of sft (100 %) are trained on, too")),
+        "{reported:?}"
     );
 
     let all = ["data.max_tokens=8"];
     folder.refuse(&set(&SFT, &all), &[&["data/sft.jsonl: ", "no row is left"], &["data/heldout-sft.jsonl: "]]);
 }
 
-/// A schedule that falls to the end of the run falls anew when the run gets another end.
+/// A schedule that falls to the end of the run falls again when the run gets another end.
 #[test]
 fn a_resume_that_moves_the_end_of_a_falling_schedule() {
     let folder = Folder::new();
@@ -131,15 +136,18 @@ fn a_resume_that_moves_the_end_of_a_falling_schedule() {
         warnings(&output.stderr)
     };
     assert_eq!(run("6", "cosine", "runs/a"), Vec::<String>::new());
-    let told = run("12", "cosine", "runs/a");
-    assert!(told.len() == 1 && told[0].contains("was to end at step 6 and now ends at step 12"), "{told:?}");
+    let reported = run("12", "cosine", "runs/a");
+    assert!(
+        reported.len() == 1 && reported[0].contains("was to end at step 6 and now ends at step 12"),
+        "{reported:?}"
+    );
     let rates = folder.metric("runs/a", "train/lr");
     assert!(rates[6] > rates[5], "the rate jumps up: {rates:?}");
     assert_eq!(run("6", "constant", "runs/b"), Vec::<String>::new());
     assert_eq!(run("12", "constant", "runs/b"), Vec::<String>::new());
 }
 
-/// `base` has 256 positions, a copy of it 40. Longer rows are told once and trained on all the same.
+/// `base` has 256 positions, a copy of it 40. Longer rows are reported once, and still trained on.
 #[test]
 fn rows_beyond_the_positions_of_the_model() {
     let folder = Folder::new();
@@ -148,15 +156,15 @@ fn rows_beyond_the_positions_of_the_model() {
     config["max_position_embeddings"] = json!(40);
     folder.write("short/config.json", config.to_string());
     let short = "model.path='short'";
-    let told = told_everywhere(&folder, "sft", "sft.toml", &[short]);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("data.max_tokens: ") && told[0].contains("40 positions"), "{told:?}");
-    let told = told_everywhere(&folder, "pretrain", "pretrain.toml", &[short]);
-    assert!(told.len() == 1 && told[0].contains("40 positions that the model is meant for"), "{told:?}");
-    let told = told_everywhere(&folder, "rm", "rm.toml", &[short]);
+    let reported = warnings_of_every_command(&folder, "sft", "sft.toml", &[short]);
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert!(reported[0].starts_with("data.max_tokens: ") && reported[0].contains("40 positions"), "{reported:?}");
+    let reported = warnings_of_every_command(&folder, "pretrain", "pretrain.toml", &[short]);
+    assert!(reported.len() == 1 && reported[0].contains("40 positions that the model is meant for"), "{reported:?}");
+    let reported = warnings_of_every_command(&folder, "rm", "rm.toml", &[short]);
     assert!(
-        told.len() == 1 && told[0].contains("comparisons have a dialogue longer than the 40 positions"),
-        "{told:?}"
+        reported.len() == 1 && reported[0].contains("comparisons have a dialogue longer than the 40 positions"),
+        "{reported:?}"
     );
 
     let output = folder.succeed(&["eval", "lm", "--model", "short", "--data", "data/heldout-sft.jsonl"]);
@@ -174,12 +182,13 @@ fn rows_beyond_the_positions_of_the_model() {
 #[test]
 fn rows_that_lose_their_ends_and_responses_that_are_all_the_same() {
     let folder = Folder::new();
-    let told = told_everywhere(&folder, "sft", "sft.toml", &["data.max_tokens=64", "data.overlong='truncate'"]);
+    let reported =
+        warnings_of_every_command(&folder, "sft", "sft.toml", &["data.max_tokens=64", "data.overlong='truncate'"]);
     let facts = run_json(&folder, "runs/sft");
     let (rows, cut) = (facts["rows"].as_u64().unwrap(), facts["rows_truncated"].as_u64().unwrap());
     assert!(cut > rows / 10);
     let expected = format!("data.max_tokens = 64: {cut} of {rows} rows (");
-    assert!(told.iter().any(|line| line.starts_with(&expected) && line.contains("longer and cut")), "{told:?}");
+    assert!(reported.iter().any(|line| line.starts_with(&expected) && line.contains("longer and cut")), "{reported:?}");
 
     let args = [
         "generate",

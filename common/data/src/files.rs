@@ -149,8 +149,8 @@ fn in_order(paths: &mut [PathBuf]) {
     paths.sort_by(|left, right| left.as_os_str().as_bytes().cmp(right.as_os_str().as_bytes()));
 }
 
-/// The first training file and the first evaluation file of a folder that has both, judged by their names.
-/// Such a folder is refused: reading all of it would train on held-out data.
+/// The first training file and the first evaluation file of a folder that has both, by their names. Such a
+/// folder is refused: reading all of it would train on held-out data.
 fn splits(files: &[PathBuf]) -> Option<(&Path, &Path)> {
     let first = |names: &[&str]| {
         let is_one = |path: &&PathBuf| {
@@ -226,7 +226,7 @@ fn names(paths: &[PathBuf]) -> String {
 }
 
 /// The first few of some paths, sorted and without duplicates.
-pub fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
+pub fn first_few<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
     let mut shown: Vec<String> = paths.into_iter().map(|path| path.display().to_string()).collect();
     shown.sort();
     shown.dedup();

@@ -199,7 +199,7 @@ fn line(log: &Log, name: &str, shown: &str) -> Line {
     Line { name: shown.to_owned(), points: log.iter().filter_map(of_step).collect() }
 }
 
-/// A plot with legend and note, for the template; `None` if there is no number to draw.
+/// A plot with legend and note, for the template; `None` if there is nothing to draw.
 fn figure(plot: &Plot) -> Result<Option<Value>> {
     let of_line = |Legend { name, last, colour: RGBColor(red, green, blue) }: Legend<'_>| json!({ "name": name, "last": last.map(short), "colour": format!("rgb({red},{green},{blue})") });
     let legend: Vec<Value> = plot.legend().map(of_line).collect();

@@ -73,7 +73,7 @@ pub(super) fn inline(value: &Value) -> String {
                 table.iter().map(|(key, value)| format!("{} = {}", quoted(key), inline(value))).collect();
             format!("{{ {} }}", parts.join(", "))
         }
-        // Text of several lines goes on one line: TOML's basic strings use the same escapes as JSON.
+        // Text of several lines is written on one line: TOML's basic strings use the same escapes as JSON.
         Value::String(text) if text.contains(['\n', '\r']) => serde_json::Value::from(text.as_str()).to_string(),
         other => other.to_string(),
     }

@@ -79,7 +79,7 @@ fn history_comes_before_the_question() {
     let row = json!({"instruction": "q", "input": "", "output": "a", "history": history});
     let read = dialogue(Kind::Chat, row);
     assert_eq!(shown_turns(&read)[..5], expected);
-    assert_eq!(trained(&read), [true, true, true], "as LLaMA-Factory trains it unless told otherwise");
+    assert_eq!(trained(&read), [true, true, true], "the default of LLaMA-Factory");
     for (kind, row) in [
         (Kind::Chat, json!({"query": "q", "response": "a", "history": history})),
         (Kind::Prompt, json!({"prompt": "q", "history": history})),

@@ -30,7 +30,7 @@ fn sums() -> Vec<f64> {
 
 /// What happens to a model.
 #[derive(Clone, Copy, PartialEq)]
-enum Fate {
+enum ModelOutcome {
     Sound,
     NotWritten,
     ReadAsAnother,
@@ -38,7 +38,7 @@ enum Fate {
 
 /// A model of a thousand bytes.
 struct Bytes {
-    fate: Fate,
+    outcome: ModelOutcome,
 }
 
 impl Models for Bytes {
@@ -46,18 +46,19 @@ impl Models for Bytes {
         let model = folder.join("model");
         fs::create_dir(&model).map_err(Error::io(&model))?;
         fs::write(model.join("weights"), [7; 1000]).map_err(Error::io(&model))?;
-        if self.fate == Fate::NotWritten { Err(Error::Failed("no room".to_owned())) } else { Ok(()) }
+        if self.outcome == ModelOutcome::NotWritten { Err(Error::Failed("no room".to_owned())) } else { Ok(()) }
     }
 
     fn check(&self, folder: &Path) -> Result<()> {
         assert_eq!(fs::read(folder.join("model/weights")).unwrap(), [7; 1000]);
-        if self.fate == Fate::Sound { Ok(()) } else { Err(Error::Failed("other numbers".to_owned())) }
+        if self.outcome == ModelOutcome::Sound { Ok(()) } else { Err(Error::Failed("other numbers".to_owned())) }
     }
 }
 
 /// Saves a state with a sound model and nothing else.
 fn save(folder: &Path, step: u64, state: State) -> PathBuf {
-    super::save(folder, step, Snapshot { models: Box::new(Bytes { fate: Fate::Sound }), state }, |_| Ok(())).unwrap()
+    super::save(folder, step, Snapshot { models: Box::new(Bytes { outcome: ModelOutcome::Sound }), state }, |_| Ok(()))
+        .unwrap()
 }
 
 fn problems<T: std::fmt::Debug>(result: Result<T>) -> Vec<String> {
@@ -173,9 +174,9 @@ fn damage_is_reported_with_a_recovery_hint() {
 fn a_state_that_is_not_saved_leaves_the_earlier_ones_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     save(folder.path(), 1, state());
-    let snapshot = |fate| Snapshot { models: Box::new(Bytes { fate }), state: state() };
+    let snapshot = |outcome| Snapshot { models: Box::new(Bytes { outcome }), state: state() };
     let full = |_: &Path| Err(Error::Failed("the disk is full".to_owned()));
-    assert!(super::save(folder.path(), 2, snapshot(Fate::Sound), full).is_err());
+    assert!(super::save(folder.path(), 2, snapshot(ModelOutcome::Sound), full).is_err());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     load(&folder.path().join("step-000001")).unwrap();
     // A state that differs on the disk, whatever happens to the model.
@@ -185,8 +186,8 @@ fn a_state_that_is_not_saved_leaves_the_earlier_ones_and_nothing_else() {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&file, bytes).map_err(Error::io(&file))
     };
-    for fate in [Fate::Sound, Fate::NotWritten, Fate::ReadAsAnother] {
-        let error = super::save(folder.path(), 2, snapshot(fate), flip).unwrap_err().to_string();
+    for outcome in [ModelOutcome::Sound, ModelOutcome::NotWritten, ModelOutcome::ReadAsAnother] {
+        let error = super::save(folder.path(), 2, snapshot(outcome), flip).unwrap_err().to_string();
         assert!(error.contains("state.safetensors: the file differs from what was in memory"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -197,12 +198,12 @@ fn a_state_that_is_not_saved_leaves_the_earlier_ones_and_nothing_else() {
 /// Losing masters and moments costs days of training; writing a model again takes seconds.
 #[test]
 fn a_model_that_is_not_saved_loses_nothing_else() {
-    for fate in [Fate::NotWritten, Fate::ReadAsAnother] {
+    for outcome in [ModelOutcome::NotWritten, ModelOutcome::ReadAsAnother] {
         let folder = tempfile::tempdir().unwrap();
         for step in 1..=3 {
             save(folder.path(), step, state());
         }
-        let snapshot = Snapshot { models: Box::new(Bytes { fate }), state: state() };
+        let snapshot = Snapshot { models: Box::new(Bytes { outcome }), state: state() };
         let error = super::save(folder.path(), 4, snapshot, |_| Ok(())).unwrap_err();
         let path = folder.path().join("step-000004");
         let said = error.to_string();
@@ -219,7 +220,7 @@ fn a_model_that_is_not_saved_loses_nothing_else() {
         }
         assert_eq!(loaded.get::<Vec<f64>>("sums").unwrap(), sums());
         assert!(!has_models(&path) && !path.join("model").exists());
-        assert_eq!(path.join("unsound/model/weights").exists(), fate == Fate::ReadAsAnother);
+        assert_eq!(path.join("unsound/model/weights").exists(), outcome == ModelOutcome::ReadAsAnother);
         let refused = copy_models(&path, &folder.path().join("copy")).unwrap_err().to_string();
         assert!(refused.contains("has no models"), "{refused}");
         // It does not count towards `keep`, and is removed once there are enough newer ones with models.
@@ -245,7 +246,8 @@ fn the_lock_is_released_when_the_bytes_are_written_and_before_they_are_read_back
         lock.wait(); // forever, if it were still locked
         Ok(())
     };
-    super::save(folder.path(), 1, Snapshot { models: Box::new(Bytes { fate: Fate::Sound }), state }, waits).unwrap();
+    super::save(folder.path(), 1, Snapshot { models: Box::new(Bytes { outcome: ModelOutcome::Sound }), state }, waits)
+        .unwrap();
 }
 
 #[test]

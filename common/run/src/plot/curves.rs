@@ -90,7 +90,7 @@ impl Plot {
         self.lines.iter().any(|line| line.points.iter().filter(|(_, y)| y.is_finite()).count() > 1)
     }
 
-    /// The plot as an SVG element, without legend and note; `None` if there is no number to draw.
+    /// The plot as an SVG element, without legend and note; `None` if there is nothing to draw.
     ///
     /// # Errors
     /// [`align_core::error::Error::Failed`] when it cannot be drawn.
@@ -98,7 +98,7 @@ impl Plot {
         self.ranges().map(|(x, y)| svg(|canvas| self.draw(canvas, x, y))).transpose()
     }
 
-    /// The plot as a PNG, with legend and note; `None` if there is no number to draw.
+    /// The plot as a PNG, with legend and note; `None` if there is nothing to draw.
     ///
     /// # Errors
     /// As [`Plot::svg`].

@@ -33,7 +33,7 @@ pub fn set_names(files: &[PathBuf]) -> Vec<String> {
 /// What is said of files that lie in the folders given as data and are not read; nothing where there is none.
 pub fn passed_over<'a>(data: impl IntoIterator<Item = &'a Files>) -> Option<(&'static str, Value)> {
     let paths: Vec<&PathBuf> = data.into_iter().flat_map(|files| files.ignored()).collect();
-    (!paths.is_empty()).then(|| ("not read, no data by name", json!(data::files::listed(paths))))
+    (!paths.is_empty()).then(|| ("not read, no data by name", json!(data::files::first_few(paths))))
 }
 
 /// All paths that a config gives as data.
