@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
+use align_kernels::HOST;
 use align_model::{CausalLm, ModelConfig, ModelOptions, Over};
 use align_ppo::loss::{PolicyStats, policy_loss};
 use align_ppo::masked;
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::case::{Case, close_fp32, cube, flat, numbers, table};
 
@@ -21,10 +22,10 @@ fn identity_head(width: i64) -> CausalLm {
     });
     let config = config.as_object().expect("an object").clone();
     let config = ModelConfig::from_json(config, Path::new("config.json")).expect("a small architecture");
-    let options = ModelOptions { device: Device::Cpu, compute: Kind::Float, trainable: false, recompute_layers: false };
+    let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: false, recompute_layers: false };
     let model = CausalLm::random(config, 0, &options);
     let head = model.parameters().iter().find(|parameter| parameter.name == "lm_head.weight").expect("an untied head");
-    head.tensor.shallow_clone().copy_(&Tensor::eye(width, (Kind::Float, Device::Cpu)));
+    head.tensor.shallow_clone().copy_(&Tensor::eye(width, (Kind::Float, HOST)));
     model
 }
 
@@ -48,7 +49,7 @@ pub(super) fn logprobs(case: &Case) {
 
 pub(super) fn entropy(case: &Case) {
     let (logits, model) = rows(&cube(&case.inputs["logits"]));
-    let any_target = Tensor::zeros([logits.size()[0]], (Kind::Int64, Device::Cpu));
+    let any_target = Tensor::zeros([logits.size()[0]], (Kind::Int64, HOST));
     let found = model.logprobs(&logits, &any_target, &Over::full());
     close_fp32(&numbers(&found.entropy), &table(&case.out["out"]).into_raw_vec_and_offset().0);
 }
@@ -65,7 +66,7 @@ pub(super) fn language_model_loss(case: &Case) {
     let (places, num_tokens) = (Tensor::from_slice(&places), targets.len());
     let hidden = logits.index_select(0, &places);
     let mut each_alike = |rows: std::ops::Range<usize>, _: &Tensor| {
-        Tensor::full([rows.len() as i64], -1.0 / num_tokens as f64, (Kind::Float, Device::Cpu))
+        Tensor::full([rows.len() as i64], -1.0 / num_tokens as f64, (Kind::Float, HOST))
     };
     let (stats, grad) = model.head().gradient(&hidden, &Tensor::from_slice(&targets), &Over::full(), &mut each_alike);
     close_fp32(&[-numbers(&stats.logprobs).iter().sum::<f64>() / num_tokens as f64], &[case.result("loss")]);
