@@ -97,7 +97,7 @@ fn a_row_that_breaks_a_healthy_run_is_found() {
     assert!(begins.starts_with(&format!("microbatch {}: embedding, 48 of ", row - 7)), "{begins}");
     assert_eq!(found["weights"][0]["name"], json!("model.embed_tokens.weight"));
     let table = folder.succeed(&["replay", "runs/sft", "--step", "3"]);
-    assert!(table.stdout.contains("the same") && table.stdout.contains(begins), "{table}");
+    assert!(table.stdout.contains("repeated   reproduced") && table.stdout.contains(begins), "{table}");
     assert!(folder.files("runs/sft") == before, "the run folder stays as it is");
 
     // A step of other rows: fine now.

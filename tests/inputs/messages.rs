@@ -38,7 +38,7 @@ fn a_refusal_has_at_most_ten_lines() {
     let said = refused(&folder, "bad.jsonl");
     assert_eq!(said.len(), 10, "{said:?}");
     assert!(said[0].starts_with("bad.jsonl:1: `messages[0]` has the role `a`"), "{said:?}");
-    assert!(said[9].ends_with(" more problems: not shown, expected none; mend those above first"), "{said:?}");
+    assert!(said[9].ends_with(" more problems: not shown, expected none; fix those above first"), "{said:?}");
     let eval = ["eval", "lm", "--model", "base", "--data", "bad.jsonl", "none.jsonl"];
     let output = folder.align(&eval);
     assert_eq!((output.code, output.stderr.lines().count()), (Some(2), 10), "{output}");
@@ -47,7 +47,7 @@ fn a_refusal_has_at_most_ten_lines() {
     let output = folder.align(&set(&SFT, &keys));
     assert_eq!((output.code, output.stderr.lines().count()), (Some(2), 10), "{output}");
     assert!(
-        output.stderr.ends_with("align: 16 more problems: not shown, expected none; mend those above first\n"),
+        output.stderr.ends_with("align: 16 more problems: not shown, expected none; fix those above first\n"),
         "{output}"
     );
 }

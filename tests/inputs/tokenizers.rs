@@ -75,7 +75,7 @@ fn rows_that_need_a_byte_that_is_not_there_are_bad_everywhere() {
     folder.write_rows("prompts.jsonl", &[json!({ "prompt": "q" }), json!({ "prompt": "q\u{7}" })]);
     folder.write_rows("text.jsonl", &[json!({ "text": "a" }), json!({ "text": "b\u{7}" })]);
     folder.write_rows("responses.jsonl", &[json!({ "prompt": "q", "responses": ["a", "b\u{7}"] })]);
-    let said = "a text with byte 0x07, for which the tokenizer has no token";
+    let said = "a text has byte 0x07, for which the tokenizer has no token";
     let refuse = |args: &[&str], place: &str| folder.refuse(args, &[&[&format!("{place}: "), said, "expected"]]);
     // Two bytes, one cause.
     let sft = set(&SFT, &["model.path='lm'", "data.train='chat.jsonl'", "data.eval=[]"]);

@@ -110,7 +110,7 @@ pub struct Examination {
 }
 
 impl Examination {
-    /// Takes the largest of all these parameters for [`Examination::weights`]; those that are no numbers are the largest.
+    /// Takes the largest of all these parameters for [`Examination::weights`]; those that are non-finite are the largest.
     pub fn weigh<'a>(&mut self, models: impl IntoIterator<Item = (&'a str, &'a [Parameter])>) {
         let mut weights: Vec<Quantity> = Vec::new();
         for (prefix, parameters) in models {
@@ -124,7 +124,7 @@ impl Examination {
 
     /// Where what is no number appears first: among activations, among what is made of them, then on the way back.
     pub fn begins(&self) -> Option<String> {
-        let said = |quantity: &Quantity| format!("{} of {} are no numbers", quantity.not_finite, quantity.numbers);
+        let said = |quantity: &Quantity| format!("{} of {} are non-finite", quantity.not_finite, quantity.numbers);
         let activation = self.parts.iter().find_map(|part| part.first_activation().map(|first| (part, first)));
         if let Some((part, first)) = activation {
             return Some(format!("{}: {}, {}", part.name, first.name, said(first)));
@@ -135,7 +135,7 @@ impl Examination {
         // The way back ends with the first parameters.
         let gradient = self.parts.iter().find_map(|part| part.bad_gradients().next_back().map(|first| (part, first)));
         let (part, first) = gradient?;
-        Some(format!("{}: on the way back, the gradient of {}, {}", part.name, first.name, said(first)))
+        Some(format!("{}: in the backward pass, the gradient of {}, {}", part.name, first.name, said(first)))
     }
 }
 
@@ -211,11 +211,11 @@ mod tests {
             quantities: vec![good("scores"), bad("values")],
             ..Examination::default()
         };
-        assert_eq!(found.begins().unwrap(), "2: b, 1 of 2 are no numbers");
+        assert_eq!(found.begins().unwrap(), "2: b, 1 of 2 are non-finite");
         found.parts[1].activations.clear();
-        assert_eq!(found.begins().unwrap(), "values: 1 of 2 are no numbers");
+        assert_eq!(found.begins().unwrap(), "values: 1 of 2 are non-finite");
         found.quantities.clear();
-        assert_eq!(found.begins().unwrap(), "1: on the way back, the gradient of last, 1 of 2 are no numbers");
+        assert_eq!(found.begins().unwrap(), "1: in the backward pass, the gradient of last, 1 of 2 are non-finite");
         found.parts.clear();
         assert_eq!(found.begins(), None);
     }
