@@ -332,7 +332,7 @@ fn a_weight_beyond_float16_costs_no_step() {
     }
     assert_eq!(output.stderr.matches("align: ").count(), 1, "{output}");
     let seen = folder.align(&["inspect", "run", "runs/sft"]);
-    assert!(seen.stdout.contains("checkpoint of step 3: whole, without models"), "{seen}");
+    assert!(seen.stdout.contains("checkpoint of step 3: intact, without models"), "{seen}");
     folder.succeed(&[&dtype("run.result_dtype='float32'")[..], &["--set", "train.steps=3"]].concat());
     assert!(folder.join("runs/sft/model/model.safetensors").exists());
 }
