@@ -3,7 +3,7 @@
 //! Imports `align-core`, libtorch, and nothing else of the workspace. A model is not known here: an operation is given its sizes.
 //!
 //! [`Ops`] is the one door to a device: a trait whose defaults compute through libtorch (`reference`), and which a backend overrides where it
-//! computes better (`cpu`). [`ops`] gives the backend of a device; nobody else compares devices.
+//! computes better (`cpu`). [`ops()`] gives the backend of a device; nobody else compares devices.
 //!
 //! To read: [`batch`], then [`attention`], then [`Ops`]. Shapes are written with one legend in the whole workspace: **B** rows, **P** prompt, **R**
 //! response, **T** tokens of a flat batch, **N** the tokens among them that something is asked about, **V** vocabulary, **D** hidden,
