@@ -148,12 +148,12 @@ pub trait Ops: Sync {
         reference::logprobs(chunk, keep)
     }
 
-    /// Draws a token from each row of logits (B, V); `uniform(row)` lies in [0, 1).
+    /// Draws a token from each row of logits (B, V); `uniform(row)` lies in [0, 1). May reuse their memory.
     ///
     /// # Errors
     /// [`align_core::error::Error::Failed`] when logits are non-finite.
-    fn sample(&self, logits: &Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {
-        reference::sample(logits, sampling, uniform)
+    fn sample(&self, logits: Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {
+        reference::sample(&logits, sampling, uniform)
     }
 
     /// One step of AdamW; gradients are zero after it.

@@ -54,7 +54,7 @@ pub fn generate(
     // Draws a token for each row; `true` where the row has not ended.
     let mut draw = |out: &mut Vec<Vec<Response>>, rows: &mut [Growing], hidden: &Tensor| -> Result<Vec<bool>> {
         let logits = model.head().next_logits(hidden);
-        let sampled = model.backbone.options.ops().sample(&logits, sampling, &|row| {
+        let sampled = model.backbone.options.ops().sample(logits, sampling, &|row| {
             let Growing { prompt, sample, .. } = rows[row];
             draws(prompt, sample, out[prompt][sample].tokens.len())
         })?;

@@ -140,9 +140,9 @@ impl Ops for Cpu {
         logprobs::logprobs(chunk, keep)
     }
 
-    fn sample(&self, logits: &Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {
+    fn sample(&self, logits: Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {
         match sampling.temperature == 0.0 {
-            true => reference::sample(logits, sampling, uniform),
+            true => reference::sample(&logits, sampling, uniform),
             false => sampling::sample(logits, sampling, uniform),
         }
     }

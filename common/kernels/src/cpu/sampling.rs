@@ -13,11 +13,11 @@ use crate::reference::non_finite;
 use crate::sampling::{Sample, Sampling};
 
 /// As [`crate::ops::Ops::sample`], at a temperature above 0.
-pub(super) fn sample(logits: &Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {
+pub(super) fn sample(logits: Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {
     let _guard = tch::no_grad_guard();
     let (_, all) = logits.size2().expect("logits are (B, V)");
     let width = sampling.vocab.min(all);
-    let mut logits = logits.copy().to_kind(Kind::Float).contiguous();
+    let mut logits = logits.to_kind(Kind::Float).contiguous();
     if sampling.temperature != 1.0 {
         let _ = logits.g_div_scalar_(sampling.temperature);
     }

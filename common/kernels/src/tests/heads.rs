@@ -90,7 +90,7 @@ fn samples() {
         for (temperature, top_p) in [(0.0, 0.9), (1.0, 1.0), (0.7, 0.9), (1.3, 0.5), (1.0, 1e-6)] {
             let sampling =
                 Sampling { temperature, top_p, max_tokens: 1, stop_ids: Vec::new(), vocab: used, record_nucleus: true };
-            let found = ops.sample(&logits, &sampling, &uniform).unwrap();
+            let found = ops.sample(logits.copy(), &sampling, &uniform).unwrap();
             for (row, sample) in found.iter().enumerate() {
                 let logits = Vec::<f32>::try_from(logits.get(row as i64).narrow(0, 0, used)).unwrap();
                 let scaled: Vec<f64> = logits
@@ -112,7 +112,7 @@ fn samples() {
             vocab: used,
             record_nucleus: false,
         };
-        assert!(ops.sample(&broken, &sampling, &uniform).is_err(), "{}", ops.name());
+        assert!(ops.sample(broken, &sampling, &uniform).is_err(), "{}", ops.name());
     }
 }
 

@@ -29,7 +29,7 @@ fn sampled() -> Sampling {
 
 /// One draw from each row of logits.
 fn sample(logits: &Tensor, sampling: &Sampling, draw: f64) -> Result<Vec<Sample>> {
-    frozen(Kind::Float).ops().sample(logits, sampling, &|_| draw)
+    frozen(Kind::Float).ops().sample(logits.copy(), sampling, &|_| draw)
 }
 
 fn ids(json: &serde_json::Value) -> Vec<i64> {
