@@ -97,8 +97,6 @@ impl<'a> Chunk<'a> {
 
 /// A chunk's distributions, for the backward pass.
 pub enum Softmax<'a> {
-    /// Not kept.
-    None,
     /// By blocks of ids: exp(logit − highest) (n, ids) and what is known of its rows; the targets (n), and what is known of them.
     Blocks {
         /// Each block.
@@ -121,12 +119,8 @@ pub enum Softmax<'a> {
 
 impl Softmax<'_> {
     /// Shows ∂L/∂logits (n, ids) of each block, given g = ∂L/∂logprob (n): (onehot − softmax)·g.
-    ///
-    /// # Panics
-    /// When it was not kept.
     pub fn gradients(self, grad: &Tensor, take: &mut dyn FnMut(Range<usize>, Tensor)) {
         match self {
-            Self::None => panic!("the chunk's softmax was not kept"),
             Self::Blocks { blocks, targets, nucleus, rows } => {
                 let grads = Vec::<f32>::try_from(grad).expect("one number a row");
                 for (ids, mut kept, parts) in blocks {

@@ -143,9 +143,14 @@ pub trait Ops: Sync {
         vocab
     }
 
-    /// Log-probabilities of a chunk of targets; with `keep`, also what their gradient needs.
-    fn logprobs<'a>(&self, chunk: &Chunk<'a>, keep: bool) -> (TokenStats, Softmax<'a>) {
-        reference::logprobs(chunk, keep)
+    /// Log-probabilities of a chunk of targets, without what their gradient needs.
+    fn logprobs(&self, chunk: &Chunk<'_>) -> TokenStats {
+        reference::logprobs(chunk).0
+    }
+
+    /// Log-probabilities of a chunk of targets, and what their gradient needs.
+    fn logprobs_train<'a>(&self, chunk: &Chunk<'a>) -> (TokenStats, Softmax<'a>) {
+        reference::logprobs(chunk)
     }
 
     /// Draws a token from each row of logits (B, V); `uniform(row)` lies in [0, 1). May reuse their memory.

@@ -156,7 +156,7 @@ pub(crate) fn decode_attention(cache: &mut KvCache, layer: usize, heads: &Heads,
     scores.softmax(-1, scores.kind()).bmm(&values).view([rows, -1])
 }
 
-pub(crate) fn logprobs<'a>(chunk: &Chunk<'a>, keep: bool) -> (TokenStats, Softmax<'a>) {
+pub(crate) fn logprobs<'a>(chunk: &Chunk<'a>) -> (TokenStats, Softmax<'a>) {
     let mut logits = chunk.logits(0..chunk.vocab());
     if let Some(nucleus) = chunk.nucleus {
         logits = keep_nucleus(&logits, nucleus);
@@ -173,8 +173,7 @@ pub(crate) fn logprobs<'a>(chunk: &Chunk<'a>, keep: bool) -> (TokenStats, Softma
         entropy: (&log_normalizer - expected).squeeze_dim(-1),
         correct: target_logits.eq_tensor(&highest).squeeze_dim(-1),
     };
-    let softmax = if keep { Softmax::Whole { probabilities, targets } } else { Softmax::None };
-    (stats, softmax)
+    (stats, Softmax::Whole { probabilities, targets })
 }
 
 /// Logits of kept tokens, everything else far below them.

@@ -125,7 +125,7 @@ impl CausalLm {
 
     /// All parameters, in the order of the transformer.
     pub fn parameters(&self) -> &[Parameter] {
-        &self.backbone.parameters
+        &self.backbone.weights.parameters
     }
 
     /// The architecture.
@@ -176,7 +176,7 @@ impl CausalLm {
     fn say(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
         let files = Files::require(dir)?;
         let model = Self::read(dir, &files, options, Parameter::mapped)?;
-        let hidden = model.backbone.hidden_once(&probe(model.config().vocab_size), None, &files);
+        let hidden = model.backbone.hidden_mapped(&probe(model.config().vocab_size), None, &files);
         Ok(model.head.logits_once(&hidden, &files))
     }
 }

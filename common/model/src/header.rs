@@ -10,10 +10,8 @@ use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::{Map, Value};
 use tch::Kind;
 
-use super::ModelOptions;
 use super::config::ModelConfig;
 use super::differences::{self, Alike, Held};
-use super::layer::Shape;
 use super::transformer::Transformer;
 use super::unfound::refuse_unfound;
 use align_core::atomic_files::is_lfs_pointer;
@@ -165,7 +163,7 @@ pub(crate) fn score_spec(config: &ModelConfig) -> Spec {
 
 fn body_specs(config: &ModelConfig) -> Vec<Spec> {
     let mut specs = Vec::new();
-    Transformer::build(config, Shape::of(config, &ModelOptions::reader(HOST)), &mut |spec| {
+    Transformer::build(config, &mut |spec| {
         specs.push(spec);
         tch::Tensor::new()
     });

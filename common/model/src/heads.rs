@@ -73,7 +73,7 @@ impl LmHead {
         let weight = self.ops.matmul_input(&self.weight, self.matmul);
         let read = |rows| {
             let chunk = Chunk::new(self.ops, self.matmul, &weight, hidden, targets, over, rows);
-            self.ops.logprobs(&chunk, false).0
+            self.ops.logprobs(&chunk)
         };
         collect(self.rows(targets).map(read).collect(), targets)
     }
@@ -95,7 +95,7 @@ impl LmHead {
         let (mut stats, hidden_grad) = (Vec::new(), Tensor::zeros(hidden.size(), (Kind::Float, hidden.device())));
         for rows in self.rows(targets) {
             let chunk = Chunk::new(self.ops, self.matmul, &weight, hidden, targets, over, rows.clone());
-            let (chunk_stats, softmax) = self.ops.logprobs(&chunk, true);
+            let (chunk_stats, softmax) = self.ops.logprobs_train(&chunk);
             let grad = grad_of(rows.clone(), &chunk_stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float);
             let mut hidden_grad = hidden_grad.narrow(0, rows.start as i64, rows.len() as i64);
             softmax.gradients(&(grad / over.temperature), &mut |ids, logits_grad| {

@@ -11,6 +11,7 @@
 //!   files of a folder, to be compared; [`generate`]: sampling.
 //! - `untrained`: whether the ChatML tokens were ever trained; `finite`: weights that are no numbers; [`contract`]: what a score means.
 
+mod attention;
 mod backbone;
 mod causal;
 mod config;
@@ -22,6 +23,9 @@ pub mod generate;
 mod header;
 mod heads;
 mod layer;
+mod linear;
+mod mlp;
+mod pass;
 mod rope;
 mod rounding;
 mod saved;
@@ -107,8 +111,10 @@ impl Dropout {
         tch::manual_seed((self.key ^ layer.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64 & i64::MAX);
     }
 
-    /// What outputs are multiplied with: 0 with probability p, else 1/(1 − p).
-    fn noise(&self, outputs: &Tensor) -> Tensor {
-        outputs.empty_like().bernoulli_float_(1.0 - self.p).g_div_scalar_(1.0 - self.p)
+    /// Multiplies outputs with a mask, which it returns: 0 with probability p, else 1/(1 − p).
+    fn apply(&self, outputs: &mut Tensor) -> Tensor {
+        let mask = outputs.empty_like().bernoulli_float_(1.0 - self.p).g_div_scalar_(1.0 - self.p);
+        let _ = outputs.g_mul_(&mask);
+        mask
     }
 }

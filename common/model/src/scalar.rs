@@ -155,7 +155,7 @@ impl ScalarModel {
 
     /// All parameters, in the order of the transformer, heads last.
     pub fn parameters(&self) -> &[Parameter] {
-        &self.backbone.parameters
+        &self.backbone.weights.parameters
     }
 
     /// The architecture.
@@ -197,7 +197,7 @@ impl ScalarModel {
         let _no_grad = tch::no_grad_guard();
         let files = Files::require(dir)?;
         let model = Self::read(dir, &files, options, 0, false, Parameter::mapped)?;
-        Ok(model.scalars(&model.backbone.hidden_once(&probe(model.config().vocab_size), None, &files)))
+        Ok(model.scalars(&model.backbone.hidden_mapped(&probe(model.config().vocab_size), None, &files)))
     }
 
     /// The source's config as that of a sequence classifier with one label.

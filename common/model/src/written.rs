@@ -116,7 +116,7 @@ impl LmReader for WrittenLm {
     }
 
     fn read_at(&self, batch: &FlatBatch, places: &Tensor) -> Tensor {
-        self.model.backbone.hidden_once(batch, Some(places), &self.files)
+        self.model.backbone.hidden_mapped(batch, Some(places), &self.files)
     }
 
     fn judge(&self, hidden: &Tensor, targets: &Tensor) -> TokenStats {
@@ -156,7 +156,7 @@ impl ScalarReader for WrittenScalar {
     }
 
     fn scalars_at(&self, batch: &FlatBatch, places: &Tensor) -> Tensor {
-        tch::no_grad(|| self.model.scalars(&self.model.backbone.hidden_once(batch, Some(places), &self.files)))
+        tch::no_grad(|| self.model.scalars(&self.model.backbone.hidden_mapped(batch, Some(places), &self.files)))
     }
 
     fn longest_shared(&self) -> usize {

@@ -1,32 +1,57 @@
 //! The language-model head's softmax by blocks of the vocabulary.
 
+use std::ops::Range;
+
 use tch::Tensor;
 
 use super::slices::as_f32_slice_mut;
-use super::softmax::{Block, Row};
+use super::softmax::{Block, Exponentials, Part, Row};
 use crate::logprobs::{Chunk, Softmax, TokenStats, even_parts};
 
 /// A block has at most this many ids.
 pub(super) const BLOCK_IDS: usize = 8192;
 
-/// As [`crate::ops::Ops::logprobs`], by blocks of the vocabulary, whose logits and gradients are in cache for all that is done with them.
-pub(super) fn logprobs<'a>(chunk: &Chunk<'a>, keep: bool) -> (TokenStats, Softmax<'a>) {
-    let targets = Vec::<i64>::try_from(&chunk.targets).expect("one id a row");
-    let mut blocks = Vec::new();
-    for ids in even_parts(chunk.vocab(), BLOCK_IDS) {
-        let mut logits = chunk.logits(ids.clone());
-        let block = Block { ids: ids.clone(), targets: &targets, nucleus: chunk.nucleus };
-        let parts = block.read(as_f32_slice_mut(&mut logits), keep);
-        blocks.push((ids, if keep { logits } else { Tensor::new() }, parts));
-    }
-    let rows: Vec<Row> =
-        (0..targets.len()).map(|row| Row::of(blocks.iter().map(|(_, _, parts)| &parts[row]))).collect();
+/// As [`crate::ops::Ops::logprobs`], by blocks of the vocabulary, whose logits stay in cache for all operations on them.
+pub(super) fn logprobs(chunk: &Chunk<'_>) -> TokenStats {
+    let targets = targets_of(chunk);
+    let read = |ids| read(chunk, &targets, ids, Exponentials::Discard).1;
+    let blocks: Vec<Vec<Part>> = even_parts(chunk.vocab(), BLOCK_IDS).map(read).collect();
+    stats(&rows(targets.len(), blocks.iter()))
+}
+
+/// As [`crate::ops::Ops::logprobs_train`].
+pub(super) fn logprobs_train<'a>(chunk: &Chunk<'a>) -> (TokenStats, Softmax<'a>) {
+    let targets = targets_of(chunk);
+    let read = |ids: Range<usize>| {
+        let (logits, parts) = read(chunk, &targets, ids.clone(), Exponentials::Store);
+        (ids, logits, parts)
+    };
+    let blocks: Vec<_> = even_parts(chunk.vocab(), BLOCK_IDS).map(read).collect();
+    let rows = rows(targets.len(), blocks.iter().map(|(_, _, parts)| parts));
+    (stats(&rows), Softmax::Blocks { blocks, targets, nucleus: chunk.nucleus, rows })
+}
+
+fn targets_of(chunk: &Chunk<'_>) -> Vec<i64> {
+    Vec::<i64>::try_from(&chunk.targets).expect("one id a row")
+}
+
+/// One block: its logits, or their exponentials where these are stored, and the sums of its rows.
+fn read(chunk: &Chunk<'_>, targets: &[i64], ids: Range<usize>, exponentials: Exponentials) -> (Tensor, Vec<Part>) {
+    let mut logits = chunk.logits(ids.clone());
+    let block = Block { ids, targets, nucleus: chunk.nucleus };
+    let parts = block.read(as_f32_slice_mut(&mut logits), exponentials);
+    (logits, parts)
+}
+
+fn rows<'a>(count: usize, blocks: impl Iterator<Item = &'a Vec<Part>> + Clone) -> Vec<Row> {
+    (0..count).map(|row| Row::of(blocks.clone().map(move |parts| &parts[row]))).collect()
+}
+
+fn stats(rows: &[Row]) -> TokenStats {
     let of = |part: fn(&Row) -> f32| Tensor::from_slice(&rows.iter().map(part).collect::<Vec<_>>());
-    let stats = TokenStats {
+    TokenStats {
         logprobs: of(|row| row.logprob),
         entropy: of(|row| row.entropy),
         correct: Tensor::from_slice(&rows.iter().map(|row| row.correct).collect::<Vec<_>>()),
-    };
-    let softmax = if keep { Softmax::Blocks { blocks, targets, nucleus: chunk.nucleus, rows } } else { Softmax::None };
-    (stats, softmax)
+    }
 }

@@ -136,8 +136,12 @@ impl Ops for Cpu {
         logprobs::BLOCK_IDS.min(vocab)
     }
 
-    fn logprobs<'a>(&self, chunk: &Chunk<'a>, keep: bool) -> (TokenStats, Softmax<'a>) {
-        logprobs::logprobs(chunk, keep)
+    fn logprobs(&self, chunk: &Chunk<'_>) -> TokenStats {
+        logprobs::logprobs(chunk)
+    }
+
+    fn logprobs_train<'a>(&self, chunk: &Chunk<'a>) -> (TokenStats, Softmax<'a>) {
+        logprobs::logprobs_train(chunk)
     }
 
     fn sample(&self, logits: Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {

@@ -8,6 +8,13 @@ use crate::cpu::simd::{exp, multiply_add, simd_dispatch};
 use crate::cpu::threads;
 use crate::logprobs::MASKED_LOGIT;
 
+/// Whether the exponentials of a pass over logits replace these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exponentials {
+    Discard,
+    Store,
+}
+
 /// What is known of a row (V) within a block of the vocabulary.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
@@ -45,8 +52,8 @@ pub(crate) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Reads logits (n, ids). With `keep`, leaves exp(logit − highest) in their place, for [`Block::gradient`].
-    pub(crate) fn read(&self, logits: &mut [f32], keep: bool) -> Vec<Part> {
+    /// The sums over logits (n, ids), in place of which exp(logit − highest) may be stored, for [`Block::gradient`].
+    pub(crate) fn read(&self, logits: &mut [f32], exponentials: Exponentials) -> Vec<Part> {
         let mut parts = vec![
             Part { chosen: MASKED_LOGIT, highest: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0 };
             self.targets.len()
@@ -54,21 +61,21 @@ impl Block<'_> {
         self.each(logits, parts.iter_mut(), |row, logits, part| {
             part.chosen = logits.get(self.place_of_target(row)).copied().unwrap_or(MASKED_LOGIT);
             (part.highest, part.sum, part.weighted) = match self.nucleus {
-                None => sums(logits, keep),
-                Some(nucleus) => self.sums_of(logits, &nucleus[row], keep),
+                None => sums(logits, exponentials),
+                Some(nucleus) => self.sums_of(logits, &nucleus[row], exponentials),
             };
         });
         parts
     }
 
-    /// As `sums`, over the kept ids; with `keep`, what is outside becomes 0.
-    fn sums_of(&self, logits: &mut [f32], nucleus: &[i64], keep: bool) -> (f32, f64, f64) {
+    /// As `sums`, over the kept ids; where exponentials are stored, those of the other ids are 0.
+    fn sums_of(&self, logits: &mut [f32], nucleus: &[i64], exponentials: Exponentials) -> (f32, f64, f64) {
         let from = |id: usize| nucleus.partition_point(|kept| (*kept as usize) < id);
         let places =
             || nucleus[from(self.ids.start)..from(self.ids.end)].iter().map(|id| *id as usize - self.ids.start);
         let mut kept: Vec<f32> = places().map(|place| logits[place]).collect();
-        let found = if kept.is_empty() { (f32::NEG_INFINITY, 0.0, 0.0) } else { sums(&mut kept, keep) };
-        if keep {
+        let found = if kept.is_empty() { (f32::NEG_INFINITY, 0.0, 0.0) } else { sums(&mut kept, exponentials) };
+        if exponentials == Exponentials::Store {
             logits.fill(0.0);
             places().zip(kept).for_each(|(place, entry)| logits[place] = entry);
         }
@@ -129,7 +136,7 @@ impl Row {
 
 /// Leaves exp(logit − highest) in place of each logit and returns their sum, which is not finite when the logits are no numbers.
 pub(crate) fn exponentials(logits: &mut [f32]) -> f64 {
-    sums(logits, true).1
+    sums(logits, Exponentials::Store).1
 }
 
 simd_dispatch! {
@@ -146,7 +153,7 @@ fn multiply_by<const FUSED: bool>(entries: &mut [f32], factor: f32) {
 
 simd_dispatch! {
     /// The highest logit, Σ exp(x) and Σ x·exp(x) over x = logit − highest.
-    fn sums(logits: &mut [f32], keep: bool) -> (f32, f64, f64) = sums_by;
+    fn sums(logits: &mut [f32], exponentials: Exponentials) -> (f32, f64, f64) = sums_by;
 }
 
 /// Numbers that one instruction works on, at most.
@@ -155,7 +162,7 @@ const LANES: usize = 16;
 const BLOCK: usize = 1024;
 
 #[inline(always)]
-fn sums_by<const FUSED: bool>(logits: &mut [f32], keep: bool) -> (f32, f64, f64) {
+fn sums_by<const FUSED: bool>(logits: &mut [f32], exponentials: Exponentials) -> (f32, f64, f64) {
     let mut highest = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = logits.as_chunks::<LANES>();
     for lanes in whole {
@@ -175,7 +182,7 @@ fn sums_by<const FUSED: bool>(logits: &mut [f32], keep: bool) -> (f32, f64, f64)
                 let e = exp::<FUSED>(x);
                 *sum += e;
                 *weighted = multiply_add::<FUSED>(x, e, *weighted);
-                if keep {
+                if exponentials == Exponentials::Store {
                     *logit = e;
                 }
             }
@@ -185,7 +192,7 @@ fn sums_by<const FUSED: bool>(logits: &mut [f32], keep: bool) -> (f32, f64, f64)
             let e = exp::<FUSED>(x);
             *sum += e;
             *weighted = multiply_add::<FUSED>(x, e, *weighted);
-            if keep {
+            if exponentials == Exponentials::Store {
                 *logit = e;
             }
         }
@@ -217,7 +224,7 @@ mod tests {
             blocks.clone().map(|block| rows.iter().flat_map(|row| row[block.ids.clone()].to_vec()).collect::<Vec<_>>());
         let mut parts = Vec::new();
         for (block, entries) in blocks.iter().zip(&mut entries) {
-            parts.push(block.read(entries, true));
+            parts.push(block.read(entries, Exponentials::Store));
         }
         let found: Vec<Row> = (0..rows.len()).map(|row| Row::of(parts.iter().map(|parts| &parts[row]))).collect();
         for ((block, entries), parts) in blocks.iter().zip(&mut entries).zip(&parts) {
@@ -263,7 +270,10 @@ mod tests {
     #[test]
     fn every_kind_of_arithmetic_agrees() {
         let logits: Vec<f32> = (0..5000).map(|at| ((at * 7919 % 1000) as f32 - 500.0) / 40.0).collect();
-        let (widest, plain) = (sums(&mut logits.clone(), false), sums_by::<false>(&mut logits.clone(), false));
+        let (widest, plain) = (
+            sums(&mut logits.clone(), Exponentials::Discard),
+            sums_by::<false>(&mut logits.clone(), Exponentials::Discard),
+        );
         assert_eq!(widest.0, plain.0);
         assert!(
             (widest.1 / plain.1 - 1.0).abs() < 1e-6 && (widest.2 / plain.2 - 1.0).abs() < 1e-6,

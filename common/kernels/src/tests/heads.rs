@@ -37,7 +37,7 @@ fn log_probabilities_and_their_gradient() {
 
             let weight = case.ops.matmul_input(&weight, by);
             let chunk = Chunk::new(case.ops, by, &weight, &hidden, &targets, &over, 0..rows as usize);
-            let (stats, softmax) = case.ops.logprobs(&chunk, true);
+            let (stats, softmax) = case.ops.logprobs_train(&chunk);
             case.assert_close("logprobs", &stats.logprobs, &logprobs);
             case.assert_close("entropy", &stats.entropy, &entropy);
             let found = Tensor::zeros([rows, vocab], (Kind::Float, HOST));
@@ -45,7 +45,7 @@ fn log_probabilities_and_their_gradient() {
                 found.narrow(1, ids.start as i64, ids.len() as i64).copy_(&part);
             });
             case.assert_close("gradient of logits", &found, &logits.grad());
-            let (unkept, _) = case.ops.logprobs(&chunk, false);
+            let unkept = case.ops.logprobs(&chunk);
             case.assert_close("logprobs alone", &unkept.logprobs, &logprobs);
         }
     });
