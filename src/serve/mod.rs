@@ -52,10 +52,14 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     let ((Scorer { format, assumed, .. }, socket), address) = problems.into_checked(scorer.zip(socket).zip(address))?;
     report_assumed(&args.model, assumed.as_deref());
 
-    let mut model = ScalarModel::load(&args.model, &evaluation_options(Dtype::Float32), 0)?;
-    require_finite(&args.model, model.parameters())?;
-    model.set_extrapolate(true);
-    let (jobs, thread) = model::start(model, args.queue).context("the model's thread cannot start")?;
+    let dir = args.model.clone();
+    let load = move || {
+        let mut model = ScalarModel::load(&dir, &evaluation_options(Dtype::Float32), 0)?;
+        require_finite(&dir, model.parameters())?;
+        model.set_extrapolate(true);
+        Ok(model)
+    };
+    let (jobs, thread) = model::start(load, args.queue)?;
     let timeout = Duration::from_secs(args.timeout_seconds);
     let service = Service {
         model: args.model.display().to_string(),

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use align_model::ScalarModel;
 use align_reward::eval::score_at_once;
 use align_reward::responses::Responses;
+use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
 /// Tokens computed at once.
@@ -24,14 +25,30 @@ pub(super) struct Job {
     pub(super) reply: oneshot::Sender<Vec<f64>>,
 }
 
-/// Starts the thread. It ends after the last request, once all senders are dropped.
-pub(super) fn start(model: ScalarModel, queue: usize) -> std::io::Result<(mpsc::Sender<Job>, JoinHandle<()>)> {
+/// Starts the thread, which loads the model first. It ends after the last request, once all senders are dropped.
+///
+/// # Errors
+/// Those of `load`, and a thread that cannot start.
+pub(super) fn start(
+    load: impl FnOnce() -> align_core::error::Result<ScalarModel> + Send + 'static,
+    queue: usize,
+) -> anyhow::Result<(mpsc::Sender<Job>, JoinHandle<()>)> {
     let (sender, jobs) = mpsc::channel(queue);
-    let score = move |parts: &[Part]| {
-        let branches = parts.iter().map(|part| part.rows[part.row].branches(part.run.clone()));
-        score_at_once(&model, branches)
+    let (loaded, is_loaded) = std::sync::mpsc::channel();
+    let run = move || {
+        let model = match load() {
+            Ok(model) => model,
+            Err(error) => return loaded.send(Err(error)).expect("the caller waits"),
+        };
+        loaded.send(Ok(())).expect("the caller waits");
+        work(jobs, |parts: &[Part]| {
+            let branches = parts.iter().map(|part| part.rows[part.row].branches(part.run.clone()));
+            score_at_once(&model, branches)
+        });
     };
-    let thread = std::thread::Builder::new().name("model".to_owned()).spawn(move || work(jobs, score))?;
+    let thread = std::thread::Builder::new().name("model".to_owned()).spawn(run);
+    let thread = thread.context("the model's thread cannot start")?;
+    is_loaded.recv().context("the model's thread ended while it loaded the model")??;
     Ok((sender, thread))
 }
 
