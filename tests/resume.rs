@@ -297,3 +297,26 @@ fn a_damaged_checkpoint_is_named_with_the_way_out() {
     folder.succeed(&args);
     assert_eq!(folder.metric("runs/sft", "step").len(), 9);
 }
+
+/// Backends round differently: a resume under another one would not end like an uninterrupted run.
+#[test]
+fn a_resume_under_another_backend_is_refused() {
+    let folder = Folder::new();
+    let run = |backend: &str, steps: &str| {
+        let steps = format!("train.steps={steps}");
+        let args = ["sft", "--config", "sft.toml", "--set", &steps, "--out", "runs/sft", "--resume"];
+        folder.align_with_variable("ALIGN_BACKEND", backend, &args)
+    };
+    let output = run("reference", "2");
+    assert_eq!(output.code, Some(0), "{output}");
+    let record: Value = serde_json::from_str(&folder.read("runs/sft/run.json")).unwrap();
+    assert_eq!(record["backend"], "reference");
+    let output = run("cpu", "4");
+    assert_eq!(output.code, Some(2), "{output}");
+    let expected = "runs/sft/run.json: the run was computed by the backend reference, this one would be by cpu; \
+                    expected ALIGN_BACKEND=reference";
+    assert!(output.stderr.contains(expected), "{output}");
+    let output = run("reference", "4");
+    assert_eq!(output.code, Some(0), "{output}");
+    assert_eq!(folder.metric("runs/sft", "step").len(), 4);
+}

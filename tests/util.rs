@@ -101,6 +101,11 @@ impl Folder {
         self.output(args, self.command(args).stdin(stdin))
     }
 
+    /// Runs the binary with an environment variable.
+    pub(crate) fn align_with_variable(&self, name: &str, value: &str, args: &[&str]) -> Output {
+        self.output(args, self.command(args).env(name, value))
+    }
+
     /// Runs the binary where no file may grow beyond so many bytes, roughly: as on a full disk, writing
     /// fails.
     pub(crate) fn align_with_small_files(&self, bytes: u64, args: &[&str]) -> Output {

@@ -52,7 +52,7 @@ impl Session {
             Ok((ScalarModel::load(path, &options, config.ppo.seed)?, second_reading))
         });
         let tokenizer = format.tokenizer();
-        models.policy.add_ends(&format.stop_ids());
+        models.policy.add_eos_token_ids(&format.stop_ids());
         models.value_model.set_pad_token_id(tokenizer.special().endoftext);
         if let Some(shift) = value_shift {
             models.value_model.set_shift(shift);

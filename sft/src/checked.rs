@@ -120,7 +120,7 @@ impl Inputs {
             model.set_side_files(SideFiles::capture(&base.path)?);
             model
         };
-        model.add_ends(&(self.end_tokens)(tokenizer.special()));
+        model.add_eos_token_ids(&(self.end_tokens)(tokenizer.special()));
         Ok(model)
     }
 

@@ -25,7 +25,8 @@ pub(super) struct Job {
     pub(super) reply: oneshot::Sender<Vec<f64>>,
 }
 
-/// Starts the thread, which loads the model first. It ends after the last request, once all senders are dropped.
+/// Starts the thread, which loads the model first. It ends after the last request, once all senders are
+/// dropped.
 ///
 /// # Errors
 /// Those of `load`, and a thread that cannot start.

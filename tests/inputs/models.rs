@@ -52,7 +52,7 @@ fn what_is_no_model_folder_is_named_by_every_command() {
     folder.write("run/run.json", "{}");
     assert!(said_everywhere(&folder, "run").ends_with("a run folder, expected the model in it: run/model"));
     let said = said_everywhere(&folder, "base/model.safetensors");
-    assert!(said.ends_with("a file, expected the folder that it lies in: base"), "{said}");
+    assert!(said.ends_with("a file, expected its folder: base"), "{said}");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn what_else_is_given_as_a_model() {
     );
     refused("nowhere", "nowhere", &["no such folder, expected a model folder"]);
     refused("base/nowhere", "base/nowhere", &["no such folder, expected a model folder"]);
-    refused("base/config.json", "base/config.json", &["a file, expected the folder that it lies in: base"]);
+    refused("base/config.json", "base/config.json", &["a file, expected its folder: base"]);
     folder.write("q4.gguf", "GGUF");
     refused("q4.gguf", "q4.gguf", &["GGUF weights, expected safetensors"]);
     folder.write("quants/q4.gguf", "GGUF");

@@ -13,11 +13,13 @@ pub struct AdamWSlot {
     pub exp_avg: Tensor,
     /// The second moment.
     pub exp_avg_sq: Tensor,
-    /// For each block of [`BLOCK`] elements, whether its moments may be other than zero; a backend may skip those that are not.
+    /// For each block of [`BLOCK`] elements, whether its moments may be other than zero; a backend may skip
+    /// those that are not.
     pub touched: Vec<bool>,
 }
 
-/// Elements that are left out together while their moments and gradient are zero: rows of an embedding whose tokens have not occurred.
+/// Elements that are left out together while their moments and gradient are zero: rows of an embedding whose
+/// tokens have not occurred.
 pub const BLOCK: usize = 1 << 10;
 
 impl AdamWSlot {

@@ -1,5 +1,6 @@
-//! Segments → attention. A plan is made once per batch and shared by its layers: which runs of tokens are computed together,
-//! which keys they see, and the masks. Many short trees share a call, a long segment has its own.
+//! Segments → attention. A plan is made once per batch and shared by its layers: which runs of tokens are
+//! computed together, which keys they see, and the masks. Many short trees share a call, a long segment has
+//! its own.
 
 use std::ops::Range;
 
@@ -166,8 +167,8 @@ struct Block {
     is_chain: bool,
 }
 
-/// Greedy: neighbouring segments share a call while it stays short and they see the same tokens outside it; a segment right
-/// behind its parent always joins a chain.
+/// Greedy: neighbouring segments share a call while it stays short and they see the same tokens outside it; a
+/// segment right after its parent always joins a chain.
 fn blocks(batch: &FlatBatch) -> Vec<Block> {
     let segments = batch.segments();
     let tree_ends = tree_ends(batch);
@@ -184,7 +185,8 @@ fn blocks(batch: &FlatBatch) -> Vec<Block> {
         };
         if let Some(block) = blocks.last_mut() {
             let length = segment.range.end - block.tokens.start;
-            // A tree that does not fit whole starts its own block, so that its branches find their root beside them.
+            // A tree that does not fit whole starts its own block, so that its branches find their root
+            // beside them.
             let tree_length = match segment.parent {
                 None => tree_ends[index] - block.tokens.start,
                 Some(_) => length,
@@ -215,7 +217,7 @@ fn last_real(batch: &FlatBatch, segment: usize) -> Option<usize> {
     std::iter::once(segment).chain(batch.ancestors(segment)).find(|&at| !batch.segments()[at].range.is_empty())
 }
 
-/// For each root: where the run of segments that continue it, right behind it, ends.
+/// For each root: where the run of segments that continue it, right after it, ends.
 fn tree_ends(batch: &FlatBatch) -> Vec<usize> {
     let mut ends = vec![0; batch.segments().len()];
     let mut root = 0;

@@ -1,7 +1,8 @@
-//! Flat, prefix-shared batches: every token of every sequence in one row, and which run of tokens continues which.
+//! Flat, prefix-shared batches: every token of every sequence in one row, and which run of tokens continues
+//! which.
 //!
-//! Nothing here is ever padded. A prompt that several responses continue is one segment with several children, stored and
-//! computed once.
+//! Nothing here is ever padded. A prompt that several responses continue is one segment with several
+//! children, stored and computed once.
 
 use std::ops::Range;
 
@@ -89,7 +90,8 @@ impl FlatBatch {
     }
 }
 
-/// Cuts a batch into microbatches: consecutive rows until `target` tokens are reached; a longer row goes alone.
+/// Cuts a batch into microbatches: consecutive rows until `target` tokens are reached; a longer row goes
+/// alone.
 pub fn microbatches(lengths: &[usize], target: usize) -> Vec<Range<usize>> {
     let (mut cuts, mut start, mut filled) = (Vec::new(), 0, 0);
     for (row, length) in lengths.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! Devices and dtypes as libtorch names them.
 
+use crate::ops::check_backend;
 use align_core::config::{DeviceSpec, Dtype};
 use tch::{Cuda, Device, Kind, Tensor};
 
@@ -18,6 +19,9 @@ pub fn find_device(spec: DeviceSpec) -> Result<Device, String> {
     match gpus() {
         0 => Err("libtorch finds no GPU here; expected \"cpu\" or \"auto\"".to_owned()),
         found if index >= found => Err(format!("libtorch finds {found} GPU(s), numbered from 0")),
+        _ if check_backend() == Ok(Some("cpu")) => {
+            Err("ALIGN_BACKEND=cpu computes on the CPU only; expected \"cpu\", or no ALIGN_BACKEND".to_owned())
+        }
         _ => Ok(Device::Cuda(index)),
     }
 }

@@ -144,7 +144,7 @@ impl KvCache {
             for cache in [keys, values] {
                 let mut size = cache.size();
                 size[2] = capacity;
-                // Zeros: what lies beyond a row's end is masked, but must be finite.
+                // Zeros: tokens after a row's end are masked, but must be finite.
                 let larger = Tensor::zeros(size, (cache.kind(), cache.device()));
                 larger.narrow(2, 0, self.capacity).copy_(cache);
                 *cache = larger;

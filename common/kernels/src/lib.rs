@@ -1,13 +1,16 @@
 //! Operations on tensors, and how each kind of device computes them.
 //!
-//! Imports `align-core`, libtorch, and nothing else of the workspace. A model is not known here: an operation is given its sizes.
+//! Imports `align-core`, libtorch, and nothing else of the workspace. A model is not known here: an operation
+//! is given its sizes.
 //!
-//! [`Ops`] is the one door to a device: a trait whose defaults compute through libtorch (`reference`), and which a backend overrides where it
-//! computes better (`cpu`). [`ops()`] gives the backend of a device; nobody else compares devices.
+//! [`Ops`] is the single interface to a device: a trait whose defaults compute through libtorch
+//! (`reference`), and which a backend overrides where it computes better (`cpu`). [`ops()`] gives the backend
+//! of a device; no other crate compares devices.
 //!
-//! To read: [`batch`], then [`attention`], then [`Ops`]. Shapes are written with one legend in the whole workspace: **B** rows, **P** prompt, **R**
-//! response, **T** tokens of a flat batch, **N** the tokens among them that something is asked about, **V** vocabulary, **D** hidden,
-//! **H** query heads, **K** key/value heads, **E** head width. A mask is true where something counts. Entry t of a per-token tensor of a
+//! To read: [`batch`], then [`attention`], then [`Ops`]. Shapes are written with one legend in the whole
+//! workspace: **B** rows, **P** prompt, **R** response, **T** tokens of a flat batch, **N** the tokens among
+//! them that something is asked about, **V** vocabulary, **D** hidden, **H** query heads, **K** key/value
+//! heads, **E** head width. A mask is true where something counts. Entry t of a per-token tensor of a
 //! response belongs to its token t, and is computed from the hidden state one position earlier.
 
 pub mod adamw;
@@ -31,12 +34,13 @@ pub use cpu::threads::spawn_single_threaded;
 pub use device::{HOST, find_device, kind_of, to_host};
 pub use ops::{BACKENDS, NormGrads, Ops, Precision, check_backend, ops};
 
-/// Goes backward from `output` with ∂L/∂output = `grad`.
+/// The backward pass from `output` with ∂L/∂output = `grad`.
 pub fn backward_with(output: &Tensor, grad: &Tensor) {
     (output * grad.detach()).sum(Kind::Float).backward();
 }
 
-/// Seeds libtorch's generator for a test. There is one for the process: whoever draws from it, dropout included, holds this meanwhile.
+/// Seeds libtorch's generator for a test. There is one for the process: a test that draws
+/// from it, dropout included, holds this guard.
 #[doc(hidden)]
 pub fn seeded(seed: i64) -> impl Drop {
     static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());

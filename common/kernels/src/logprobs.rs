@@ -1,4 +1,5 @@
-//! Log-probabilities of target tokens, a chunk of rows at a time: never more than a chunk of logits is in memory.
+//! Log-probabilities of target tokens, a chunk of rows at a time: never more than a chunk of logits is in
+//! memory.
 
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use crate::cpu::slices::as_f32_slice_mut;
 use crate::cpu::softmax::{Block, Part, Row};
 use crate::ops::Ops;
 
-/// Stands in for −∞: 0·(−∞) is NaN.
+/// A finite stand-in for −∞: 0·(−∞) is NaN.
 pub(crate) const MASKED_LOGIT: f32 = -1e30;
 
 /// Which distribution log-probabilities are taken over.
@@ -16,7 +17,8 @@ pub(crate) const MASKED_LOGIT: f32 = -1e30;
 pub struct Over<'a> {
     /// Logits are divided by it.
     pub temperature: f64,
-    /// The token ids kept in each row, ascending; probabilities are renormalised over them. Targets must be among them.
+    /// The token ids kept in each row, ascending; probabilities are renormalised over them. Targets must be
+    /// among them.
     pub nucleus: Option<&'a [Vec<i64>]>,
 }
 
@@ -48,7 +50,7 @@ pub fn even_parts(count: usize, most: usize) -> impl Iterator<Item = Range<usize
 pub struct Chunk<'a> {
     ops: &'static dyn Ops,
     /// What matmul inputs are rounded to.
-    by: Kind,
+    dtype: Kind,
     /// (V, D)
     weight: &'a Tensor,
     /// (n, D)
@@ -64,7 +66,7 @@ impl<'a> Chunk<'a> {
     /// The rows of `hidden` (N, D) and `targets` (N) in a range; `weight` is an [`Ops::matmul_input`].
     pub fn new(
         ops: &'static dyn Ops,
-        by: Kind,
+        dtype: Kind,
         weight: &'a Tensor,
         hidden: &Tensor,
         targets: &Tensor,
@@ -73,8 +75,8 @@ impl<'a> Chunk<'a> {
     ) -> Self {
         let narrow = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
         let nucleus = over.nucleus.map(|nucleus| &nucleus[rows.clone()]);
-        let hidden = ops.matmul_input(&narrow(&hidden.detach()), by);
-        Self { ops, by, weight, hidden, targets: narrow(targets), temperature: over.temperature, nucleus }
+        let hidden = ops.matmul_input(&narrow(&hidden.detach()), dtype);
+        Self { ops, dtype, weight, hidden, targets: narrow(targets), temperature: over.temperature, nucleus }
     }
 
     /// The size of the vocabulary, V.
@@ -87,7 +89,7 @@ impl<'a> Chunk<'a> {
         let (n, count) = (self.hidden.size()[0], ids.len() as i64);
         let mut logits = Tensor::empty([n, count], (Kind::Float, self.weight.device()));
         let weight = self.weight.narrow(0, ids.start as i64, count);
-        self.ops.matmul_out(self.by, &mut logits, &self.hidden, &weight.tr());
+        self.ops.matmul_out(self.dtype, &mut logits, &self.hidden, &weight.tr());
         if self.temperature != 1.0 {
             let _ = logits.g_div_scalar_(self.temperature);
         }
@@ -97,7 +99,8 @@ impl<'a> Chunk<'a> {
 
 /// A chunk's distributions, for the backward pass.
 pub enum Softmax<'a> {
-    /// By blocks of ids: exp(logit − highest) (n, ids) and what is known of its rows; the targets (n), and what is known of them.
+    /// By blocks of ids: exp(logit − highest) (n, ids) and what is known of its rows; the targets (n), and
+    /// what is known of them.
     Blocks {
         /// Each block.
         blocks: Vec<(Range<usize>, Tensor, Vec<Part>)>,
@@ -118,7 +121,7 @@ pub enum Softmax<'a> {
 }
 
 impl Softmax<'_> {
-    /// Shows ∂L/∂logits (n, ids) of each block, given g = ∂L/∂logprob (n): (onehot − softmax)·g.
+    /// Passes ∂L/∂logits (n, ids) of each block to `take`, given g = ∂L/∂logprob (n): (onehot − softmax)·g.
     pub fn gradients(self, grad: &Tensor, take: &mut dyn FnMut(Range<usize>, Tensor)) {
         match self {
             Self::Blocks { blocks, targets, nucleus, rows } => {

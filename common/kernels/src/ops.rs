@@ -1,4 +1,4 @@
-//! The one door to a device: everything that a model, a loss or an optimizer asks a device to compute.
+//! The single interface to a device: every operation of a model, a loss or an optimizer.
 
 use std::sync::OnceLock;
 
@@ -19,15 +19,16 @@ use crate::sampling::{Sample, Sampling};
 pub struct Precision {
     /// What the inputs of a matmul are rounded to.
     pub matmul: Kind,
-    /// The dtype of activations, what lies between matmuls.
+    /// The dtype of activations.
     pub activations: Kind,
 }
 
-/// What a model needs of a device. The defaults are the reference, through libtorch, which computes everywhere; a backend replaces what it
-/// computes better, and calls the reference for a case that it does not cover. No caller asks which backend it talks to.
+/// What a model needs of a device. The defaults are the reference, through libtorch, which computes
+/// everywhere; a backend replaces what it computes better, and calls the reference for a case that it does
+/// not cover. No caller checks which backend it has.
 ///
-/// Nothing here needs gradients to be on: backward passes are operations of their own, but for the reference's attention, whose output carries
-/// libtorch's graph where gradients are on.
+/// Nothing here needs gradients to be on: backward passes are operations of their own, but for the
+/// reference's attention, whose output carries libtorch's graph where gradients are on.
 pub trait Ops: Sync {
     /// The backend's name, as ALIGN_BACKEND names it.
     fn name(&self) -> &'static str;
@@ -43,23 +44,23 @@ pub trait Ops: Sync {
     }
 
     /// An input of several matmuls: rounded once, or left to be rounded as it is read.
-    fn matmul_input(&self, tensor: &Tensor, by: Kind) -> Tensor {
-        tensor.detach().to_kind(by)
+    fn matmul_input(&self, tensor: &Tensor, dtype: Kind) -> Tensor {
+        tensor.detach().to_kind(dtype)
     }
 
-    /// a·b for (m, k) and (k, n), of inputs rounded to `by`; in the dtype of `a`.
-    fn matmul(&self, by: Kind, a: &Tensor, b: &Tensor) -> Tensor {
-        reference::matmul(by, a, b)
+    /// a·b for (m, k) and (k, n), of inputs rounded to `dtype`; in the dtype of `a`.
+    fn matmul(&self, dtype: Kind, a: &Tensor, b: &Tensor) -> Tensor {
+        reference::matmul(dtype, a, b)
     }
 
-    /// out = a·b, of inputs rounded to `by`.
-    fn matmul_out(&self, by: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
-        reference::matmul_out(by, out, a, b);
+    /// out = a·b, of inputs rounded to `dtype`.
+    fn matmul_out(&self, dtype: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
+        reference::matmul_out(dtype, out, a, b);
     }
 
-    /// total += a·b, of inputs rounded to `by`.
-    fn addmm(&self, by: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
-        reference::addmm(by, total, a, b);
+    /// total += a·b, of inputs rounded to `dtype`.
+    fn addmm(&self, dtype: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
+        reference::addmm(dtype, total, a, b);
     }
 
     /// x·Wᵀ + b for (n, D), (V, D) and (V), in the dtype of `x`.
@@ -71,17 +72,20 @@ pub trait Ops: Sync {
         output
     }
 
-    /// The same for few rows, as decoding and scoring have them. Where the backend can, a row's result does not depend on the rows beside it.
+    /// The same for few rows, as decoding and scoring have them. Where the backend can, a row's result does
+    /// not depend on the rows beside it.
     fn linear_few_rows(&self, precision: Precision, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
         self.linear(precision, x, weight, bias)
     }
 
-    /// x · weight / √(mean x² + ε) over the last dimension of (…, D), computed in fp32; the weight (D) is fp32.
+    /// x · weight / √(mean x² + ε) over the last dimension of (…, D), computed in fp32; the weight (D) is
+    /// fp32.
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64, activations: Kind) -> Tensor {
         reference::rms_norm(x, weight, eps, activations)
     }
 
-    /// Given ∂L/∂output: adds ∂L/∂x to `grads.input`, fp32 of x's shape, and ∂L/∂weight to `grads.weight` (D).
+    /// Given ∂L/∂output: adds ∂L/∂x to `grads.input`, fp32 of x's shape, and ∂L/∂weight to `grads.weight`
+    /// (D).
     fn rms_norm_backward(&self, x: &Tensor, weight: &Tensor, eps: f64, grad: &Tensor, grads: NormGrads<'_>) {
         reference::rms_norm_backward(x, weight, eps, grad, grads);
     }
@@ -123,12 +127,14 @@ pub trait Ops: Sync {
         reference::attention_backward(heads, attended, grad)
     }
 
-    /// Whether [`Ops::attention`], without dropout, reads keys and values where they are: the reference copies those of several calls together.
-    fn attention_reads_in_place(&self, _by: Kind) -> bool {
+    /// Whether [`Ops::attention`], without dropout, reads keys and values where they are: the reference
+    /// copies those of several calls together.
+    fn attention_reads_in_place(&self, _dtype: Kind) -> bool {
         false
     }
 
-    /// Attention of one layer for one new token a row, whose keys and values it appends: (R, H, E) and (R, K, E) → (R, H·E).
+    /// Attention of one layer for one new token a row, whose keys and values it appends: (R, H, E) and (R, K,
+    /// E) → (R, H·E).
     fn decode_attention(&self, cache: &mut KvCache, layer: usize, heads: &Heads, step: &DecodeStep) -> Tensor {
         reference::decode_attention(cache, layer, heads, step)
     }
@@ -153,7 +159,7 @@ pub trait Ops: Sync {
         reference::logprobs(chunk)
     }
 
-    /// Draws a token from each row of logits (B, V); `uniform(row)` lies in [0, 1). May reuse their memory.
+    /// Draws a token from each row of logits (B, V); `uniform(row)` is in [0, 1). May reuse their memory.
     ///
     /// # Errors
     /// [`align_core::error::Error::Failed`] when logits are non-finite.
@@ -177,8 +183,8 @@ pub trait Ops: Sync {
     }
 
     /// Bytes that a matmul allocates to round an input of so many elements, held in a dtype, to another.
-    fn rounded_input_bytes(&self, elements: u64, held: Kind, by: Kind) -> u64 {
-        if by == Kind::Float || held == by { 0 } else { elements * by.elt_size_in_bytes() as u64 }
+    fn rounded_input_bytes(&self, elements: u64, held: Kind, dtype: Kind) -> u64 {
+        if dtype == Kind::Float || held == dtype { 0 } else { elements * dtype.elt_size_in_bytes() as u64 }
     }
 
     /// Whether inputs are rounded for each matmul and block, rather than a whole weight for all of them.
@@ -195,8 +201,8 @@ pub struct NormGrads<'a> {
     pub weight: &'a mut Tensor,
 }
 
-/// The backend of a device. ALIGN_BACKEND=reference takes the reference on every device, which is how a device without kernels of its own
-/// computes.
+/// The backend of a device. ALIGN_BACKEND=reference takes the reference on every device, which is how a
+/// device without kernels of its own computes.
 ///
 /// # Panics
 /// When ALIGN_BACKEND is none of [`BACKENDS`]: [`check_backend`] says so first.

@@ -22,14 +22,14 @@ impl Ops for Reference {
     }
 }
 
-pub(crate) fn matmul(by: Kind, a: &Tensor, b: &Tensor) -> Tensor {
-    a.to_kind(by).mm(&b.to_kind(by)).to_kind(a.kind())
+pub(crate) fn matmul(dtype: Kind, a: &Tensor, b: &Tensor) -> Tensor {
+    a.to_kind(dtype).mm(&b.to_kind(dtype)).to_kind(a.kind())
 }
 
 /// In 16 bits the product is rounded to that before it is written to fp32.
-pub(crate) fn matmul_out(by: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
-    let [a, b] = [a, b].map(|input| input.to_kind(by));
-    if out.kind() == by {
+pub(crate) fn matmul_out(dtype: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
+    let [a, b] = [a, b].map(|input| input.to_kind(dtype));
+    if out.kind() == dtype {
         let _ = a.mm_out(out, &b);
     } else {
         out.copy_(&a.mm(&b));
@@ -37,9 +37,9 @@ pub(crate) fn matmul_out(by: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
 }
 
 /// In 16 bits the product is rounded to that before it is added.
-pub(crate) fn addmm(by: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
-    let [a, b] = [a, b].map(|input| input.to_kind(by));
-    if total.kind() == by {
+pub(crate) fn addmm(dtype: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
+    let [a, b] = [a, b].map(|input| input.to_kind(dtype));
+    if total.kind() == dtype {
         let _ = total.addmm_(&a, &b);
     } else {
         let _ = total.g_add_(&a.mm(&b));

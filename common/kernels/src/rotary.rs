@@ -14,7 +14,8 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// For tokens with these angles (T, E/2). Cosines and sines are multiplied with `scale`, queries with `query_scale` (T).
+    /// For tokens with these angles (T, E/2). Cosines and sines are multiplied with `scale`, queries with
+    /// `query_scale` (T).
     pub fn new(angles: &Tensor, scale: f64, query_scale: Option<Tensor>, compute: Kind, device: Device) -> Self {
         let half = angles.size()[1];
         let (cos, sin) = (angles.cos() * scale, angles.sin() * scale);

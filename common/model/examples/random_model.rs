@@ -1,5 +1,5 @@
-//! Makes a model of random weights: `cargo run -p align-model --example random_model -- CONFIG OUT SEED`. CONFIG holds config.json,
-//! tokenizer and template; OUT gets them too.
+//! Makes a model of random weights: `cargo run -p align-model --example random_model -- CONFIG OUT SEED`.
+//! CONFIG holds config.json, tokenizer and template; OUT gets them too.
 
 use align_kernels::HOST;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Self-attention of a layer: projections, the third generation's norms of each head, rotary positions, output.
+//! Self-attention of a layer: projections, the third generation's norms of each head, rotary positions,
+//! output.
 
 use align_kernels::attention::{Heads, Plan};
 use align_kernels::rotary::Rotation;
@@ -33,7 +34,8 @@ pub(crate) struct HeadNorms {
 pub(crate) struct SavedAttention {
     /// Queries and keys before their norms, where they have any.
     before_norms: Option<(Tensor, Tensor)>,
-    /// The rotated heads and attention's output (T, H·E); leaves and end of libtorch's graph where the backend leaves one.
+    /// The rotated heads and attention's output (T, H·E); leaves and end of libtorch's graph where the
+    /// backend leaves one.
     pub(crate) heads: Heads,
     pub(crate) attended: Tensor,
 }
@@ -46,8 +48,8 @@ impl Attention {
         rotate(queries, keys, values, shape, rotation)
     }
 
-    /// Attention over a batch with what the backward pass needs, up to the output projection. Probabilities are dropped with
-    /// probability `dropout`.
+    /// Attention over a batch with what the backward pass needs, up to the output projection. Probabilities
+    /// are dropped with probability `dropout`.
     pub(crate) fn attend_train(&self, input: Tensor, shape: &Shape, plan: &Plan, dropout: f64) -> SavedAttention {
         let [queries, keys, values] = self.project(&input, shape, Rows::Many);
         drop(input);
@@ -60,8 +62,8 @@ impl Attention {
         SavedAttention { before_norms, heads, attended }
     }
 
-    /// ∂L/∂input (T, D), given the gradient of attention's output (T, H·E), both in the activation dtype. `input` gives the
-    /// normed input again once it is needed.
+    /// ∂L/∂input (T, D), given the gradient of attention's output (T, H·E), both in the activation dtype.
+    /// `input` gives the normed input again once it is needed.
     pub(crate) fn backward(
         &self,
         saved: SavedAttention,

@@ -38,9 +38,11 @@ pub(crate) struct Weights {
 /// Receives a tensor and its name.
 pub type See<'a> = dyn FnMut(String, &Tensor) + 'a;
 
-/// A forward pass in training: hidden states, and the activations that its backward pass needs. Dropping it frees them.
+/// A forward pass in training: hidden states, and the activations that its backward pass needs. Dropping it
+/// frees them.
 pub struct Forward {
-    /// Hidden states (N, D) after the final norm, in the activation dtype: a leaf, which receives its gradient from the loss.
+    /// Hidden states (N, D) after the final norm, in the activation dtype: a leaf, which receives its
+    /// gradient from the loss.
     pub hidden: Tensor,
     plan: Plan,
     dropout: Option<Dropout>,
@@ -80,8 +82,8 @@ impl Backbone {
     ) -> Self {
         let weights = Weights::new(&config, parameters);
         if options.trainable {
-            // Gradients are allocated now: among the first step's activations, they would fragment the heap for good. The
-            // embedding's own gradient is sparse, and needs a dense one to be added to.
+            // Gradients are allocated now: among the first step's activations, they would fragment the heap
+            // for good. The embedding's own gradient is sparse, and needs a dense one to be added to.
             weights.parameters.iter().for_each(|parameter| drop(ensure_grad(&parameter.tensor)));
         }
         let shape = Shape::of(&config, options);
@@ -103,7 +105,8 @@ impl Backbone {
         &self.weights.transformer
     }
 
-    /// Hidden states (N, D) after the final norm at token indices (N), all T unless given, in the activation dtype. No gradient.
+    /// Hidden states (N, D) after the final norm at token indices (N), all T unless given, in the activation
+    /// dtype. No gradient.
     pub(crate) fn hidden(&self, batch: &FlatBatch, indices: Option<&Tensor>, dropout: Option<Dropout>) -> Tensor {
         let plan = self.plan(batch);
         if dropout.is_none() {
@@ -147,7 +150,8 @@ impl Backbone {
         Forward { hidden, plan, dropout, indices: indices.map(Tensor::shallow_clone), embedded, layers, output }
     }
 
-    /// A forward pass as in training, without gradients: `see` receives every tensor. Returns the hidden states (T, D).
+    /// A forward pass as in training, without gradients: `see` receives every tensor. Returns the hidden
+    /// states (T, D).
     pub(crate) fn trace(&self, batch: &FlatBatch, dropout: Option<Dropout>, see: &mut See<'_>) -> Tensor {
         let _guard = tch::no_grad_guard();
         let plan = self.plan(batch);
@@ -180,7 +184,8 @@ impl Backbone {
         tch::with_grad(|| backward_with(&embedded, &grad));
     }
 
-    /// Hidden states (N, D) of prompts at token indices (N), and the keys and values for their responses. No gradient.
+    /// Hidden states (N, D) of prompts at token indices (N), and the keys and values for their responses. No
+    /// gradient.
     pub(crate) fn prefill(&self, batch: &FlatBatch, indices: &Tensor) -> (Tensor, Prefilled) {
         let plan = self.plan_with(batch, self.decode_precision());
         let mut layers = Vec::with_capacity(self.transformer().layers.len());
@@ -188,8 +193,8 @@ impl Backbone {
         (hidden, Prefilled { layers })
     }
 
-    /// Hidden states (R, D) of one more token in every row of the cache. `prompt_lengths` fix each row's NTK factor. No
-    /// gradient.
+    /// Hidden states (R, D) of one more token in every row of the cache. `prompt_lengths` fix each row's NTK
+    /// factor. No gradient.
     pub(crate) fn decode(&self, cache: &mut KvCache, tokens: &[i64], prompt_lengths: &[usize]) -> Tensor {
         let (activations, device) = (self.decode_precision().activations, self.options.device);
         let stretch: Option<Vec<f64>> =
@@ -271,9 +276,10 @@ mod tests {
         }
     }
 
-    /// To the bit, attention included: tokens are sampled with the fp32 weights as they are.
+    /// Where a backend decodes with the fp32 weights of a model that is trained in bfloat16, prompts are
+    /// prefilled in fp32, too: to the bit, attention included.
     #[test]
-    fn prompts_are_read_in_fp32_by_a_model_that_is_trained_in_bfloat16() {
+    fn prefill_has_the_precision_of_decoding() {
         let mut batch = FlatBatch::new();
         batch.push(&[1, 2, 3, 7, 5], None);
         let hidden = |compute| {
@@ -281,6 +287,7 @@ mod tests {
             let backbone = CausalLm::load(&tiny("qwen2_tied_gqa"), &options).unwrap().backbone;
             backbone.prefill(&batch, &Tensor::from_slice(&[2i64, 4])).0
         };
-        assert!(hidden(Kind::BFloat16).equal(&hidden(Kind::Float)));
+        let decodes_in = trainable().ops().decode_precision(Kind::BFloat16, Kind::Float).matmul;
+        assert_eq!(hidden(Kind::BFloat16).equal(&hidden(Kind::Float)), decodes_in == Kind::Float);
     }
 }

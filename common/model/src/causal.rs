@@ -25,7 +25,8 @@ impl CausalLm {
     /// Reads a checkpoint folder.
     ///
     /// # Errors
-    /// [`align_core::error::Error::Invalid`] as [`super::inspect`]; also when the folder holds no weights or a scalar model.
+    /// [`align_core::error::Error::Invalid`] as [`super::inspect`]; also when the folder holds no weights or
+    /// a scalar model.
     pub fn load(dir: &Path, options: &ModelOptions) -> Result<Self> {
         Self::read(dir, &Files::require(dir)?, options, Parameter::read)
     }
@@ -52,7 +53,7 @@ impl CausalLm {
         Self::assemble(Backbone::new(config, parameters, SideFiles::default(), options))
     }
 
-    /// As [`CausalLm::random`] with weights of 0, for one whose weights are still to come.
+    /// As [`CausalLm::random`] with weights of 0, to be filled later.
     pub fn blank(config: ModelConfig, options: &ModelOptions) -> Self {
         let blank = |spec: &Spec| {
             let zeros = Tensor::zeros(&spec.shape, (Kind::Float, options.device));
@@ -68,23 +69,25 @@ impl CausalLm {
         Self { backbone, head }
     }
 
-    /// Gives a model that was made by [`CausalLm::random`] the files that travel with it.
+    /// Gives a model that was made by [`CausalLm::random`] its companion files.
     pub fn set_side_files(&mut self, side_files: SideFiles) {
         self.backbone.side_files = side_files;
     }
 
-    /// Whether the first generation's dynamic NTK and LogN act on sequences beyond `seq_length`: evaluation only. With them,
-    /// sequences that share a prefix are all treated as the longest of them.
+    /// Whether the first generation's dynamic NTK and LogN act on sequences beyond `seq_length`: evaluation
+    /// only. With them, sequences that share a prefix are all treated as the longest of them.
     pub fn set_extrapolate(&mut self, extrapolate: bool) {
         self.backbone.extrapolate = extrapolate;
     }
 
-    /// Hidden states (T, D) after the final norm, in the dtype of activations. No gradient: see [`CausalLm::forward_train`].
+    /// Hidden states (T, D) after the final norm, in the dtype of activations. No gradient: see
+    /// [`CausalLm::forward_train`].
     pub fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
         self.backbone.hidden(batch, None, dropout)
     }
 
-    /// Those at token indices (N) alone: (N, D). What follows the last layer's attention is computed for them only.
+    /// Those at token indices (N) alone: (N, D). What follows the last layer's attention is computed for them
+    /// only.
     pub fn hidden_at(&self, batch: &FlatBatch, indices: &Tensor, dropout: Option<Dropout>) -> Tensor {
         self.backbone.hidden(batch, Some(indices), dropout)
     }
@@ -94,7 +97,7 @@ impl CausalLm {
         self.backbone.forward_train(batch, indices, dropout)
     }
 
-    /// As [`CausalLm::hidden`] without gradients, showing every tensor on the way.
+    /// As [`CausalLm::hidden`] without gradients; `see` receives every tensor.
     pub fn trace(&self, batch: &FlatBatch, dropout: Option<Dropout>, see: &mut See<'_>) -> Tensor {
         self.backbone.trace(batch, dropout, see)
     }
@@ -104,8 +107,9 @@ impl CausalLm {
         self.head.logprobs(hidden, targets, over)
     }
 
-    /// One pass over the head and backward through the body: log-probabilities of targets (N), and the gradient of a loss that is a sum
-    /// over tokens. `grad_of(rows, logprobs)` gives ∂L/∂logprob of a chunk of rows.
+    /// One pass over the head and backward through the body: log-probabilities of targets (N), and the
+    /// gradient of a loss that is a sum over tokens. `grad_of(rows, logprobs)` gives ∂L/∂logprob of a chunk
+    /// of rows.
     pub fn backward(
         &self,
         forward: Forward,
@@ -139,41 +143,42 @@ impl CausalLm {
         own.compute == other.compute && own.device == other.device
     }
 
-    /// Where it lives.
+    /// The device of its weights.
     pub fn device(&self) -> Device {
         self.backbone.options.device
     }
 
-    /// Makes `ends` tokens at which programs that load the written checkpoint stop generating.
-    pub fn add_ends(&mut self, ends: &[i64]) {
-        self.backbone.side_files.add_ends(ends);
+    /// Adds end tokens to the written checkpoint: programs that load it stop generating at them.
+    pub fn add_eos_token_ids(&mut self, ids: &[i64]) {
+        self.backbone.side_files.add_eos_token_ids(ids);
     }
 
-    /// Writes a checkpoint in Hugging Face layout, with the source's names and dtypes; the folder is made when missing.
+    /// Writes a checkpoint in Hugging Face layout, with the source's names and dtypes; the folder is made
+    /// when missing.
     ///
     /// # Errors
     /// [`align_core::error::Error::Io`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        self.as_it_stands(Writing::default()).write(dir)
+        self.snapshot(Writing::default()).write(dir)
     }
 
-    /// The model as it stands, for another thread to write and check.
+    /// A snapshot of the model, for another thread to write and check.
     pub fn saved(&self, writing: Writing) -> Saved {
         let _no_grad = tch::no_grad_guard();
-        self.as_it_stands(writing).ask(|| Probed {
-            says: self.head.logits(&self.hidden(&probe(self.config().vocab_size), None)),
+        self.snapshot(writing).probe(|| Probed {
+            output: self.head.logits(&self.hidden(&probe(self.config().vocab_size), None)),
             options: self.backbone.options.frozen(),
-            read: Self::say,
+            read: Self::probe_folder,
         })
     }
 
-    fn as_it_stands(&self, writing: Writing) -> Saved {
+    fn snapshot(&self, writing: Writing) -> Saved {
         let side_files = self.backbone.side_files.clone();
         Saved::new(self.parameters(), writing, self.config().clone(), side_files, Face::CausalLm)
     }
 
     /// The logits of a folder's model on the probe.
-    fn say(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
+    fn probe_folder(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
         let files = Files::require(dir)?;
         let model = Self::read(dir, &files, options, Parameter::mapped)?;
         let hidden = model.backbone.hidden_mapped(&probe(model.config().vocab_size), None, &files);

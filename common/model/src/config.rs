@@ -45,7 +45,8 @@ pub struct ModelConfig {
     pub vocab_size: i64,
     /// The width of the residual stream, D.
     pub hidden_size: i64,
-    /// The width inside the feed-forward layer. First-generation files say twice this number; here it is halved.
+    /// The width inside the feed-forward layer. First-generation files give twice this number; it is halved
+    /// here.
     pub intermediate_size: i64,
     /// The number of layers.
     pub num_hidden_layers: i64,
@@ -59,7 +60,7 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// The base of the rotary frequencies.
     pub rope_theta: f64,
-    /// YaRN, where the checkpoint asks for it.
+    /// YaRN, where the checkpoint has it.
     pub yarn: Option<Yarn>,
     /// Whether the language-model head is the embedding.
     pub tie_word_embeddings: bool,
@@ -81,7 +82,7 @@ pub struct ModelConfig {
     pub initializer_range: f64,
     /// The pad token, where the file names one.
     pub pad_token_id: Option<i64>,
-    /// The file's `torch_dtype` or `dtype`; float32 where it says nothing.
+    /// The file's `torch_dtype` or `dtype`; float32 if the file has neither.
     pub dtype: Kind,
     /// The file as it was read; written back with its own spelling.
     pub source: Map<String, Value>,
@@ -118,8 +119,8 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// The longest sequence that the positions are meant for, with YaRN where it acts; `None` of the first generation, which brings NTK
-    /// and LogN for longer ones.
+    /// The longest sequence that the positions are meant for, with YaRN where it acts; `None` of the first
+    /// generation, which brings NTK and LogN for longer ones.
     pub fn meant_positions(&self) -> Option<usize> {
         let extended = self.yarn.as_ref().map_or(0.0, |yarn| yarn.original_max_position_embeddings * yarn.factor);
         (self.family != Family::Qwen).then(|| (self.max_position_embeddings as usize).max(extended as usize))
@@ -155,7 +156,7 @@ pub fn dtype_name(kind: Kind) -> &'static str {
     }
 }
 
-/// Has a parsed `config.json` say that the weights have this dtype, by the keys that say it already.
+/// Sets the dtype of the weights in a parsed `config.json`, in the keys that name it already.
 pub(crate) fn set_dtype(source: &mut Map<String, Value>, kind: Kind) {
     let names = ["torch_dtype", "dtype"];
     let flags = [("fp32", Kind::Float), ("bf16", Kind::BFloat16), ("fp16", Kind::Half)];
@@ -168,7 +169,7 @@ pub(crate) fn set_dtype(source: &mut Map<String, Value>, kind: Kind) {
             *value = dtype_name(kind).into();
         }
     }
-    // Where all are false, they say nothing.
+    // All false means that none was given.
     if has_flags {
         source.extend(flags.map(|(key, flag)| (key.to_owned(), Value::Bool(flag == kind))));
     }

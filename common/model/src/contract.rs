@@ -1,4 +1,5 @@
-//! The score contract: what a reward or value model's numbers mean, written beside its weights as `align.json`.
+//! The score contract: what the scores of a reward or value model mean, written next to its weights as
+//! `align.json`.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ pub const FILE: &str = "align.json";
 /// What has to agree before a score means anything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoreContract {
-    /// The chat format, as [`ChatFormat::describe`] tells it.
+    /// The chat format, as [`ChatFormat::describe`] describes it.
     pub chat_format: Value,
     /// System text inserted where a dialogue brings none; "" inserts none.
     pub system: String,
@@ -24,7 +25,7 @@ pub struct ScoreContract {
     pub end_token_id: i64,
     /// Hash of the tokenizer's id table.
     pub tokenizer: String,
-    /// Where raw scores lie on a named set; absent when training had no held-out set.
+    /// The distribution of raw scores on a named set; absent when training had no held-out set.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reference: Option<Reference>,
     /// A value model's constant: its value is the head's output plus this.
@@ -94,14 +95,15 @@ impl ScoreContract {
         std::fs::write(&path, self.to_bytes()).map_err(Error::io(&path))
     }
 
-    /// What stands in its file.
+    /// The content of its file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut text = serde_json::to_vec_pretty(self).expect("a contract is plain data");
         text.push(b'\n');
         text
     }
 
-    /// Adds every way in which a model with this contract at `dir` would misread what a policy with `format` writes.
+    /// Adds every way in which a model with this contract at `dir` would misread what a policy with `format`
+    /// writes.
     pub fn compare(&self, dir: &Path, format: &ChatFormat, problems: &mut Problems) {
         let expected = Self::new(format);
         let place = dir.join(FILE);

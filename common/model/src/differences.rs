@@ -1,4 +1,5 @@
-//! How the tensors of a folder differ from those that config.json asks for: a line a cause, however many tensors it has.
+//! How the tensors of a folder differ from those of its config.json: one line for each cause, however many
+//! tensors it concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -33,7 +34,7 @@ impl Alike {
     }
 
     /// Says it, on one line.
-    pub(super) fn tell(self, problems: &mut Problems) {
+    pub(super) fn report(self, problems: &mut Problems) {
         let Some((place, what)) = self.first else { return };
         match self.count - 1 {
             0 => problems.push(place, what),
@@ -64,7 +65,7 @@ pub(super) fn compare(
         };
         quantised.add(tensor.file.display(), what);
     }
-    quantised.tell(&mut problems);
+    quantised.report(&mut problems);
     if problems.is_empty()
         && let Some(what) =
             other_names(config, &wanted, held.keys().copied().filter(|name| is_extra(name)), held.contains_key(LM_HEAD))
@@ -95,7 +96,7 @@ pub(super) fn compare(
         let what = || format!("holds a tensor {name} {:?}, expected those of config.json alone", tensor.shape);
         extra.add(tensor.file.display(), what);
     }
-    [dtypes, shapes, missing, extra].into_iter().for_each(|alike| alike.tell(&mut problems));
+    [dtypes, shapes, missing, extra].into_iter().for_each(|alike| alike.report(&mut problems));
     problems.into_result()
 }
 
@@ -106,7 +107,8 @@ fn is_harmless(name: &str, face: Face, config: &ModelConfig) -> bool {
     buffer || unused_head
 }
 
-/// Tensors of quantised weights: of GPTQ, AWQ, bitsandbytes, compressed-tensors and fp8, by their names or their dtypes.
+/// Tensors of quantised weights: of GPTQ, AWQ, bitsandbytes, compressed-tensors and fp8, by their names or
+/// their dtypes.
 fn is_quantised(name: &str, dtype: Dtype) -> bool {
     const PARTS: [&str; 14] = [
         ".qweight",

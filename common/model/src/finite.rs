@@ -1,4 +1,5 @@
-//! Weights that are no numbers: what is computed with them is none, or, where nothing shows it, wrong.
+//! Weights that are non-finite: results computed with them are non-finite too, or wrong where nothing shows
+//! it.
 
 use std::path::Path;
 
@@ -13,7 +14,8 @@ use align_core::error::{Error, Result};
 /// [`Error::Failed`] with the first tensor that has one.
 pub fn require_finite(dir: &Path, parameters: &[Parameter]) -> Result<()> {
     let _no_grad = tch::no_grad_guard();
-    // Finite fp32 numbers never add up to more than fp64 holds, and nothing makes a NaN or an infinity finite again.
+    // Finite fp32 numbers never add up to more than fp64 holds, and nothing makes a NaN or an infinity finite
+    // again.
     let is_finite = |parameter: &&Parameter| parameter.tensor.sum(Kind::Double).double_value(&[]).is_finite();
     let mut damaged = parameters.iter().filter(|parameter| !is_finite(parameter));
     let Some(first) = damaged.next() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Whether a path is a model folder; of what people give in its place, what it is and what to give instead.
+//! Whether a path is a model folder; otherwise what it is, and what to give instead.
 
 use std::fs;
 use std::io;
@@ -70,7 +70,8 @@ fn missing(path: &Path) -> String {
     format!("no such folder, expected a model folder ({LAYOUT})")
 }
 
-/// A path that is the name of a model on the hub, as `Qwen/Qwen2.5-0.5B`: of a path, the folder above would be there.
+/// A path that is the name of a model on the hub, as `Qwen/Qwen2.5-0.5B`: of a path, the folder above would
+/// be there.
 fn hub_name(path: &Path) -> Option<&str> {
     let name = path.to_str()?;
     let (owner, model) = name.split_once('/')?;
@@ -95,7 +96,7 @@ fn a_file(path: &Path) -> String {
         _ => PathBuf::from("."),
     };
     if parent.join("config.json").is_file() || ends(&[".safetensors"]) || name == "config.json" {
-        return format!("a file, expected the folder that it lies in: {}", parent.display());
+        return format!("a file, expected its folder: {}", parent.display());
     }
     format!("a file, expected a model folder ({LAYOUT})")
 }

@@ -28,8 +28,9 @@ pub struct Response {
 
 /// Samples `samples` responses to each prompt: `out[prompt][sample]`.
 ///
-/// `draws(prompt, sample, position)` is uniform in [0, 1). At most `max_rows` responses are active at once; waiting ones are
-/// admitted as others end. `on_token(prompt, sample, token)` receives every token as it is drawn.
+/// `draws(prompt, sample, position)` is uniform in [0, 1). At most `max_rows` responses are active at once;
+/// waiting ones are admitted as others end. `on_token(prompt, sample, token)` receives every token as it is
+/// drawn.
 ///
 /// # Errors
 /// [`align_core::error::Error::Failed`] when the model's logits are non-finite.
@@ -65,8 +66,8 @@ pub fn generate(
     generator.run()
 }
 
-/// Continuous batching: prompts are prefilled, their responses wait for a row of the cache, are decoded token by token, and
-/// make room for others when they end.
+/// Continuous batching: prompts are prefilled, their responses wait for a row of the cache, are decoded token
+/// by token, and make room for others when they end.
 struct Generator<'a> {
     model: &'a CausalLm,
     prompts: &'a [Vec<i64>],
@@ -115,8 +116,8 @@ impl Generator<'_> {
         }
     }
 
-    /// Fills free rows of the cache with waiting responses, and prefills more prompts when none wait. A few free rows are left
-    /// free: every prefill reads all weights.
+    /// Fills free rows of the cache with waiting responses, and prefills more prompts when none wait. A few
+    /// free rows are left free: every prefill reads all weights.
     fn admit(&mut self) -> Result<()> {
         let free = self.max_rows - self.cache.rows();
         if self.cache.rows() > 0 && free * REFILL < self.max_rows {
@@ -177,7 +178,8 @@ impl Generator<'_> {
         is_running
     }
 
-    /// Draws the next token of each sequence from hidden states (R, D); true where its response has not ended.
+    /// Draws the next token of each sequence from hidden states (R, D); true where its response has not
+    /// ended.
     fn draw(&mut self, sequences: &mut [ActiveSequence], hidden: &Tensor) -> Result<Vec<bool>> {
         let logits = self.model.head().next_logits(hidden);
         let uniform = |row: usize| {

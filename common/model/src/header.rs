@@ -1,5 +1,5 @@
-//! What a checkpoint folder holds, read from `config.json` and the safetensors headers alone, and compared both ways with
-//! what the transformer needs.
+//! What a checkpoint folder holds, read from `config.json` and the safetensors headers alone, and compared
+//! both ways with what the transformer needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -38,7 +38,8 @@ pub struct Header {
     pub num_parameters: u64,
     /// Whether there is a language-model head: its own or the tied embedding.
     pub has_lm_head: bool,
-    /// Whether there are weights at all; a folder with `config.json` alone describes a model to start from nothing.
+    /// Whether there are weights at all; a folder with `config.json` alone describes a model to be
+    /// initialised randomly.
     pub has_weights: bool,
 }
 
@@ -70,8 +71,8 @@ pub(crate) const SCORE: &str = "score.weight";
 /// The name of an untied language-model head's weight.
 pub(crate) const LM_HEAD: &str = "lm_head.weight";
 
-/// Checks a folder without loading a tensor: names, shapes and dtypes both ways, truncated files, overlapping tensors, shard
-/// names that leave the folder.
+/// Checks a folder without loading a tensor: names, shapes and dtypes both ways, truncated files, overlapping
+/// tensors, shard names that leave the folder.
 ///
 /// # Errors
 /// [`Error::Invalid`] with every difference.
@@ -155,7 +156,8 @@ pub(crate) fn lm_head_spec(config: &ModelConfig) -> Spec {
     Spec { name: LM_HEAD.to_owned(), shape, init: Init::Normal(config.initializer_range) }
 }
 
-/// The scalar head: normal with standard deviation 1/√(D+1). Source: Huang et al. 2024 (arXiv 2403.17031), detail 11.
+/// The scalar head: normal with standard deviation 1/√(D+1). Source: Huang et al. 2024 (arXiv 2403.17031),
+/// detail 11.
 pub(crate) fn score_spec(config: &ModelConfig) -> Spec {
     let init = Init::Normal(1.0 / ((config.hidden_size + 1) as f64).sqrt());
     Spec { name: SCORE.to_owned(), shape: vec![1, config.hidden_size], init }
@@ -186,7 +188,7 @@ struct Mapped {
     map: Mmap,
 }
 
-/// Where a tensor lies.
+/// Where a tensor is in the files.
 pub(crate) struct Entry {
     file: usize,
     range: std::ops::Range<usize>,
@@ -195,8 +197,8 @@ pub(crate) struct Entry {
 }
 
 impl Files {
-    /// Reads the headers of `model.safetensors`, or of the shards that `model.safetensors.index.json` names. `None` when the
-    /// folder holds no weights.
+    /// Reads the headers of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
+    /// `None` when the folder holds no weights.
     pub(crate) fn open(dir: &Path) -> Result<Option<Self>> {
         let mut problems = Problems::new();
         let Some((paths, index)) = problems.absorb(file_names(dir))?.flatten() else {
@@ -220,7 +222,7 @@ impl Files {
         Self::open(dir)?.ok_or_else(|| Error::invalid(dir.display(), what))
     }
 
-    /// The tensor as it lies in the file.
+    /// The tensor, in the memory of the mapped file.
     fn tensor(&self, name: &str) -> Option<tch::Tensor> {
         let entry = self.tensors.get(name)?;
         let bytes = &self.files[entry.file].map[entry.range.clone()];
@@ -238,7 +240,8 @@ impl Files {
         }
         let strides: Vec<i64> =
             (0..entry.shape.len()).map(|axis| entry.shape[axis + 1..].iter().product::<i64>()).collect();
-        // SAFETY: the header's check made sure that the bytes are those of the shape and dtype; the caller keeps the map.
+        // SAFETY: the header's check made sure that the bytes are those of the shape and dtype; the caller
+        // keeps the map.
         Some(unsafe { tch::Tensor::from_blob(bytes.as_ptr(), &entry.shape, &strides, kind, HOST) })
     }
 
@@ -257,7 +260,8 @@ impl Files {
     #[allow(unsafe_code, reason = "no safe call lets go of mapped pages")]
     pub(crate) fn let_go(&self) {
         for file in &self.files {
-            // SAFETY: the map is of a file and only read: dropped pages come back from it with the same bytes. A refusal costs memory alone.
+            // SAFETY: the map is of a file and only read: dropped pages come back from it with the same
+            // bytes. A refusal costs memory alone.
             let _ = unsafe { file.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         }
     }
@@ -281,8 +285,8 @@ impl Files {
         let file = File::open(path).map_err(|error| {
             Error::invalid(path.display(), format!("cannot be read ({error}), expected a safetensors file"))
         })?;
-        // SAFETY: a file that another process cuts short while it is mapped would fault; checkpoints are replaced by rename,
-        // which leaves the mapped one whole.
+        // SAFETY: a file that another process cuts short while it is mapped would fault; checkpoints are
+        // replaced by rename, which leaves the mapped one whole.
         #[allow(unsafe_code, reason = "mapping a file")]
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         if is_lfs_pointer(&map) {
@@ -305,7 +309,7 @@ impl Files {
         Ok(())
     }
 
-    /// Every tensor lies where the index says.
+    /// Every tensor is in the file that the index names.
     fn compare_with_index(&self, index: &Map<String, Value>) -> Result<()> {
         let (mut problems, mut elsewhere) = (Problems::new(), Alike::default());
         let place = self.dir.join(INDEX);
@@ -317,7 +321,7 @@ impl Files {
                     .add(place.display(), || format!("{name} is not in {file}, expected it where the index puts it")),
             }
         }
-        elsewhere.tell(&mut problems);
+        elsewhere.report(&mut problems);
         problems.into_result()
     }
 }
@@ -349,7 +353,7 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
                 }),
             }
         }
-        outside.tell(&mut problems);
+        outside.report(&mut problems);
         problems.into_result()?;
         return Ok(Some((names.into_iter().map(|name| dir.join(name)).collect(), Some(map.clone()))));
     }
@@ -361,7 +365,8 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
     Ok(None)
 }
 
-/// The files of a folder that decide what a model made of it computes: its config, its tokenizer and its weights.
+/// The files of a folder that decide what a model made of it computes: its config, its tokenizer and its
+/// weights.
 ///
 /// # Errors
 /// As [`inspect`] where the weights are looked for.

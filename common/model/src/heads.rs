@@ -16,7 +16,7 @@ const CHUNK_LOGITS: i64 = 1 << 27;
 /// A chunk has at most this many rows: a block of it is small enough to be kept when it is freed.
 const CHUNK_ROWS: i64 = 960;
 
-/// ∂L/∂logprob (n) f32, asked for with a range of rows and their log-probabilities (n).
+/// Computes ∂L/∂logprob (n) f32, given a range of rows and their log-probabilities (n).
 pub type GradOf<'a> = dyn FnMut(Range<usize>, &Tensor) -> Tensor + 'a;
 
 /// Hidden states → log-probabilities over the vocabulary, never with more than a chunk of logits in memory.
@@ -53,7 +53,8 @@ impl LmHead {
         self.ops.linear_few_rows(precision, &hidden.detach(), &self.weight.detach(), None).to_kind(Kind::Float)
     }
 
-    /// As [`LmHead::logits`], for a head in mapped files that is used once: of the files, some rows are held at a time.
+    /// As [`LmHead::logits`], for a head in mapped files that is used once: of the files, some rows are held
+    /// at a time.
     pub(crate) fn logits_once(&self, hidden: &Tensor, files: &Files) -> Tensor {
         const ROWS: i64 = 1 << 13;
         let _guard = tch::no_grad_guard();
@@ -78,8 +79,9 @@ impl LmHead {
         collect(self.rows(targets).map(read).collect(), targets)
     }
 
-    /// As [`LmHead::logprobs`], and in the same pass the gradient of a loss that is a sum over tokens. Adds to the weight's
-    /// gradient where it is trained, and returns the gradient with respect to `hidden` (N, D), in its dtype.
+    /// As [`LmHead::logprobs`], and in the same pass the gradient of a loss that is a sum over tokens. Adds
+    /// to the weight's gradient where it is trained, and returns the gradient with respect to `hidden` (N,
+    /// D), in its dtype.
     ///
     /// With g = ∂L/∂logprob: ∂L/∂logits = (onehot − softmax)·g / temperature.
     pub fn gradient(
@@ -132,7 +134,8 @@ fn collect(stats: Vec<TokenStats>, targets: &Tensor) -> TokenStats {
     TokenStats { logprobs: cat(|s| &s.logprobs), entropy: cat(|s| &s.entropy), correct: cat(|s| &s.correct) }
 }
 
-/// The leaf's gradient, made of zeros where there is none yet: tch cannot set one, but going backward through nothing does.
+/// The leaf's gradient, allocated with zeros if missing. tch cannot assign one, but a backward pass through
+/// an empty slice has libtorch allocate it.
 pub(crate) fn ensure_grad(leaf: &Tensor) -> Tensor {
     if !leaf.grad().defined() {
         tch::with_grad(|| leaf.narrow(0, 0, 0).sum(Kind::Float).backward());
@@ -163,7 +166,8 @@ mod tests {
 
     use super::*;
 
-    /// Three blocks, the last of another size: what they give together is what autograd gives over whole rows.
+    /// Three blocks, the last of another size: what they give together is what autograd gives over whole
+    /// rows.
     #[test]
     fn blocks_of_the_vocabulary_are_the_whole() {
         let _generator = align_kernels::seeded(3);
@@ -194,10 +198,10 @@ mod tests {
                 grads.narrow(0, rows.start as i64, rows.len() as i64)
             });
             let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
-            let apart = |one: &Tensor, other: &Tensor| largest(&(one - other)) / largest(other);
-            assert!(apart(&stats.logprobs, &logprobs.detach()) < 1e-5);
-            assert!(apart(&hidden_grad, &expected[0]) < 1e-5, "{:e}", apart(&hidden_grad, &expected[0]));
-            assert!(apart(&weight.grad(), &expected[1]) < 1e-5);
+            let max_rel_diff = |one: &Tensor, other: &Tensor| largest(&(one - other)) / largest(other);
+            assert!(max_rel_diff(&stats.logprobs, &logprobs.detach()) < 1e-5);
+            assert!(max_rel_diff(&hidden_grad, &expected[0]) < 1e-5, "{:e}", max_rel_diff(&hidden_grad, &expected[0]));
+            assert!(max_rel_diff(&weight.grad(), &expected[1]) < 1e-5);
         }
     }
 }

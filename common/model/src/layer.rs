@@ -1,7 +1,7 @@
 //! One layer: attention and feed-forward, each after a norm, each added to the residual stream.
 //!
-//! The backward pass is written out: libtorch's graph would keep twice as much, and its matmuls would be libtorch's alone. Only
-//! the attention of the reference backend goes backward through libtorch's graph.
+//! The backward pass is written out: libtorch's graph would keep twice as much, and its matmuls would be
+//! libtorch's alone. Only the attention of the reference backend goes backward through libtorch's graph.
 
 use align_kernels::attention::{Heads, Plan};
 use align_kernels::{NormGrads, Ops, Precision};
@@ -50,7 +50,8 @@ impl Shape {
         self.ops.rms_norm_backward(x, &self.norm_weight(weight), self.eps, grad, grads);
     }
 
-    /// The weight is rounded to the matmul dtype, because frozen models store it rounded: a frozen model equals a trainable one.
+    /// The weight is rounded to the matmul dtype, because frozen models store it rounded: a frozen model
+    /// equals a trainable one.
     fn norm_weight(&self, weight: &Tensor) -> Tensor {
         weight.detach().to_kind(self.precision.matmul).to_kind(Kind::Float)
     }
@@ -66,7 +67,8 @@ pub(crate) struct Layer {
     mlp: Mlp,
 }
 
-/// What the backward pass needs of a forward pass: the tensors that are cheaper to keep than to compute again.
+/// What the backward pass needs of a forward pass: the tensors that are cheaper to keep than to compute
+/// again.
 pub(crate) struct SavedActivations {
     /// The token indices (N) for which everything after attention was computed; all T unless given.
     indices: Option<Tensor>,
@@ -141,8 +143,9 @@ impl Layer {
         }
     }
 
-    /// (T, D) fp32 → (N, D) fp32 at the token indices, all T unless given; no gradient. The numbers are those of
-    /// [`Layer::forward_train`] to the bit, except while decoding, where every map is computed for few rows.
+    /// (T, D) fp32 → (N, D) fp32 at the token indices, all T unless given; no gradient. The numbers are those
+    /// of [`Layer::forward_train`] to the bit, except while decoding, where every map is computed for few
+    /// rows.
     pub(crate) fn forward(
         &self,
         input: &Tensor,

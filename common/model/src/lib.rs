@@ -1,15 +1,19 @@
-//! The transformers: [`CausalLm`], which ends in a distribution over tokens, and [`ScalarModel`], which ends in a number per
-//! position, a score or a value. `config.json` decides the architecture.
+//! The transformers: [`CausalLm`], which ends in a distribution over tokens, and [`ScalarModel`], which ends
+//! in a number per position, a score or a value. `config.json` decides the architecture.
 //!
 //! Imports `align-core`, `align-text` and `align-kernels`.
 //!
-//! - `folder`: what people give in place of a model folder; `config`: `config.json` of the three families; `header`: what a folder
-//!   holds, checked before anything loads, and `differences` from what it should; `unfound`: weights that nobody looks for; `weights`:
-//!   safetensors ⇄ parameters; `rounding`: fp32 weights in 16 bits; `saved`: a model on its way to the disk.
-//! - `transformer`: top-down; `layer`: one layer, forward and back; `rope`: positions; `heads`: the two heads.
-//! - `backbone`: a transformer's pass over a flat batch and back; `causal`, `scalar`: the two faces on top of it; `written`: these in the
-//!   files of a folder, to be compared; [`generate`]: sampling.
-//! - `untrained`: whether the ChatML tokens were ever trained; `finite`: weights that are no numbers; [`contract`]: what a score means.
+//! - `folder`: paths that are not model folders; `config`: `config.json` of the three families; `header`:
+//!   what a folder holds, checked before anything loads, and `differences` from what it should; `unfound`:
+//!   weights under other names; `weights`: safetensors ⇄ parameters; `rounding`: fp32 weights in 16 bits;
+//!   `saved`: a snapshot to be written.
+//! - `transformer`: top-down; `layer`: one layer, of `attention` and `mlp`, which are made of `linear` maps;
+//!   `rope`: positions; `heads`: the two heads.
+//! - `backbone`: forward and backward passes over flat batches; `pass`: what a forward pass attends to;
+//!   `causal`, `scalar`: the two models on top of it; `written`: these in the files of a folder, to be
+//!   compared; [`generate`]: sampling.
+//! - `untrained`: whether the ChatML tokens were ever trained; `finite`: non-finite weights; [`contract`]:
+//!   what a score means.
 
 mod attention;
 mod backbone;
@@ -56,14 +60,15 @@ pub(crate) mod tests;
 use align_kernels::{Ops, Precision, ops};
 use tch::{Device, Kind, Tensor};
 
-/// How a model is held and computed.
+/// How a model is stored and computed.
 #[derive(Debug, Clone)]
 pub struct ModelOptions {
-    /// Where it lives.
+    /// The device of its weights and its computation.
     pub device: Device,
-    /// What matmul inputs are rounded to: `Float` or `BFloat16`. What lies between matmuls is up to the backend.
+    /// What matmul inputs are rounded to: `Float` or `BFloat16`. The backend chooses the activation dtype.
     pub compute: Kind,
-    /// Whether it is trained: fp32 master weights that require gradients. Otherwise weights are held in the compute dtype.
+    /// Whether it is trained: fp32 master weights that require gradients. Otherwise weights are held in the
+    /// compute dtype.
     pub trainable: bool,
     /// Whether activations inside layers are computed again during the backward pass instead of kept.
     pub recompute_layers: bool,
@@ -75,7 +80,7 @@ impl ModelOptions {
         Self { device, compute: Kind::Float, trainable: false, recompute_layers: false }
     }
 
-    /// The same place and dtype for a model that is only read.
+    /// The same device and dtype for a model that is only read.
     fn frozen(&self) -> Self {
         Self { trainable: false, recompute_layers: false, ..self.clone() }
     }
@@ -106,7 +111,8 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// Seeds libtorch's generator for a layer (0: the embedding), so that its masks depend on nothing drawn before.
+    /// Seeds libtorch's generator for a layer (0: the embedding), so that its masks depend on nothing drawn
+    /// before.
     fn reseed(&self, layer: u64) {
         tch::manual_seed((self.key ^ layer.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64 & i64::MAX);
     }

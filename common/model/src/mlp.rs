@@ -37,7 +37,8 @@ impl Mlp {
         self.down_proj.forward(&shape.ops.swiglu(&inner.gate, &inner.up), shape, rows)
     }
 
-    /// ∂L/∂input (N, D), given ∂L/∂output, both in the activation dtype. `input` gives the input again once it is needed.
+    /// ∂L/∂input (N, D), given ∂L/∂output, both in the activation dtype. `input` gives the input again once
+    /// it is needed.
     pub(crate) fn backward(
         &self,
         saved: SavedMlp,

@@ -6,7 +6,8 @@ use super::config::{ModelConfig, Yarn};
 use align_kernels::batch::FlatBatch;
 use align_kernels::rotary::Rotation;
 
-/// The rotation of tokens at `positions` (T). `stretch` holds each token's NTK factor α where NTK and LogN act.
+/// The rotation of tokens at `positions` (T). `stretch` holds each token's NTK factor α where NTK and LogN
+/// act.
 pub(crate) fn rotation(
     config: &ModelConfig,
     positions: &[i64],
@@ -36,7 +37,7 @@ pub(crate) fn ntk_factor(config: &ModelConfig, length: usize) -> f64 {
     (2f64.powf(context.ceil()) - 1.0).max(1.0)
 }
 
-/// θ_i = base^(-2i/E), with YaRN's blend where the config asks for it (E/2).
+/// θ_i = base^(-2i/E), with YaRN's blend where the config has it (E/2).
 fn inverse_frequencies(config: &ModelConfig) -> Vec<f32> {
     let plain = plain_frequencies(config.head_dim, config.rope_theta);
     match &config.yarn {
@@ -65,7 +66,8 @@ fn stretched(config: &ModelConfig, stretch: &[f64]) -> Tensor {
     Tensor::from_slice(&rows).view([stretch.len() as i64, config.head_dim / 2])
 }
 
-/// Low frequencies are interpolated, high ones kept, with a ramp between. Source: Peng et al. 2023, section 3.2.
+/// Low frequencies are interpolated, high ones kept, with a ramp between. Source: Peng et al. 2023, section
+/// 3.2.
 fn blend(plain: &[f32], yarn: &Yarn, config: &ModelConfig) -> Vec<f32> {
     let dim = config.head_dim as f64;
     let dimension_of = |rotations: f64| {

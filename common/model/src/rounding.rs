@@ -1,11 +1,12 @@
 //! fp32 weights in 16 bits, rounded so that nothing is lost on average.
 //!
-//! A step at a usual learning rate moves a weight by less than half the distance to its neighbour in bfloat16. Rounded to the nearest,
-//! nearly every weight of a trained model is written as the one it started from. Here a weight between two neighbours goes up with the
-//! probability that keeps its mean, (weight − below) / (above − below); one that the dtype holds stays as it is.
+//! A step at a usual learning rate moves a weight by less than half the distance to its neighbour in
+//! bfloat16. Rounded to the nearest, nearly every weight of a trained model is written as the one it started
+//! from. Here a weight between two neighbours goes up with the probability that keeps its mean, (weight −
+//! below) / (above − below); one that the dtype holds stays as it is.
 //!
-//! The draws are a function of (seed, index of the parameter, place of the weight) alone. So a run writes the same bytes each time, and
-//! between two of its checkpoints a weight differs only where it has moved.
+//! The draws are a function of (seed, index of the parameter, index of the weight) alone. So a run writes the
+//! same bytes each time, and between two of its checkpoints a weight differs only where it has moved.
 
 use rand::RngCore;
 use rayon::prelude::*;
@@ -13,7 +14,8 @@ use tch::Kind;
 
 use align_core::random::{self, Purpose};
 
-/// Weights that a thread rounds at a time; an even number, so that draws of two bytes begin at a whole word of the stream.
+/// Weights that a thread rounds at a time; an even number, so that draws of two bytes begin at a whole word
+/// of the stream.
 const PART: usize = 1 << 16;
 
 const SIGN: u32 = 1 << 31;
@@ -58,7 +60,7 @@ pub(super) fn rounded(weights: &[f32], to: Kind, draws: Draws) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// Weights from place `start` on, with 16 bits of the stream each.
+/// Weights from index `start` on, with 16 bits of the stream each.
 fn part_in_bf16(weights: &[f32], start: usize, draws: Draws, bytes: &mut [u8]) {
     let drawn = draw(draws, start / 2, 2 * weights.len());
     for ((weight, draw), bytes) in weights.iter().zip(drawn.as_chunks().0).zip(bytes.as_chunks_mut().0) {
@@ -66,7 +68,7 @@ fn part_in_bf16(weights: &[f32], start: usize, draws: Draws, bytes: &mut [u8]) {
     }
 }
 
-/// Weights from place `start` on, with 32 bits of the stream each.
+/// Weights from index `start` on, with 32 bits of the stream each.
 fn part_in_f16(weights: &[f32], start: usize, draws: Draws, bytes: &mut [u8]) {
     let drawn = draw(draws, start, 4 * weights.len());
     for ((weight, draw), bytes) in weights.iter().zip(drawn.as_chunks().0).zip(bytes.as_chunks_mut().0) {
@@ -90,7 +92,8 @@ fn in_bf16(bits: u32, draw: u16) -> u16 {
     if bits & !SIGN > INFINITY { nan } else { carried }
 }
 
-/// Of 32 bits, a normal number needs 13; a subnormal one, whose lost part may be longer, is rounded by all of them.
+/// Of 32 bits, a normal number needs 13; a subnormal one, whose lost part may be longer, is rounded by all of
+/// them.
 fn in_f16(bits: u32, draw: u32) -> u16 {
     const EXPONENTS: u32 = (127 - 15) << 23;
     let (sign, magnitude) = (((bits & SIGN) >> 16) as u16, bits & !SIGN);
@@ -144,7 +147,8 @@ mod tests {
         }
     }
 
-    /// The mean of many roundings is the weight, to four standard errors; each of them is one of its two neighbours.
+    /// The mean of many roundings is the weight, to four standard errors; each of them is one of its two
+    /// neighbours.
     #[test]
     fn a_weight_keeps_its_mean() {
         const COUNT: usize = 200_000;
@@ -170,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_draws_of_a_place_are_its_own() {
-        let weights: Vec<f32> = (0..3 * PART + 5).map(|place| (place as f32).sin()).collect();
+        let weights: Vec<f32> = (0..3 * PART + 5).map(|index| (index as f32).sin()).collect();
         for to in [Kind::BFloat16, Kind::Half] {
             let whole = rounded(&weights, to, DRAWS).unwrap();
             assert!(whole == rounded(&weights, to, DRAWS).unwrap());

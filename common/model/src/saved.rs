@@ -1,4 +1,4 @@
-//! A model on its way to the disk, and whether what was written is what was in memory.
+//! A snapshot of a model: written, then read back and compared with the model in memory.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -28,26 +28,26 @@ pub trait Models: Send {
     fn check(&self, folder: &Path) -> Result<()>;
 }
 
-/// A model as it stands, for another thread to write: its tensors share memory with the model's own.
+/// A snapshot of a model, for another thread to write: its tensors share memory with the model's own.
 pub struct Saved {
     parameters: Vec<Parameter>,
     writing: Writing,
-    /// The architecture, with what `config.json` will say.
+    /// The architecture, with the `config.json` to be written.
     config: ModelConfig,
     side_files: SideFiles,
     face: Face,
-    /// What it says of the probe, and how a model in a folder is asked; nothing where the weights will not be those in memory.
+    /// The output on the probe, where the written weights are those in memory.
     probed: Option<Probed>,
     /// What was written.
     sums: RefCell<Sums>,
 }
 
-/// What a model says of the probe.
+/// A model's output on the probe, and how the written model computes it.
 pub(super) struct Probed {
-    pub(super) says: Tensor,
+    pub(super) output: Tensor,
     /// How it computes.
     pub(super) options: ModelOptions,
-    /// What the model in a folder says.
+    /// The output of the model in a folder.
     pub(super) read: fn(&Path, &ModelOptions) -> Result<Tensor>,
 }
 
@@ -70,8 +70,8 @@ impl Saved {
         Self { parameters, writing, config, side_files, face, probed: None, sums: RefCell::default() }
     }
 
-    /// Asks the model, where the answer of the written one will be the same: where no weight is rounded.
-    pub(super) fn ask(mut self, probe: impl FnOnce() -> Probed) -> Self {
+    /// Computes the output on the probe if no weight is rounded: then the written model must give the same.
+    pub(super) fn probe(mut self, probe: impl FnOnce() -> Probed) -> Self {
         let is_exact = |parameter: &Parameter| parameter.written_as(self.writing) == parameter.tensor.kind();
         self.probed = self.parameters.iter().all(is_exact).then(probe);
         self
@@ -105,15 +105,16 @@ impl Saved {
         Ok(())
     }
 
-    /// Reads what was written as whoever loads it does, and compares: the config with that in memory, each weight with the bytes that it
-    /// was written as, and the other files. Where the weights are those in memory, the model is asked, too.
+    /// Reads the folder with the loader and compares: the config with that in memory, each weight with the
+    /// bytes that were to be written, and the companion files. Where the weights are those in memory, the
+    /// outputs on the probe are compared, too.
     ///
     /// # Errors
     /// [`Error::Failed`] when something differs; [`Error::Invalid`] when it cannot be loaded.
     pub fn check(&self, dir: &Path) -> Result<()> {
         let config = ModelConfig::read(dir)?;
         if config != self.config {
-            return Err(differs(&dir.join("config.json"), "it says another model than the one in memory"));
+            return Err(differs(&dir.join("config.json"), "it describes another model than the one in memory"));
         }
         let files = Files::require(dir)?;
         let specs = if self.face == Face::Scalar { scalar_specs(&config) } else { causal_specs(&config) };
@@ -122,11 +123,11 @@ impl Saved {
         for (Spec { name, .. }, parameter) in specs.iter().zip(&self.parameters) {
             let sum = files.sum(name).expect("the header was compared with the specs");
             if sum != (parameter.written_as(self.writing), sums[name]) {
-                return Err(differs(dir, &format!("{name} has other numbers than were written")));
+                return Err(differs(dir, &format!("{name} differs from what was written")));
             }
         }
         self.side_files.check(dir)?;
-        self.probed.as_ref().map_or(Ok(()), |probed| agree(dir, &probed.says, &(probed.read)(dir, &probed.options)?))
+        self.probed.as_ref().map_or(Ok(()), |probed| agree(dir, &probed.output, &(probed.read)(dir, &probed.options)?))
     }
 }
 
@@ -165,15 +166,18 @@ pub(super) fn probe(vocab_size: i64) -> FlatBatch {
 /// Compares numbers of the model in memory with those of the written one, whose weights are the same.
 fn agree(dir: &Path, memory: &Tensor, written: &Tensor) -> Result<()> {
     let size = memory.abs().max().double_value(&[]).max(1.0);
-    let apart = (memory - written).abs().max().double_value(&[]) / size;
+    let difference = (memory - written).abs().max().double_value(&[]) / size;
     // A NaN is not within any limit, but one that is in memory is what was written.
-    if apart <= 1e-5 || memory.isfinite().all().int64_value(&[]) == 0 {
+    if difference <= 1e-5 || memory.isfinite().all().int64_value(&[]) == 0 {
         return Ok(());
     }
-    Err(differs(dir, &format!("it gives other numbers than the model in memory (apart by {apart:.1e} of their size)")))
+    Err(differs(
+        dir,
+        &format!("its outputs differ from those of the model in memory (relative difference {difference:.1e})"),
+    ))
 }
 
-/// What was written is not what was to be. The place is told by its last two names, since the folder is still to get its own.
+/// The written folder is wrong. The last two names of the path are reported: the folder is renamed later.
 pub(super) fn differs(place: &Path, how: &str) -> Error {
     let names: Vec<_> = place.iter().map(|name| name.to_string_lossy()).collect();
     let place = names[names.len().saturating_sub(2)..].join("/");

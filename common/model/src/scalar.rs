@@ -1,4 +1,5 @@
-//! A transformer that ends in one number per position: a reward model's score at the end token, a value model's value.
+//! A transformer that ends in one number per position: a reward model's score at the end token, a value
+//! model's value.
 
 use std::path::Path;
 
@@ -25,8 +26,8 @@ pub struct ScalarModel {
 }
 
 impl ScalarModel {
-    /// Reads a `…ForSequenceClassification` with its head, or a language model, which gets a new head: normal with standard
-    /// deviation 1/√(D+1), a function of `head_seed`.
+    /// Reads a `…ForSequenceClassification` with its head, or a language model, which gets a new head: normal
+    /// with standard deviation 1/√(D+1), a function of `head_seed`.
     ///
     /// # Errors
     /// [`Error::Invalid`] as [`super::inspect`], or when the folder holds no weights.
@@ -34,8 +35,8 @@ impl ScalarModel {
         Self::read(dir, &Files::require(dir)?, options, head_seed, false, Parameter::read)
     }
 
-    /// As [`ScalarModel::load`], keeping the language-model head beside the scalar one, for a language-model loss on chosen
-    /// responses. The head is trained with the rest, but not saved unless it is the embedding.
+    /// As [`ScalarModel::load`], keeping the language-model head beside the scalar one, for a language-model
+    /// loss on chosen responses. The head is trained with the rest, but not saved unless it is the embedding.
     ///
     /// # Errors
     /// As [`ScalarModel::load`]; also when the folder has no language-model head.
@@ -83,13 +84,13 @@ impl ScalarModel {
         Ok(Self { backbone, head, lm_head, has_new_head })
     }
 
-    /// Whether the head was made here, rather than read from the folder.
+    /// Whether the head is new, rather than read from the folder.
     pub fn has_new_head(&self) -> bool {
         self.has_new_head
     }
 
-    /// The longest sequence whose prefix others may share without a change to any number: beyond it the first generation's
-    /// dynamic NTK, where it acts, rotates every token by the sequence's own length.
+    /// The longest sequence whose prefix others may share without a change to any number: beyond it the first
+    /// generation's dynamic NTK, where it acts, rotates every token by the sequence's own length.
     pub fn longest_shared(&self) -> usize {
         let stretches = self.backbone.extrapolate && self.config().use_dynamic_ntk;
         if stretches { self.config().seq_length as usize } else { usize::MAX }
@@ -100,12 +101,14 @@ impl ScalarModel {
         self.backbone.extrapolate = extrapolate;
     }
 
-    /// Hidden states (T, D) after the final norm, in the dtype of activations. No gradient: see [`ScalarModel::forward_train`].
+    /// Hidden states (T, D) after the final norm, in the dtype of activations. No gradient: see
+    /// [`ScalarModel::forward_train`].
     pub fn hidden(&self, batch: &FlatBatch, dropout: Option<Dropout>) -> Tensor {
         self.backbone.hidden(batch, None, dropout)
     }
 
-    /// Those at token indices (N) alone: (N, D). What follows the last layer's attention is computed for them only.
+    /// Those at token indices (N) alone: (N, D). What follows the last layer's attention is computed for them
+    /// only.
     pub fn hidden_at(&self, batch: &FlatBatch, indices: &Tensor, dropout: Option<Dropout>) -> Tensor {
         self.backbone.hidden(batch, Some(indices), dropout)
     }
@@ -115,7 +118,7 @@ impl ScalarModel {
         self.backbone.forward_train(batch, indices, dropout)
     }
 
-    /// As [`ScalarModel::hidden`] without gradients, showing every tensor on the way.
+    /// As [`ScalarModel::hidden`] without gradients; `see` receives every tensor.
     pub fn trace(&self, batch: &FlatBatch, dropout: Option<Dropout>, see: &mut See<'_>) -> Tensor {
         self.backbone.trace(batch, dropout, see)
     }
@@ -125,7 +128,8 @@ impl ScalarModel {
         self.head.forward(hidden)
     }
 
-    /// Goes backward from a loss that was computed from the hidden states of `forward`, through them and the transformer.
+    /// The backward pass of a loss that was computed from the hidden states of `forward`, through them and
+    /// the transformer.
     pub fn backward(&self, forward: Forward, loss: &Tensor) {
         loss.backward();
         let grad = forward.hidden.grad();
@@ -142,8 +146,8 @@ impl ScalarModel {
         self.head.shift
     }
 
-    /// The language-model head, where the model was loaded with it. [`LmHead::gradient`] gives the gradient with respect to
-    /// hidden states: add `(hidden * gradient).sum()` to the loss before going backward.
+    /// The language-model head, where the model was loaded with it. [`LmHead::gradient`] gives the gradient
+    /// with respect to hidden states: add `(hidden * gradient).sum()` to the loss before the backward pass.
     pub fn lm_head(&self) -> Option<&LmHead> {
         self.lm_head.as_ref()
     }
@@ -163,7 +167,7 @@ impl ScalarModel {
         &self.backbone.config
     }
 
-    /// Where it lives.
+    /// The device of its weights.
     pub fn device(&self) -> Device {
         self.backbone.options.device
     }
@@ -173,27 +177,27 @@ impl ScalarModel {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        self.as_it_stands(Writing::default()).write(dir)
+        self.snapshot(Writing::default()).write(dir)
     }
 
-    /// The model as it stands, for another thread to write and check.
+    /// A snapshot of the model, for another thread to write and check.
     pub fn saved(&self, writing: Writing) -> Saved {
         let _no_grad = tch::no_grad_guard();
-        self.as_it_stands(writing).ask(|| Probed {
-            says: self.scalars(&self.hidden(&probe(self.config().vocab_size), None)) - self.shift(),
+        self.snapshot(writing).probe(|| Probed {
+            output: self.scalars(&self.hidden(&probe(self.config().vocab_size), None)) - self.shift(),
             options: self.backbone.options.frozen(),
-            read: Self::say,
+            read: Self::probe_folder,
         })
     }
 
-    fn as_it_stands(&self, writing: Writing) -> Saved {
+    fn snapshot(&self, writing: Writing) -> Saved {
         let parameters = self.parameters().iter().filter(|parameter| parameter.name != LM_HEAD);
         let side_files = self.backbone.side_files.clone();
         Saved::new(parameters, writing, self.written_config(), side_files, Face::Scalar)
     }
 
     /// The scalars of a folder's model on the probe.
-    fn say(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
+    fn probe_folder(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let files = Files::require(dir)?;
         let model = Self::read(dir, &files, options, 0, false, Parameter::mapped)?;

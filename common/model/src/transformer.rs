@@ -1,4 +1,5 @@
-//! The weights of a transformer, top-down. Everything but attention runs on (T, D), one row a token of the flat batch.
+//! The weights of a transformer, top-down. Everything but attention runs on (T, D), one row a token of the
+//! flat batch.
 
 use tch::{Kind, Tensor};
 

@@ -1,5 +1,5 @@
-//! A folder whose weights are not where they are looked for must not pass for one that has none: what is trained then would start from
-//! new random weights.
+//! A folder whose weights are not where they are looked for must not pass for one that has none: what is
+//! trained then would start from new random weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use super::folder::GGUF;
 use super::header::INDEX;
 use align_core::error::{Error, Result};
 
-/// What trainers keep beside weights, and we beside a reward model's.
+/// Files that trainers write next to weights, and `align` next to those of a reward model.
 const NO_WEIGHTS: [&str; 7] = ["training_", "optimizer", "scheduler", "rng_state", "scaler", "trainer_", "adapter_"];
 
 const PICKLED: &str = "pickled weights are not read, expected model.safetensors; convert once with transformers: \
@@ -19,11 +19,12 @@ const ANOTHER: &str = "weights of another framework, expected model.safetensors 
 const NOT_WHOLE: &str = "weights that were not written or fetched to their end, expected model.safetensors";
 const NO_TARGET: &str = "a link to nothing, expected the weights that it leads to";
 
-/// Refuses a folder in which no weights are found under the names that are read, while something in it, or one level below, looks like
-/// weights.
+/// Refuses a folder in which no weights are found under the names that are read, while something in it, or
+/// one level below, looks like weights.
 ///
 /// # Errors
-/// [`Error::Invalid`] with what lies there and what to do about it; [`Error::Io`] when the folder cannot be listed.
+/// [`Error::Invalid`] with what the folder holds and what to do about it; [`Error::Io`] when the folder
+/// cannot be listed.
 pub(super) fn refuse_unfound(dir: &Path) -> Result<()> {
     match unfound(dir)? {
         Some((path, what)) => Err(Error::invalid(path.display(), what)),
@@ -71,7 +72,7 @@ fn unfound(dir: &Path) -> Result<Option<(PathBuf, String)>> {
     for folder in names.iter().map(|name| dir.join(name)).filter(|path| path.is_dir()) {
         // What cannot be listed below is none of ours.
         if let Some(name) = list(&folder).unwrap_or_default().into_iter().find(|name| looks_like(name)) {
-            let what = format!("lies below the folder that was given, which has no weights; give {}", folder.display());
+            let what = format!("is below the given folder, which has no weights; give {}", folder.display());
             return Ok(Some((folder.join(name), what)));
         }
     }
@@ -95,7 +96,8 @@ fn ends_with(name: &str, ends: &[&str]) -> bool {
     ends.iter().any(|end| name.ends_with(end)) && !NO_WEIGHTS.iter().any(|none| name.starts_with(none))
 }
 
-/// Weights in a format that others read, or what became of a safetensors file: `.partial`, `.incomplete`, `.aria2`, an index.
+/// Weights in a format that others read, or what became of a safetensors file: `.partial`, `.incomplete`,
+/// `.aria2`, an index.
 fn looks_like(name: &str) -> bool {
     name.to_lowercase().contains(".safetensors") || ends_with(name, &[".bin", ".pt", ".pth", ".ckpt", ".gguf"])
 }
@@ -104,7 +106,7 @@ fn looks_like(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// What is said of a folder with these files beside config.json and a tokenizer.
+    /// The message for a folder with these files next to config.json and a tokenizer.
     fn said(files: &[&str]) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
         for name in ["config.json", "tokenizer.json", "generation_config.json", "vocab.json"].iter().chain(files) {
@@ -136,7 +138,7 @@ mod tests {
             (&["pytorch_model.bin.index.json"], "pickled weights"),
             (&["consolidated.00.pth", "optimizer.pt"], "DIR/consolidated.00.pth: pickled weights"),
             (&["qwen2-0_5b-q4_k_m.gguf"], "GGUF weights"),
-            (&["checkpoint-500/model.safetensors"], "DIR/checkpoint-500/model.safetensors: lies below"),
+            (&["checkpoint-500/model.safetensors"], "DIR/checkpoint-500/model.safetensors: is below"),
             (&["zero_to_fp32.py", "global_step9/mp_rank_00_model_states.pt"], "DIR: a DeepSpeed checkpoint"),
             (&["align.json"], "DIR/align.json: is that of a reward or value model whose weights are missing"),
         ];
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_nothing_is_told() {
+    fn a_broken_link_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("../../blobs/0123", folder.path().join("model.safetensors")).unwrap();
         let said = refuse_unfound(folder.path()).unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! Whether the ChatML tokens' rows were ever trained: those of base checkpoints often were not, and a model that does not know
-//! `<|im_end|>` does not stop.
+//! Whether the ChatML tokens' rows were ever trained: those of base checkpoints often were not, and a model
+//! that does not know `<|im_end|>` does not stop.
 
 use std::path::Path;
 
@@ -15,11 +15,13 @@ use align_text::tokenizer::Tokenizer;
 const SAMPLE: i64 = 1024;
 /// A row shorter than this part of the ordinary ones' median length was hardly ever moved. Our choice.
 const SHORT: f64 = 1.0 / 3.0;
-/// A row that is this close to a row no text can train, in parts of that length, is one of their kind. Our choice.
+/// A row that is this close to a row no text can train, in parts of that length, is one of their kind. Our
+/// choice.
 const CLOSE: f64 = 0.01;
 
-/// Names the ChatML tokens whose row in the embedding or the head is close to nothing, to that of the other, or to one of the rows behind
-/// the tokenizer's ids, which no text trains. In a model made of random numbers none is.
+/// Names the ChatML tokens whose row in the embedding or the head is close to zero, to that of the other, or
+/// to one of the rows after the tokenizer's ids, which no text trains. In a model made of random numbers none
+/// is.
 ///
 /// # Errors
 /// When the weights cannot be read.

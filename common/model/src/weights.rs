@@ -31,7 +31,7 @@ pub struct Parameter {
     pub name: String,
     /// Trainable: an fp32 leaf that requires a gradient. Frozen: in the compute dtype.
     pub tensor: Tensor,
-    /// The dtype it had in its file, and is written with unless another is asked for.
+    /// Its dtype in the file, in which it is written unless `Writing` names another.
     pub(crate) stored: Kind,
 }
 
@@ -62,8 +62,8 @@ impl Parameter {
         Self { name: spec.name.clone(), tensor, stored: source.kind() }
     }
 
-    /// As [`Parameter::read`] for a frozen model that is used once, but in the mapped file itself and in its dtype: on the CPU nothing
-    /// is copied, and each weight is cast where it is used.
+    /// As [`Parameter::read`] for a frozen model that is used once, but in the mapped file itself and in its
+    /// dtype: on the CPU nothing is copied, and each weight is cast where it is used.
     ///
     /// `files` must outlive every use of it.
     pub(crate) fn mapped(files: &Files, spec: &Spec, options: &ModelOptions) -> Self {
@@ -71,7 +71,7 @@ impl Parameter {
         Self { name: spec.name.clone(), stored: tensor.kind(), tensor: tensor.to_device(options.device) }
     }
 
-    /// Drawn on the host, so that it depends on the seed and its place in the model alone.
+    /// Drawn on the host, so that it depends on the seed and its index in the model alone.
     pub(crate) fn random(
         spec: &Spec,
         seed: u64,
@@ -135,13 +135,13 @@ impl SideFiles {
         Ok(Self(files))
     }
 
-    /// Makes `ends` tokens at which other programs stop, before those that generation_config.json names already; the file is made
-    /// when missing.
-    pub fn add_ends(&mut self, ends: &[i64]) {
+    /// Adds end tokens before those that generation_config.json names already; the file is created when
+    /// missing.
+    pub fn add_eos_token_ids(&mut self, ids: &[i64]) {
         let at = self.0.iter().position(|(name, _)| name == GENERATION_CONFIG);
         let parsed = at.and_then(|at| serde_json::from_slice::<Map<String, Value>>(&self.0[at].1).ok());
         if at.is_some() && parsed.is_none() {
-            return; // not ours to mend
+            return; // a broken file is written as it is
         }
         let mut config = parsed.unwrap_or_default();
         let named: Vec<i64> = match config.get("eos_token_id") {
@@ -149,11 +149,11 @@ impl SideFiles {
             Some(id) => id.as_i64().into_iter().collect(),
             None => Vec::new(),
         };
-        if ends.iter().all(|end| named.contains(end)) {
+        if ids.iter().all(|id| named.contains(id)) {
             return;
         }
-        let others = named.into_iter().filter(|id| !ends.contains(id));
-        let all: Vec<i64> = ends.iter().copied().chain(others).collect();
+        let others = named.into_iter().filter(|id| !ids.contains(id));
+        let all: Vec<i64> = ids.iter().copied().chain(others).collect();
         config.insert("eos_token_id".to_owned(), json!(all));
         let mut text = serde_json::to_vec_pretty(&config).expect("JSON values always serialise");
         text.push(b'\n');
@@ -355,13 +355,13 @@ impl View for &Stored {
     }
 }
 
-/// Written beside and renamed: a program that still maps the old file keeps it whole.
+/// Written to a temporary file and renamed: a program that still maps the old file keeps it whole.
 fn write_file(path: &Path, tensors: &[Stored]) -> Result<Sums> {
-    let beside = path.with_extension("safetensors.partial");
-    let usual = default_permissions(&beside)?;
+    let partial = path.with_extension("safetensors.partial");
+    let usual = default_permissions(&partial)?;
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let views = tensors.iter().map(|stored| (stored.name.as_str(), stored));
-    safetensors::serialize_to_file(views, metadata, &beside).map_err(|error| Error::Io {
+    safetensors::serialize_to_file(views, metadata, &partial).map_err(|error| Error::Io {
         path: path.to_owned(),
         source: match error {
             safetensors::SafeTensorError::IoError(source) => source,
@@ -373,12 +373,12 @@ fn write_file(path: &Path, tensors: &[Stored]) -> Result<Sums> {
         match stored.written.get().expect("a file is written with all its tensors") {
             Ok(sum) => sums.insert(stored.name.clone(), sum),
             Err(weight) => {
-                let _ = std::fs::remove_file(&beside);
+                let _ = std::fs::remove_file(&partial);
                 return Err(stored.misfit(weight));
             }
         };
     }
-    std::fs::set_permissions(&beside, usual).map_err(Error::io(&beside))?;
-    std::fs::rename(&beside, path).map_err(Error::io(path))?;
+    std::fs::set_permissions(&partial, usual).map_err(Error::io(&partial))?;
+    std::fs::rename(&partial, path).map_err(Error::io(path))?;
     Ok(sums)
 }

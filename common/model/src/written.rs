@@ -1,5 +1,5 @@
-//! Models in folders, asked where they lie: of the mapped files a layer is held at a time, so that a model which was written can be
-//! compared with the one in memory, however large they are.
+//! Models in folders, evaluated in their mapped files: one layer is in memory at a time, so that a written
+//! model can be compared with the one in memory, however large they are.
 
 use std::path::Path;
 
@@ -15,31 +15,31 @@ use align_kernels::to_host;
 /// Logits of a model that are held at once.
 const CHUNK_LOGITS: i64 = 1 << 24;
 
-/// A language model that is asked and not trained.
+/// A language model that is evaluated and not trained.
 pub trait LmReader {
-    /// Where it computes.
+    /// The device of its computation.
     fn device(&self) -> Device;
 
     /// Rows of its embedding, V.
     fn vocab_size(&self) -> i64;
 
-    /// Hidden states at `places` (N): (N, D); no gradient.
-    fn read_at(&self, batch: &FlatBatch, places: &Tensor) -> Tensor;
+    /// Hidden states at token indices (N): (N, D); no gradient.
+    fn read_at(&self, batch: &FlatBatch, indices: &Tensor) -> Tensor;
 
-    /// What it says of `targets` (N) i64 after `hidden` (N, D), over the whole softmax.
-    fn judge(&self, hidden: &Tensor, targets: &Tensor) -> TokenStats;
+    /// Log-probabilities of `targets` (N) i64 after `hidden` (N, D), over the whole softmax.
+    fn target_logprobs(&self, hidden: &Tensor, targets: &Tensor) -> TokenStats;
 
     /// Logits (N, V) fp32 after `hidden` (N, D): for few rows.
     fn all_logits(&self, hidden: &Tensor) -> Tensor;
 }
 
-/// A reward or value model that is asked and not trained.
+/// A reward or value model that is evaluated and not trained.
 pub trait ScalarReader {
-    /// Where it computes.
+    /// The device of its computation.
     fn device(&self) -> Device;
 
-    /// Raw scalars at `places` (N), without a value model's shift; no gradient.
-    fn scalars_at(&self, batch: &FlatBatch, places: &Tensor) -> Tensor;
+    /// Raw scalars at token indices (N), without a value model's shift; no gradient.
+    fn scalars_at(&self, batch: &FlatBatch, indices: &Tensor) -> Tensor;
 
     /// As [`ScalarModel::longest_shared`].
     fn longest_shared(&self) -> usize;
@@ -54,11 +54,11 @@ impl LmReader for CausalLm {
         self.config().vocab_size
     }
 
-    fn read_at(&self, batch: &FlatBatch, places: &Tensor) -> Tensor {
-        tch::no_grad(|| self.hidden_at(batch, places, None))
+    fn read_at(&self, batch: &FlatBatch, indices: &Tensor) -> Tensor {
+        tch::no_grad(|| self.hidden_at(batch, indices, None))
     }
 
-    fn judge(&self, hidden: &Tensor, targets: &Tensor) -> TokenStats {
+    fn target_logprobs(&self, hidden: &Tensor, targets: &Tensor) -> TokenStats {
         self.logprobs(hidden, targets, &Over::full())
     }
 
@@ -72,8 +72,8 @@ impl ScalarReader for ScalarModel {
         self.device()
     }
 
-    fn scalars_at(&self, batch: &FlatBatch, places: &Tensor) -> Tensor {
-        tch::no_grad(|| self.scalars(&self.hidden_at(batch, places, None)) - self.shift())
+    fn scalars_at(&self, batch: &FlatBatch, indices: &Tensor) -> Tensor {
+        tch::no_grad(|| self.scalars(&self.hidden_at(batch, indices, None)) - self.shift())
     }
 
     fn longest_shared(&self) -> usize {
@@ -81,14 +81,14 @@ impl ScalarReader for ScalarModel {
     }
 }
 
-/// How a folder's model is asked: as the commands that evaluate compute it.
+/// How a written model is computed: as in the commands that evaluate.
 fn options(device: Device) -> ModelOptions {
     ModelOptions { device, compute: Kind::Float, trainable: false, recompute_layers: false }
 }
 
 /// A language model in a folder, computed in fp32.
 pub struct WrittenLm {
-    // Before the files, in which its weights lie.
+    // Dropped before the files, which hold its weights.
     model: CausalLm,
     files: Files,
 }
@@ -115,11 +115,11 @@ impl LmReader for WrittenLm {
         self.model.config().vocab_size
     }
 
-    fn read_at(&self, batch: &FlatBatch, places: &Tensor) -> Tensor {
-        self.model.backbone.hidden_mapped(batch, Some(places), &self.files)
+    fn read_at(&self, batch: &FlatBatch, indices: &Tensor) -> Tensor {
+        self.model.backbone.hidden_mapped(batch, Some(indices), &self.files)
     }
 
-    fn judge(&self, hidden: &Tensor, targets: &Tensor) -> TokenStats {
+    fn target_logprobs(&self, hidden: &Tensor, targets: &Tensor) -> TokenStats {
         let stats = self.model.logprobs(hidden, targets, &Over::full());
         self.files.let_go();
         stats
@@ -132,7 +132,7 @@ impl LmReader for WrittenLm {
 
 /// A reward or value model in a folder, computed in fp32.
 pub struct WrittenScalar {
-    // Before the files, in which its weights lie.
+    // Dropped before the files, which hold its weights.
     model: ScalarModel,
     files: Files,
 }
@@ -155,8 +155,8 @@ impl ScalarReader for WrittenScalar {
         self.model.device()
     }
 
-    fn scalars_at(&self, batch: &FlatBatch, places: &Tensor) -> Tensor {
-        tch::no_grad(|| self.model.scalars(&self.model.backbone.hidden_mapped(batch, Some(places), &self.files)))
+    fn scalars_at(&self, batch: &FlatBatch, indices: &Tensor) -> Tensor {
+        tch::no_grad(|| self.model.scalars(&self.model.backbone.hidden_mapped(batch, Some(indices), &self.files)))
     }
 
     fn longest_shared(&self) -> usize {
@@ -164,11 +164,11 @@ impl ScalarReader for WrittenScalar {
     }
 }
 
-/// Σ over `places` (N) of KL(p ‖ q), in nats and over the whole vocabulary: how far q is from p.
-pub fn divergence(p: &impl LmReader, q: &impl LmReader, batch: &FlatBatch, places: &Tensor) -> f64 {
+/// Σ over token indices (N) of KL(p ‖ q), in nats, over the whole vocabulary.
+pub fn divergence(p: &impl LmReader, q: &impl LmReader, batch: &FlatBatch, indices: &Tensor) -> f64 {
     let _no_grad = tch::no_grad_guard();
-    let hidden = [p.read_at(batch, &places.to_device(p.device())), q.read_at(batch, &places.to_device(q.device()))];
-    let count = places.size()[0];
+    let hidden = [p.read_at(batch, &indices.to_device(p.device())), q.read_at(batch, &indices.to_device(q.device()))];
+    let count = indices.size()[0];
     let rows = rows_at_once(p.vocab_size());
     let mut sum = 0.0;
     for start in (0..count).step_by(rows as usize) {

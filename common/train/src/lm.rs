@@ -107,7 +107,7 @@ pub fn evaluate(
         }
         let batch = flatten(microbatch.iter().map(Borrow::borrow), model.device());
         let hidden = model.read_at(&batch.flat, &batch.positions);
-        let stats = model.judge(&hidden, &batch.targets);
+        let stats = model.target_logprobs(&hidden, &batch.targets);
         total.add(LmStats {
             tokens: batch.targets.size()[0] as u64,
             loss_sum: -stats.logprobs.sum(Kind::Double).double_value(&[]),

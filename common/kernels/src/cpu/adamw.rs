@@ -1,6 +1,6 @@
-//! The optimiser's arithmetic in one pass over memory, for parameters on the CPU. Through libtorch a step is ten passes, each
-//! with a start and an end of all threads, which costs the most where it gains the least: on small parameters. The
-//! results do not depend on the number of threads.
+//! The optimiser's arithmetic in one pass over memory, for parameters on the CPU. Through libtorch a step is
+//! ten passes, each with a start and an end of all threads, which costs the most where it gains the least: on
+//! small parameters. The results do not depend on the number of threads.
 
 use tch::Tensor;
 
@@ -76,7 +76,8 @@ pub(super) fn find_touched(slot: &mut AdamWSlot) {
     slot.touched = blocks.map(|(exp_avg, exp_avg_sq)| !is_zero(exp_avg) || !is_zero(exp_avg_sq)).collect();
 }
 
-/// The memory of one parameter; all of the same length. No gradient stands for zeros; the gradient is zero after a step.
+/// The memory of one parameter; all of the same length. No gradient means zeros; the gradient is zero
+/// after a step.
 struct Memory<'a> {
     /// Its values.
     parameter: &'a mut [f32],

@@ -1,14 +1,16 @@
-//! Attention on the CPU where products are ours: runs of queries by runs of keys, a head at a time, forward and back. Probabilities
-//! are computed again on the way back (Dao et al. 2022, "FlashAttention", [arXiv 2205.14135](https://arxiv.org/abs/2205.14135), appendix B.4), so
-//! that a pass keeps its output alone:
+//! Attention on the CPU where the gemm of this crate is used: runs of queries by runs of keys, a head at a
+//! time, forward and backward. The backward pass computes probabilities again (Dao et al. 2022,
+//! "FlashAttention", [arXiv 2205.14135](https://arxiv.org/abs/2205.14135), appendix B.4), so that the forward
+//! pass saves its output alone:
 //!
-//! P = softmax(scale·QKᵀ + mask), O = PV; ∂V = Pᵀ∂O, ∂P = ∂O·Vᵀ, ∂S = P∘(∂P − rowsum(∂O∘O)), ∂Q = scale·∂S·K, ∂K = scale·∂Sᵀ·Q
+//! P = softmax(scale·QKᵀ + mask), O = PV; ∂V = Pᵀ∂O, ∂P = ∂O·Vᵀ, ∂S = P∘(∂P − rowsum(∂O∘O)), ∂Q = scale·∂S·K,
+//! ∂K = scale·∂Sᵀ·Q
 
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use super::gemm::{self, Element, Factor, Place, Size};
+use super::gemm::{self, Element, MatMut, MatRef, Size, Write};
 use super::matmul::gemm_for;
 use super::simd::{multiply_add, simd_dispatch};
 use super::slices::as_f32_slice;
@@ -16,7 +18,7 @@ use super::softmax::{exponentials, multiply};
 use super::threads;
 use crate::attention::{Heads, Plan, ranges};
 
-/// So many scores are computed together, and at least so many rows of them.
+/// The number of scores that are computed together, and the minimum number of their rows.
 const SCORES: usize = 1 << 18;
 const ROWS: usize = 32;
 
@@ -31,18 +33,18 @@ struct Run<'a> {
 
 /// The attention of a layer.
 pub(super) struct Attention<'a> {
-    /// Runs that see each other's keys stand together.
+    /// Runs that see each other's keys form a tree.
     trees: Vec<Vec<Run<'a>>>,
     scale: f64,
-    /// E: how many numbers a head has.
+    /// E, the width of a head.
     width: usize,
-    /// What factors are rounded to.
-    by: Element,
+    /// What matmul inputs are rounded to.
+    dtype: Element,
 }
 
-/// (T, H, E) fp32 in memory, and how far apart tokens and heads are.
+/// (T, H, E) fp32 in memory, with the strides of tokens and heads.
 #[derive(Clone, Copy)]
-struct Matrices {
+struct HeadMatrices {
     start: *mut f32,
     token: usize,
     head: usize,
@@ -51,14 +53,14 @@ struct Matrices {
 
 #[expect(unsafe_code, reason = "threads write to heads and runs of their own")]
 // SAFETY: what is shared is read; what is written belongs to one head of one tree, which one thread works on.
-unsafe impl Sync for Matrices {}
+unsafe impl Sync for HeadMatrices {}
 
-impl Matrices {
+impl HeadMatrices {
     fn of(tensor: &Tensor) -> Self {
         let (_, _, width) = tensor.size3().expect("heads are (T, H, E)");
         let strides = tensor.stride();
         let is_read = tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && strides[2] == 1;
-        assert!(is_read, "expected fp32 on the CPU, with the numbers of a head side by side");
+        assert!(is_read, "expected fp32 on the CPU, with contiguous heads");
         let start = tensor.data_ptr().cast();
         Self { start, token: strides[0] as usize, head: strides[1] as usize, width: width as usize }
     }
@@ -67,18 +69,18 @@ impl Matrices {
         self.start.wrapping_add(token * self.token + head * self.head)
     }
 
-    /// Tokens from here on by numbers.
-    fn rows(&self, token: usize, head: usize) -> Factor {
-        Factor { start: self.at(token, head).cast_const().cast(), element: Element::F32, strides: [self.token, 1] }
+    /// The matrix (tokens, E) from this token on.
+    fn rows(&self, token: usize, head: usize) -> MatRef {
+        MatRef { start: self.at(token, head).cast_const().cast(), element: Element::F32, strides: [self.token, 1] }
     }
 
-    /// The same, turned.
-    fn turned(&self, token: usize, head: usize) -> Factor {
-        Factor { strides: [1, self.token], ..self.rows(token, head) }
+    /// The same matrix, transposed.
+    fn transposed(&self, token: usize, head: usize) -> MatRef {
+        MatRef { strides: [1, self.token], ..self.rows(token, head) }
     }
 
-    fn place(&self, token: usize, head: usize, add: bool) -> Place {
-        Place { start: self.at(token, head), stride: self.token, add }
+    fn output(&self, token: usize, head: usize, write: Write) -> MatMut {
+        MatMut { start: self.at(token, head), stride: self.token, write }
     }
 
     #[expect(unsafe_code, reason = "tch gives no slice of a head")]
@@ -88,11 +90,11 @@ impl Matrices {
     }
 }
 
-/// What is read.
+/// The heads.
 struct Inputs {
-    queries: Matrices,
-    keys: Matrices,
-    values: Matrices,
+    queries: HeadMatrices,
+    keys: HeadMatrices,
+    values: HeadMatrices,
     groups: usize,
 }
 
@@ -100,7 +102,7 @@ impl Inputs {
     fn of(heads: &Heads) -> Self {
         let (queries, keys, values) = (&heads.queries, &heads.keys, &heads.values);
         let groups = (queries.size()[1] / keys.size()[1]) as usize;
-        let [queries, keys, values] = [queries, keys, values].map(Matrices::of);
+        let [queries, keys, values] = [queries, keys, values].map(HeadMatrices::of);
         Self { queries, keys, values, groups }
     }
 }
@@ -124,7 +126,7 @@ impl Run<'_> {
 impl<'a> Attention<'a> {
     /// That of a plan, where this processor has the kernels.
     pub(super) fn of(plan: &'a Plan, heads: &Heads, window: Option<i64>) -> Option<Self> {
-        let by = gemm_for(plan.matmul)?;
+        let dtype = gemm_for(plan.matmul)?;
         let (queries, keys) = (ranges(&plan.query_sizes), ranges(&plan.key_sizes));
         let mask = plan.mask_index(window);
         let mut trees: Vec<Vec<Run<'_>>> = Vec::new();
@@ -144,27 +146,27 @@ impl<'a> Attention<'a> {
             }
         }
         let width = heads.queries.size()[2] as usize;
-        Some(Self { trees, scale: plan.scale, width, by })
+        Some(Self { trees, scale: plan.scale, width, dtype })
     }
 
     /// → (T, H, E).
     pub(super) fn forward(&self, heads: &Heads) -> Tensor {
         let output = Tensor::empty(heads.queries.size(), (Kind::Float, Device::Cpu));
-        let (inputs, out) = (Inputs::of(heads), Matrices::of(&output));
+        let (inputs, out) = (Inputs::of(heads), HeadMatrices::of(&output));
         self.each(heads, |runs, head| {
             let mut scores = Vec::new();
             for run in runs {
                 for (rows, keys) in run.parts() {
                     self.probabilities(&inputs, head, run, &rows, &keys, &mut scores);
                     let values = |token: usize| inputs.values.rows(token, head / inputs.groups);
-                    self.mix(&scores, &keys, &rows, values, out, head);
+                    self.weighted_values(&scores, &keys, &rows, values, out, head);
                 }
             }
         });
         output
     }
 
-    /// The gradients of what went in, given what came out (T, H, E) and its gradient.
+    /// The gradients of the heads, given attention's output (T, H, E) and its gradient.
     pub(super) fn backward(&self, heads: &Heads, output: &Tensor, grad: &Tensor) -> Heads {
         let (tokens, count, width) = heads.queries.size3().expect("queries are (T, H, E)");
         let kv_heads = heads.keys.size()[1];
@@ -172,27 +174,42 @@ impl<'a> Attention<'a> {
         // Of each head of queries, then summed over those that share keys.
         let (keys, values) = (queries.zeros_like(), queries.zeros_like());
         let grad = grad.view([tokens, count, width]);
-        let (inputs, output, grad) = (Inputs::of(heads), Matrices::of(&output.view_as(&queries)), Matrices::of(&grad));
-        let [to_queries, to_keys, to_values] = [&queries, &keys, &values].map(Matrices::of);
+        let (inputs, output, grad) =
+            (Inputs::of(heads), HeadMatrices::of(&output.view_as(&queries)), HeadMatrices::of(&grad));
+        let [to_queries, to_keys, to_values] = [&queries, &keys, &values].map(HeadMatrices::of);
         self.each(heads, |runs, head| {
-            let (mut scores, mut slopes) = (Vec::new(), Vec::new());
+            let (mut scores, mut score_grads) = (Vec::new(), Vec::new());
             let shared = head / inputs.groups;
             for run in runs {
                 for (rows, keys) in run.parts() {
                     let width = self.probabilities(&inputs, head, run, &rows, &keys, &mut scores);
-                    slopes.resize(scores.len(), 0.0);
-                    let values = |token| inputs.values.turned(token, shared);
-                    self.by_keys(&mut slopes, &rows, &keys, grad.rows(rows.start, head), values);
-                    self.spread(&scores, &keys, &rows, grad.rows(rows.start, head), to_values, head);
-                    for (row, (scores, slopes)) in
-                        scores.chunks_exact(width).zip(slopes.chunks_exact_mut(width)).enumerate()
+                    score_grads.resize(scores.len(), 0.0);
+                    let values = |token| inputs.values.transposed(token, shared);
+                    self.scores_from_keys(&mut score_grads, &rows, &keys, grad.rows(rows.start, head), values);
+                    self.accumulate_into_keys(&scores, &keys, &rows, grad.rows(rows.start, head), to_values, head);
+                    for (row, (scores, score_grads)) in
+                        scores.chunks_exact(width).zip(score_grads.chunks_exact_mut(width)).enumerate()
                     {
                         let token = rows.start + row;
-                        let along = dot(grad.row(token, head), output.row(token, head));
-                        slope(slopes, scores, along, self.scale as f32);
+                        let row_dot = dot(grad.row(token, head), output.row(token, head));
+                        softmax_backward(score_grads, scores, row_dot, self.scale as f32);
                     }
-                    self.mix(&slopes, &keys, &rows, |token| inputs.keys.rows(token, shared), to_queries, head);
-                    self.spread(&slopes, &keys, &rows, inputs.queries.rows(rows.start, head), to_keys, head);
+                    self.weighted_values(
+                        &score_grads,
+                        &keys,
+                        &rows,
+                        |token| inputs.keys.rows(token, shared),
+                        to_queries,
+                        head,
+                    );
+                    self.accumulate_into_keys(
+                        &score_grads,
+                        &keys,
+                        &rows,
+                        inputs.queries.rows(rows.start, head),
+                        to_keys,
+                        head,
+                    );
                 }
             }
         });
@@ -226,8 +243,8 @@ impl<'a> Attention<'a> {
     ) -> usize {
         let width = keys.iter().map(Range::len).sum();
         scores.resize(rows.len() * width, 0.0);
-        let turned = |token| inputs.keys.turned(token, head / inputs.groups);
-        self.by_keys(scores, rows, keys, inputs.queries.rows(rows.start, head), turned);
+        let transposed = |token| inputs.keys.transposed(token, head / inputs.groups);
+        self.scores_from_keys(scores, rows, keys, inputs.queries.rows(rows.start, head), transposed);
         for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
             let at = rows.start + row - run.queries.start;
             match run.mask {
@@ -246,60 +263,68 @@ impl<'a> Attention<'a> {
         width
     }
 
-    /// out (rows, keys) = a (rows, E) · what `of` gives for the first token of a range of keys (E, keys).
-    fn by_keys(
+    /// out (rows, keys) = a (rows, E) · b (E, keys), where `of` gives b for the first token of a range of
+    /// keys.
+    fn scores_from_keys(
         &self,
         out: &mut [f32],
         rows: &Range<usize>,
         keys: &[Range<usize>],
-        a: Factor,
-        of: impl Fn(usize) -> Factor,
+        a: MatRef,
+        of: impl Fn(usize) -> MatRef,
     ) {
         let stride = out.len() / rows.len();
         for (column, range) in columns(keys) {
-            let place = Place { start: out[column..].as_mut_ptr(), stride, add: false };
-            self.product(Size { m: rows.len(), k: self.width, n: range.len() }, place, a, of(range.start));
+            let place = MatMut { start: out[column..].as_mut_ptr(), stride, write: Write::Set };
+            self.gemm(Size { m: rows.len(), k: self.width, n: range.len() }, place, a, of(range.start));
         }
     }
 
-    /// out (rows, E) = `weights` (rows, keys) · what `of` gives for the first token of a range of keys (keys, E).
-    fn mix(
+    /// out (rows, E) = `weights` (rows, keys) · b (keys, E), where `of` gives b for the first token of a
+    /// range of keys.
+    fn weighted_values(
         &self,
         weights: &[f32],
         keys: &[Range<usize>],
         rows: &Range<usize>,
-        of: impl Fn(usize) -> Factor,
-        out: Matrices,
+        of: impl Fn(usize) -> MatRef,
+        out: HeadMatrices,
         head: usize,
     ) {
         for (column, range) in columns(keys) {
-            let a = factor(&weights[column..], [weights.len() / rows.len(), 1]);
+            let a = mat_ref(&weights[column..], [weights.len() / rows.len(), 1]);
             let size = Size { m: rows.len(), k: range.len(), n: self.width };
-            self.product(size, out.place(rows.start, head, column > 0), a, of(range.start));
+            self.gemm(
+                size,
+                out.output(rows.start, head, if column > 0 { Write::Add } else { Write::Set }),
+                a,
+                of(range.start),
+            );
         }
     }
 
     /// out (keys, E) += `weights` (rows, keys)ᵀ · b (rows, E).
-    fn spread(
+    fn accumulate_into_keys(
         &self,
         weights: &[f32],
         keys: &[Range<usize>],
         rows: &Range<usize>,
-        b: Factor,
-        out: Matrices,
+        b: MatRef,
+        out: HeadMatrices,
         head: usize,
     ) {
         for (column, range) in columns(keys) {
-            let a = factor(&weights[column..], [1, weights.len() / rows.len()]);
+            let a = mat_ref(&weights[column..], [1, weights.len() / rows.len()]);
             let size = Size { m: range.len(), k: rows.len(), n: self.width };
-            self.product(size, out.place(range.start, head, true), a, b);
+            self.gemm(size, out.output(range.start, head, Write::Add), a, b);
         }
     }
 
     #[expect(unsafe_code, reason = "kernels work on pointers")]
-    fn product(&self, size: Size, out: Place, a: Factor, b: Factor) {
-        // SAFETY: places and factors are within tensors and buffers that outlive this; what is written is this thread's.
-        unsafe { gemm::multiply(self.by, size, out, a, b) }
+    fn gemm(&self, size: Size, out: MatMut, a: MatRef, b: MatRef) {
+        // SAFETY: the matrices are within tensors and buffers that outlive this call; no other thread uses
+        // the output.
+        unsafe { gemm::multiply(self.dtype, size, out, a, b) }
     }
 }
 
@@ -312,8 +337,8 @@ fn columns(keys: &[Range<usize>]) -> impl Iterator<Item = (usize, &Range<usize>)
     })
 }
 
-fn factor(matrix: &[f32], strides: [usize; 2]) -> Factor {
-    Factor { start: matrix.as_ptr().cast(), element: Element::F32, strides }
+fn mat_ref(matrix: &[f32], strides: [usize; 2]) -> MatRef {
+    MatRef { start: matrix.as_ptr().cast(), element: Element::F32, strides }
 }
 
 /// Scores → probabilities.
@@ -328,21 +353,21 @@ simd_dispatch! {
 }
 
 #[inline(always)]
-fn scaled_by<const FUSED: bool>(scores: &mut [f32], scale: f32, mask: &[f32]) {
+fn scaled_by<const FMA: bool>(scores: &mut [f32], scale: f32, mask: &[f32]) {
     for (score, mask) in scores.iter_mut().zip(mask) {
-        *score = multiply_add::<FUSED>(*score, scale, *mask);
+        *score = multiply_add::<FMA>(*score, scale, *mask);
     }
 }
 
 simd_dispatch! {
-    /// ∂P → scale·∂S: P∘(∂P − along)·scale.
-    fn slope(slopes: &mut [f32], probabilities: &[f32], along: f32, scale: f32) = slope_by;
+    /// ∂P → scale·∂S: P∘(∂P − row_dot)·scale.
+    fn softmax_backward(score_grads: &mut [f32], probabilities: &[f32], row_dot: f32, scale: f32) = softmax_backward_by;
 }
 
 #[inline(always)]
-fn slope_by<const FUSED: bool>(slopes: &mut [f32], probabilities: &[f32], along: f32, scale: f32) {
-    for (slope, probability) in slopes.iter_mut().zip(probabilities) {
-        *slope = probability * (*slope - along) * scale;
+fn softmax_backward_by<const FMA: bool>(score_grads: &mut [f32], probabilities: &[f32], row_dot: f32, scale: f32) {
+    for (grad, probability) in score_grads.iter_mut().zip(probabilities) {
+        *grad = probability * (*grad - row_dot) * scale;
     }
 }
 
@@ -402,7 +427,7 @@ mod tests {
             ],
             scale: 0.3,
             width: 16,
-            by: Element::F32,
+            dtype: Element::F32,
         };
         let leaf = |tensor: &Tensor| tensor.to_kind(Kind::Double).set_requires_grad(true);
         let leaves = Heads { queries: leaf(&heads.queries), keys: leaf(&heads.keys), values: leaf(&heads.values) };
@@ -413,8 +438,8 @@ mod tests {
         let output = attention.forward(&heads);
         let grads = attention.backward(&heads, &output.flatten(1, -1), &grad.flatten(1, -1));
         let close = |found: &Tensor, right: &Tensor, what: &str| {
-            let apart = (found.to_kind(Kind::Double) - right).abs().max().double_value(&[]);
-            assert!(apart < 2e-5, "{what}: {apart:e}");
+            let difference = (found.to_kind(Kind::Double) - right).abs().max().double_value(&[]);
+            assert!(difference < 2e-5, "{what}: {difference:e}");
         };
         close(&output, &right, "output");
         close(&grads.queries, &leaves.queries.grad(), "queries");

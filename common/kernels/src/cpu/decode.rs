@@ -8,8 +8,8 @@ use super::{skinny, threads};
 use crate::attention::Heads;
 use crate::kv_cache::KvCache;
 
-/// As [`crate::ops::Ops::decode_attention`]. Each row and head is computed for itself, over what it sees alone: a row's result does not
-/// depend on the rows beside it.
+/// As [`crate::ops::Ops::decode_attention`]. Each row and head is computed for itself, over what it sees
+/// alone: a row's result does not depend on the rows beside it.
 pub(super) fn attention(cache: &mut KvCache, layer: usize, heads: &Heads) -> Tensor {
     let [queries, keys, values] = [&heads.queries, &heads.keys, &heads.values].map(Tensor::contiguous);
     let (heads, window) = (Heads { queries, keys, values }, cache.windows[layer]);
@@ -42,11 +42,11 @@ pub(super) fn attention(cache: &mut KvCache, layer: usize, heads: &Heads) -> Ten
 fn attend_heads(queries: &[f32], keys: &[f32], values: &[f32], scale: f32, width: usize, output: &mut [f32]) {
     let seen = keys.len() / width;
     let mut scores = vec![0.0; queries.len() / width * seen];
-    skinny::dots(queries, keys, width, &mut scores);
+    skinny::matmul_nt(queries, keys, width, &mut scores);
     for scores in scores.chunks_exact_mut(seen) {
         multiply(scores, scale);
         let sum = exponentials(scores);
         multiply(scores, (1.0 / sum) as f32);
     }
-    skinny::mixtures(&scores, values, width, output);
+    skinny::weighted_sums(&scores, values, width, output);
 }

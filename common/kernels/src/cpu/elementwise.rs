@@ -1,5 +1,5 @@
-//! What a layer does element by element, forward and backward: RMSNorm, SwiGLU, rotation. In fp32, in one pass over memory, and in place
-//! where possible.
+//! What a layer does element by element, forward and backward: RMSNorm, SwiGLU, rotation. In fp32, in one
+//! pass over memory, and in place where possible.
 
 use tch::Tensor;
 
@@ -9,7 +9,8 @@ use super::threads;
 use crate::ops::NormGrads;
 use crate::reference;
 
-/// Rows that a thread takes at once, and whose share of a weight's gradient is summed before it is added to that of others.
+/// Rows that a thread takes at once, and whose share of a weight's gradient is summed before it is added to
+/// that of others.
 const ROWS: usize = 64;
 
 /// As [`crate::ops::Ops::rms_norm`] to fp32; nothing where an input is not contiguous fp32.
@@ -48,10 +49,10 @@ simd_dispatch! {
 }
 
 #[inline(always)]
-fn norm_rows_by<const FUSED: bool>(input: &[f32], weight: &[f32], eps: f32, output: &mut [f32]) {
+fn norm_rows_by<const FMA: bool>(input: &[f32], weight: &[f32], eps: f32, output: &mut [f32]) {
     let width = weight.len();
     for (input, output) in input.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
-        let scale = scale_of::<FUSED>(input, eps);
+        let scale = scale_of::<FMA>(input, eps);
         for ((output, input), weight) in output.iter_mut().zip(input).zip(weight) {
             *output = input * scale * weight;
         }
@@ -65,7 +66,7 @@ simd_dispatch! {
 }
 
 #[inline(always)]
-fn norm_rows_backward_by<const FUSED: bool>(
+fn norm_rows_backward_by<const FMA: bool>(
     input: &[f32],
     weight: &[f32],
     eps: f32,
@@ -76,24 +77,24 @@ fn norm_rows_backward_by<const FUSED: bool>(
     let width = weight.len();
     let rows = input.chunks_exact(width).zip(grad.chunks_exact(width)).zip(input_grad.chunks_exact_mut(width));
     for ((input, grad), input_grad) in rows {
-        let scale = scale_of::<FUSED>(input, eps);
+        let scale = scale_of::<FMA>(input, eps);
         let mut sums = [0.0f32; LANES];
         let ((inputs, rest), (grads, grad_rest)) = (input.as_chunks::<LANES>(), grad.as_chunks::<LANES>());
         let (weights, weight_rest) = weight.as_chunks::<LANES>();
         for ((input, grad), weight) in inputs.iter().zip(grads).zip(weights) {
             for at in 0..LANES {
-                sums[at] = multiply_add::<FUSED>(input[at] * weight[at], grad[at], sums[at]);
+                sums[at] = multiply_add::<FMA>(input[at] * weight[at], grad[at], sums[at]);
             }
         }
         for ((input, grad), weight) in rest.iter().zip(grad_rest).zip(weight_rest) {
-            sums[0] = multiply_add::<FUSED>(input * weight, *grad, sums[0]);
+            sums[0] = multiply_add::<FMA>(input * weight, *grad, sums[0]);
         }
-        let along = sums.iter().sum::<f32>() * scale / width as f32;
+        let row_dot = sums.iter().sum::<f32>() * scale / width as f32;
         let entries = input.iter().zip(grad).zip(weight).zip(input_grad).zip(&mut *weight_grad);
         for ((((input, grad), weight), input_grad), weight_grad) in entries {
             let scaled = input * scale;
-            *weight_grad = multiply_add::<FUSED>(*grad, scaled, *weight_grad);
-            *input_grad += scale * (grad * weight - scaled * along);
+            *weight_grad = multiply_add::<FMA>(*grad, scaled, *weight_grad);
+            *input_grad += scale * (grad * weight - scaled * row_dot);
         }
     }
 }
@@ -103,15 +104,15 @@ const LANES: usize = 16;
 
 /// 1/√(mean x² + ε) of a row.
 #[inline(always)]
-fn scale_of<const FUSED: bool>(row: &[f32], eps: f32) -> f32 {
+fn scale_of<const FMA: bool>(row: &[f32], eps: f32) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (whole, rest) = row.as_chunks::<LANES>();
     for lanes in whole {
         for at in 0..LANES {
-            sums[at] = multiply_add::<FUSED>(lanes[at], lanes[at], sums[at]);
+            sums[at] = multiply_add::<FMA>(lanes[at], lanes[at], sums[at]);
         }
     }
-    rest.iter().for_each(|x| sums[0] = multiply_add::<FUSED>(*x, *x, sums[0]));
+    rest.iter().for_each(|x| sums[0] = multiply_add::<FMA>(*x, *x, sums[0]));
     1.0 / (sums.iter().sum::<f32>() / row.len() as f32 + eps).sqrt()
 }
 
@@ -147,9 +148,9 @@ simd_dispatch! {
 }
 
 #[inline(always)]
-fn gate_chunk_by<const FUSED: bool>(gate: &[f32], up: &[f32], output: &mut [f32]) {
+fn gate_chunk_by<const FMA: bool>(gate: &[f32], up: &[f32], output: &mut [f32]) {
     for ((output, gate), up) in output.iter_mut().zip(gate).zip(up) {
-        *output = gate * sigmoid::<FUSED>(*gate) * up;
+        *output = gate * sigmoid::<FMA>(*gate) * up;
     }
 }
 
@@ -159,18 +160,18 @@ simd_dispatch! {
 
 /// silu' = σ·(1 + x·(1 − σ)).
 #[inline(always)]
-fn gate_chunk_backward_by<const FUSED: bool>(gate: &mut [f32], up: &mut [f32], grad: &[f32]) {
+fn gate_chunk_backward_by<const FMA: bool>(gate: &mut [f32], up: &mut [f32], grad: &[f32]) {
     for ((gate, up), grad) in gate.iter_mut().zip(up).zip(grad) {
         let x = *gate;
-        let sigmoid = sigmoid::<FUSED>(x);
+        let sigmoid = sigmoid::<FMA>(x);
         *gate = grad * *up * sigmoid * (1.0 + x * (1.0 - sigmoid));
         *up = grad * x * sigmoid;
     }
 }
 
 #[inline(always)]
-fn sigmoid<const FUSED: bool>(x: f32) -> f32 {
-    let e = exp::<FUSED>(-x.abs());
+fn sigmoid<const FMA: bool>(x: f32) -> f32 {
+    let e = exp::<FMA>(-x.abs());
     (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
 }
 
@@ -181,8 +182,8 @@ pub(super) enum Turn {
     Back,
 }
 
-/// Rotates pairs of heads (T, heads, E) in place: (a, b) → (a·cos₁ + b·sin₁, b·cos₂ + a·sin₂) with the halves of `cos` and `sin` (T, 1, E).
-/// `false` where an input is not contiguous fp32.
+/// Rotates pairs of heads (T, heads, E) in place: (a, b) → (a·cos₁ + b·sin₁, b·cos₂ + a·sin₂) with the halves
+/// of `cos` and `sin` (T, 1, E). `false` where an input is not contiguous fp32.
 pub(super) fn rotate(heads: &mut Tensor, cos: &Tensor, sin: &Tensor, turn: Turn) -> bool {
     if ![heads as &Tensor, cos, sin].into_iter().all(is_cpu_f32_contiguous) {
         return false;

@@ -1,11 +1,11 @@
-//! Products of matrices in 512-bit instructions: out = a·b, or out += a·b, whichever way the factors lie in memory, computed in fp32 or,
-//! with factors rounded to bfloat16, in pairs of it that are multiplied exactly and added in fp32. Each number is one sum in one
-//! order, whatever surrounds it.
+//! Matrix multiplication in 512-bit instructions: out = a·b, or out += a·b, for inputs of either layout. In
+//! fp32, or of inputs rounded to bfloat16, pairs of which are multiplied exactly and added in fp32. Each
+//! output element is one sum in one order, whatever the other rows and columns are.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-/// What a factor is made of.
+/// The element type of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Element {
     F32,
@@ -21,23 +21,30 @@ impl Element {
     }
 }
 
-/// A factor in memory: where it begins, and how far apart its elements lie.
+/// A strided input matrix in memory.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Factor {
+pub(crate) struct MatRef {
     pub(crate) start: *const u8,
     pub(crate) element: Element,
     /// From a row to the next and from a column to the next, in elements; one of both is 1.
     pub(crate) strides: [usize; 2],
 }
 
-/// The product's place.
+/// The output matrix in memory.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct MatMut {
     pub(crate) start: *mut f32,
-    /// From a row to the next; neighbours in a row lie side by side.
+    /// From a row to the next; rows are contiguous.
     pub(crate) stride: usize,
-    /// Whether to add to what is there.
-    pub(crate) add: bool,
+    /// Whether to replace or to add to what it holds.
+    pub(crate) write: Write,
+}
+
+/// Whether a matmul replaces its output or is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    Set,
+    Add,
 }
 
 /// (m, k) × (k, n).
@@ -64,27 +71,28 @@ pub(crate) fn has(element: Element) -> bool {
 }
 
 #[expect(unsafe_code, reason = "kernels work on pointers")]
-/// out = a·b, or out += a·b, on this thread alone; with `by` [`Element::Bfloat16`] of factors rounded to that, else of fp32.
+/// out = a·b, or out += a·b, on this thread alone; with `dtype` [`Element::Bfloat16`] of inputs
+/// rounded to that, else of fp32.
 ///
 /// # Safety
-/// The matrices must have this size and lie where it is said, and nothing else use what is written.
-pub(crate) unsafe fn multiply(by: Element, size: Size, out: Place, a: Factor, b: Factor) {
-    assert!(has(by), "expected a processor with the instructions for it");
+/// The matrices must have this size and these strides, and nothing else may use the output.
+pub(crate) unsafe fn multiply(dtype: Element, size: Size, out: MatMut, a: MatRef, b: MatRef) {
+    assert!(has(dtype), "expected a processor with the instructions for it");
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's, and the processor has the instructions.
     unsafe {
-        avx512::multiply(by, size, out, a, b);
+        avx512::multiply(dtype, size, out, a, b);
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (size, out, a, b);
 }
 
-impl Factor {
-    fn turned(self) -> Self {
+impl MatRef {
+    fn transposed(self) -> Self {
         Self { strides: [self.strides[1], self.strides[0]], ..self }
     }
 
-    /// Whether rows lie in memory as elements of a panel do: so many numbers each.
+    /// Whether rows of so many elements have the layout of a panel's elements.
     fn is_read_as(self, depth: usize, numbers: usize) -> bool {
         match self.element {
             Element::F32 => depth == 1,
@@ -95,7 +103,7 @@ impl Factor {
         }
     }
 
-    /// From this place on.
+    /// The part from this row and column on.
     fn from(self, row: usize, column: usize) -> Self {
         let start = self.start.wrapping_add((row * self.strides[0] + column * self.strides[1]) * self.element.bytes());
         Self { start, ..self }

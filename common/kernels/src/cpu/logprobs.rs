@@ -11,7 +11,8 @@ use crate::logprobs::{Chunk, Softmax, TokenStats, even_parts};
 /// A block has at most this many ids.
 pub(super) const BLOCK_IDS: usize = 8192;
 
-/// As [`crate::ops::Ops::logprobs`], by blocks of the vocabulary, whose logits stay in cache for all operations on them.
+/// As [`crate::ops::Ops::logprobs`], by blocks of the vocabulary, whose logits stay in cache for all
+/// operations on them.
 pub(super) fn logprobs(chunk: &Chunk<'_>) -> TokenStats {
     let targets = targets_of(chunk);
     let read = |ids| read(chunk, &targets, ids, Exponentials::Discard).1;

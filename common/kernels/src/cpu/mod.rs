@@ -1,4 +1,5 @@
-//! The CPU's own kernels: fp32 in memory, one pass where libtorch takes several, and matmuls where libtorch's are slow.
+//! The CPU's own kernels: fp32 in memory, one pass where libtorch takes several, and matmuls where libtorch's
+//! are slow.
 
 use align_core::error::Result;
 use tch::{Kind, Tensor};
@@ -49,16 +50,16 @@ impl Ops for Cpu {
         tensor.detach()
     }
 
-    fn matmul(&self, by: Kind, a: &Tensor, b: &Tensor) -> Tensor {
-        matmul::matmul(by, a, b)
+    fn matmul(&self, dtype: Kind, a: &Tensor, b: &Tensor) -> Tensor {
+        matmul::matmul(dtype, a, b)
     }
 
-    fn matmul_out(&self, by: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
-        matmul::matmul_out(by, out, a, b);
+    fn matmul_out(&self, dtype: Kind, out: &mut Tensor, a: &Tensor, b: &Tensor) {
+        matmul::matmul_out(dtype, out, a, b);
     }
 
-    fn addmm(&self, by: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
-        matmul::addmm(by, total, a, b);
+    fn addmm(&self, dtype: Kind, total: &mut Tensor, a: &Tensor, b: &Tensor) {
+        matmul::addmm(dtype, total, a, b);
     }
 
     fn linear_few_rows(&self, precision: Precision, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
@@ -120,8 +121,8 @@ impl Ops for Cpu {
         }
     }
 
-    fn attention_reads_in_place(&self, by: Kind) -> bool {
-        matmul::gemm_for(by).is_some()
+    fn attention_reads_in_place(&self, dtype: Kind) -> bool {
+        matmul::gemm_for(dtype).is_some()
     }
 
     fn decode_attention(&self, cache: &mut KvCache, layer: usize, heads: &Heads, _step: &DecodeStep) -> Tensor {
@@ -163,8 +164,8 @@ impl Ops for Cpu {
         adamw::grad_norm(grads)
     }
 
-    fn rounded_input_bytes(&self, elements: u64, held: Kind, by: Kind) -> u64 {
-        matmul::rounded_input_bytes(elements, held, by)
+    fn rounded_input_bytes(&self, elements: u64, held: Kind, dtype: Kind) -> u64 {
+        matmul::rounded_input_bytes(elements, held, dtype)
     }
 
     fn rounds_by_block(&self) -> bool {

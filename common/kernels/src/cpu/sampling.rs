@@ -1,5 +1,6 @@
-//! Draws from rows of logits. The nucleus of top-p is found without sorting the vocabulary, which would cost more than the model: the
-//! leading bits of its edge by bisection over the mass above them, and only what shares them is sorted.
+//! Draws from rows of logits. The nucleus of top-p is found without sorting the vocabulary, which would cost
+//! more than the model: the leading bits of its edge by bisection over the mass above them, and only what
+//! shares them is sorted.
 
 use tch::{Kind, Tensor};
 
@@ -37,14 +38,16 @@ fn sample_row(logits: &mut [f32], sampling: &Sampling, uniform: f64) -> Option<S
     if !total.is_finite() {
         return None;
     }
-    let kept = if sampling.top_p >= 1.0 { Kept::all() } else { Kept::nucleus(weights, total, sampling.top_p * total) };
+    let kept =
+        if sampling.top_p >= 1.0 { Nucleus::all() } else { Nucleus::nucleus(weights, total, sampling.top_p * total) };
     let nucleus = sampling.record_nucleus.then(|| kept.ids(weights));
     Some(Sample { token: kept.draw(weights, uniform), nucleus })
 }
 
-/// What top-p keeps, by weights in proportion to probabilities: the tokens above the edge's, and those equal to it up to the edge's id.
+/// The tokens that top-p keeps, given weights in proportion to probabilities: those with more than the weight
+/// of the cutoff, and those equal to it up to the id of the cutoff.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Kept {
+pub(crate) struct Nucleus {
     weight: f32,
     id: usize,
 }
@@ -52,34 +55,35 @@ pub(crate) struct Kept {
 /// Leading bits of an fp32 number: its exponent and seven bits of its mantissa.
 const LEADING: u32 = 16;
 
-impl Kept {
+impl Nucleus {
     /// Everything.
     fn all() -> Self {
         Self { weight: 0.0, id: usize::MAX }
     }
 
-    /// Of `weights`, which lie in 0..=1 and sum up to `total`, token i is kept iff the mass of those before it is below `mass`, largest
-    /// first and of equal ones the lowest id; at least one.
+    /// Of `weights` in 0..=1 with the sum `total`, token i is kept iff the mass of those before it is below
+    /// `mass`, in descending order and of equal ones by id; at least one.
     pub(crate) fn nucleus(weights: &[f32], total: f64, mass: f64) -> Self {
-        let least = |leading: u32| f32::from_bits(leading << LEADING);
-        // However many are as small as that, they cannot make up what is left out. Half of it, for rounding.
+        let threshold = |leading: u32| f32::from_bits(leading << LEADING);
+        // Even if all tokens had this weight, they would sum to less than the excluded mass; halved to absorb
+        // rounding.
         let surely_kept = ((total - mass) / weights.len() as f64 / 2.0).clamp(0.0, 1.0) as f32;
-        // The leading bits above which there is less than `mass`, and from which on there is that much.
-        let (mut reached, mut beyond) = (surely_kept.to_bits() >> LEADING, (1.0f32.to_bits() >> LEADING) + 1);
+        // Bisection over leading bits: from `low` on there is at least `mass`, from `high` on there is less.
+        let (mut low, mut high) = (surely_kept.to_bits() >> LEADING, (1.0f32.to_bits() >> LEADING) + 1);
         let mut above = 0.0;
-        while beyond - reached > 1 {
-            let middle = reached.midpoint(beyond);
-            let from_there = mass_from(weights, least(middle));
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            let from_there = mass_from(weights, threshold(middle));
             if from_there < mass {
-                (beyond, above) = (middle, from_there);
+                (high, above) = (middle, from_there);
             } else {
-                reached = middle;
+                low = middle;
             }
         }
         let mut members = Vec::new();
         for (start, block) in (0..).step_by(MEMBERS).zip(weights.chunks(MEMBERS)) {
-            if any_leads(block, reached) {
-                let those = (start..).zip(block).filter(|(_, weight)| weight.to_bits() >> LEADING == reached);
+            if any_leads(block, low) {
+                let those = (start..).zip(block).filter(|(_, weight)| weight.to_bits() >> LEADING == low);
                 members.extend(those.map(|(id, weight)| (*weight, id)));
             }
         }
@@ -129,7 +133,7 @@ impl Kept {
                 }
             }
         }
-        // Rounding left nothing: the last kept one.
+        // Only rounding leads here: the last kept token.
         let before = weights[..last].iter().enumerate().rev();
         before
             .into_iter()
@@ -137,19 +141,20 @@ impl Kept {
             .map_or(0, |(id, _)| id as i64)
     }
 
-    /// The kept mass of a block of ids: up to the edge's id its weight is kept, behind it only what is larger.
+    /// The kept mass of a block of ids: up to the id of the cutoff its weight is kept, after it only larger
+    /// weights.
     fn mass(self, start: usize, block: &[f32]) -> f64 {
-        let (before, behind) = block.split_at(self.id.saturating_add(1).saturating_sub(start).min(block.len()));
-        mass_from(before, self.weight) + mass_from(behind, self.weight.next_up())
+        let (before, after) = block.split_at(self.id.saturating_add(1).saturating_sub(start).min(block.len()));
+        mass_from(before, self.weight) + mass_from(after, self.weight.next_up())
     }
 }
 
 simd_dispatch! {
-    /// The sum of the weights that are at least `least`.
-    fn mass_from(weights: &[f32], least: f32) -> f64 = mass_from_by;
+    /// The sum of the weights that are at least `threshold`.
+    fn mass_from(weights: &[f32], threshold: f32) -> f64 = mass_from_by;
 }
 
-/// So many weights are looked at together for one with certain leading bits, which few have.
+/// The number of weights that are searched together for one with certain leading bits, which few have.
 const MEMBERS: usize = 64;
 
 simd_dispatch! {
@@ -158,7 +163,7 @@ simd_dispatch! {
 }
 
 #[inline(always)]
-fn any_leads_by<const FUSED: bool>(weights: &[f32], leading: u32) -> bool {
+fn any_leads_by<const FMA: bool>(weights: &[f32], leading: u32) -> bool {
     let mut any = false;
     for weight in weights {
         any |= weight.to_bits() >> LEADING == leading;
@@ -168,17 +173,17 @@ fn any_leads_by<const FUSED: bool>(weights: &[f32], leading: u32) -> bool {
 
 /// Many running sums, so that additions need not wait for each other.
 #[inline(always)]
-fn mass_from_by<const FUSED: bool>(weights: &[f32], least: f32) -> f64 {
+fn mass_from_by<const FMA: bool>(weights: &[f32], threshold: f32) -> f64 {
     const LANES: usize = 32;
     let mut sums = [0.0f64; LANES];
     let (whole, rest) = weights.as_chunks::<LANES>();
     for weights in whole {
         for (sum, weight) in sums.iter_mut().zip(weights) {
-            *sum += f64::from(if *weight >= least { *weight } else { 0.0 });
+            *sum += f64::from(if *weight >= threshold { *weight } else { 0.0 });
         }
     }
     for (sum, weight) in sums.iter_mut().zip(rest) {
-        *sum += f64::from(if *weight >= least { *weight } else { 0.0 });
+        *sum += f64::from(if *weight >= threshold { *weight } else { 0.0 });
     }
     sums.iter().sum()
 }
@@ -187,11 +192,11 @@ fn mass_from_by<const FUSED: bool>(weights: &[f32], least: f32) -> f64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::Kept;
+    use super::Nucleus;
 
-    fn kept(probabilities: &[f32], top_p: f64) -> Kept {
+    fn kept(probabilities: &[f32], top_p: f64) -> Nucleus {
         let total = probabilities.iter().map(|probability| f64::from(*probability)).sum();
-        Kept::nucleus(probabilities, total, top_p)
+        Nucleus::nucleus(probabilities, total, top_p)
     }
 
     /// The kept ids.

@@ -1,7 +1,8 @@
-//! Products of a few rows with a large matrix, as decoding and scoring have them: y = x·Wᵀ for x (n, D) and W (V, D), on the CPU in fp32. General
-//! kernels read W far below the memory's speed when n is small; here every row of W is read once for all rows of x. Each number is one
-//! sum in one order, whatever n is, so that a row's product does not depend, to the bit, on the rows beside it. Attention while decoding is
-//! made of the same: its scores are products of a few queries with the keys, its output is their mixture of the values.
+//! Matmuls of a few rows with a large matrix, for decoding and scoring: y = x·Wᵀ for x (n, D) and W (V, D),
+//! on the CPU in fp32. General kernels read W far below the memory's bandwidth when n is small; here every
+//! row of W is read once for all rows of x. Each output element is one sum in one order, whatever n is: a
+//! row's result is batch-invariant to the bit. Decoding uses the same kernels for attention: scores are a
+//! matmul of a few queries with the keys, the output is a weighted sum of the values.
 
 use tch::{Kind, Tensor};
 
@@ -11,8 +12,8 @@ use crate::cpu::threads;
 /// From so many rows on, general kernels are as good.
 const MOST_ROWS: i64 = 48;
 
-/// x·Wᵀ + b, for (n, D), (V, D) and (V); nothing where this is not the way to compute it: other devices and dtypes, many rows, or a
-/// processor without the instructions.
+/// x·Wᵀ + b, for (n, D), (V, D) and (V); nothing where this is not the way to compute it: other devices and
+/// dtypes, many rows, or a processor without the instructions.
 pub(super) fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Option<Tensor> {
     let (rows, width) = input.size2().ok()?;
     let kernel = kernel()?;
@@ -26,7 +27,13 @@ pub(super) fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> 
     }
     let (outputs, _) = weight.size2().ok()?;
     let mut output = Tensor::empty([rows, outputs], (Kind::Float, tch::Device::Cpu));
-    multiply(kernel.dots, as_f32_slice(input), as_f32_slice(weight), as_f32_slice_mut(&mut output), width as usize);
+    multiply(
+        kernel.matmul_nt,
+        as_f32_slice(input),
+        as_f32_slice(weight),
+        as_f32_slice_mut(&mut output),
+        width as usize,
+    );
     Some(match bias {
         Some(bias) => output.g_add_(bias),
         None => output,
@@ -34,13 +41,15 @@ pub(super) fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> 
 }
 
 /// y = x·Wᵀ for x (n, D), W (V, D) and y (n, V), on this thread alone.
-pub(super) fn dots(x: &[f32], w: &[f32], width: usize, y: &mut [f32]) {
+pub(super) fn matmul_nt(x: &[f32], w: &[f32], width: usize, y: &mut [f32]) {
     let (rows, outputs) = (x.len() / width, w.len() / width);
     assert_eq!(rows * outputs, y.len(), "expected a place for every row and output");
     match kernel() {
         #[expect(unsafe_code, reason = "instructions that the compiler does not choose by itself")]
         // SAFETY: the processor has the kernel's instructions, and `y` has a place for every row and output.
-        Some(kernel) if width.is_multiple_of(LANES) => unsafe { (kernel.dots)(x, w, width, y.as_mut_ptr(), outputs) },
+        Some(kernel) if width.is_multiple_of(LANES) => unsafe {
+            (kernel.matmul_nt)(x, w, width, y.as_mut_ptr(), outputs)
+        },
         _ => {
             for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(outputs)) {
                 for (w, y) in w.chunks_exact(width).zip(y) {
@@ -52,13 +61,13 @@ pub(super) fn dots(x: &[f32], w: &[f32], width: usize, y: &mut [f32]) {
 }
 
 /// y = p·V for p (n, T), V (T, D) and y (n, D), on this thread alone.
-pub(super) fn mixtures(p: &[f32], v: &[f32], width: usize, y: &mut [f32]) {
+pub(super) fn weighted_sums(p: &[f32], v: &[f32], width: usize, y: &mut [f32]) {
     let count = v.len() / width;
     assert_eq!(p.len() * width, count * y.len(), "expected a place for every row");
     match kernel() {
         #[expect(unsafe_code, reason = "instructions that the compiler does not choose by itself")]
         // SAFETY: the processor has the kernel's instructions, and the sizes were looked at.
-        Some(kernel) if width.is_multiple_of(LANES) => unsafe { (kernel.mixtures)(p, v, width, y) },
+        Some(kernel) if width.is_multiple_of(LANES) => unsafe { (kernel.weighted_sums)(p, v, width, y) },
         _ => {
             y.fill(0.0);
             for (p, y) in p.chunks_exact(count).zip(y.chunks_exact_mut(width)) {
@@ -73,11 +82,12 @@ pub(super) fn mixtures(p: &[f32], v: &[f32], width: usize, y: &mut [f32]) {
 /// What one kind of instructions computes, where D is a multiple of [`LANES`].
 #[derive(Clone, Copy)]
 struct Kernel {
-    dots: Dots,
-    mixtures: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
+    matmul_nt: Dots,
+    weighted_sums: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
 }
 
-/// Computes some outputs of all rows: (x, the rows of W, D, where the first output goes, how far apart those of two rows are).
+/// Computes some outputs of all rows: (x, the rows of W, D, where the first output goes, how far apart those
+/// of two rows are).
 type Dots = unsafe fn(&[f32], &[f32], usize, *mut f32, usize);
 
 /// Where results go: each thread writes outputs that no other does.
@@ -93,10 +103,10 @@ fn kernel() -> Option<Kernel> {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            return Some(Kernel { dots: wide::by_16, mixtures: wide::mix_16 });
+            return Some(Kernel { matmul_nt: wide::avx512, weighted_sums: wide::weighted_sums_avx512 });
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Some(Kernel { dots: wide::by_8, mixtures: wide::mix_8 });
+            return Some(Kernel { matmul_nt: wide::avx2, weighted_sums: wide::weighted_sums_avx2 });
         }
     }
     None
@@ -122,11 +132,13 @@ fn multiply(kernel: Dots, x: &[f32], w: &[f32], y: &mut [f32], width: usize) {
         // Rows of y lie far apart: written one by one, outputs would each need a page of their own.
         let mut block = vec![0.0; rows * count];
         for (at, w) in (0..).step_by(part).zip(w.chunks(part * width)) {
-            // SAFETY: the processor has the kernel's instructions, and `block` has a place for every row and output.
+            // SAFETY: the processor has the kernel's instructions, and `block` has a place for every row and
+            // output.
             unsafe { kernel(x, w, width, block.as_mut_ptr().add(at), count) };
         }
         for (row, block) in block.chunks_exact(count).enumerate() {
-            // SAFETY: outputs first..first + count of every row are written by one thread alone, and `y` is borrowed until all are done.
+            // SAFETY: outputs first..first + count of every row are written by one thread alone, and `y` is
+            // borrowed until all are done.
             unsafe { to.add(row * outputs + first).copy_from_nonoverlapping(block.as_ptr(), count) };
         }
     });
@@ -221,7 +233,7 @@ mod wide {
     }
 
     kernel!(
-        by_16,
+        avx512,
         tile_16,
         "avx512f",
         16,
@@ -232,7 +244,7 @@ mod wide {
         _mm512_fmadd_ps,
         reduce_16
     );
-    kernel!(by_8, tile_8, "avx2,fma", 8, 3, [1, 2, 3], _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, reduce_8);
+    kernel!(avx2, tile_8, "avx2,fma", 8, 3, [1, 2, 3], _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, reduce_8);
 
     /// Registers of a mixture that are computed at once, where it is that wide.
     const VECTORS: usize = 4;
@@ -293,7 +305,7 @@ mod wide {
     }
 
     mixer!(
-        mix_16,
+        weighted_sums_avx512,
         mix_tile_16,
         "avx512f",
         16,
@@ -306,7 +318,7 @@ mod wide {
         _mm512_fmadd_ps
     );
     mixer!(
-        mix_8,
+        weighted_sums_avx2,
         mix_tile_8,
         "avx2,fma",
         8,
@@ -359,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_product_for_every_number_of_rows_and_outputs() {
+    fn linear_is_right_for_every_number_of_rows_and_outputs() {
         let _generator = crate::seeded(6);
         if kernel().is_none() {
             return;
@@ -377,15 +389,15 @@ mod tests {
     }
 
     #[test]
-    fn mixtures_are_products_for_every_number_of_rows_and_width() {
+    fn weighted_sums_are_right_for_every_number_of_rows_and_width() {
         let _generator = crate::seeded(6);
         for rows in 1..10 {
             for (count, width) in [(1, 16), (7, 64), (100, 128), (33, 80), (5, 12)] {
                 let (p, v) = (random([rows, count], rows), random([count, width], count));
                 let (mut mixed, mut scores) =
                     (Tensor::ones([rows, width], (Kind::Float, tch::Device::Cpu)), p.zeros_like());
-                mixtures(as_f32_slice(&p), as_f32_slice(&v), width as usize, as_f32_slice_mut(&mut mixed));
-                dots(as_f32_slice(&mixed), as_f32_slice(&v), width as usize, as_f32_slice_mut(&mut scores));
+                weighted_sums(as_f32_slice(&p), as_f32_slice(&v), width as usize, as_f32_slice_mut(&mut mixed));
+                matmul_nt(as_f32_slice(&mixed), as_f32_slice(&v), width as usize, as_f32_slice_mut(&mut scores));
                 let apart = |found: &Tensor, expected: Tensor| (found - expected).abs().max().double_value(&[]);
                 assert!(apart(&mixed, p.matmul(&v)) < 1e-4, "{rows} rows of {count}, {width} wide");
                 assert!(apart(&scores, mixed.matmul(&v.tr())) < 1e-2, "{rows} rows of {count}, {width} wide");

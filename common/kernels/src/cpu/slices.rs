@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use tch::{Device, Kind, Tensor};
 
-/// Whether a tensor is what this module gives slices of.
+/// Whether this module gives slices of a tensor.
 pub(crate) fn is_cpu_f32_contiguous(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous()
 }
@@ -17,12 +17,13 @@ pub fn as_f32_slice(tensor: &Tensor) -> &[f32] {
     unsafe { slice(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
 }
 
-/// The bytes of a tensor, row by row: where they lie, or a copy where they do not lie so on the CPU.
-#[allow(unsafe_code, reason = "as for `elements`")]
+/// The bytes of a tensor, row by row: borrowed if they are contiguous on the CPU, else a copy.
+#[allow(unsafe_code, reason = "as for `as_f32_slice`")]
 pub fn tensor_bytes(tensor: &Tensor) -> Cow<'_, [u8]> {
     let size = tensor.numel() * tensor.kind().elt_size_in_bytes();
     if tensor.device() == Device::Cpu && tensor.is_contiguous() {
-        // SAFETY: a contiguous tensor's memory holds that many bytes, and the tensor that is borrowed keeps it alive.
+        // SAFETY: a contiguous tensor's memory holds that many bytes, and the tensor that is borrowed keeps
+        // it alive.
         return Cow::Borrowed(unsafe { slice(tensor.data_ptr().cast::<u8>(), size) });
     }
     let mut copy = vec![0; size];
@@ -31,21 +32,21 @@ pub fn tensor_bytes(tensor: &Tensor) -> Cow<'_, [u8]> {
 }
 
 /// The elements of a tensor, to be changed in place.
-#[allow(unsafe_code, reason = "as for `elements`")]
+#[allow(unsafe_code, reason = "as for `as_f32_slice`")]
 pub(crate) fn as_f32_slice_mut(tensor: &mut Tensor) -> &mut [f32] {
     assert!(is_cpu_f32_contiguous(tensor), "expected contiguous fp32 on the CPU");
     let (data, numel) = (tensor.data_ptr().cast::<f32>(), tensor.numel());
     if numel == 0 {
         return &mut [];
     }
-    // SAFETY: as for `elements`. Other tensors share the memory (the model's own handle on a parameter), but a model lives on
-    // one thread (tensors are not Sync), and that thread is here until the slice is gone. A thread that writes a checkpoint reads it
-    // behind a `Gate`, and the optimiser waits before it until that is done.
+    // SAFETY: as for `as_f32_slice`. Other tensors share the memory (the model's own handle on a parameter),
+    // but a model lives on one thread (tensors are not Sync), and that thread holds the slice. A thread that
+    // writes a checkpoint reads under a `SnapshotLock`, for which the optimiser waits.
     unsafe { std::slice::from_raw_parts_mut(data, numel) }
 }
 
 /// An empty tensor has no memory to point to.
-#[allow(unsafe_code, reason = "as for `elements`")]
+#[allow(unsafe_code, reason = "as for `as_f32_slice`")]
 unsafe fn slice<'a, T>(data: *const T, numel: usize) -> &'a [T] {
     if numel == 0 {
         return &[];

@@ -1,6 +1,6 @@
-//! The softmax of the language-model head on the CPU, for blocks of the vocabulary that stay in cache: what is wanted of rows of logits,
-//! and the gradient, each in one pass, where libtorch's operations take ten. Rows do not depend on each other, so results do not depend
-//! on the number of threads.
+//! The softmax of the language-model head on the CPU, for blocks of the vocabulary that stay in cache: what
+//! is wanted of rows of logits, and the gradient, each in one pass, where libtorch's operations take ten.
+//! Rows do not depend on each other, so results do not depend on the number of threads.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub(crate) enum Exponentials {
     Store,
 }
 
-/// What is known of a row (V) within a block of the vocabulary.
+/// Statistics of a row (V) within a block of the vocabulary.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
     /// The target's logit, where it is in this block.
@@ -26,7 +26,7 @@ pub struct Part {
     weighted: f64,
 }
 
-/// What is known of one row of logits (V).
+/// Statistics of one row of logits (V).
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// log p(target).
@@ -52,7 +52,8 @@ pub(crate) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// The sums over logits (n, ids), in place of which exp(logit − highest) may be stored, for [`Block::gradient`].
+    /// The sums over logits (n, ids), in place of which exp(logit − highest) may be stored, for
+    /// [`Block::gradient`].
     pub(crate) fn read(&self, logits: &mut [f32], exponentials: Exponentials) -> Vec<Part> {
         let mut parts = vec![
             Part { chosen: MASKED_LOGIT, highest: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0 };
@@ -82,7 +83,8 @@ impl Block<'_> {
         found
     }
 
-    /// Turns what [`Block::read`] left into ∂L/∂logits, given ∂L/∂logprob of every row: (onehot − softmax) · ∂L/∂logprob.
+    /// Turns what [`Block::read`] left into ∂L/∂logits, given ∂L/∂logprob of every row: (onehot − softmax) ·
+    /// ∂L/∂logprob.
     pub(crate) fn gradient(&self, kept: &mut [f32], parts: &[Part], rows: &[Row], grads: &[f32]) {
         let given = parts.iter().zip(rows).zip(grads);
         self.each(kept, given, |row, kept, ((part, whole), grad)| {
@@ -134,7 +136,8 @@ impl Row {
     }
 }
 
-/// Leaves exp(logit − highest) in place of each logit and returns their sum, which is not finite when the logits are no numbers.
+/// Leaves exp(logit − highest) in place of each logit and returns their sum, which is non-finite when a logit
+/// is.
 pub(crate) fn exponentials(logits: &mut [f32]) -> f64 {
     sums(logits, Exponentials::Store).1
 }
@@ -145,7 +148,7 @@ simd_dispatch! {
 }
 
 #[inline(always)]
-fn multiply_by<const FUSED: bool>(entries: &mut [f32], factor: f32) {
+fn multiply_by<const FMA: bool>(entries: &mut [f32], factor: f32) {
     for entry in entries {
         *entry *= factor;
     }
@@ -156,13 +159,13 @@ simd_dispatch! {
     fn sums(logits: &mut [f32], exponentials: Exponentials) -> (f32, f64, f64) = sums_by;
 }
 
-/// Numbers that one instruction works on, at most.
+/// Elements that one instruction works on, at most.
 const LANES: usize = 16;
 /// Entries whose sums stay in fp32 before they are added in f64.
 const BLOCK: usize = 1024;
 
 #[inline(always)]
-fn sums_by<const FUSED: bool>(logits: &mut [f32], exponentials: Exponentials) -> (f32, f64, f64) {
+fn sums_by<const FMA: bool>(logits: &mut [f32], exponentials: Exponentials) -> (f32, f64, f64) {
     let mut highest = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = logits.as_chunks::<LANES>();
     for lanes in whole {
@@ -179,9 +182,9 @@ fn sums_by<const FUSED: bool>(logits: &mut [f32], exponentials: Exponentials) ->
         for lanes in whole {
             for ((logit, sum), weighted) in lanes.iter_mut().zip(&mut sums).zip(&mut weights) {
                 let x = *logit - highest;
-                let e = exp::<FUSED>(x);
+                let e = exp::<FMA>(x);
                 *sum += e;
-                *weighted = multiply_add::<FUSED>(x, e, *weighted);
+                *weighted = multiply_add::<FMA>(x, e, *weighted);
                 if exponentials == Exponentials::Store {
                     *logit = e;
                 }
@@ -189,9 +192,9 @@ fn sums_by<const FUSED: bool>(logits: &mut [f32], exponentials: Exponentials) ->
         }
         for ((logit, sum), weighted) in rest.iter_mut().zip(&mut sums).zip(&mut weights) {
             let x = *logit - highest;
-            let e = exp::<FUSED>(x);
+            let e = exp::<FMA>(x);
             *sum += e;
-            *weighted = multiply_add::<FUSED>(x, e, *weighted);
+            *weighted = multiply_add::<FMA>(x, e, *weighted);
             if exponentials == Exponentials::Store {
                 *logit = e;
             }
@@ -217,7 +220,7 @@ mod tests {
         ((exps[target] / sum).ln(), entropy)
     }
 
-    /// Reads rows of 37 logits in two blocks: what is known of each row, and the gradient of its logits.
+    /// Reads rows of 37 logits in two blocks: the statistics of each row, and the gradient of its logits.
     fn both(rows: &[Vec<f32>], targets: &[i64], nucleus: Option<&[Vec<i64>]>, grad: f32) -> (Vec<Row>, Vec<Vec<f32>>) {
         let blocks = [0..20, 20..37].map(|ids| Block { ids, targets, nucleus });
         let mut entries =
@@ -230,12 +233,12 @@ mod tests {
         for ((block, entries), parts) in blocks.iter().zip(&mut entries).zip(&parts) {
             block.gradient(entries, parts, &found, &vec![grad; rows.len()]);
         }
-        let slopes = |row: usize| [&entries[0][row * 20..][..20], &entries[1][row * 17..][..17]].concat();
-        (found, (0..rows.len()).map(slopes).collect())
+        let logit_grads = |row: usize| [&entries[0][row * 20..][..20], &entries[1][row * 17..][..17]].concat();
+        (found, (0..rows.len()).map(logit_grads).collect())
     }
 
     #[test]
-    fn what_is_not_a_number_stays_none() {
+    fn non_finite_logits_give_non_finite_logprobs() {
         for bad in [f32::NAN, f32::INFINITY] {
             for place in [3, 17, 30] {
                 let mut logits = vec![0.5; 37];
@@ -246,11 +249,11 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_outside_the_nucleus_has_no_part() {
+    fn tokens_outside_the_nucleus_have_no_gradient() {
         let logits: Vec<f32> = (0..37).map(|id| (id * 7 % 11) as f32 - 5.0).collect();
         for kept in [vec![2i64, 5, 19], vec![21, 36], vec![0, 20, 30]] {
             let target = kept.len() / 2;
-            let (rows, slopes) =
+            let (rows, logit_grads) =
                 both(std::slice::from_ref(&logits), &[kept[target]], Some(std::slice::from_ref(&kept)), 0.5);
             let inside: Vec<f32> = kept.iter().map(|id| logits[*id as usize]).collect();
             let (logprob, entropy) = expected(&inside, target);
@@ -258,11 +261,11 @@ mod tests {
                 (f64::from(rows[0].logprob) - logprob).abs() < 1e-5
                     && (f64::from(rows[0].entropy) - entropy).abs() < 1e-5
             );
-            for (id, slope) in slopes[0].iter().enumerate() {
+            for (id, logit_grad) in logit_grads[0].iter().enumerate() {
                 let probability =
                     kept.iter().position(|kept| *kept == id as i64).map_or(0.0, |at| expected(&inside, at).0.exp());
                 let onehot = f64::from(u8::from(id as i64 == kept[target]));
-                assert!((f64::from(*slope) - 0.5 * (onehot - probability)).abs() < 1e-6, "{id}: {slope}");
+                assert!((f64::from(*logit_grad) - 0.5 * (onehot - probability)).abs() < 1e-6, "{id}: {logit_grad}");
             }
         }
     }
@@ -290,16 +293,16 @@ mod tests {
             grad in -2.0..2.0f32,
         ) {
             let targets: Vec<i64> = (0..rows.len() as i64).map(|row| row * 11 % 37).collect();
-            let (found, slopes) = both(&rows, &targets, None, grad);
+            let (found, logit_grads) = both(&rows, &targets, None, grad);
             for (index, (row, target)) in rows.iter().zip(&targets).enumerate() {
                 let target = *target as usize;
                 let (logprob, entropy) = expected(row, target);
                 prop_assert!((f64::from(found[index].logprob) - logprob).abs() < 1e-5 * logprob.abs().max(1.0));
                 prop_assert!((f64::from(found[index].entropy) - entropy).abs() < 1e-5 * entropy.max(1.0));
-                for (id, entry) in slopes[index].iter().enumerate() {
+                for (id, entry) in logit_grads[index].iter().enumerate() {
                     let onehot = f64::from(u8::from(id == target));
-                    let slope = f64::from(grad) * (onehot - expected(row, id).0.exp());
-                    prop_assert!((f64::from(*entry) - slope).abs() < 1e-6, "{} {}", entry, slope);
+                    let logit_grad = f64::from(grad) * (onehot - expected(row, id).0.exp());
+                    prop_assert!((f64::from(*entry) - logit_grad).abs() < 1e-6, "{} {}", entry, logit_grad);
                 }
             }
         }

@@ -1,7 +1,7 @@
-//! Work shared among the threads that libtorch computes on.
+//! Work on the threads of libtorch's pool.
 //!
-//! They wait for work awake for some milliseconds after each of libtorch's operations. Threads of our own would share the cores with
-//! them, and each would have to be started: for what takes a fraction of a millisecond, that is most of the time.
+//! These spin for some milliseconds after each of libtorch's operations. Other threads would share the cores
+//! with them, and starting one takes longer than an operation of a fraction of a millisecond.
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 /// Elements below which a second thread has less to do than it costs to call it.
 const MIN_ELEMENTS_PER_THREAD: usize = 1 << 16;
 
-/// Calls `work` with every item, on as many threads as libtorch uses, or fewer where there are few `elements` to go through. Which
-/// thread takes which item is left open: a result must not depend on it.
+/// Calls `work` with every item, on as many threads as libtorch uses, or fewer where there are few `elements`
+/// to go through. Which thread takes which item is left open: a result must not depend on it.
 pub(crate) fn parallel_for<T: Send>(items: Vec<T>, elements: usize, work: impl Fn(T) + Sync) {
     let threads = (tch::get_num_threads().max(1) as usize).min(elements / MIN_ELEMENTS_PER_THREAD).min(items.len());
     if threads <= 1 {
@@ -29,21 +29,22 @@ pub(crate) fn parallel_for<T: Send>(items: Vec<T>, elements: usize, work: impl F
     });
 }
 
-/// Starts a thread on which libtorch computes without others' help: what it does goes on beside a training step, which has them all.
+/// Starts a thread on which libtorch computes with this thread alone: it runs while a training step uses all
+/// others.
 pub fn spawn_single_threaded<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<JoinHandle<T>> {
     let threads = tch::get_num_threads();
-    let (tell, told) = mpsc::channel();
+    let (ready, is_ready) = mpsc::channel();
     let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
         tch::get_num_threads(); // the first call on a thread sets it to the common number, whatever was set before
         tch::set_num_threads(1);
-        let _ = tell.send(());
+        let _ = ready.send(());
         work()
     })?;
-    // libtorch knows the number of each thread, and one for threads that are still to come, which was changed with it.
-    let _ = told.recv();
+    // libtorch keeps a number for each thread, and one for new threads, which has changed, too.
+    let _ = is_ready.recv();
     tch::set_num_threads(threads);
     Ok(thread)
 }
@@ -61,8 +62,8 @@ fn parallel_region(threads: usize, body: &(dyn Fn() + Sync)) {
     };
     let region = Region { body, panic: Mutex::new(None) };
     let data: *const Region<'_> = &raw const region;
-    #[expect(unsafe_code, reason = "the threads of OpenMP have no other door")]
-    // SAFETY: `enter` is what it calls, on every thread, with a region that lives until all have returned.
+    #[expect(unsafe_code, reason = "the threads of OpenMP have no other interface")]
+    // SAFETY: it calls `enter`, on every thread, with a region that lives until all have returned.
     unsafe {
         parallel(enter, data.cast_mut().cast(), threads as u32, 0);
     }
@@ -79,8 +80,9 @@ struct Region<'a> {
 }
 
 extern "C" fn enter(data: *mut c_void) {
-    #[expect(unsafe_code, reason = "the threads of OpenMP have no other door")]
-    // SAFETY: `parallel_region` passes a region and waits for it; it is shared, never changed but through its lock.
+    #[expect(unsafe_code, reason = "the threads of OpenMP have no other interface")]
+    // SAFETY: `parallel_region` passes a region and waits for it; it is shared, never changed but through its
+    // lock.
     let region = unsafe { &*data.cast_const().cast::<Region<'_>>() };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(region.body)) {
         region.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
@@ -90,14 +92,15 @@ extern "C" fn enter(data: *mut c_void) {
 /// `GOMP_parallel(fn, data, num_threads, flags)`: what compilers call for a parallel region.
 type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, u32, u32);
 
-/// The OpenMP that libtorch was loaded with; nothing where it came without.
+/// The OpenMP that libtorch was loaded with, if any.
 fn openmp() -> Option<Parallel> {
     static FOUND: OnceLock<Option<Parallel>> = OnceLock::new();
     *FOUND.get_or_init(|| {
         #[cfg(unix)]
         {
-            #[expect(unsafe_code, reason = "the threads of OpenMP have no other door")]
-            // SAFETY: a look for a name among the loaded libraries; GNU's and LLVM's OpenMP give it this signature.
+            #[expect(unsafe_code, reason = "the threads of OpenMP have no other interface")]
+            // SAFETY: a lookup of a name in the loaded libraries; GNU's and LLVM's OpenMP give it this
+            // signature.
             unsafe {
                 let found = libc::dlsym(libc::RTLD_DEFAULT, c"GOMP_parallel".as_ptr());
                 (!found.is_null()).then(|| std::mem::transmute::<*mut c_void, Parallel>(found))

@@ -6,7 +6,8 @@ use crate::batch::FlatBatch;
 use crate::kv_cache::{KvCache, Prefilled};
 use crate::rotary::Rotation;
 
-/// A root with two children, one of which has a child; a sequence alone; one longer than the blocks that short ones share.
+/// A root with two children, one of which has a child; a sequence alone; one longer than the blocks that
+/// short ones share.
 fn trees() -> FlatBatch {
     let mut batch = FlatBatch::new();
     let tokens = |count: usize| vec![1; count];

@@ -12,7 +12,7 @@ fn log_probabilities_and_their_gradient() {
     let nucleus: Vec<Vec<i64>> =
         vec![vec![0, 9000], vec![vocab - 1], (5000..6000).collect(), vec![3, 5462, 12_000], (0..vocab).collect()];
     on_every_backend(|case| {
-        let by = case.precision.matmul;
+        let dtype = case.precision.matmul;
         let (hidden, weight) = (case.random(&[rows, width]) / 4.0, case.random(&[vocab, width]));
         let targets = Tensor::from_slice(&[0i64, vocab - 1, 5461, 5462, 11_000]);
         let grads = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 0.25, 3.0]);
@@ -35,8 +35,8 @@ fn log_probabilities_and_their_gradient() {
                 Kind::Double,
             );
 
-            let weight = case.ops.matmul_input(&weight, by);
-            let chunk = Chunk::new(case.ops, by, &weight, &hidden, &targets, &over, 0..rows as usize);
+            let weight = case.ops.matmul_input(&weight, dtype);
+            let chunk = Chunk::new(case.ops, dtype, &weight, &hidden, &targets, &over, 0..rows as usize);
             let (stats, softmax) = case.ops.logprobs_train(&chunk);
             case.assert_close("logprobs", &stats.logprobs, &logprobs);
             case.assert_close("entropy", &stats.entropy, &entropy);
@@ -51,8 +51,8 @@ fn log_probabilities_and_their_gradient() {
     });
 }
 
-/// By the definition: ids by falling probability, of equal ones the lowest first, until their mass reaches top-p; then the first kept id,
-/// ascending, at which the running mass exceeds the drawn part of all of it.
+/// By the definition: ids by falling probability, of equal ones the lowest first, until their mass reaches
+/// top-p; then the first kept id, ascending, at which the running mass exceeds the drawn part of all of it.
 fn sampled(logits: &[f64], top_p: f64, uniform: f64) -> (i64, Vec<i64>) {
     let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = logits.iter().map(|logit| (logit - highest).exp()).collect();

@@ -8,18 +8,18 @@ fn matmuls() {
     // (m, k, n): a vector, odd sizes, more than a panel of the kernels.
     for (m, k, n) in [(1, 64, 5), (7, 33, 130), (150, 800, 210)] {
         on_every_backend(|case| {
-            let by = case.precision.matmul;
+            let dtype = case.precision.matmul;
             let scale = (k as f64).sqrt();
             let (a, b) = (case.random(&[m, k]) / scale, case.random(&[k, n]));
             let (a_transposed, b_transposed) = (a.tr().contiguous(), b.tr().contiguous());
             for (a, b) in [(&a, &b), (&a_transposed.tr(), &b), (&a, &b_transposed.tr())] {
                 let expected = case.exact(a).mm(&case.exact(b));
-                case.assert_close("matmul", &case.ops.matmul(by, a, b), &expected);
-                let inputs = [case.ops.matmul_input(a, by), case.ops.matmul_input(b, by)];
+                case.assert_close("matmul", &case.ops.matmul(dtype, a, b), &expected);
+                let inputs = [case.ops.matmul_input(a, dtype), case.ops.matmul_input(b, dtype)];
                 let mut out = Tensor::full([m, n], 3.0, (Kind::Float, HOST));
-                case.ops.matmul_out(by, &mut out, &inputs[0], &inputs[1]);
+                case.ops.matmul_out(dtype, &mut out, &inputs[0], &inputs[1]);
                 case.assert_close("matmul_out", &out, &expected);
-                case.ops.addmm(by, &mut out, a, b);
+                case.ops.addmm(dtype, &mut out, a, b);
                 case.assert_close("addmm", &out, &(expected * 2.0));
             }
         });

@@ -14,8 +14,9 @@ use crate::{HOST, seeded};
 /// The backends of this machine.
 const BACKENDS: [&(dyn Ops + 'static); 2] = [&Cpu, &Reference];
 
-/// What matmul inputs are rounded to, and how far a result may be from float64, as a part of its largest entry. In bfloat16 the inputs are
-/// rounded before float64 sees them; what is left is the rounding of results, to 8 bits.
+/// What matmul inputs are rounded to, and how far a result may be from float64, as a part of its largest
+/// entry. In bfloat16 the inputs are rounded before float64 sees them; what is left is the rounding of
+/// results, to 8 bits.
 const DTYPES: [(Kind, f64); 2] = [(Kind::Float, 2e-6), (Kind::BFloat16, 1.2e-2)];
 
 /// Runs a check on every backend and dtype, from the same random numbers.

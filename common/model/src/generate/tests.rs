@@ -73,7 +73,8 @@ fn a_response_does_not_depend_on_who_shares_its_batch() {
     let model = load("qwen2_tied_gqa");
     let (_, rows) = golden("qwen2_tied_gqa");
     let prompts: Vec<Vec<i64>> = (3..12).map(|length| rows[0][..length].to_vec()).collect();
-    // Batches of other shapes round differently, so ids near the edge of a nucleus may come and go; tokens stay.
+    // Batches of other shapes round differently, so ids near the edge of a nucleus may come and go; tokens
+    // stay.
     let sampling = Sampling { record_nucleus: false, ..sampled() };
     let run = |max_rows| generate(&model, &prompts, 2, &sampling, max_rows, &draws, &mut |_, _, _| {}).unwrap();
     let together = run(64);

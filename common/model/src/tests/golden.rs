@@ -23,7 +23,7 @@ fn packed(rows: &[Vec<i64>]) -> FlatBatch {
     batch
 }
 
-/// The golden's rows (B, L, …), each cut to its length and put one after the other.
+/// The golden's rows (B, L, …), each cut to its length and put in order.
 fn flat(golden: &Golden, name: &str, rows: &[Vec<i64>]) -> Tensor {
     let parts: Vec<Tensor> = rows
         .iter()

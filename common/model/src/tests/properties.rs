@@ -72,7 +72,8 @@ proptest! {
         let (mut shared_rows, mut separate_rows, mut targets) = (Vec::new(), Vec::new(), Vec::<i64>::new());
         let parent = shared.push(&prompt, None);
         for answer in &answers {
-            // The last prompt token predicts the first answer token of every answer; here the rest are enough.
+            // The last prompt token predicts the first answer token of every answer; here the rest are
+            // enough.
             shared_rows.extend((shared.len()..shared.len() + answer.len()).map(|row| row as i64));
             shared.push(answer, Some(parent));
             let whole = [prompt.clone(), answer.clone()].concat();
@@ -215,7 +216,8 @@ fn recomputed_layers_give_the_same_gradients() {
             assert!(kept.equal(recomputed));
         }
     }
-    // In the same test, since libtorch's generator is one for the process: masks are a function of the key alone.
+    // In the same test, since libtorch's generator is one for the process: masks are a function of the key
+    // alone.
     let gradient = |key| gradients_with(false, Some(Dropout { p: 0.1, key })).swap_remove(3);
     assert!(gradient(1).equal(&gradient(1)));
     assert!(!gradient(1).equal(&gradient(2)));

@@ -27,7 +27,8 @@ fn in_dtype(model: &str, dtype: Kind) -> tempfile::TempDir {
     dir
 }
 
-/// Moves every weight by a little less than half of what separates it from its neighbour in bfloat16, as training would.
+/// Moves every weight by a little less than half of what separates it from its neighbour in bfloat16, as
+/// training would.
 fn train(parameters: &[crate::Parameter]) {
     let _guard = tch::no_grad_guard();
     for parameter in parameters {
@@ -165,7 +166,7 @@ fn what_is_read_back_as_something_else_is_noticed() {
                     raw.iter_mut().find(|(name, ..)| name.contains("1.mlp.up_proj")).unwrap().3[0] ^= 1
                 })
             },
-            "layers.1.mlp.up_proj.weight has other numbers than were written",
+            "layers.1.mlp.up_proj.weight differs from what was written",
         ),
         (
             "two weights, exchanged",
@@ -180,7 +181,7 @@ fn what_is_read_back_as_something_else_is_noticed() {
                     }
                 });
             },
-            "layers.0.mlp.gate_proj.weight has other numbers than were written",
+            "layers.0.mlp.gate_proj.weight differs from what was written",
         ),
         (
             "a config",
@@ -218,7 +219,7 @@ fn a_model_in_float32_is_asked_again() {
     train(lm.parameters()); // what it says of the probe is of before
     saved.write(out.path()).unwrap();
     let error = saved.check(out.path()).unwrap_err().to_string();
-    assert!(error.contains("gives other numbers than the model in memory"), "{error}");
+    assert!(error.contains("its outputs differ from those of the model in memory"), "{error}");
 }
 
 #[test]
@@ -252,7 +253,7 @@ fn a_folder_that_is_asked_where_it_lies_says_what_a_loaded_model_says() {
         let hidden = [loaded.read_at(&batch, &places), mapped.read_at(&batch, &places)];
         assert!(distance(&hidden[0], &hidden[1]) < 1e-4, "{name}");
         assert!(distance(&loaded.all_logits(&hidden[0]), &mapped.all_logits(&hidden[1])) < 1e-4, "{name}");
-        let stats = [loaded.judge(&hidden[0], &targets), mapped.judge(&hidden[1], &targets)];
+        let stats = [loaded.target_logprobs(&hidden[0], &targets), mapped.target_logprobs(&hidden[1], &targets)];
         assert!(distance(&stats[0].logprobs, &stats[1].logprobs) < 1e-4, "{name}");
         assert!(divergence(&loaded, &mapped, &batch, &places).abs() < 1e-6, "{name}");
 

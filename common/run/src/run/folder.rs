@@ -26,6 +26,8 @@ const LOCK: &str = ".lock";
 
 /// The key of a run's input files in run.json.
 pub(super) const INPUTS: &str = "inputs";
+/// The key in run.json for the backend that computes a run. It must be equal across a resume.
+pub const BACKEND: &str = "backend";
 /// The key in run.json for the number of rows in the last batch of an epoch, if it is smaller than the
 /// others. It must be equal across a resume.
 pub const SHORT_BATCH: &str = "last batch of an epoch";
@@ -95,6 +97,7 @@ pub(super) fn check(out: &Path, resume: bool, config: &str, facts: &Map<String, 
     }
     problems.absorb(inputs::compare(&run, inputs_then, inputs_now))?;
     compare_batches(&run, &then, facts, &mut problems);
+    compare_backends(&run, &then, facts, &mut problems);
     problems.into_result()
 }
 
@@ -129,6 +132,19 @@ fn compare_batches(run: &Path, then: &Map<String, Value>, now: &Map<String, Valu
             ),
         },
     );
+}
+
+/// Refuses to resume under another backend, which rounds differently. Earlier versions recorded none.
+fn compare_backends(run: &Path, then: &Map<String, Value>, now: &Map<String, Value>, problems: &mut Problems) {
+    let backend = |facts: &Map<String, Value>| facts.get(BACKEND).and_then(Value::as_str).map(str::to_owned);
+    if let (Some(was), Some(is)) = (backend(then), backend(now))
+        && was != is
+    {
+        let what = format!(
+            "the run was computed by the backend {was}, this one would be by {is}; expected ALIGN_BACKEND={was}"
+        );
+        problems.push(run.display(), what);
+    }
 }
 
 /// Reads run.json; an empty map if there is none.

@@ -68,7 +68,7 @@ use saving::Saving;
 
 pub use best::Best;
 pub use contents::{Contents, read};
-pub use folder::SHORT_BATCH;
+pub use folder::{BACKEND, SHORT_BATCH};
 pub use inputs::{Input, fingerprints};
 pub use recorded::{Failure, Recorded};
 

@@ -4,11 +4,13 @@ use serde_json::{Map, Value, json};
 
 use super::Job;
 use super::misfits::another_end;
+use super::preflight::checked_device;
 use crate::outset::Outset;
 use align_core::config::{RunSection, ScheduleSection};
 use align_core::error::{Problem, Result, summarize};
 use align_core::progress::Progress;
-use align_run::run::{Input, Outcome, Preflight, Run, Spec, Started, fingerprints, planned_steps, preflight};
+use align_kernels::ops;
+use align_run::run::{BACKEND, Input, Outcome, Preflight, Run, Spec, Started, fingerprints, planned_steps, preflight};
 
 /// A stage whose config, data and checkpoints passed every check.
 pub struct Plan<'a> {
@@ -86,6 +88,7 @@ impl Plan<'_> {
         let mut set = |key: &str, value: Value| facts.insert(key.replace(' ', "_"), value);
         set("stage", json!(self.stage));
         set("device", json!(format!("{:?}", self.section.device())));
+        set(BACKEND, json!(ops(checked_device(self.section.device())).name()));
         set("threads", json!(self.section.num_threads()));
         set("seed", json!(self.seed));
         set("steps", json!(self.steps));

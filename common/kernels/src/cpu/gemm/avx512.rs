@@ -1,6 +1,8 @@
-//! The usual way (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"): factors are copied in panels, those of b as
-//! wide as four registers, those of a as high as leaves room for all products in the others. A panel of b stays in the second cache
-//! while it meets some panels of a. What is needed next is asked for ahead: without that, a quarter of the time is spent waiting.
+//! The algorithm of Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication", with the
+//! names of BLIS: the inputs are packed in panels, those of b NR wide (four registers), those of a MR high,
+//! so that all sums of a tile fit in the other registers. A panel of b stays in the L2 cache while it is
+//! multiplied with panels of a. What is needed next is prefetched: without that, a quarter of the time is
+//! spent waiting.
 #![expect(unsafe_code, reason = "instructions that the compiler does not choose by itself")]
 
 use std::arch::x86_64::{
@@ -13,26 +15,26 @@ use std::arch::x86_64::{
 };
 use std::cell::RefCell;
 
-use super::{Element, Factor, Place, Size};
+use super::{Element, MatMut, MatRef, Size, Write};
 
 /// Rows of a panel of a.
-const HIGH: usize = 6;
+const MR: usize = 6;
 /// Columns of a panel of b.
-const WIDE: usize = 4 * LANES;
+const NR: usize = 4 * LANES;
 const LANES: usize = 16;
-/// So many numbers of a sum, or pairs, are computed before the next panels are copied: a panel of b takes 96 KB.
-const DEEP: usize = 384;
-/// Rows of a that stay in the second cache together: 216 KB.
-const ROWS: usize = 24 * HIGH;
-/// Columns of b that are copied together: 3 MB.
-const COLUMNS: usize = 32 * WIDE;
+/// The depth of a panel, in elements or bfloat16 pairs: a panel of b takes 96 KB.
+const KC: usize = 384;
+/// Rows of a that stay in the L2 cache together: 216 KB.
+const MC: usize = 24 * MR;
+/// Columns of b that are packed together: 3 MB.
+const NC: usize = 32 * NR;
 
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Line([f32; LANES]);
 
 thread_local! {
-    /// Room for panels of a, then of b.
+    /// Memory for the panels of a, then of b.
     static PANELS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -40,14 +42,14 @@ thread_local! {
 ///
 /// # Safety
 /// As there; the processor must have the instructions.
-pub(super) unsafe fn multiply(by: Element, size: Size, out: Place, a: Factor, b: Factor) {
+pub(super) unsafe fn multiply(dtype: Element, size: Size, out: MatMut, a: MatRef, b: MatRef) {
     PANELS.with_borrow_mut(|panels| {
-        panels.resize((ROWS + COLUMNS) * DEEP / LANES, Line([0.0; LANES]));
-        let (of_a, of_b) = panels.split_at_mut(ROWS * DEEP / LANES);
+        panels.resize((MC + NC) * KC / LANES, Line([0.0; LANES]));
+        let (of_a, of_b) = panels.split_at_mut(MC * KC / LANES);
         let panels = Panels { a: of_a.as_mut_ptr().cast(), b: of_b.as_mut_ptr().cast() };
-        // SAFETY: the caller's; panels have room for as many rows, columns and numbers as are copied at once.
+        // SAFETY: the caller's; panels have room for MC rows and NC columns of KC elements.
         unsafe {
-            match by {
+            match dtype {
                 Element::F32 => panels.single(size, out, a, b),
                 Element::Bfloat16 => panels.bfloat16(size, out, a, b),
             }
@@ -60,29 +62,30 @@ struct Panels {
     b: *mut f32,
 }
 
-/// The loops around a microkernel. `$depth` numbers of a sum are one element of a panel.
+/// The loops around a microkernel. `$depth` elements along k are one element of a panel.
 macro_rules! loops {
     ($name:ident, $features:literal, $depth:literal, $pack:ident, $along:ident, $kernel:ident) => {
         #[target_feature(enable = $features)]
-        unsafe fn $name(&self, size: Size, out: Place, a: Factor, b: Factor) {
+        unsafe fn $name(&self, size: Size, out: MatMut, a: MatRef, b: MatRef) {
             let Size { m, k, n } = size;
-            // SAFETY: the caller's; every place is within the matrices.
+            // SAFETY: the caller's; every access is within the matrices.
             unsafe {
-                for column in (0..n).step_by(COLUMNS) {
-                    let columns = COLUMNS.min(n - column);
+                for column in (0..n).step_by(NC) {
+                    let columns = NC.min(n - column);
                     let mut first = 0;
                     while first < k {
-                        let numbers = ($depth * DEEP).min(k - first);
+                        let numbers = ($depth * KC).min(k - first);
                         let deep = numbers.div_ceil($depth);
-                        $pack::<WIDE>(self.b, b.turned().from(column, first), columns, numbers);
-                        for row in (0..m).step_by(ROWS) {
-                            let rows = ROWS.min(m - row);
-                            // Rows whose numbers lie side by side are read where they are, or copied so; others in panels.
+                        $pack::<NR>(self.b, b.transposed().from(column, first), columns, numbers);
+                        for row in (0..m).step_by(MC) {
+                            let rows = MC.min(m - row);
+                            // Contiguous rows of a are read in place, or copied as rows at the edge;
+                            // strided ones are packed.
                             let part = a.from(row, first);
-                            let lies = a.strides[1] == 1;
-                            let whole = if lies && a.is_read_as($depth, numbers) { rows / HIGH * HIGH } else { 0 };
+                            let is_contiguous = a.strides[1] == 1;
+                            let whole = if is_contiguous && a.is_read_as($depth, numbers) { rows / MR * MR } else { 0 };
                             let length = deep.next_multiple_of(LANES);
-                            if lies {
+                            if is_contiguous {
                                 for row in whole..rows {
                                     for at in (0..deep).step_by(LANES) {
                                         let block = $along(part.from(row, $depth * at), numbers - $depth * at);
@@ -90,17 +93,17 @@ macro_rules! loops {
                                     }
                                 }
                             } else {
-                                $pack::<HIGH>(self.a, part, rows, numbers);
+                                $pack::<MR>(self.a, part, rows, numbers);
                             }
-                            for (at_b, left) in (0..columns).step_by(WIDE).enumerate() {
-                                let panel = self.b.add(at_b * WIDE * deep);
-                                for top in (0..rows).step_by(HIGH) {
-                                    let out = Place {
+                            for (at_b, left) in (0..columns).step_by(NR).enumerate() {
+                                let panel = self.b.add(at_b * NR * deep);
+                                for top in (0..rows).step_by(MR) {
+                                    let out = MatMut {
                                         start: out.start.add((row + top) * out.stride + column + left),
-                                        add: out.add || first > 0,
+                                        write: if first > 0 { Write::Add } else { out.write },
                                         ..out
                                     };
-                                    let room = [HIGH.min(rows - top), WIDE.min(columns - left)];
+                                    let room = [MR.min(rows - top), NR.min(columns - left)];
                                     if top < whole {
                                         $kernel::<true>(
                                             part.from(top, 0).start.cast(),
@@ -110,7 +113,7 @@ macro_rules! loops {
                                             out,
                                             room,
                                         );
-                                    } else if lies {
+                                    } else if is_contiguous {
                                         $kernel::<true>(
                                             self.a.add((top - whole) * length),
                                             length,
@@ -138,7 +141,7 @@ impl Panels {
     loops!(bfloat16, "avx512f,avx512bw,avx512bf16", 2, pack_pairs, along_pairs, kernel_pairs);
 }
 
-/// One panel of a (deep, HIGH) with one of b (deep, WIDE), to so many rows and columns of `out`.
+/// One panel of a (deep, MR) times one of b (deep, NR), into `room` rows and columns of `out`.
 macro_rules! kernel {
     ($name:ident, $features:literal, $add:ident, $as:ident) => {
         #[target_feature(enable = $features)]
@@ -148,50 +151,57 @@ macro_rules! kernel {
             stride: usize,
             b: *const f32,
             deep: usize,
-            out: Place,
+            out: MatMut,
             room: [usize; 2],
         ) {
-            let mut sums = [[_mm512_setzero_ps(); WIDE / LANES]; HIGH];
-            // SAFETY: panels hold `deep` times HIGH and WIDE elements; what is written is within the room.
+            let mut sums = [[_mm512_setzero_ps(); NR / LANES]; MR];
+            // SAFETY: panels hold `deep` times MR and NR elements; what is written is within the room.
             unsafe {
-                // What is written last is on its way meanwhile.
-                for row in 0..HIGH {
+                // Prefetches the output, which is written last.
+                for row in 0..MR {
                     let place = out.start.wrapping_add(row * out.stride);
-                    for part in 0..WIDE / LANES {
+                    for part in 0..NR / LANES {
                         _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(part * LANES).cast());
                     }
-                    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(WIDE - 1).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(NR - 1).cast());
                 }
                 for at in 0..deep {
-                    let a = if DIRECT { a.add(at) } else { a.add(at * HIGH) };
-                    let b = b.add(at * WIDE);
+                    let a = if DIRECT { a.add(at) } else { a.add(at * MR) };
+                    let b = b.add(at * NR);
                     let b = [load(b), load(b.add(LANES)), load(b.add(2 * LANES)), load(b.add(3 * LANES))];
-                    for row in 0..HIGH {
+                    for row in 0..MR {
                         let a = _mm512_set1_ps(*a.add(if DIRECT { row * stride } else { row }));
-                        for part in 0..WIDE / LANES {
+                        for part in 0..NR / LANES {
                             sums[row][part] = $add(sums[row][part], $as(a), $as(b[part]));
                         }
                     }
                 }
-                if room == [HIGH, WIDE] {
-                    for row in 0..HIGH {
-                        for half in 0..WIDE / LANES {
+                if room == [MR, NR] {
+                    for row in 0..MR {
+                        for half in 0..NR / LANES {
                             let place = out.start.add(row * out.stride + half * LANES);
-                            let sum =
-                                if out.add { _mm512_add_ps(load(place), sums[row][half]) } else { sums[row][half] };
+                            let sum = if out.write == Write::Add {
+                                _mm512_add_ps(load(place), sums[row][half])
+                            } else {
+                                sums[row][half]
+                            };
                             _mm512_mask_storeu_ps(place, !0, sum);
                         }
                     }
                 } else {
-                    let masks: [__mmask16; WIDE / LANES] =
+                    let masks: [__mmask16; NR / LANES] =
                         std::array::from_fn(|part| mask(room[1].saturating_sub(part * LANES)));
-                    // Kept from being merged with the way above, whose sums would go through memory too.
+                    // Keeps the compiler from merging this with the branch above, whose sums would then go
+                    // through memory.
                     let sums = std::hint::black_box(sums);
                     for (row, sums) in sums.iter().enumerate().take(room[0]) {
-                        for half in 0..WIDE / LANES {
+                        for half in 0..NR / LANES {
                             let place = out.start.add(row * out.stride).wrapping_add(half * LANES);
-                            let before =
-                                if out.add { _mm512_maskz_loadu_ps(masks[half], place) } else { _mm512_setzero_ps() };
+                            let before = if out.write == Write::Add {
+                                _mm512_maskz_loadu_ps(masks[half], place)
+                            } else {
+                                _mm512_setzero_ps()
+                            };
                             _mm512_mask_storeu_ps(place, masks[half], _mm512_add_ps(before, sums[half]));
                         }
                     }
@@ -241,23 +251,23 @@ fn mask(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
-/// Copies rows (count, numbers) of a factor in panels (deep, W), with zeros where there are none.
+/// Packs rows (count, numbers) of a matrix in panels (deep, W), padded with zeros.
 macro_rules! pack {
     ($name:ident, $features:literal, $depth:literal, $along:ident, $across:ident) => {
         #[target_feature(enable = $features)]
-        unsafe fn $name<const W: usize>(to: *mut f32, from: Factor, count: usize, numbers: usize) {
+        unsafe fn $name<const W: usize>(to: *mut f32, from: MatRef, count: usize, numbers: usize) {
             let deep = numbers.div_ceil($depth);
-            // SAFETY: the caller's: panels have room, and what is read lies within the factor.
+            // SAFETY: the caller's: panels have room, and what is read is within the matrix.
             unsafe {
-                // Numbers that are loaded for several panels at once are stored in each.
-                let lies = from.strides[1] == 1;
-                let together = if lies || W >= LANES { 1 } else { LANES / W };
+                // Elements that are loaded for several panels at once are stored in each.
+                let is_contiguous = from.strides[1] == 1;
+                let together = if is_contiguous || W >= LANES { 1 } else { LANES / W };
                 for first in (0..count).step_by(together * W) {
                     for lane in (0..W).step_by(LANES) {
                         let to = to.add(first * deep + lane);
                         let written = mask(W - lane);
                         let left = (count - first).saturating_sub(lane);
-                        if lies {
+                        if is_contiguous {
                             for at in (0..deep).step_by(LANES) {
                                 let number = $depth * at;
                                 let mut block = [_mm512_setzero_ps(); LANES];
@@ -296,26 +306,26 @@ macro_rules! pack {
 pack!(pack_single, "avx512f,avx512bw", 1, along_single, across_single);
 pack!(pack_pairs, "avx512f,avx512bw,avx512bf16", 2, along_pairs, across_pairs);
 
-/// At most 16 numbers that lie side by side in a row.
+/// At most 16 contiguous elements of a row.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn along_single(from: Factor, numbers: usize) -> __m512 {
+unsafe fn along_single(from: MatRef, numbers: usize) -> __m512 {
     // SAFETY: the caller's.
     unsafe { _mm512_maskz_loadu_ps(mask(numbers), from.start.cast()) }
 }
 
-/// One number of each of `lanes` rows.
+/// One element of each of `lanes` rows.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn across_single(from: Factor, lanes: usize, _: usize) -> __m512 {
+unsafe fn across_single(from: MatRef, lanes: usize, _: usize) -> __m512 {
     // SAFETY: the caller's.
     unsafe { _mm512_maskz_loadu_ps(mask(lanes), from.start.cast()) }
 }
 
-/// At most 16 pairs of numbers that lie side by side in a row.
+/// At most 16 contiguous pairs of a row.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
-unsafe fn along_pairs(from: Factor, numbers: usize) -> __m512 {
+unsafe fn along_pairs(from: MatRef, numbers: usize) -> __m512 {
     // SAFETY: the caller's.
     unsafe {
         match from.element {
@@ -336,10 +346,10 @@ unsafe fn along_pairs(from: Factor, numbers: usize) -> __m512 {
 /// One pair of each of `lanes` rows; the second of it 0 where `numbers` is 1.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
-unsafe fn across_pairs(from: Factor, lanes: usize, numbers: usize) -> __m512 {
+unsafe fn across_pairs(from: MatRef, lanes: usize, numbers: usize) -> __m512 {
     // SAFETY: the caller's.
     unsafe {
-        let halves = |from: Factor, lanes: usize| match from.element {
+        let halves = |from: MatRef, lanes: usize| match from.element {
             Element::F32 => {
                 let loaded = _mm512_maskz_loadu_ps(mask(lanes), from.start.cast());
                 _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(loaded)))
@@ -355,7 +365,7 @@ unsafe fn across_pairs(from: Factor, lanes: usize, numbers: usize) -> __m512 {
     }
 }
 
-/// 16 rows of 16, turned.
+/// Transposes 16 rows of 16.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn transposed(rows: [__m512; LANES]) -> [__m512; LANES] {
@@ -375,16 +385,16 @@ fn transposed(rows: [__m512; LANES]) -> [__m512; LANES] {
         }
     }
     // Then quarters.
-    let mut turned = [zero; LANES];
+    let mut transposed_rows = [zero; LANES];
     for at in 0..LANES / 4 {
         let even_first = _mm512_shuffle_f32x4::<0x88>(fours[at], fours[4 + at]);
         let odd_first = _mm512_shuffle_f32x4::<0xdd>(fours[at], fours[4 + at]);
         let even_last = _mm512_shuffle_f32x4::<0x88>(fours[8 + at], fours[12 + at]);
         let odd_last = _mm512_shuffle_f32x4::<0xdd>(fours[8 + at], fours[12 + at]);
-        turned[at] = _mm512_shuffle_f32x4::<0x88>(even_first, even_last);
-        turned[4 + at] = _mm512_shuffle_f32x4::<0x88>(odd_first, odd_last);
-        turned[8 + at] = _mm512_shuffle_f32x4::<0xdd>(even_first, even_last);
-        turned[12 + at] = _mm512_shuffle_f32x4::<0xdd>(odd_first, odd_last);
+        transposed_rows[at] = _mm512_shuffle_f32x4::<0x88>(even_first, even_last);
+        transposed_rows[4 + at] = _mm512_shuffle_f32x4::<0x88>(odd_first, odd_last);
+        transposed_rows[8 + at] = _mm512_shuffle_f32x4::<0xdd>(even_first, even_last);
+        transposed_rows[12 + at] = _mm512_shuffle_f32x4::<0xdd>(odd_first, odd_last);
     }
-    turned
+    transposed_rows
 }
