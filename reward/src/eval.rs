@@ -154,7 +154,7 @@ mod tests {
         let options =
             ModelOptions { device: HOST, compute: tch::Kind::Float, trainable: false, recompute_layers: false };
         let mut model = ScalarModel::load(&folder, &options, 1).unwrap();
-        model.set_extrapolate(true);
+        model.extrapolate();
         let trained = model.config().seq_length;
         let tokens = |from: i64, count: i64| (0..count).map(|at| (from + 7 * at) % 300).collect::<Vec<i64>>();
         let tails = vec![tokens(5, 3), tokens(90, 2 * trained), tokens(31, 1)];

@@ -24,7 +24,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
     let (source, format) = problems.into_checked(source.zip(format))?;
     let mut model = CausalLm::load(&args.model, &evaluation_options(Dtype::Float32))?;
     require_finite(&args.model, model.parameters())?;
-    model.set_extrapolate(true);
+    model.extrapolate();
     let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
 
     let interactive = std::io::stdin().is_terminal();

@@ -85,7 +85,7 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
     let mut model = CausalLm::load(&args.model, &evaluation_options(args.data.dtype.into()))?;
     require_finite(&args.model, model.parameters())?;
-    model.set_extrapolate(true);
+    model.extrapolate();
     let mut results = Vec::new();
     for (file, data) in &sets {
         warn_of_long(model.config(), file, "rows are", &mut terminal, |limit| data.rows.longer_than(limit));

@@ -61,7 +61,7 @@ pub(crate) fn rm(mut args: EvalRmArgs) -> Result<ExitCode> {
     for model in &checked {
         let mut loaded = ScalarModel::load(&model.dir, &evaluation_options(args.data.dtype.into()), 0)?;
         require_finite(&model.dir, loaded.parameters())?;
-        loaded.set_extrapolate(true);
+        loaded.extrapolate();
         let sets = args.data.data.iter().zip(&model.sets);
         let evaluated = sets.map(|(file, set)| evaluate(&loaded, model, file, set, &mut terminal));
         let evaluated: Vec<Evaluated<'_>> = evaluated.collect::<Result<_>>()?;

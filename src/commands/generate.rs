@@ -81,7 +81,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let mut out = Lines::create(&args.out)?;
     let mut model = CausalLm::load(&args.model, &evaluation_options(Dtype::Float32))?;
     require_finite(&args.model, model.parameters())?;
-    model.set_extrapolate(true);
+    model.extrapolate();
     let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
 
     let mut terminal = Terminal::new();

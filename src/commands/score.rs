@@ -57,7 +57,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let mut out = if args.out == standard { Lines::stdout() } else { Lines::create(&args.out)? };
     let mut model = ScalarModel::load(&args.model, &evaluation_options(Dtype::Float32), 0)?;
     require_finite(&args.model, model.parameters())?;
-    model.set_extrapolate(true);
+    model.extrapolate();
     let mut terminal = Terminal::new();
     let longer_than = |limit| misfits::longer(rows.iter().map(Responses::longest), limit);
     warn_of_long(model.config(), source, "rows have a dialogue", &mut terminal, longer_than);

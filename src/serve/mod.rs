@@ -56,7 +56,7 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
     let load = move || {
         let mut model = ScalarModel::load(&dir, &evaluation_options(Dtype::Float32), 0)?;
         require_finite(&dir, model.parameters())?;
-        model.set_extrapolate(true);
+        model.extrapolate();
         Ok(model)
     };
     let (jobs, thread) = model::start(load, args.queue)?;

@@ -74,10 +74,10 @@ impl CausalLm {
         self.backbone.side_files = side_files;
     }
 
-    /// Whether the first generation's dynamic NTK and LogN act on sequences beyond `seq_length`: evaluation
-    /// only. With them, sequences that share a prefix are all treated as the longest of them.
-    pub fn set_extrapolate(&mut self, extrapolate: bool) {
-        self.backbone.extrapolate = extrapolate;
+    /// Has the first generation's dynamic NTK and LogN act on sequences longer than `seq_length`: for
+    /// evaluation only. With them, sequences that share a prefix are all treated as the longest of them.
+    pub fn extrapolate(&mut self) {
+        self.backbone.extrapolate = true;
     }
 
     /// Hidden states (T, D) after the final norm, in the dtype of activations. No gradient: see

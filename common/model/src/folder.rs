@@ -40,7 +40,12 @@ fn mistaken(path: &Path) -> Option<String> {
         return Some(format!("an empty folder, expected a model folder ({LAYOUT})"));
     }
     if holds("adapter_config.json") {
-        return Some(an_adapter(path, holds("model.safetensors") || holds("model.safetensors.index.json")));
+        return Some(match holds("model.safetensors") || holds("model.safetensors.index.json") {
+            true => "holds a LoRA adapter (adapter_config.json) beside whole weights, expected one of the two; \
+                     remove adapter_config.json if the weights are the merged ones"
+                .to_owned(),
+            false => an_adapter(path),
+        });
     }
     if holds("config.json") {
         return None;
@@ -101,12 +106,7 @@ fn a_file(path: &Path) -> String {
     format!("a file, expected a model folder ({LAYOUT})")
 }
 
-fn an_adapter(path: &Path, has_weights: bool) -> String {
-    if has_weights {
-        return "holds a LoRA adapter (adapter_config.json) beside whole weights, expected one of the two; \
-                remove adapter_config.json if the weights are the merged ones"
-            .to_owned();
-    }
+fn an_adapter(path: &Path) -> String {
     let text = fs::read_to_string(path.join("adapter_config.json")).unwrap_or_default();
     let config: Value = serde_json::from_str(&text).unwrap_or_default();
     let base = config["base_model_name_or_path"].as_str().filter(|base| !base.is_empty());

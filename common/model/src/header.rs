@@ -89,10 +89,7 @@ pub fn inspect(dir: &Path) -> Result<Header> {
         });
     };
     let face = if files.tensors.contains_key(SCORE) { Face::Scalar } else { Face::CausalLm };
-    let specs = match face {
-        Face::CausalLm => causal_specs(&config),
-        Face::Scalar => scalar_specs(&config),
-    };
+    let specs = specs(&config, face);
     files.compare(&specs, face, &config)?;
     let has_lm_head = face == Face::CausalLm || config.tie_word_embeddings || files.tensors.contains_key(LM_HEAD);
     Ok(Header { num_parameters: count(&specs), config, face, has_lm_head, has_weights: true })
@@ -114,24 +111,27 @@ pub fn dtypes(dir: &Path) -> Result<Vec<Kind>> {
 }
 
 /// Parameters of a language model, or of a scalar model, whose head is one row.
-pub fn num_parameters(config: &ModelConfig, has_lm_head: bool) -> u64 {
-    count(&specs(config, has_lm_head))
+pub fn num_parameters(config: &ModelConfig, face: Face) -> u64 {
+    count(&specs(config, face))
 }
 
 /// Those that the other model has none of the same name and shape as.
 pub fn num_parameters_without(
     config: &ModelConfig,
-    has_lm_head: bool,
+    face: Face,
     other: &ModelConfig,
-    other_has_lm_head: bool,
+    other_face: Face,
 ) -> u64 {
-    let others = specs(other, other_has_lm_head);
+    let others = specs(other, other_face);
     let has = |spec: &Spec| others.iter().any(|other| other.name == spec.name && other.shape == spec.shape);
-    count(&specs(config, has_lm_head).into_iter().filter(|spec| !has(spec)).collect::<Vec<_>>())
+    count(&specs(config, face).into_iter().filter(|spec| !has(spec)).collect::<Vec<_>>())
 }
 
-fn specs(config: &ModelConfig, has_lm_head: bool) -> Vec<Spec> {
-    if has_lm_head { causal_specs(config) } else { scalar_specs(config) }
+pub(crate) fn specs(config: &ModelConfig, face: Face) -> Vec<Spec> {
+    match face {
+        Face::CausalLm => causal_specs(config),
+        Face::Scalar => scalar_specs(config),
+    }
 }
 
 /// What a language model needs.

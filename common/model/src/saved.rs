@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::ModelOptions;
 use super::config::{ModelConfig, set_dtype};
-use super::header::{Face, Files, Spec, causal_specs, scalar_specs};
+use super::header::{Face, Files, Spec, specs};
 use super::weights::{self, Parameter, SideFiles, Sums, Writing};
 use align_core::error::{Error, Result};
 use align_kernels::batch::FlatBatch;
@@ -117,7 +117,7 @@ impl Saved {
             return Err(differs(&dir.join("config.json"), "it describes another model than the one in memory"));
         }
         let files = Files::require(dir)?;
-        let specs = if self.face == Face::Scalar { scalar_specs(&config) } else { causal_specs(&config) };
+        let specs = specs(&config, self.face);
         files.compare(&specs, self.face, &config)?;
         let sums = self.sums.borrow();
         for (Spec { name, .. }, parameter) in specs.iter().zip(&self.parameters) {

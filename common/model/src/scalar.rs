@@ -25,6 +25,14 @@ pub struct ScalarModel {
     has_new_head: bool,
 }
 
+/// The heads that a scalar model is loaded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heads {
+    Score,
+    /// With the language-model head, for a language-model loss.
+    ScoreAndLm,
+}
+
 impl ScalarModel {
     /// Reads a `…ForSequenceClassification` with its head, or a language model, which gets a new head: normal
     /// with standard deviation 1/√(D+1), a function of `head_seed`.
@@ -32,7 +40,7 @@ impl ScalarModel {
     /// # Errors
     /// [`Error::Invalid`] as [`super::inspect`], or when the folder holds no weights.
     pub fn load(dir: &Path, options: &ModelOptions, head_seed: u64) -> Result<Self> {
-        Self::read(dir, &Files::require(dir)?, options, head_seed, false, Parameter::read)
+        Self::read(dir, &Files::require(dir)?, options, head_seed, Heads::Score, Parameter::read)
     }
 
     /// As [`ScalarModel::load`], keeping the language-model head beside the scalar one, for a language-model
@@ -41,7 +49,7 @@ impl ScalarModel {
     /// # Errors
     /// As [`ScalarModel::load`]; also when the folder has no language-model head.
     pub fn load_with_lm_head(dir: &Path, options: &ModelOptions, head_seed: u64) -> Result<Self> {
-        Self::read(dir, &Files::require(dir)?, options, head_seed, true, Parameter::read)
+        Self::read(dir, &Files::require(dir)?, options, head_seed, Heads::ScoreAndLm, Parameter::read)
     }
 
     pub(super) fn read(
@@ -49,7 +57,7 @@ impl ScalarModel {
         files: &Files,
         options: &ModelOptions,
         head_seed: u64,
-        with_lm_head: bool,
+        heads: Heads,
         parameter: fn(&Files, &Spec, &ModelOptions) -> Parameter,
     ) -> Result<Self> {
         let config = ModelConfig::read(dir)?;
@@ -68,7 +76,7 @@ impl ScalarModel {
         } else {
             parameter(files, &score, options)
         });
-        if with_lm_head && !config.tie_word_embeddings {
+        if heads == Heads::ScoreAndLm && !config.tie_word_embeddings {
             if !files.contains(LM_HEAD) {
                 return Err(Error::invalid(dir.display(), "has no lm_head.weight, which loss.lm_coef above 0 needs"));
             }
@@ -77,7 +85,7 @@ impl ScalarModel {
         let backbone = Backbone::new(config, parameters, SideFiles::capture(dir)?, options);
         let weight = backbone.parameter(SCORE).expect("a scalar model has a head").shallow_clone();
         let head = ScalarHead { weight, compute: options.compute, shift: 0.0 };
-        let lm_head = with_lm_head.then(|| {
+        let lm_head = (heads == Heads::ScoreAndLm).then(|| {
             let weight = backbone.parameter(LM_HEAD).unwrap_or(backbone.embedding()).shallow_clone();
             LmHead::new(weight, options)
         });
@@ -96,9 +104,9 @@ impl ScalarModel {
         if stretches { self.config().seq_length as usize } else { usize::MAX }
     }
 
-    /// See [`super::CausalLm::set_extrapolate`].
-    pub fn set_extrapolate(&mut self, extrapolate: bool) {
-        self.backbone.extrapolate = extrapolate;
+    /// See [`super::CausalLm::extrapolate`].
+    pub fn extrapolate(&mut self) {
+        self.backbone.extrapolate = true;
     }
 
     /// Hidden states (T, D) after the final norm, in the dtype of activations. No gradient: see
@@ -200,7 +208,7 @@ impl ScalarModel {
     fn probe_folder(dir: &Path, options: &ModelOptions) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let files = Files::require(dir)?;
-        let model = Self::read(dir, &files, options, 0, false, Parameter::mapped)?;
+        let model = Self::read(dir, &files, options, 0, Heads::Score, Parameter::mapped)?;
         Ok(model.scalars(&model.backbone.hidden_mapped(&probe(model.config().vocab_size), None, &files)))
     }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use super::header::Files;
+use super::scalar::Heads;
 use super::weights::Parameter;
 use super::{CausalLm, ModelOptions, Over, ScalarModel, TokenStats};
 use align_core::error::Result;
@@ -101,7 +102,7 @@ impl WrittenLm {
     pub fn open(dir: &Path, device: Device) -> Result<Self> {
         let files = Files::require(dir)?;
         let mut model = CausalLm::read(dir, &files, &options(device), Parameter::mapped)?;
-        model.set_extrapolate(true);
+        model.extrapolate();
         Ok(Self { model, files })
     }
 }
@@ -144,8 +145,8 @@ impl WrittenScalar {
     /// As [`ScalarModel::load`].
     pub fn open(dir: &Path, device: Device) -> Result<Self> {
         let files = Files::require(dir)?;
-        let mut model = ScalarModel::read(dir, &files, &options(device), 0, false, Parameter::mapped)?;
-        model.set_extrapolate(true);
+        let mut model = ScalarModel::read(dir, &files, &options(device), 0, Heads::Score, Parameter::mapped)?;
+        model.extrapolate();
         Ok(Self { model, files })
     }
 }

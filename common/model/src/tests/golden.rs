@@ -169,11 +169,11 @@ fn scores_and_values_equal_transformers() {
 fn first_generation_equals_the_published_code() {
     for name in ["qwen1_plain", "qwen1_ntk_logn"] {
         let golden = Golden::read(name);
-        let mut model = CausalLm::load(&tiny(name), &frozen(Kind::Float)).unwrap();
-        for (length, extrapolate, key) in
-            [("short", false, "train"), ("short", true, "eval"), ("long", false, "train"), ("long", true, "eval")]
-        {
-            model.set_extrapolate(extrapolate);
+        for (length, key) in [("short", "train"), ("short", "eval"), ("long", "train"), ("long", "eval")] {
+            let mut model = CausalLm::load(&tiny(name), &frozen(Kind::Float)).unwrap();
+            if key == "eval" {
+                model.extrapolate();
+            }
             let rows = Vec::<Vec<i64>>::try_from(golden.array(&format!("{length}.input_ids"))).unwrap();
             let logits = model.head().logits(&model.hidden(&packed(&rows), None));
             let expected = golden.array(&format!("{length}.logits_{key}")).flatten(0, 1);

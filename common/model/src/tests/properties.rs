@@ -175,7 +175,7 @@ fn cached_logits_equal_uncached_ones() {
 #[test]
 fn extrapolated_generation_freezes_the_factor_of_the_prompt() {
     let mut model = CausalLm::load(&tiny("qwen1_ntk_logn"), &frozen(Kind::Float)).unwrap();
-    model.set_extrapolate(true);
+    model.extrapolate();
     // Beyond seq_length = 16 but within its double, α stays 3: cached and whole passes agree.
     let sequence = documents(1, 30).remove(0);
     let (mut prompt, mut cache) = (FlatBatch::new(), model.backbone.cache(1));
