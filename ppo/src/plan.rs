@@ -5,7 +5,7 @@ use align_kernels::batch::microbatches;
 use align_kernels::kind_of;
 use align_model::Writing;
 use align_model::{Face, Header, ModelOptions};
-use align_train::footprint::{Held, Outline, Phase, STEPS, Work, resident};
+use align_train::footprint::{BatchCost, ModelMemory, Phase, STEPS, StepEstimate, resident};
 
 use crate::checked::Ppo;
 use crate::config::PpoConfig;
@@ -15,21 +15,21 @@ use crate::train::rollout_rows;
 
 /// The models, as a run holds them.
 struct Models {
-    policy: Held,
-    reference: Held,
-    value: Held,
-    reward: Held,
-    second: Option<Held>,
+    policy: ModelMemory,
+    reference: ModelMemory,
+    value: ModelMemory,
+    reward: ModelMemory,
+    second: Option<ModelMemory>,
 }
 
 impl Models {
-    fn all(&self) -> Vec<&Held> {
+    fn all(&self) -> Vec<&ModelMemory> {
         [&self.policy, &self.reference, &self.value, &self.reward].into_iter().chain(&self.second).collect()
     }
 }
 
 /// A step's needs.
-pub(crate) fn estimate(stage: Ppo) -> Outline {
+pub(crate) fn estimate(stage: Ppo) -> StepEstimate {
     let outset = stage.said_before();
     let Ppo { config, policy, reward, data, .. } = stage;
     let (policy, reward) = (&policy.header, &reward.header);
@@ -48,7 +48,7 @@ pub(crate) fn estimate(stage: Ppo) -> Outline {
     let samples = config.rollout.responses_per_prompt;
     let step_tokens = prompts.iter().map(|prompt| samples * (prompt + config.rollout.max_response_tokens)).sum();
     let has_text = !data.documents.is_empty();
-    Outline {
+    StepEstimate {
         stage: "ppo",
         outset,
         compute: kind_of(config.models.dtype),
@@ -62,13 +62,13 @@ pub(crate) fn estimate(stage: Ppo) -> Outline {
     }
 }
 
-fn held(config: &PpoConfig, header: &Header, options: ModelOptions, face: Face) -> Held {
-    Held {
+fn held(config: &PpoConfig, header: &Header, options: ModelOptions, face: Face) -> ModelMemory {
+    ModelMemory {
         config: header.config.clone(),
         options,
         has_lm_head: face == Face::CausalLm,
         dropout: false,
-        written: Writing::of(config.run.result_dtype, face, 0).dtype,
+        result_dtype: Writing::of(config.run.result_dtype, face, 0).dtype,
     }
 }
 
@@ -90,15 +90,15 @@ impl Step<'_> {
         let longest = self.longest();
         let mut parts = self.resident();
         parts.push(("cache", self.cache()));
-        parts.push(("logits", policy.draw(rows as u64).max(policy.forward(&self.prefill()))));
+        parts.push(("logits", policy.decoding_step(rows as u64).max(policy.inference(&self.prefill()))));
         let all = (self.prompts.len() * samples) as f64;
-        let decoded = Work { tokens: 1, targets: 1, pairs: longest as u64, ..Work::default() };
+        let decoded = BatchCost { tokens: 1, targets: 1, pairs: longest as u64, ..BatchCost::default() };
         let rounds = (self.prompts.len() * samples).div_ceil(rows.max(1)) * response;
         Phase {
             name: "rollout",
             parts,
-            operations: policy.operations(&Self::work(self.prompts, 0, 0))
-                + all * response as f64 * policy.operations(&decoded),
+            flops: policy.forward_flops(&Self::work(self.prompts, 0, 0))
+                + all * response as f64 * policy.forward_flops(&decoded),
             traffic: rounds as f64 * policy.weights() as f64,
         }
     }
@@ -115,7 +115,7 @@ impl Step<'_> {
     }
 
     /// Prompts that are read at once.
-    fn prefill(&self) -> Work {
+    fn prefill(&self) -> BatchCost {
         let prompts = self.rows().div_ceil(self.config.rollout.responses_per_prompt).min(self.prompts.len());
         Self::work(&self.prompts[..prompts], 0, 0)
     }
@@ -123,21 +123,25 @@ impl Step<'_> {
     fn cache(&self) -> u64 {
         let policy = &self.models.policy;
         let prompt = self.longest() - self.config.rollout.max_response_tokens;
-        policy.cache(self.rows() as u64, prompt as u64, self.longest() as u64) + policy.prefilled(&self.prefill())
+        policy.kv_cache(self.rows() as u64, prompt as u64, self.longest() as u64)
+            + policy.prefill_cache(&self.prefill())
     }
 
     fn score(&self) -> Phase {
         let work = self.heaviest(self.prompts.len(), self.config.rollout.responses_per_prompt);
-        let transient =
-            |model: &&Held| model.forward(&work).max(if model.has_lm_head { model.head(&work, false) } else { 0 });
+        let transient = |model: &&ModelMemory| {
+            model.inference(&work).max(if model.has_lm_head { model.head_inference(&work) } else { 0 })
+        };
         let models = self.models.all();
         let mut parts = self.resident();
         parts.push(("activations", models.iter().map(transient).max().unwrap_or(0)));
         let whole =
             Self::work(self.prompts, self.config.rollout.responses_per_prompt, self.config.rollout.max_response_tokens);
         // The second reward model scores held-out responses alone.
-        let sum = |part: fn(&Held, &Work) -> f64| models.iter().take(4).map(|model| part(model, &whole)).sum::<f64>();
-        Phase { name: "score", parts, operations: sum(Held::operations), traffic: sum(Held::traffic) / 3.0 }
+        let sum = |part: fn(&ModelMemory, &BatchCost) -> f64| {
+            models.iter().take(4).map(|model| part(model, &whole)).sum::<f64>()
+        };
+        Phase { name: "score", parts, flops: sum(ModelMemory::forward_flops), traffic: sum(ModelMemory::traffic) / 3.0 }
     }
 
     fn update(&self) -> Phase {
@@ -150,9 +154,9 @@ impl Step<'_> {
         } else {
             self.heaviest(rows, 1)
         };
-        let value_work = Work { targets: work.targets, ..work };
-        let [policy_kept, policy_peak] = policy.learning(&work);
-        let [value_kept, value_peak] = value.learning(&value_work);
+        let value_work = BatchCost { targets: work.targets, ..work };
+        let [policy_kept, policy_peak] = policy.training(&work);
+        let [value_kept, value_peak] = value.training(&value_work);
         // Where the update reuses the evaluation's passes, the value model's is retained during the policy's backward pass.
         let waiting = if self.may_be_one_microbatch() { value_kept.1 } else { 0 };
         let mut ways = vec![(value_kept, value_peak, 0), (policy_kept, policy_peak, waiting)];
@@ -160,26 +164,26 @@ impl Step<'_> {
         let updates = (config.ppo.epochs * config.rollout_rows().div_ceil(rows.max(1)) as u64) as f64;
         let tokens = (rows * config.rollout.max_response_tokens) as f64;
         let (all, epochs) = (self.total(), config.ppo.epochs as f64);
-        let mut operations = 3.0 * (policy.operations(&all) + value.operations(&all)) * epochs;
-        let mut traffic =
-            updates * (policy.stepping() + value.stepping()) + epochs * (policy.traffic(&all) + value.traffic(&all));
+        let mut flops = 3.0 * (policy.forward_flops(&all) + value.forward_flops(&all)) * epochs;
+        let mut traffic = updates * (policy.optimizer_traffic() + value.optimizer_traffic())
+            + epochs * (policy.traffic(&all) + value.traffic(&all));
         if self.has_text {
             let targets = tokens * config.ptx.tokens_per_ppo_token;
             let at_once = targets.min(self.microbatch_tokens as f64) as u64;
-            let text = Work { tokens: at_once, targets: at_once, calls: 2, ..Work::default() };
-            let [text_kept, text_peak] = policy.learning(&text);
+            let text = BatchCost { tokens: at_once, targets: at_once, calls: 2, ..BatchCost::default() };
+            let [text_kept, text_peak] = policy.training(&text);
             ways.push((text_kept, text_peak, waiting));
             // That of the PPO loss waits in the value model's place, where that is of the same shape.
             parts.push(("waiting gradients", policy.gradients_without(value)));
-            let whole = Work { tokens: targets as u64, targets: targets as u64, ..Work::default() };
-            operations += 3.0 * policy.operations(&whole) * updates;
+            let whole = BatchCost { tokens: targets as u64, targets: targets as u64, ..BatchCost::default() };
+            flops += 3.0 * policy.forward_flops(&whole) * updates;
             traffic += policy.traffic(&whole) * updates;
         }
         let largest = ways.into_iter().max_by_key(|(kept, peak, waiting)| kept.1 + peak.1 + waiting);
         let (kept, peak, waiting) = largest.expect("two at least");
         parts.extend([kept, peak]);
         parts.push(("waiting activations", waiting));
-        Phase { name: "update", parts, operations, traffic }
+        Phase { name: "update", parts, flops, traffic }
     }
 
     /// Whether the update of a step whose responses are short reuses the evaluation's passes.
@@ -195,18 +199,18 @@ impl Step<'_> {
     /// The models, and a checkpoint that is being written beside every phase.
     fn resident(&self) -> Vec<(&'static str, u64)> {
         let mut parts = resident(&self.models.all());
-        parts.push(("checkpoint", self.models.policy.saving().max(self.models.value.saving())));
+        parts.push(("checkpoint", self.models.policy.checkpoint().max(self.models.value.checkpoint())));
         parts
     }
 
     /// All responses, as the update's minibatches have them.
-    fn total(&self) -> Work {
+    fn total(&self) -> BatchCost {
         let (samples, response) = (self.config.rollout.responses_per_prompt, self.config.rollout.max_response_tokens);
         Self::work(self.prompts, samples, response)
     }
 
     /// The heaviest microbatch of some prompts with some responses each.
-    fn heaviest(&self, prompts: usize, samples: usize) -> Work {
+    fn heaviest(&self, prompts: usize, samples: usize) -> BatchCost {
         let response = self.config.rollout.max_response_tokens;
         let mut lengths: Vec<usize> = self.prompts.iter().cycle().take(prompts).copied().collect();
         lengths.sort_unstable();
@@ -220,10 +224,10 @@ impl Step<'_> {
     }
 
     /// Prompts of these lengths with some responses each.
-    fn work(prompts: &[usize], samples: usize, response: usize) -> Work {
+    fn work(prompts: &[usize], samples: usize, response: usize) -> BatchCost {
         let token = vec![0i64; prompts.iter().copied().max().unwrap_or(0).max(response)];
         let groups = prompts.iter().map(|prompt| (&token[..*prompt], vec![&token[..response]; samples]));
         let layout = layout(groups, HOST);
-        Work::of(&layout.flat, samples * prompts.len() * response)
+        BatchCost::of(&layout.flat, samples * prompts.len() * response)
     }
 }

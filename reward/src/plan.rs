@@ -6,14 +6,14 @@ use align_model::Writing;
 use std::rc::Rc;
 
 use align_model::{Face, ModelOptions};
-use align_train::footprint::{self, Held, Outline, STEPS, Work};
+use align_train::footprint::{self, BatchCost, ModelMemory, STEPS, StepEstimate};
 
 use crate::checked::Rm;
 use crate::config::Stage as RmStage;
 use crate::data::{Row, flatten};
 
 /// A step's needs, of the comparisons that the run will take.
-pub(crate) fn estimate(stage: Rm) -> Outline {
+pub(crate) fn estimate(stage: Rm) -> StepEstimate {
     let outset = stage.said_before();
     let Rm { config, source, rows, .. } = stage;
     let train = &config.train;
@@ -24,8 +24,8 @@ pub(crate) fn estimate(stage: Rm) -> Outline {
         recompute_layers: config.model.recompute_layers,
     };
     let has_lm_head = config.loss.lm_coef > 0.0;
-    let written = Writing::of(config.run.result_dtype, Face::Scalar, train.seed).dtype;
-    let held = Held { config: source.header.config, options, has_lm_head, dropout: false, written };
+    let result_dtype = Writing::of(config.run.result_dtype, Face::Scalar, train.seed).dtype;
+    let memory = ModelMemory { config: source.header.config, options, has_lm_head, dropout: false, result_dtype };
     let targets = move |row: &Row| if has_lm_head { row.num_answer_tokens(row.best) } else { 0 };
     let rows = Rc::new(rows);
     let again = Rc::clone(&rows);
@@ -34,8 +34,8 @@ pub(crate) fn estimate(stage: Rm) -> Outline {
         sizes: Box::new(move |step| rows.batch(step).map(|row| (row.len(), targets(row))).collect()),
         layout: Box::new(move |step, range| {
             let rows: Vec<&Row> = again.batch(step).take(range.end).skip(range.start).collect();
-            Work::of(&flatten(&rows, HOST).flat, rows.iter().map(|row| targets(row)).sum())
+            BatchCost::of(&flatten(&rows, HOST).flat, rows.iter().map(|row| targets(row)).sum())
         }),
     };
-    Outline::of_training(config.stage.map_or("rm", RmStage::name), outset, held, train.microbatch_tokens, rows)
+    StepEstimate::of_training(config.stage.map_or("rm", RmStage::name), outset, memory, train.microbatch_tokens, rows)
 }

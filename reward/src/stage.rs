@@ -4,7 +4,7 @@ use align_core::config::{RunSection, to_toml};
 use align_core::error::Result;
 use align_core::progress::Progress;
 use align_run::run::Input;
-use align_train::footprint::Outline;
+use align_train::footprint::StepEstimate;
 use align_train::stage::doctor::Check;
 use align_train::stage::{Mixture, Outset, Plan, Stage, Start, model_input, passed_over, source_paths};
 use serde_json::json;
@@ -60,7 +60,7 @@ impl Stage for Rm {
         Ok(self.trainer(model))
     }
 
-    fn estimate(self) -> Outline {
+    fn estimate(self) -> StepEstimate {
         crate::plan::estimate(self)
     }
 

@@ -5,13 +5,13 @@ use align_kernels::kind_of;
 use align_model::Writing;
 use align_model::{Face, ModelOptions};
 use align_tokens::LmRow;
-use align_train::footprint::{self, Held, Outline, STEPS, Work};
+use align_train::footprint::{self, BatchCost, ModelMemory, STEPS, StepEstimate};
 use align_train::lm::flatten;
 
 use crate::checked::Inputs;
 
 /// A step's needs, of the rows that the run will take.
-pub(crate) fn estimate(inputs: Inputs) -> Outline {
+pub(crate) fn estimate(inputs: Inputs) -> StepEstimate {
     let outset = inputs.outset();
     let Inputs { stage, sections, source, rows, .. } = inputs;
     let (train, steps) = (&sections.train, rows.batches.steps().min(STEPS));
@@ -21,9 +21,9 @@ pub(crate) fn estimate(inputs: Inputs) -> Outline {
         trainable: true,
         recompute_layers: sections.model.recompute_layers,
     };
-    let written = Writing::of(sections.run.result_dtype, Face::CausalLm, train.seed).dtype;
+    let result_dtype = Writing::of(sections.run.result_dtype, Face::CausalLm, train.seed).dtype;
     let dropout = train.dropout > 0.0;
-    let held = Held { config: source.header.config, options, has_lm_head: true, dropout, written };
+    let memory = ModelMemory { config: source.header.config, options, has_lm_head: true, dropout, result_dtype };
     let microbatch_tokens = train.microbatch_tokens;
     // Asked for again and again, of rows that are made when they are.
     let of_step = |step| rows.batch(step).map(|row| (row.len(), row.num_loss_tokens())).collect();
@@ -34,8 +34,8 @@ pub(crate) fn estimate(inputs: Inputs) -> Outline {
         layout: Box::new(move |step, range| {
             let rows: Vec<LmRow> = rows.batch(step).take(range.end).skip(range.start).collect();
             let batch = flatten(&rows, HOST);
-            Work::of(&batch.flat, batch.targets.size()[0] as usize)
+            BatchCost::of(&batch.flat, batch.targets.size()[0] as usize)
         }),
     };
-    Outline::of_training(stage, outset, held, microbatch_tokens, rows)
+    StepEstimate::of_training(stage, outset, memory, microbatch_tokens, rows)
 }

@@ -6,7 +6,7 @@ use align_core::progress::Progress;
 use align_model::{Face, untrained_chatml};
 use align_run::run::Input;
 use align_text::chatml::ChatFormat;
-use align_train::footprint::Outline;
+use align_train::footprint::StepEstimate;
 use align_train::stage::doctor::Check;
 use align_train::stage::{
     Outset, Plan, Source, Stage, Start, check_causal_lm, check_device, check_format, check_source,
@@ -68,7 +68,7 @@ impl Stage for Sft {
         self.inputs.load(start)
     }
 
-    fn estimate(self) -> Outline {
+    fn estimate(self) -> StepEstimate {
         crate::plan::estimate(self.inputs)
     }
 
@@ -123,7 +123,7 @@ impl Stage for Pretrain {
         self.inputs.load(start)
     }
 
-    fn estimate(self) -> Outline {
+    fn estimate(self) -> StepEstimate {
         crate::plan::estimate(self.inputs)
     }
 

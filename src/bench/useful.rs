@@ -14,26 +14,26 @@ use align_kernels::HOST;
 use align_model::{ModelConfig, ModelOptions};
 use align_reward::data::Row;
 use align_tokens::LmRow;
-use align_train::footprint::{Held, Work};
+use align_train::footprint::{BatchCost, ModelMemory};
 use tch::Kind;
 
 /// The sizes of a model, as a language model and as a scalar model.
 pub(super) struct Model {
-    lm: Held,
-    scalar: Held,
+    lm: ModelMemory,
+    scalar: ModelMemory,
 }
 
 impl Model {
     pub(super) fn new(config: &ModelConfig) -> Self {
         let options = ModelOptions { device: HOST, compute: Kind::Float, trainable: false, recompute_layers: false };
-        let held = |has_lm_head: bool| Held {
+        let memory = |has_lm_head: bool| ModelMemory {
             config: config.clone(),
             options: options.clone(),
             has_lm_head,
             dropout: false,
-            written: None,
+            result_dtype: None,
         };
-        Self { lm: held(true), scalar: held(false) }
+        Self { lm: memory(true), scalar: memory(false) }
     }
 
     pub(super) fn num_parameters(&self) -> u64 {
@@ -42,19 +42,19 @@ impl Model {
 
     /// Forward and backward over dialogues.
     pub(super) fn sft(&self, rows: &[&LmRow]) -> f64 {
-        rows.iter().map(|row| 3.0 * self.lm.operations(&sequence(row.len(), row.num_loss_tokens()))).sum()
+        rows.iter().map(|row| 3.0 * self.lm.forward_flops(&sequence(row.len(), row.num_loss_tokens()))).sum()
     }
 
     /// Forward and backward over comparisons.
     pub(super) fn rm(&self, rows: &[&Row]) -> f64 {
-        rows.iter().map(|row| 3.0 * self.scalar.operations(&comparison(row))).sum()
+        rows.iter().map(|row| 3.0 * self.scalar.forward_flops(&comparison(row))).sum()
     }
 
     /// A step of PPO on a response to each prompt: sampling (which gives the old log-probabilities),
     /// reference, value and reward forward, and for each epoch policy and value model forward and backward.
     pub(super) fn ppo(&self, prompts: &[usize], response: usize, epochs: u64) -> f64 {
-        let sum = |model: &Held, targets: usize| -> f64 {
-            prompts.iter().map(|prompt| model.operations(&sequence(prompt + response, targets))).sum()
+        let sum = |model: &ModelMemory, targets: usize| -> f64 {
+            prompts.iter().map(|prompt| model.forward_flops(&sequence(prompt + response, targets))).sum()
         };
         let (lm, value, score) = (sum(&self.lm, response), sum(&self.scalar, response), sum(&self.scalar, 1));
         2.0 * lm + value + score + 3.0 * epochs as f64 * (lm + value)
@@ -62,7 +62,7 @@ impl Model {
 
     /// Sampling a response to each prompt; its last token needs no forward pass.
     pub(super) fn generate(&self, prompts: &[usize], response: usize) -> f64 {
-        prompts.iter().map(|prompt| self.lm.operations(&sequence(prompt + response - 1, response))).sum()
+        prompts.iter().map(|prompt| self.lm.forward_flops(&sequence(prompt + response - 1, response))).sum()
     }
 
     /// Bytes that decoding reads in fp32, for all tokens but each response's first, which prefill gives.
@@ -70,7 +70,7 @@ impl Model {
         const FP32: f64 = 4.0;
         let config = &self.lm.config;
         // One multiplication and one addition per weight.
-        let weights = self.lm.operations(&Work { tokens: 1, targets: 1, ..Work::default() }) / 2.0;
+        let weights = self.lm.forward_flops(&BatchCost { tokens: 1, targets: 1, ..BatchCost::default() }) / 2.0;
         let width = (2 * config.num_hidden_layers * config.key_width()) as f64;
         let seen: usize = prompts.iter().map(|prompt| (1..response).map(|token| prompt + token).sum::<usize>()).sum();
         FP32 * (response.saturating_sub(1) as f64 * weights + seen as f64 * width)
@@ -78,15 +78,15 @@ impl Model {
 }
 
 /// A causal sequence: each token attends to itself and all earlier ones.
-fn sequence(tokens: usize, targets: usize) -> Work {
-    Work { tokens: tokens as u64, targets: targets as u64, pairs: triangle(tokens), ..Work::default() }
+fn sequence(tokens: usize, targets: usize) -> BatchCost {
+    BatchCost { tokens: tokens as u64, targets: targets as u64, pairs: triangle(tokens), ..BatchCost::default() }
 }
 
 /// Dialogues with a shared prefix, which counts once.
-fn comparison(row: &Row) -> Work {
+fn comparison(row: &Row) -> BatchCost {
     let tails: u64 = row.tails.iter().map(|tail| triangle(tail.len()) + (tail.len() * row.prefix.len()) as u64).sum();
     let (tokens, targets) = (row.len() as u64, row.tails.len() as u64);
-    Work { tokens, targets, pairs: triangle(row.prefix.len()) + tails, ..Work::default() }
+    BatchCost { tokens, targets, pairs: triangle(row.prefix.len()) + tails, ..BatchCost::default() }
 }
 
 fn triangle(tokens: usize) -> u64 {

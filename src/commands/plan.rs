@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use align_core::config::{self, Config};
 use align_core::process_memory;
-use align_train::footprint::{Outline, Phase};
+use align_train::footprint::{Phase, StepEstimate};
 use align_train::stage;
 use anyhow::Result;
 use comfy_table::TableComponent;
@@ -77,7 +77,7 @@ impl Machine {
     }
 
     fn seconds(&self, phase: &Phase) -> f64 {
-        phase.operations / self.rate + phase.traffic / self.bandwidth
+        phase.flops / self.rate + phase.traffic / self.bandwidth
     }
 }
 
@@ -97,7 +97,7 @@ fn total_memory() -> u64 {
     line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-fn as_json(outline: &Outline, phases: &[Phase], seconds: &[f64], available: u64, largest: Option<usize>) -> Value {
+fn as_json(outline: &StepEstimate, phases: &[Phase], seconds: &[f64], available: u64, largest: Option<usize>) -> Value {
     let phases: Vec<Value> = phases
         .iter()
         .zip(seconds)
@@ -120,7 +120,7 @@ fn as_json(outline: &Outline, phases: &[Phase], seconds: &[f64], available: u64,
     })
 }
 
-fn print(outline: &Outline, phases: &[Phase], seconds: &[f64], available: u64, largest: Option<usize>) {
+fn print(outline: &StepEstimate, phases: &[Phase], seconds: &[f64], available: u64, largest: Option<usize>) {
     let mut parts: Vec<&str> = Vec::new();
     for (part, _) in phases.iter().flat_map(|phase| &phase.parts) {
         if !parts.contains(part) {

@@ -23,7 +23,7 @@ use align_core::progress::Progress;
 use align_run::checkpoint;
 use align_run::run::{Input, Outcome, Recorded};
 
-use crate::footprint::Outline;
+use crate::footprint::StepEstimate;
 pub use crate::outset::Outset;
 use doctor::{Check, Diagnosis};
 use launch::{Launched, launch};
@@ -79,7 +79,7 @@ pub trait Stage: Sized {
     fn load(self, start: Start) -> Result<Self::Trainer>;
 
     /// What a step needs of memory and arithmetic.
-    fn estimate(self) -> Outline;
+    fn estimate(self) -> StepEstimate;
 
     /// Loads the models and examines the pieces of a step. Nothing is written.
     ///
@@ -129,7 +129,7 @@ pub fn run<S: Stage>(config: &S::Config, job: Job<'_>) -> Result<Outcome> {
 ///
 /// # Errors
 /// As [`Stage::check`].
-pub fn plan<S: Stage>(config: &S::Config, progress: &mut dyn Progress) -> Result<Outline> {
+pub fn plan<S: Stage>(config: &S::Config, progress: &mut dyn Progress) -> Result<StepEstimate> {
     Ok(S::check(config, progress)?.estimate())
 }
 
