@@ -39,7 +39,7 @@ fn sample_row(logits: &mut [f32], sampling: &Sampling, uniform: f64) -> Option<S
         return None;
     }
     let kept =
-        if sampling.top_p >= 1.0 { Nucleus::all() } else { Nucleus::nucleus(weights, total, sampling.top_p * total) };
+        if sampling.top_p >= 1.0 { Nucleus::all() } else { Nucleus::of(weights, total, sampling.top_p * total) };
     let nucleus = sampling.record_nucleus.then(|| kept.ids(weights));
     Some(Sample { token: kept.draw(weights, uniform), nucleus })
 }
@@ -63,7 +63,7 @@ impl Nucleus {
 
     /// Of `weights` in 0..=1 with the sum `total`, token i is kept iff the mass of those before it is below
     /// `mass`, in descending order and of equal ones by id; at least one.
-    pub(crate) fn nucleus(weights: &[f32], total: f64, mass: f64) -> Self {
+    pub(crate) fn of(weights: &[f32], total: f64, mass: f64) -> Self {
         let threshold = |leading: u32| f32::from_bits(leading << LEADING);
         // Even if all tokens had this weight, they would sum to less than the excluded mass; halved to absorb
         // rounding.
@@ -196,7 +196,7 @@ mod tests {
 
     fn kept(probabilities: &[f32], top_p: f64) -> Nucleus {
         let total = probabilities.iter().map(|probability| f64::from(*probability)).sum();
-        Nucleus::nucleus(probabilities, total, top_p)
+        Nucleus::of(probabilities, total, top_p)
     }
 
     /// The kept ids.

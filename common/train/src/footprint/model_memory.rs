@@ -1,6 +1,6 @@
 //! A model in memory: its weights and training state, and what a pass over a batch adds.
 
-use align_model::{ModelConfig, ModelOptions, READ_BYTES, chunk_rows, num_parameters, num_parameters_without};
+use align_model::{Face, ModelConfig, ModelOptions, READ_BYTES, chunk_rows, num_parameters, num_parameters_without};
 use tch::Kind;
 
 use super::{BatchCost, FP32};
@@ -24,9 +24,14 @@ pub struct ModelMemory {
 const PART_BYTES: u64 = READ_BYTES as u64;
 
 impl ModelMemory {
+    /// The head that its parameters have.
+    fn face(&self) -> Face {
+        if self.has_lm_head { Face::CausalLm } else { Face::Scalar }
+    }
+
     /// Number of parameters.
     pub fn num_parameters(&self) -> u64 {
-        num_parameters(&self.config, self.has_lm_head)
+        num_parameters(&self.config, self.face())
     }
 
     /// Weights: fp32 masters if trainable, otherwise in the compute dtype.
@@ -62,7 +67,7 @@ impl ModelMemory {
 
     /// Gradients of the parameters without a counterpart of the same name and shape in `other`.
     pub fn gradients_without(&self, other: &Self) -> u64 {
-        num_parameters_without(&self.config, self.has_lm_head, &other.config, other.has_lm_head) * FP32
+        num_parameters_without(&self.config, self.face(), &other.config, other.face()) * FP32
     }
 
     /// Both moments of AdamW.
