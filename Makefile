@@ -1,5 +1,7 @@
 # make quickstart   set everything up and run the whole recipe on the embedded model and data
 # make test         format, lints, tests, docs
+# make test-data    tests of the crates without libtorch alone: two minutes from nothing
+# make test-reference   all tests under ALIGN_BACKEND=reference: the way of a device without kernels of its own
 # make docs         docs/config.md anew, from the doc comments of the config keys
 # make interop      compare with Python's transformers and PyTorch, which it installs in .venv (5 GB)
 # make real         a real pretrained model through sft, rm and ppo, checked; 20 minutes. DATA=DIR takes data of your own: alpaca_en_demo.json,
@@ -30,6 +32,13 @@ test: setup
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo test --release --locked --workspace
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace --document-private-items
+
+# In the dev profile, which compiles faster. Needs no libtorch.
+test-data:
+	cargo test --locked -p align-core -p align-text -p align-data -p align-curation
+
+test-reference: setup
+	ALIGN_BACKEND=reference cargo test --release --locked --workspace
 
 docs: build
 	@sed -i '/^## /,$$d' docs/config.md
@@ -81,5 +90,5 @@ $(BENCH)/venv/complete: bench/requirements.txt bench/requirements-ppo.txt
 compare: bench-inputs $(BENCH)/venv/complete
 	@python3 bench/compare.py --dir $(BENCH) --data $(BENCH_DATA) $(COMPARE_FLAGS)
 
-.PHONY: setup build quickstart test docs interop real bench-inputs bench compare
+.PHONY: setup build quickstart test test-data test-reference docs interop real bench-inputs bench compare
 .DEFAULT_GOAL := build
