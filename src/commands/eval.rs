@@ -1,4 +1,4 @@
-//! `align eval lm`, and the output that both kinds of evaluation share.
+//! `align eval lm`, and the notes that both kinds of evaluation share.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,32 +12,25 @@ use align_tokens::{Cache, LmData, LmRow, Reading, chat_rows};
 use align_train::lm;
 use align_train::stage::{check_causal_lm, check_format, evaluation_options, misfits};
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use serde_json::{Value, json};
 
 use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{EvalData, EvalLmArgs};
-pub(crate) use crate::output::print_line;
+use crate::output::{align_right, print_line, table};
 use crate::terminal::Terminal;
 
 /// Tokens computed at once.
-pub(crate) const MICROBATCH_TOKENS: usize = 8192;
+pub(super) const MICROBATCH_TOKENS: usize = 8192;
 /// Documents are evaluated in pieces of this many tokens, the report's context length, or of the model's
 /// context length if that is shorter.
 const TEXT_TOKENS: usize = 2048;
 
 /// Reports the keys of rows that were not read, if any.
-pub(crate) fn report_unread(unread: &Unread) {
+pub(super) fn report_unread(unread: &Unread) {
     if !unread.is_empty() {
         Terminal::new().note(&format!("keys that are not read: {}", unread.line()));
-    }
-}
-
-/// Reports how scores of another program's reward model are read.
-pub(crate) fn report_assumed(dir: &Path, assumed: Option<&str>) {
-    if let Some(assumed) = assumed {
-        Terminal::new().note(&format!("{}: {assumed}", dir.display()));
     }
 }
 
@@ -183,17 +176,6 @@ fn lm_line(file: &Path, index: u64, row: &LmRow, logprobs: &[f32]) -> Value {
         }
     }
     json!({ "file": file, "index": index, "input_ids": ids, "loss_mask": mask, "logprobs": all })
-}
-
-pub(crate) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
-    table
-}
-
-pub(crate) fn align_right(mut table: Table, from: usize) -> Table {
-    table.column_iter_mut().skip(from).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-    table
 }
 
 impl EvalData {

@@ -16,10 +16,11 @@ use align_train::stage::{Source, check_causal_lm, check_format, evaluation_optio
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{print_line, report_unread, warn_of_long};
+use super::eval::{report_unread, warn_of_long};
 use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
+use crate::output::print_line;
 use crate::terminal::Terminal;
 
 /// The number of responses decoded at once.

@@ -10,9 +10,9 @@ use align_train::stage::written;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::super::eval::{align_right, print_line};
 use super::{bare_table, first_problem, print_facts, rounded};
 use crate::cli::InspectRunArgs;
+use crate::output::{align_right, print_line};
 
 /// A value as it is displayed: the best checkpoint as text, and each warning on a separate line.
 fn displayed(name: &str, value: &Value) -> Value {
