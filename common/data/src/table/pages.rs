@@ -14,8 +14,8 @@ use parquet::errors::Result;
 use parquet::schema::types::ColumnDescriptor;
 
 use super::super::source::{MAX_DECOMPRESSED_BYTES, MAX_RATIO, Zstd};
+use super::error::{damaged, refused};
 use super::thrift::{PageHeader, PageKind, Thrift};
-use super::{damaged, refused};
 
 /// The limit for pages in memory at a time, over all columns. Writers aim at 1 or 8 MB per page.
 const MAX_HELD_BYTES: u64 = 256 << 20;
