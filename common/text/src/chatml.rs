@@ -9,14 +9,14 @@
 //! and split into turns again (`chatml/rendered.rs`). The empty think block that Qwen3 puts before an answer
 //! is structure and carries no loss.
 
-mod dialogue;
+mod encoded;
 mod probes;
 mod rendered;
 mod scoring;
 #[cfg(test)]
 mod tests;
+mod turns;
 
-use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,9 +27,12 @@ use crate::template::Template;
 use crate::tokenizer::Tokenizer;
 use align_core::error::{Error, Result};
 
-pub use dialogue::{Dialogue, Message, Role};
+pub use crate::dialogue::{Dialogue, Message, Role};
+pub use encoded::Encoded;
+use encoded::Writer;
 use probes::{Capabilities, extended, plain, system_of};
 use rendered::{Turn, render, shown};
+use turns::begins_with_newline;
 
 /// The default system text for dialogues without a system message: that of Qwen's own chat template.
 pub const SYSTEM: &str = "You are a helpful assistant.";
@@ -59,23 +62,6 @@ pub enum ScoreAt {
     /// The last token of the chat template's output, where programs train that tokenize the whole text (such
     /// as TRL).
     Last,
-}
-
-/// A dialogue as tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Encoded {
-    /// (T) token ids.
-    pub tokens: Vec<i64>,
-    /// (T) whether token t is a target. The first token never is: nothing predicts it.
-    pub loss_mask: Vec<bool>,
-    /// Index of the last assistant turn's `<|im_end|>`; without an assistant turn, of the last `<|im_end|>`.
-    pub end: usize,
-    /// Index of the last answer's first token, after an empty think block; without an assistant turn, the
-    /// same as `end`.
-    pub answer: usize,
-    /// Whether a turn's text begins with a line break. Programs that tokenize the template's whole text merge
-    /// it with the line break after the role, and get different ids.
-    pub begins_with_newline: bool,
 }
 
 /// How dialogues are encoded for one checkpoint. Cheap to clone, shared between threads.
@@ -113,9 +99,6 @@ struct ProbedTemplate {
 
 /// Qwen3's template puts this before an answer without reasoning.
 const EMPTY_THINK: &str = "<think>\n\n</think>\n\n";
-
-/// Markup in a text that may make a template change it.
-const MARKS: [&str; 3] = ["<think>", "</think>", "<tool_response>"];
 
 impl ChatFormat {
     /// The chat format of the checkpoint in `dir`. If it has a chat template, the two are compared on plain
@@ -292,45 +275,6 @@ impl ChatFormat {
         Ok(out.tokens)
     }
 
-    /// The turns of a dialogue that begins with its system message, as the checkpoint formats them.
-    fn turns<'a>(&self, dialogue: &'a Dialogue, to_be_answered: bool) -> std::result::Result<Vec<Turn<'a>>, String> {
-        let Some(template_info) = &self.inner.template_info else {
-            Capabilities::default().check(dialogue)?;
-            return Ok(self.plain_turns(dialogue, to_be_answered));
-        };
-        if !template_info.differs_on_plain_turns && is_plain(dialogue) {
-            return Ok(self.plain_turns(dialogue, to_be_answered));
-        }
-        template_info.supports.check(dialogue)?;
-        let turns = render(&template_info.template, &self.inner.tokenizer, dialogue, to_be_answered)?.turns;
-        let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant).count();
-        let written = turns.iter().filter(|turn| turn.is_closed && turn.role == Role::Assistant).count();
-        if written != answers {
-            let text: String = turns.iter().map(|turn| turn.text.as_ref()).collect();
-            let what = format!("the chat template writes {written} assistant turns ({})", shown(&text));
-            return Err(format!("{what}, expected one for each of {answers} answers"));
-        }
-        Ok(turns)
-    }
-
-    /// The turns of a text-only dialogue.
-    fn plain_turns<'a>(&self, dialogue: &'a Dialogue, to_be_answered: bool) -> Vec<Turn<'a>> {
-        let last = dialogue.messages.len().wrapping_sub(1);
-        let turn = |(index, message): (usize, &'a Message)| {
-            let is_last_answer = index == last && message.role == Role::Assistant && !to_be_answered;
-            let text = match is_last_answer && self.inner.think.is_some() {
-                true => Cow::Owned(format!("{EMPTY_THINK}{}", message.content.trim_start_matches('\n'))),
-                false => Cow::Borrowed(message.content.as_str()),
-            };
-            Turn { role: message.role, text, is_closed: true }
-        };
-        let asked = to_be_answered.then(|| {
-            let text = if self.inner.think.is_some() { EMPTY_THINK } else { "" };
-            Turn { role: Role::Assistant, text: text.into(), is_closed: false }
-        });
-        dialogue.messages.iter().enumerate().map(turn).chain(asked).collect()
-    }
-
     /// Refuses texts that the tokenizer cannot represent.
     fn check_texts(&self, turns: &[Turn<'_>]) -> std::result::Result<(), String> {
         turns.iter().try_for_each(|turn| self.inner.tokenizer.check(&turn.text))
@@ -412,36 +356,5 @@ impl ChatFormat {
     pub fn cache_key(&self) -> serde_json::Value {
         let template = self.inner.template_info.as_ref().map(|template_info| template_info.template.fingerprint());
         json!([self.tokenizer().fingerprint(), self.describe(), self.system(), template, self.score_at])
-    }
-}
-
-/// Whether a dialogue is text only, without anything that templates treat specially.
-fn is_plain(dialogue: &Dialogue) -> bool {
-    let is_plain = |message: &Message| {
-        message.role != Role::Tool
-            && message.reasoning.is_none()
-            && message.tool_calls.is_empty()
-            && !MARKS.iter().any(|mark| message.content.contains(mark))
-    };
-    dialogue.tools.is_empty()
-        && dialogue.messages.iter().all(is_plain)
-        && dialogue.messages.iter().any(|message| message.role == Role::User)
-}
-
-/// Whether a text's leading white space contains a line break.
-fn begins_with_newline(text: &str) -> bool {
-    text[..text.len() - text.trim_start().len()].contains(['\n', '\r'])
-}
-
-#[derive(Default)]
-struct Writer {
-    tokens: Vec<i64>,
-    loss_mask: Vec<bool>,
-}
-
-impl Writer {
-    fn push(&mut self, tokens: &[i64], loss: bool) {
-        self.tokens.extend_from_slice(tokens);
-        self.loss_mask.resize(self.tokens.len(), loss);
     }
 }
