@@ -32,7 +32,7 @@ pub use encoded::Encoded;
 use encoded::Writer;
 use probes::{Capabilities, extended, plain, system_of};
 use rendered::{Turn, render, shown};
-use turns::begins_with_newline;
+use turns::{Ending, begins_with_newline};
 
 /// The default system text for dialogues without a system message: that of Qwen's own chat template.
 pub const SYSTEM: &str = "You are a helpful assistant.";
@@ -111,7 +111,7 @@ impl ChatFormat {
     pub fn open(dir: &Path, tokenizer: &Tokenizer, system: &str) -> Result<Self> {
         let Some(template) = Template::open(dir)? else {
             let system = if system == TEMPLATES_SYSTEM { "" } else { system };
-            return Ok(Self::new(tokenizer, system, false, None));
+            return Ok(Self::new(tokenizer, system, None, None));
         };
         let refused = |what: String| Error::invalid(template.file().display(), what);
         let own_system = system_of(&template, tokenizer);
@@ -120,8 +120,8 @@ impl ChatFormat {
             (Err(what), TEMPLATES_SYSTEM) => return Err(refused(what.clone())),
             (_, system) => system,
         };
-        let written = Self::new(tokenizer, system, false, None);
-        let thinking = Self::new(tokenizer, system, true, None);
+        let written = Self::new(tokenizer, system, None, None);
+        let thinking = Self::new(tokenizer, system, Some(tokenizer.encode(EMPTY_THINK)), None);
         let format = match written.compare(&template, plain()).map_err(refused)? {
             None => written,
             Some(_) if thinking.compare(&template, plain()).map_err(refused)?.is_none() => thinking,
@@ -140,15 +140,20 @@ impl ChatFormat {
             system: own_system.clone().unwrap_or_default(),
             supports: Capabilities::of(&template, tokenizer),
             differs_on_plain_turns: !matches!(format.compare(&template, extended()), Ok(None)),
-            ends_with_newline: render(&template, tokenizer, &plain().swap_remove(0).0, false)
+            ends_with_newline: render(&template, tokenizer, &plain().swap_remove(0).0, Ending::LastTurn)
                 .is_ok_and(|rendered| rendered.ends_with_newline),
             template,
         };
-        Ok(Self::new(tokenizer, system, format.inner.think.is_some(), Some(template_info)))
+        Ok(Self::new(tokenizer, system, format.inner.think.clone(), Some(template_info)))
     }
 
-    fn new(tokenizer: &Tokenizer, system: &str, think: bool, template_info: Option<ProbedTemplate>) -> Self {
-        let think = think.then(|| tokenizer.encode(EMPTY_THINK));
+    /// `think` is as in [`Inner`].
+    fn new(
+        tokenizer: &Tokenizer,
+        system: &str,
+        think: Option<Vec<i64>>,
+        template_info: Option<ProbedTemplate>,
+    ) -> Self {
         let newline = tokenizer.encode("\n");
         let roles = Role::ALL.map(|role| tokenizer.encode(role.name()));
         let inner =
@@ -167,23 +172,22 @@ impl ChatFormat {
     fn compare(
         &self,
         template: &Template,
-        probes: Vec<(Dialogue, bool)>,
+        probes: Vec<(Dialogue, Ending)>,
     ) -> std::result::Result<Option<(String, String)>, String> {
-        for (dialogue, generation_prompt) in probes {
+        for (dialogue, ending) in probes {
             let dialogue = self.with_system(&dialogue);
             // A vocabulary may lack bytes of this text. Then rows cannot have it either.
             if dialogue.texts().any(|text| self.inner.tokenizer.lacks(text).is_some()) {
                 continue;
             }
-            let theirs = template.render(&dialogue, generation_prompt)?;
-            let tokens = if generation_prompt {
-                self.prompt(&dialogue)?
-            } else {
-                self.dialogue(&dialogue, LossOn::Assistant)?.tokens
+            let theirs = template.render(&dialogue, ending == Ending::Prompt)?;
+            let tokens = match ending {
+                Ending::Prompt => self.prompt(&dialogue)?,
+                Ending::LastTurn => self.dialogue(&dialogue, LossOn::Assistant)?.tokens,
             };
             let mut ours = self.inner.tokenizer.decode(&tokens);
             // Templates of reward models may end at the scored token.
-            if !theirs.ends_with('\n') && !generation_prompt {
+            if !theirs.ends_with('\n') && ending == Ending::LastTurn {
                 ours.pop();
             }
             if ours != theirs {
@@ -200,7 +204,7 @@ impl ChatFormat {
     /// dialogue's contents, or fails.
     pub fn dialogue(&self, dialogue: &Dialogue, loss_on: LossOn) -> std::result::Result<Encoded, String> {
         let dialogue = self.with_system(dialogue);
-        let turns = self.turns(&dialogue, false)?;
+        let turns = self.turns(&dialogue, Ending::LastTurn)?;
         self.check_texts(&turns)?;
         let mut answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
         let mut out = Writer::default();
@@ -262,7 +266,7 @@ impl ChatFormat {
     pub fn prompt(&self, dialogue: &Dialogue) -> std::result::Result<Vec<i64>, String> {
         let mut out = Writer::default();
         let dialogue = self.with_system(dialogue);
-        let turns = self.turns(&dialogue, true)?;
+        let turns = self.turns(&dialogue, Ending::Prompt)?;
         self.check_texts(&turns)?;
         for turn in turns {
             self.open_turn(&mut out, turn.role, false);

@@ -6,6 +6,15 @@ use super::probes::Capabilities;
 use super::rendered::{Turn, render, shown};
 use super::{ChatFormat, Dialogue, EMPTY_THINK, Message, Role};
 
+/// How the turns of a dialogue end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// With the dialogue's last turn.
+    LastTurn,
+    /// With the generation prompt: the beginning of an answer.
+    Prompt,
+}
+
 /// Markup in a text that may make a template change it.
 const MARKS: [&str; 3] = ["<think>", "</think>", "<tool_response>"];
 
@@ -14,17 +23,17 @@ impl ChatFormat {
     pub(super) fn turns<'a>(
         &self,
         dialogue: &'a Dialogue,
-        to_be_answered: bool,
+        ending: Ending,
     ) -> std::result::Result<Vec<Turn<'a>>, String> {
         let Some(template_info) = &self.inner.template_info else {
             Capabilities::default().check(dialogue)?;
-            return Ok(self.plain_turns(dialogue, to_be_answered));
+            return Ok(self.plain_turns(dialogue, ending));
         };
         if !template_info.differs_on_plain_turns && is_plain(dialogue) {
-            return Ok(self.plain_turns(dialogue, to_be_answered));
+            return Ok(self.plain_turns(dialogue, ending));
         }
         template_info.supports.check(dialogue)?;
-        let turns = render(&template_info.template, &self.inner.tokenizer, dialogue, to_be_answered)?.turns;
+        let turns = render(&template_info.template, &self.inner.tokenizer, dialogue, ending)?.turns;
         let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant).count();
         let written = turns.iter().filter(|turn| turn.is_closed && turn.role == Role::Assistant).count();
         if written != answers {
@@ -36,17 +45,17 @@ impl ChatFormat {
     }
 
     /// The turns of a text-only dialogue.
-    fn plain_turns<'a>(&self, dialogue: &'a Dialogue, to_be_answered: bool) -> Vec<Turn<'a>> {
+    fn plain_turns<'a>(&self, dialogue: &'a Dialogue, ending: Ending) -> Vec<Turn<'a>> {
         let last = dialogue.messages.len().wrapping_sub(1);
         let turn = |(index, message): (usize, &'a Message)| {
-            let is_last_answer = index == last && message.role == Role::Assistant && !to_be_answered;
+            let is_last_answer = index == last && message.role == Role::Assistant && ending == Ending::LastTurn;
             let text = match is_last_answer && self.inner.think.is_some() {
                 true => Cow::Owned(format!("{EMPTY_THINK}{}", message.content.trim_start_matches('\n'))),
                 false => Cow::Borrowed(message.content.as_str()),
             };
             Turn { role: message.role, text, is_closed: true }
         };
-        let asked = to_be_answered.then(|| {
+        let asked = (ending == Ending::Prompt).then(|| {
             let text = if self.inner.think.is_some() { EMPTY_THINK } else { "" };
             Turn { role: Role::Assistant, text: text.into(), is_closed: false }
         });
