@@ -82,7 +82,11 @@ pub fn preflight(
         let what = format!("is below {}, which is a file; expected a folder to write the run into", file.display());
         return Err(Error::invalid(out.display(), what));
     }
-    folder::check(out, resume, config, facts)?;
+    if resume {
+        folder::check_resume(out, config, facts)?;
+    } else {
+        folder::check_unused(out)?;
+    }
     if let Some(step) = folder::finished(out, config, steps)? {
         return Ok(Preflight::Finished { step });
     }
@@ -112,7 +116,11 @@ impl Run {
     pub fn start(spec: Spec<'_>) -> Result<Started> {
         let out = spec.section.out.clone();
         let lock = folder::lock(&out)?;
-        folder::check(&out, spec.resume, spec.config, &spec.facts)?;
+        if spec.resume {
+            folder::check_resume(&out, spec.config, &spec.facts)?;
+        } else {
+            folder::check_unused(&out)?;
+        }
         let old = folder::read_facts(&out)?;
         if let Some(step) = folder::finished(&out, spec.config, Some(spec.steps))? {
             return Ok(Started::Finished { step });
