@@ -116,7 +116,12 @@ def module_graph(files, src):
 
 
 def functions(code):
-    """Of every function: name, line, number of lines (0 without a body), names of its bool parameters."""
+    """Of every function: name, line, number of lines (0 without a body), names of its bool parameters (of a trait's function once,
+    at the trait)."""
+    of_traits = [
+        range(match.end(), end_of(code, match.end() - 1, "}"))
+        for match in re.finditer(r"\bimpl\b[^{};]*\sfor\s[^{};]*\{", code)
+    ]
     for match in re.finditer(r"\bfn\s+(\w+)", code):
         opening = end_of(code, match.end(), ";{")
         # Generics in front of the parameters may have parentheses of their own: skip to the `(` outside `<>`.
@@ -125,6 +130,8 @@ def functions(code):
             depth += (code[at] == "<") - (code[at] == ">" and code[at - 1] != "-")
             at += 1
         bools = re.findall(r"(\w+)\s*:\s*bool\s*$", "\n".join(split_list(code[at + 1:end_of(code, at, ")")])), re.M)
+        if any(match.start() in body for body in of_traits):
+            bools = []
         line = code.count("\n", 0, match.start()) + 1
         last = code.count("\n", 0, end_of(code, opening, "}")) + 1
         yield match[1], line, last - line + 1 if code[opening] == "{" else 0, bools

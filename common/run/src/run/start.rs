@@ -144,21 +144,7 @@ impl Run {
         let was_last = old.get("steps").and_then(Value::as_u64) == Some(next_step);
         let extended = was_last && spec.steps > next_step;
         let history = History { next_step, extended, section: spec.section.clone() };
-        let mut metrics = Lines::new(out.join(METRICS));
-        let mut eval_losses = EvalLosses::default();
-        metrics.retain(&mut |step, line| {
-            let line = history.line(step, line)?;
-            eval_losses.record(step, line.iter().map(|(name, value)| (name.as_str(), value.as_f64())));
-            Some(line)
-        })?;
-        let mut samples = Lines::new(out.join(SAMPLES));
-        samples.create()?;
-        samples.retain(&mut |step, line| (history.keeps(step) && history.evaluated(step)).then_some(line))?;
-        metrics::retain(&out.join(TENSORBOARD), &|step, shown| match shown {
-            Shown::Scalar(name) => history.keeps_value(step, name),
-            Shown::Picture => history.keeps(step) && history.evaluated(step),
-        })?;
-
+        let (metrics, samples, eval_losses) = cut_back(&out, &history)?;
         write_atomic(&out.join(CONFIG), spec.config.as_bytes())?;
         let facts = facts(old, spec.facts, spec.steps, next_step);
         let board = TensorBoard::create(&out.join(TENSORBOARD))?;
@@ -187,6 +173,25 @@ impl Run {
         checkpoint::prune(&run.out.join(CHECKPOINTS), run.section.keep, best.map(|best| best.step))?;
         Ok(Started::Ready(Box::new(run)))
     }
+}
+
+/// Truncates metrics, samples and TensorBoard files to what the run keeps of them.
+fn cut_back(out: &Path, history: &History) -> Result<(Lines, Lines, EvalLosses)> {
+    let mut metrics = Lines::new(out.join(METRICS));
+    let mut eval_losses = EvalLosses::default();
+    metrics.retain(&mut |step, line| {
+        let line = history.line(step, line)?;
+        eval_losses.record(step, line.iter().map(|(name, value)| (name.as_str(), value.as_f64())));
+        Some(line)
+    })?;
+    let mut samples = Lines::new(out.join(SAMPLES));
+    samples.create()?;
+    samples.retain(&mut |step, line| (history.keeps(step) && history.evaluated(step)).then_some(line))?;
+    metrics::retain(&out.join(TENSORBOARD), &|step, shown| match shown {
+        Shown::Scalar(name) => history.keeps_value(step, name),
+        Shown::Picture => history.keeps(step) && history.evaluated(step),
+    })?;
+    Ok((metrics, samples, eval_losses))
 }
 
 /// The contents of run.json: the stage's metadata, and the run's start and resumptions.
