@@ -16,12 +16,23 @@ use std::process::ExitCode;
 use align_core::error::{Error, lines};
 use clap::Parser;
 use clap::error::ErrorKind;
+use serde_json::{Map, Value, json};
 
 use output::{READER_IS_GONE, reader_is_gone, say};
 
 /// Version, commit and libtorch, as `--version` prints them.
 fn version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("ALIGN_COMMIT"), ", libtorch ", env!("ALIGN_LIBTORCH"), ")")
+}
+
+/// This program's entries in run.json.
+fn program() -> Map<String, Value> {
+    let facts = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("commit", env!("ALIGN_COMMIT")),
+        ("libtorch", env!("ALIGN_LIBTORCH")),
+    ];
+    facts.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
 }
 
 fn main() -> ExitCode {

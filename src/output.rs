@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::process;
 
+use comfy_table::{CellAlignment, Table, presets};
+
 /// The exit code if stdout was closed by its reader: the one that a shell reports for a command killed by
 /// SIGPIPE.
 pub(crate) const READER_IS_GONE: u8 = 128 + 13;
@@ -22,6 +24,19 @@ pub(crate) fn print(text: &str) {
         say(&format!("align: standard output: {error}"));
         process::exit(1);
     }
+}
+
+/// A table for [`print_line`].
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table
+}
+
+/// Aligns the columns of numbers, those from index `from` on, to the right.
+pub(crate) fn align_right(mut table: Table, from: usize) -> Table {
+    table.column_iter_mut().skip(from).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
 }
 
 /// Prints the last line of finished work, ignoring errors: the result is saved already.

@@ -2,6 +2,7 @@
 //! terminal.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use align_core::progress::Progress;
@@ -63,5 +64,12 @@ impl Progress for Terminal {
             Some(bar) if self.interactive => bar.suspend(|| say(line)),
             _ => say(line),
         }
+    }
+}
+
+/// Reports how scores of another program's reward model are read.
+pub(crate) fn report_assumed(dir: &Path, assumed: Option<&str>) {
+    if let Some(assumed) = assumed {
+        Terminal::new().note(&format!("{}: {assumed}", dir.display()));
     }
 }

@@ -115,12 +115,12 @@ fn document(seed: u64, number: usize) -> Vec<String> {
     let len = random.random_range(80..=500);
     let mut words = if random.random_range(0..5) == 0 {
         let notice = random.random_range(0..50);
-        drawn(&mut ChaCha8Rng::seed_from_u64(notice), 30, false)
+        drawn(&mut ChaCha8Rng::seed_from_u64(notice), 30, word)
     } else {
         Vec::new()
     };
-    let chinese = random.random_range(0..8) == 0;
-    words.extend(drawn(&mut random, len, chinese));
+    let new_word = if random.random_range(0..8) == 0 { ideograph } else { word };
+    words.extend(drawn(&mut random, len, new_word));
     words
 }
 
@@ -128,16 +128,18 @@ fn document(seed: u64, number: usize) -> Vec<String> {
 fn question(seed: u64, row: usize) -> Vec<String> {
     let mut random = ChaCha8Rng::seed_from_u64(!seed ^ ((row as u64 + 1) << 20));
     let len = random.random_range(25..=60);
-    let chinese = random.random_range(0..8) == 0;
-    drawn(&mut random, len, chinese)
+    let new_word = if random.random_range(0..8) == 0 { ideograph } else { word };
+    drawn(&mut random, len, new_word)
 }
 
-fn drawn(random: &mut ChaCha8Rng, len: usize, chinese: bool) -> Vec<String> {
-    let character = |random: &mut ChaCha8Rng| {
-        let code = random.random_range(0x4e00..0x5e00);
-        char::from_u32(code).expect("an ideograph").to_string()
-    };
-    (0..len).map(|_| if chinese { character(random) } else { word(random) }).collect()
+fn drawn(random: &mut ChaCha8Rng, len: usize, new_word: fn(&mut ChaCha8Rng) -> String) -> Vec<String> {
+    (0..len).map(|_| new_word(random)).collect()
+}
+
+/// A Chinese character, which counts as a word.
+fn ideograph(random: &mut ChaCha8Rng) -> String {
+    let code = random.random_range(0x4e00..0x5e00);
+    char::from_u32(code).expect("an ideograph").to_string()
 }
 
 /// A word of syllables; some are frequent, most are rare.

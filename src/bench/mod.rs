@@ -35,8 +35,8 @@ use table::Measured;
 use useful::Model;
 
 use crate::cli::{BenchArgs, BenchJob};
-use crate::commands::eval::print_line;
-use crate::commands::stages::program;
+use crate::output::print_line;
+use crate::program;
 use crate::supervise::Supervisor;
 use crate::terminal::Terminal;
 

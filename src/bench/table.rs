@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::ceilings::{Ceilings, Probe};
 use super::jobs::name;
-use crate::commands::eval::{align_right, print_line, table};
+use crate::output::{align_right, print_line, table};
 
 /// The measurements of a job, by name.
 pub(super) struct Measured {

@@ -15,20 +15,31 @@ use crate::output::print;
 /// Prints the keys of a stage, or of all of them, with their defaults and meanings.
 pub(super) fn run(args: ConfigArgs) -> Result<ExitCode> {
     let stages = args.stage.as_ref().map_or(ConfigStage::value_variants(), std::slice::from_ref);
-    let show = |stage: &ConfigStage| match stage {
-        ConfigStage::Pretrain => shown::<PretrainConfig>("pretrain", args.markdown),
-        ConfigStage::Sft => shown::<SftConfig>("sft", args.markdown),
-        ConfigStage::Rm => shown::<RmConfig>("rm", args.markdown),
-        ConfigStage::Ppo => shown::<PpoConfig>("ppo", args.markdown),
-    };
+    let show = if args.markdown { as_markdown } else { as_toml };
     print(&stages.iter().map(show).collect::<Vec<_>>().join("\n"));
     Ok(ExitCode::SUCCESS)
 }
 
-fn shown<C: Config>(stage: &str, markdown: bool) -> String {
-    if markdown {
-        return config::to_markdown::<C>(stage);
+fn as_markdown(stage: &ConfigStage) -> String {
+    match stage {
+        ConfigStage::Pretrain => config::to_markdown::<PretrainConfig>("pretrain"),
+        ConfigStage::Sft => config::to_markdown::<SftConfig>("sft"),
+        ConfigStage::Rm => config::to_markdown::<RmConfig>("rm"),
+        ConfigStage::Ppo => config::to_markdown::<PpoConfig>("ppo"),
     }
+}
+
+fn as_toml(stage: &ConfigStage) -> String {
+    match stage {
+        ConfigStage::Pretrain => commented::<PretrainConfig>("pretrain"),
+        ConfigStage::Sft => commented::<SftConfig>("sft"),
+        ConfigStage::Rm => commented::<RmConfig>("rm"),
+        ConfigStage::Ppo => commented::<PpoConfig>("ppo"),
+    }
+}
+
+/// The default config as TOML, with comments.
+fn commented<C: Config>(stage: &str) -> String {
     let required = config::required_keys::<C>().join(", ");
     let defaults = config::to_toml(&C::default());
     format!("# Every key of align {stage} with its default. Required: {required}.\n\n{}", defaults.trim_start())

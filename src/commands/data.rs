@@ -12,10 +12,10 @@ use align_data::{BadRows, Found};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{align_right, print_line, table};
 use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{DataArgs, DecontaminateArgs, SampleArgs};
+use crate::output::{align_right, print_line, table};
 use crate::terminal::Terminal;
 
 /// Drops duplicates.

@@ -8,9 +8,9 @@ use align_train::stage::doctor::{Check, Diagnosis};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{print_line, table};
 use super::stages::{Stage, stage_of};
 use crate::cli::DoctorArgs;
+use crate::output::{print_line, table};
 use crate::terminal::Terminal;
 
 /// Checks the stage that the config is for.

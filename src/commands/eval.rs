@@ -1,4 +1,4 @@
-//! `align eval lm`, and the output that both kinds of evaluation share.
+//! `align eval lm`, and the notes that both kinds of evaluation share.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,42 +12,63 @@ use align_tokens::{Cache, LmData, LmRow, Reading, chat_rows};
 use align_train::lm;
 use align_train::stage::{check_causal_lm, check_format, evaluation_options, misfits};
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use serde_json::{Value, json};
 
 use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{EvalData, EvalLmArgs};
-pub(crate) use crate::output::print_line;
+use crate::output::{align_right, print_line, table};
 use crate::terminal::Terminal;
 
 /// Tokens computed at once.
-pub(crate) const MICROBATCH_TOKENS: usize = 8192;
+pub(super) const MICROBATCH_TOKENS: usize = 8192;
 /// Documents are evaluated in pieces of this many tokens, the report's context length, or of the model's
 /// context length if that is shorter.
 const TEXT_TOKENS: usize = 2048;
 
 /// Reports the keys of rows that were not read, if any.
-pub(crate) fn report_unread(unread: &Unread) {
+pub(super) fn report_unread(unread: &Unread) {
     if !unread.is_empty() {
         Terminal::new().note(&format!("keys that are not read: {}", unread.line()));
     }
 }
 
-/// Reports how scores of another program's reward model are read.
-pub(crate) fn report_assumed(dir: &Path, assumed: Option<&str>) {
-    if let Some(assumed) = assumed {
-        Terminal::new().note(&format!("{}: {assumed}", dir.display()));
-    }
-}
-
 /// Loss, perplexity and token accuracy on chat or text files.
 pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
+    let mut terminal = Terminal::new();
+    let sets = read_sets(&args, &mut terminal)?;
+    let mut unread = Unread::default();
+    sets.iter().for_each(|(_, data)| unread.add(&data.counts.unread));
+    report_unread(&unread);
+    let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
+    let mut model = CausalLm::load(&args.model, &evaluation_options(args.data.dtype.into()))?;
+    require_finite(&args.model, model.parameters())?;
+    model.extrapolate();
+    let mut results = Vec::new();
+    for (file, data) in &sets {
+        warn_of_long(model.config(), file, "rows are", &mut terminal, |limit| data.rows.longer_than(limit));
+        let stats = evaluate(&model, &args.model, file, data, &mut per_row, &mut terminal)?;
+        results.push(json!({
+            "file": file, "rows": data.rows.len(), "tokens": stats.tokens, "loss": stats.loss(),
+            "perplexity": stats.perplexity(), "token_accuracy": stats.token_accuracy(),
+        }));
+    }
+    per_row.map_or(Ok(()), Lines::finish)?;
+    if args.data.json {
+        print_line(&json!({ "sets": results }).to_string());
+    } else {
+        print_line(&lm_table(&results).to_string());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks the model and the arguments, and reads the rows of all sets, each with the path that was given.
+fn read_sets(args: &EvalLmArgs, terminal: &mut Terminal) -> Result<Vec<(PathBuf, LmData)>> {
     let mut problems = Problems::new();
     let source = check_causal_lm(&args.model, &mut problems)?;
     let mut format = None;
-    let mut terminal = Terminal::new();
-    let mut reading = Reading { bad_rows: BadRows::Error, cache: Cache::Auto, progress: &mut terminal };
+    let mut reading = Reading { bad_rows: BadRows::Error, cache: Cache::Auto, progress: terminal };
     let mut sets: Vec<(PathBuf, LmData)> = Vec::new();
     let given = inputs::sets(&args.data.data);
     if let Some(source) = &source {
@@ -78,58 +99,51 @@ pub(crate) fn lm(args: EvalLmArgs) -> Result<ExitCode> {
     args.data.check(&inputs::files(&given), &mut problems);
     problems.into_result()?;
     report_ignored(&given);
+    Ok(sets)
+}
 
-    let mut unread = Unread::default();
-    sets.iter().for_each(|(_, data)| unread.add(&data.counts.unread));
-    report_unread(&unread);
-    let mut per_row = args.data.per_row.as_deref().map(Lines::create).transpose()?;
-    let mut model = CausalLm::load(&args.model, &evaluation_options(args.data.dtype.into()))?;
-    require_finite(&args.model, model.parameters())?;
-    model.extrapolate();
-    let mut results = Vec::new();
-    for (file, data) in &sets {
-        warn_of_long(model.config(), file, "rows are", &mut terminal, |limit| data.rows.longer_than(limit));
-        terminal.begin(&file.display().to_string(), data.rows.len() as u64);
-        let mut failed = None;
-        let stats = lm::evaluate(&model, data.rows.iter(), MICROBATCH_TOKENS, &mut |index, row, logprobs| {
-            terminal.advance(1, "");
-            if logprobs.iter().any(|logprob| !logprob.is_finite()) {
-                let row =
-                    data.rows.location(index).map_or_else(|| format!("row {index}"), |location| location.to_string());
-                failed.get_or_insert_with(|| not_a_number(row, "a log-probability", &args.model));
-            }
-            if let (Some(per_row), Some(location)) = (&mut per_row, data.rows.location(index))
-                && let Err(error) = per_row.write(&lm_line(&location.file, location.index, row, logprobs))
-            {
-                failed.get_or_insert(error);
-            }
-        });
-        terminal.end();
-        failed.map_or(Ok(()), Err)?;
-        results.push(json!({
-            "file": file, "rows": data.rows.len(), "tokens": stats.tokens, "loss": stats.loss(),
-            "perplexity": stats.perplexity(), "token_accuracy": stats.token_accuracy(),
-        }));
-    }
-    per_row.map_or(Ok(()), Lines::finish)?;
-    if args.data.json {
-        print_line(&json!({ "sets": results }).to_string());
-    } else {
-        let mut table = table(&["file", "rows", "loss tokens", "loss", "perplexity", "token accuracy"]);
-        for set in &results {
-            let number = |key: &str| set[key].as_f64().unwrap_or(f64::NAN);
-            table.add_row([
-                set["file"].as_str().unwrap_or_default().to_owned(),
-                set["rows"].to_string(),
-                set["tokens"].to_string(),
-                format!("{:.4}", number("loss")),
-                format!("{:.3}", number("perplexity")),
-                format!("{:.2} %", 100.0 * number("token_accuracy")),
-            ]);
+/// Evaluates one set, and writes a line per row if there is a file for them.
+fn evaluate(
+    model: &CausalLm,
+    dir: &Path,
+    file: &Path,
+    data: &LmData,
+    per_row: &mut Option<Lines>,
+    terminal: &mut Terminal,
+) -> Result<lm::LmStats> {
+    terminal.begin(&file.display().to_string(), data.rows.len() as u64);
+    let mut failed = None;
+    let stats = lm::evaluate(model, data.rows.iter(), MICROBATCH_TOKENS, &mut |index, row, logprobs| {
+        terminal.advance(1, "");
+        if logprobs.iter().any(|logprob| !logprob.is_finite()) {
+            let row = data.rows.location(index).map_or_else(|| format!("row {index}"), |location| location.to_string());
+            failed.get_or_insert_with(|| not_a_number(row, "a log-probability", dir));
         }
-        print_line(&align_right(table, 1).to_string());
+        if let (Some(per_row), Some(location)) = (per_row.as_mut(), data.rows.location(index))
+            && let Err(error) = per_row.write(&lm_line(&location.file, location.index, row, logprobs))
+        {
+            failed.get_or_insert(error);
+        }
+    });
+    terminal.end();
+    failed.map_or(Ok(stats), Err)
+}
+
+/// The results of all sets, for people.
+fn lm_table(results: &[Value]) -> Table {
+    let mut table = table(&["file", "rows", "loss tokens", "loss", "perplexity", "token accuracy"]);
+    for set in results {
+        let number = |key: &str| set[key].as_f64().unwrap_or(f64::NAN);
+        table.add_row([
+            set["file"].as_str().unwrap_or_default().to_owned(),
+            set["rows"].to_string(),
+            set["tokens"].to_string(),
+            format!("{:.4}", number("loss")),
+            format!("{:.3}", number("perplexity")),
+            format!("{:.2} %", 100.0 * number("token_accuracy")),
+        ]);
     }
-    Ok(ExitCode::SUCCESS)
+    align_right(table, 1)
 }
 
 /// Warns once if rows of a file exceed the model's maximum position.
@@ -162,17 +176,6 @@ fn lm_line(file: &Path, index: u64, row: &LmRow, logprobs: &[f32]) -> Value {
         }
     }
     json!({ "file": file, "index": index, "input_ids": ids, "loss_mask": mask, "logprobs": all })
-}
-
-pub(crate) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
-    table
-}
-
-pub(crate) fn align_right(mut table: Table, from: usize) -> Table {
-    table.column_iter_mut().skip(from).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-    table
 }
 
 impl EvalData {

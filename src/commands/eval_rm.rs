@@ -17,14 +17,13 @@ use anyhow::Result;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
-use super::eval::{
-    MICROBATCH_TOKENS, align_right, not_a_number, print_line, report_assumed, report_unread, table, warn_of_long,
-};
+use super::eval::{MICROBATCH_TOKENS, not_a_number, report_unread, warn_of_long};
 use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use super::page;
 use crate::cli::EvalRmArgs;
-use crate::terminal::Terminal;
+use crate::output::{align_right, print_line, table};
+use crate::terminal::{Terminal, report_assumed};
 
 /// A model folder that passed every check, with the data files encoded for it.
 struct Checked {

@@ -9,17 +9,18 @@ use align_core::process_memory;
 use align_core::progress::Progress;
 use align_core::random::{self, Purpose};
 use align_data::{self as data, BadRows, Prompt, RowLocation};
-use align_model::generate::{Sampling, generate};
+use align_model::generate::{Response, Sampling, generate};
 use align_model::{CausalLm, require_finite};
-use align_text::chatml::Message;
-use align_train::stage::{check_causal_lm, check_format, evaluation_options, misfits};
+use align_text::chatml::{ChatFormat, Dialogue, Message};
+use align_train::stage::{Source, check_causal_lm, check_format, evaluation_options, misfits};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{print_line, report_unread, warn_of_long};
+use super::eval::{report_unread, warn_of_long};
 use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::{GenerateArgs, SamplingArgs};
+use crate::output::print_line;
 use crate::terminal::Terminal;
 
 /// The number of responses decoded at once.
@@ -51,8 +52,64 @@ impl SamplingArgs {
     }
 }
 
+/// What a run of the command samples from: checked model, prompts, and the dialogues that the prompts encode.
+struct Checked {
+    source: Source,
+    format: ChatFormat,
+    /// Whether the prompts are in several files.
+    has_several_files: bool,
+    dialogues: Vec<(RowLocation, Dialogue)>,
+    prompts: Vec<Vec<i64>>,
+}
+
 /// Samples responses to a file of prompts; writes one JSON object per response.
 pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
+    let checked = check(&args)?;
+    let prompts = &checked.prompts;
+    let out = Lines::create(&args.out)?;
+    let mut model = CausalLm::load(&args.model, &evaluation_options(Dtype::Float32))?;
+    require_finite(&args.model, model.parameters())?;
+    model.extrapolate();
+    let sampling = args.sampling.sampling(checked.format.stop_ids(), checked.source.tokenizer.vocab_size());
+
+    let mut terminal = Terminal::new();
+    if args.n > 1 && args.sampling.temperature == 0.0 {
+        let n = args.n;
+        terminal.note(&format!("warning: --n = {n}: at --temperature 0 all {n} responses to a prompt are the same"));
+    }
+    let longest = |prompt: &Vec<i64>| prompt.len() + args.sampling.max_tokens;
+    let what = format!("prompts, with --max-tokens = {}, are", args.sampling.max_tokens);
+    let longer_than = |limit| misfits::longer(prompts.iter().map(longest), limit);
+    warn_of_long(&checked.source.header.config, &args.prompts, &what, &mut terminal, longer_than);
+    terminal.begin("tokens", (prompts.len() * args.n * args.sampling.max_tokens) as u64);
+    let draws = |prompt: usize, sample: usize, position: usize| {
+        let row = (prompt * args.n + sample) as u64;
+        random::uniform(args.sampling.seed, Purpose::Generate, 0, row, position as u64)
+    };
+    let started = Instant::now();
+    let mut first = None;
+    let responses = generate(&model, prompts, args.n, &sampling, ROWS.max(args.n), &draws, &mut |_, _, _| {
+        first.get_or_insert_with(Instant::now);
+        terminal.advance(1, "")
+    })?;
+    let seconds = started.elapsed().as_secs_f64();
+    terminal.end();
+    write(out, &checked, &responses)?;
+    if args.json {
+        let tokens: usize = responses.iter().flatten().map(|response| response.tokens.len()).sum();
+        let report = json!({
+            "responses": prompts.len() * args.n, "tokens": tokens, "seconds": seconds,
+            // Prefill (of the first batch) ends with the first token.
+            "first_token_seconds": first.map(|first| (first - started).as_secs_f64()),
+            "peak_gib": process_memory::peak_rss() as f64 / f64::from(1 << 30),
+        });
+        print_line(&report.to_string());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks model, prompts and arguments; problems of all kinds are reported together.
+fn check(args: &GenerateArgs) -> Result<Checked> {
     let mut problems = Problems::new();
     args.sampling.check(&mut problems);
     if args.n == 0 {
@@ -78,61 +135,27 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
         dialogues.push((location, dialogue));
         prompts.push(prompt);
     }
-    let mut out = Lines::create(&args.out)?;
-    let mut model = CausalLm::load(&args.model, &evaluation_options(Dtype::Float32))?;
-    require_finite(&args.model, model.parameters())?;
-    model.extrapolate();
-    let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
+    Ok(Checked { source, format, has_several_files: files.len() > 1, dialogues, prompts })
+}
 
-    let mut terminal = Terminal::new();
-    if args.n > 1 && args.sampling.temperature == 0.0 {
-        let n = args.n;
-        terminal.note(&format!("warning: --n = {n}: at --temperature 0 all {n} responses to a prompt are the same"));
-    }
-    let longest = |prompt: &Vec<i64>| prompt.len() + args.sampling.max_tokens;
-    let what = format!("prompts, with --max-tokens = {}, are", args.sampling.max_tokens);
-    let longer_than = |limit| misfits::longer(prompts.iter().map(longest), limit);
-    warn_of_long(&source.header.config, &args.prompts, &what, &mut terminal, longer_than);
-    terminal.begin("tokens", (prompts.len() * args.n * args.sampling.max_tokens) as u64);
-    let draws = |prompt: usize, sample: usize, position: usize| {
-        let row = (prompt * args.n + sample) as u64;
-        random::uniform(args.sampling.seed, Purpose::Generate, 0, row, position as u64)
-    };
-    let started = Instant::now();
-    let mut first = None;
-    let responses = generate(&model, &prompts, args.n, &sampling, ROWS.max(args.n), &draws, &mut |_, _, _| {
-        first.get_or_insert_with(Instant::now);
-        terminal.advance(1, "")
-    })?;
-    let seconds = started.elapsed().as_secs_f64();
-    terminal.end();
-    for ((location, dialogue), responses) in dialogues.iter().zip(&responses) {
+/// Writes one JSON object per response.
+fn write(mut out: Lines, checked: &Checked, responses: &[Vec<Response>]) -> Result<()> {
+    for ((location, dialogue), responses) in checked.dialogues.iter().zip(responses) {
         let prompt: Vec<Value> = dialogue.messages.iter().map(Message::to_json).collect();
         for (sample, response) in responses.iter().enumerate() {
             let mut line = json!({
                 "index": location.index, "sample": sample, "prompt": prompt,
-                "response": source.tokenizer.decode_text(&response.tokens),
+                "response": checked.source.tokenizer.decode_text(&response.tokens),
                 "tokens": response.tokens, "ended": response.ended,
             });
             if !dialogue.tools.is_empty() {
                 line["tools"] = json!(dialogue.tools);
             }
-            if files.len() > 1 {
+            if checked.has_several_files {
                 line["file"] = json!(&*location.file);
             }
             out.write(&line)?;
         }
     }
-    out.finish()?;
-    if args.json {
-        let tokens: usize = responses.iter().flatten().map(|response| response.tokens.len()).sum();
-        let report = json!({
-            "responses": prompts.len() * args.n, "tokens": tokens, "seconds": seconds,
-            // Prefill (of the first batch) ends with the first token.
-            "first_token_seconds": first.map(|first| (first - started).as_secs_f64()),
-            "peak_gib": process_memory::peak_rss() as f64 / f64::from(1 << 30),
-        });
-        print_line(&report.to_string());
-    }
-    Ok(ExitCode::SUCCESS)
+    out.finish()
 }

@@ -14,9 +14,9 @@ use comfy_table::TableComponent;
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use super::eval::{align_right, print_line, table};
 use super::stages::{Stage, stage_of};
 use crate::cli::PlanArgs;
+use crate::output::{align_right, print_line, table};
 use crate::terminal::Terminal;
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;

@@ -9,8 +9,8 @@ use align_train::stage::{self, Examination, Part, Quantity, Replayed};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::eval::{align_right, print_line, table};
 use crate::cli::ReplayArgs;
+use crate::output::{align_right, print_line, table};
 use crate::terminal::Terminal;
 
 /// The number of rows that a line of the table lists.

@@ -15,11 +15,11 @@ use align_train::stage::{check_reward_model, evaluation_options, misfits};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::eval::{MICROBATCH_TOKENS, not_a_number, report_assumed, report_unread, warn_of_long};
+use super::eval::{MICROBATCH_TOKENS, not_a_number, report_unread, warn_of_long};
 use super::inputs::{self, report_ignored};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::ScoreArgs;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, report_assumed};
 
 /// Scores a file of responses; writes one JSON object per row.
 pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {

@@ -9,10 +9,10 @@ use align_data::files_of;
 use align_run::run::Outcome;
 use align_train::stage::{self, Job};
 use anyhow::Result;
-use serde_json::{Map, Value, json};
 
 use crate::cli::StageArgs;
 use crate::output::{print_if_read, say};
+use crate::program;
 use crate::supervise::Supervisor;
 use crate::terminal::Terminal;
 
@@ -30,16 +30,6 @@ pub(crate) fn run<S: stage::Stage>(args: StageArgs) -> Result<ExitCode> {
     };
     let outcome = stage::run::<S>(&config, job)?;
     Ok(report(outcome, S::run_section(&config), &supervisor))
-}
-
-/// This program's entries in run.json.
-pub(crate) fn program() -> Map<String, Value> {
-    let facts = [
-        ("version", env!("CARGO_PKG_VERSION")),
-        ("commit", env!("ALIGN_COMMIT")),
-        ("libtorch", env!("ALIGN_LIBTORCH")),
-    ];
-    facts.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
 }
 
 /// Prints the folder of the result, or why there is none yet.

@@ -23,7 +23,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::cli::QuickstartArgs;
-use crate::commands::stages::program;
+use crate::program;
 use crate::supervise::Supervisor;
 use crate::terminal::Terminal;
 

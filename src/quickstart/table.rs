@@ -5,7 +5,7 @@ use std::path::Path;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
-use crate::commands::eval::print_line;
+use crate::output::print_line;
 
 /// Prints the cost and gain of each stage.
 pub(super) fn print(results: &Value, out: &Path) {

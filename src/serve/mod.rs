@@ -28,8 +28,8 @@ use self::connections::Limits;
 use self::requests::{Counts, Service};
 use self::token::Token;
 use crate::cli::ServeRmArgs;
-use crate::commands::eval::report_assumed;
 use crate::output::say;
+use crate::terminal::report_assumed;
 
 /// The backlog of connections that the system accepts.
 const BACKLOG: u32 = 1024;

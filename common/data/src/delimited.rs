@@ -8,8 +8,8 @@ use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use serde_json::{Map, Value};
 
 use super::json::not_utf8;
-use super::raw::{Content, MAX_RECORD_BYTES};
-use super::source::{ReadError, ReadResult, Source, count_lines};
+use super::row::Content;
+use super::source::{MAX_RECORD_BYTES, ReadError, ReadResult, Source, count_lines};
 
 /// More columns than any table of texts has.
 const MAX_COLUMNS: usize = 4096;

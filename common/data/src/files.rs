@@ -211,14 +211,6 @@ pub(super) fn nothing_found(given: &Path) -> String {
     }
 }
 
-/// A path, quoted for a shell.
-pub(super) fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain =
-        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+=:,@%".contains(&byte) || byte > 0x7f);
-    if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
-}
-
 /// The names of the first few paths.
 fn names(paths: &[PathBuf]) -> String {
     let name = |path: &PathBuf| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());

@@ -4,8 +4,6 @@ use std::path::Path;
 
 use align_core::atomic_files::LFS_POINTER;
 
-use super::files::quoted;
-
 /// An unsupported format: its file name extensions, its magic bytes with their offsets, and the message. In
 /// the message, `FILE` is replaced by the path quoted for a shell, and `PATH` by the path as it is.
 struct Format {
@@ -85,6 +83,14 @@ const FORMATS: [Format; 15] = [
         message: "a Git LFS pointer in place of the file, expected the file itself; fetch it: git lfs pull",
     },
 ];
+
+/// A path, quoted for a shell.
+pub(super) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain =
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+=:,@%".contains(&byte) || byte > 0x7f);
+    if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
 
 /// Whether a lower-case file name has the extension of an unsupported format.
 pub(super) fn has_foreign_name(name: &str) -> bool {

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::error::Category;
 use serde_json::{Map, Number, Value};
 
-use super::raw::Parsed;
+use super::records::Parsed;
 
 const EXPECTED: &str = "expected one object per line or an array of objects";
 

@@ -1,6 +1,7 @@
-//! Rows from data files: the files that a path refers to ([`files`]), raw rows ([`raw`]), the supported row
-//! shapes ([`records`]) and their types ([`typed`]), files read into memory ([`reader`]) or streamed
-//! ([`stream`]), the order in which rows are used ([`order`]), and the rows of each step ([`batches`]).
+//! Rows from data files: the files that a path refers to ([`files`]), raw rows (`row`) and how a file is split
+//! into them ([`raw`]), the supported row shapes ([`records`]) and their types ([`typed`]), files read into
+//! memory ([`reader`]) or streamed ([`stream`]), the order in which rows are used ([`order`]), and the rows of
+//! each step ([`batches`]).
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ pub mod order;
 pub mod raw;
 pub mod reader;
 pub mod records;
+mod row;
 mod source;
 pub mod stream;
 mod table;

@@ -2,130 +2,21 @@
 //! compressed with gzip or zstd), and Parquet. The sizes of records and of decompressed files are limited.
 //! Mistakes are reported with file and line, in Parquet with file and row.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
-
 use super::delimited::Delimited;
-use super::files::quoted;
+use super::foreign::quoted;
 use super::json::{self, Depth, not_utf8};
-use super::reader;
-use super::records::{self, Kind, ReadRow};
-use super::source::{Opened, ReadError, ReadResult, Source, count_lines, name, open};
+use super::records::{Kind, name_of_rows};
+use super::row::Content;
+use super::source::{MAX_RECORD_BYTES, Opened, ReadError, ReadResult, Source, count_lines, name, open};
 use super::table::Table;
 use align_core::error::Result;
 
-/// The largest record, in bytes of the uncompressed file.
-pub(super) const MAX_RECORD_BYTES: usize = 16 << 20;
-
-/// The location of a row.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RowLocation {
-    /// The file, as it was given.
-    pub file: Arc<Path>,
-    /// The index of the row in its file, from 0; blank lines do not count.
-    pub index: u64,
-    /// The line on which the row begins, from 1; 0 in Parquet, which has none.
-    pub line: u64,
-}
-
-impl fmt::Display for RowLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            0 => write!(f, "{}: row {}", self.file.display(), self.index),
-            line => write!(f, "{}:{line}", self.file.display()),
-        }
-    }
-}
-
-/// A row before it is parsed.
-#[derive(Debug)]
-pub struct RawRow {
-    /// Its location.
-    pub location: RowLocation,
-    content: Content,
-    /// Whether messages include the row's index: elements of an array may share a line.
-    numbered: bool,
-}
-
-/// The content of a row.
-#[derive(Debug)]
-pub(super) enum Content {
-    /// A JSON text.
-    Json(Vec<u8>),
-    /// A text.
-    Document(String),
-    /// A record above the size limit.
-    TooLong,
-    /// Not a valid row: what is wrong, and what was expected.
-    Bad(String),
-}
-
-/// A parsed value, or one line with what is wrong and what was expected.
-pub type Parsed<T> = std::result::Result<T, String>;
-
-impl RawRow {
-    /// The row as JSON; a document is the row `{"text": …}`.
-    ///
-    /// # Errors
-    /// What is wrong with it and what was expected, as one line.
-    pub fn value(&self) -> Parsed<Value> {
-        let value = match &self.content {
-            Content::Json(bytes) => json::parse(bytes, self.location.line),
-            Content::Document(text) => Ok(json!({ "text": text })),
-            Content::TooLong => {
-                Err(format!("a record of more than {} MB, expected at most that", MAX_RECORD_BYTES >> 20))
-            }
-            Content::Bad(what) => Err(what.clone()),
-        };
-        value.map_err(|what| self.named(what))
-    }
-
-    /// The row as a record of a kind.
-    ///
-    /// # Errors
-    /// As [`Self::value`], and what is wrong with its shape.
-    pub fn record(&self, kind: Kind) -> Parsed<ReadRow> {
-        let value = self.value()?;
-        let text = match &self.content {
-            Content::Json(bytes) => bytes,
-            Content::Document(_) | Content::TooLong | Content::Bad(_) => &Vec::new(),
-        };
-        records::parse_text(kind, &value, text).map_err(|what| self.named(what))
-    }
-
-    /// The row as one line of JSON Lines, without the line break. Rows of JSON Lines are returned byte for
-    /// byte.
-    pub fn line(&self) -> Cow<'_, [u8]> {
-        match &self.content {
-            // A line break in JSON is white space: strings cannot contain one.
-            Content::Json(bytes) if self.numbered || bytes.contains(&b'\n') => {
-                bytes.trim_ascii().iter().map(|byte| if b"\r\n".contains(byte) { b' ' } else { *byte }).collect()
-            }
-            Content::Json(bytes) => bytes.into(),
-            Content::Document(text) => json!({ "text": text }).to_string().into_bytes().into(),
-            Content::TooLong | Content::Bad(_) => Cow::Borrowed(&[]),
-        }
-    }
-
-    /// Its size in memory, in bytes.
-    pub(super) fn size(&self) -> usize {
-        match &self.content {
-            Content::Json(bytes) => bytes.len(),
-            Content::Document(text) => text.len(),
-            Content::TooLong => 0,
-            Content::Bad(what) => what.len(),
-        }
-    }
-
-    fn named(&self, what: String) -> String {
-        if self.numbered { format!("row {}: {what}", self.location.index) } else { what }
-    }
-}
+pub use super::records::Parsed;
+pub use super::row::{RawRow, RowLocation};
 
 /// An iterator over the rows of a file. A damaged file ends with an error.
 pub struct RawRows {
@@ -203,7 +94,7 @@ impl RawRows {
         let Some((line, content)) = found else {
             self.over = true;
             return match self.num_rows {
-                0 => Err(ReadError::File(format!("{}, expected {}", self.without_rows(), reader::name(self.kind)))),
+                0 => Err(ReadError::File(format!("{}, expected {}", self.without_rows(), name_of_rows(self.kind)))),
                 _ => Ok(None),
             };
         };

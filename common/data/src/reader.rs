@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::raw::{Parsed, RawRows, RowLocation};
-use super::records::{Kind, Record};
+use super::raw::RawRows;
+use super::records::{Kind, Parsed, Record, name_of_rows};
+use super::row::RowLocation;
 use super::typed::{TypedRow, typed};
 use align_core::error::{Problem, Problems, Result};
 
@@ -189,7 +190,7 @@ impl Bad {
         if self.bad_rows == BadRows::Skip {
             if num_good == 0 {
                 let first = self.named.first().map(|problem| format!(" ({problem})")).unwrap_or_default();
-                problems.push(file.display(), format!("every row is bad{first}, expected {}", name(kind)));
+                problems.push(file.display(), format!("every row is bad{first}, expected {}", name_of_rows(kind)));
             }
             return self.named;
         }
@@ -199,9 +200,4 @@ impl Bad {
         }
         Vec::new()
     }
-}
-
-/// The name of a file's rows in messages.
-pub(super) fn name(kind: Option<Kind>) -> String {
-    kind.map_or_else(|| "rows".to_owned(), |kind| format!("{} rows", kind.name()))
 }

@@ -11,10 +11,13 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::raw::MAX_RECORD_BYTES;
-use super::{files, foreign, table};
+use super::{files, foreign};
 use align_core::error::{Error, Result};
 
+/// The first and last bytes of a Parquet file.
+pub(super) const PARQUET_MAGIC: &[u8; 4] = b"PAR1";
+/// The largest record, in bytes of the uncompressed file.
+pub(super) const MAX_RECORD_BYTES: usize = 16 << 20;
 /// A compressed file may decompress to this many bytes …
 pub(super) const MAX_DECOMPRESSED_BYTES: u64 = 256 << 20;
 /// … or to this many times its size, whichever is more. Text has a ratio below 20; the maximum of gzip is
@@ -62,7 +65,7 @@ pub(super) fn open(file: &Path) -> Result<Opened> {
     let (bytes, limit) = match head {
         [0x1f, 0x8b, ..] => decompressed(Box::new(MultiGzDecoder::new(bytes))),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => decompressed(Box::new(Zstd::new(bytes))),
-        head if head.starts_with(table::MAGIC) => return Ok(Opened::Table(bytes.into_inner().bytes)),
+        head if head.starts_with(PARQUET_MAGIC) => return Ok(Opened::Table(bytes.into_inner().bytes)),
         _ if named("gz") => return refuse("not compressed with gzip, expected it from the file's name"),
         _ if named("zst") => return refuse("not compressed with zstd, expected it from the file's name"),
         _ if named("parquet") => return refuse("not a Parquet file, expected one from the file's name"),
@@ -150,7 +153,7 @@ impl Source {
         if let Some(what) = foreign::refusal(file, &name(file), head) {
             return Err(ReadError::File(what));
         }
-        if head.starts_with(table::MAGIC) {
+        if head.starts_with(PARQUET_MAGIC) {
             return Err(ReadError::File(
                 "a compressed Parquet file, expected an uncompressed one: decompress it".to_owned(),
             ));

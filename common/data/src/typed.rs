@@ -1,7 +1,7 @@
 //! Typed rows: a caller that reads prompts gets prompts, without matching on [`Record`].
 
-use super::raw::{Parsed, RawRow};
-use super::records::{Comparison, Kind, Record, parse};
+use super::records::{Comparison, Kind, Parsed, Record, parse};
+use super::row::RawRow;
 use align_text::chatml::Dialogue;
 use serde_json::Value;
 

@@ -9,14 +9,14 @@
 //! and split into turns again (`chatml/rendered.rs`). The empty think block that Qwen3 puts before an answer
 //! is structure and carries no loss.
 
-mod dialogue;
+mod encoded;
 mod probes;
 mod rendered;
 mod scoring;
 #[cfg(test)]
 mod tests;
+mod turns;
 
-use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,9 +27,12 @@ use crate::template::Template;
 use crate::tokenizer::Tokenizer;
 use align_core::error::{Error, Result};
 
-pub use dialogue::{Dialogue, Message, Role};
+pub use crate::dialogue::{Dialogue, Message, Role};
+pub use encoded::Encoded;
+use encoded::Writer;
 use probes::{Capabilities, extended, plain, system_of};
 use rendered::{Turn, render, shown};
+use turns::{Ending, begins_with_newline};
 
 /// The default system text for dialogues without a system message: that of Qwen's own chat template.
 pub const SYSTEM: &str = "You are a helpful assistant.";
@@ -59,23 +62,6 @@ pub enum ScoreAt {
     /// The last token of the chat template's output, where programs train that tokenize the whole text (such
     /// as TRL).
     Last,
-}
-
-/// A dialogue as tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Encoded {
-    /// (T) token ids.
-    pub tokens: Vec<i64>,
-    /// (T) whether token t is a target. The first token never is: nothing predicts it.
-    pub loss_mask: Vec<bool>,
-    /// Index of the last assistant turn's `<|im_end|>`; without an assistant turn, of the last `<|im_end|>`.
-    pub end: usize,
-    /// Index of the last answer's first token, after an empty think block; without an assistant turn, the
-    /// same as `end`.
-    pub answer: usize,
-    /// Whether a turn's text begins with a line break. Programs that tokenize the template's whole text merge
-    /// it with the line break after the role, and get different ids.
-    pub begins_with_newline: bool,
 }
 
 /// How dialogues are encoded for one checkpoint. Cheap to clone, shared between threads.
@@ -114,9 +100,6 @@ struct ProbedTemplate {
 /// Qwen3's template puts this before an answer without reasoning.
 const EMPTY_THINK: &str = "<think>\n\n</think>\n\n";
 
-/// Markup in a text that may make a template change it.
-const MARKS: [&str; 3] = ["<think>", "</think>", "<tool_response>"];
-
 impl ChatFormat {
     /// The chat format of the checkpoint in `dir`. If it has a chat template, the two are compared on plain
     /// dialogues. `system` is inserted into dialogues that do not begin with a system message; "" inserts
@@ -128,7 +111,7 @@ impl ChatFormat {
     pub fn open(dir: &Path, tokenizer: &Tokenizer, system: &str) -> Result<Self> {
         let Some(template) = Template::open(dir)? else {
             let system = if system == TEMPLATES_SYSTEM { "" } else { system };
-            return Ok(Self::new(tokenizer, system, false, None));
+            return Ok(Self::new(tokenizer, system, None, None));
         };
         let refused = |what: String| Error::invalid(template.file().display(), what);
         let own_system = system_of(&template, tokenizer);
@@ -137,8 +120,8 @@ impl ChatFormat {
             (Err(what), TEMPLATES_SYSTEM) => return Err(refused(what.clone())),
             (_, system) => system,
         };
-        let written = Self::new(tokenizer, system, false, None);
-        let thinking = Self::new(tokenizer, system, true, None);
+        let written = Self::new(tokenizer, system, None, None);
+        let thinking = Self::new(tokenizer, system, Some(tokenizer.encode(EMPTY_THINK)), None);
         let format = match written.compare(&template, plain()).map_err(refused)? {
             None => written,
             Some(_) if thinking.compare(&template, plain()).map_err(refused)?.is_none() => thinking,
@@ -157,15 +140,20 @@ impl ChatFormat {
             system: own_system.clone().unwrap_or_default(),
             supports: Capabilities::of(&template, tokenizer),
             differs_on_plain_turns: !matches!(format.compare(&template, extended()), Ok(None)),
-            ends_with_newline: render(&template, tokenizer, &plain().swap_remove(0).0, false)
+            ends_with_newline: render(&template, tokenizer, &plain().swap_remove(0).0, Ending::LastTurn)
                 .is_ok_and(|rendered| rendered.ends_with_newline),
             template,
         };
-        Ok(Self::new(tokenizer, system, format.inner.think.is_some(), Some(template_info)))
+        Ok(Self::new(tokenizer, system, format.inner.think.clone(), Some(template_info)))
     }
 
-    fn new(tokenizer: &Tokenizer, system: &str, think: bool, template_info: Option<ProbedTemplate>) -> Self {
-        let think = think.then(|| tokenizer.encode(EMPTY_THINK));
+    /// `think` is as in [`Inner`].
+    fn new(
+        tokenizer: &Tokenizer,
+        system: &str,
+        think: Option<Vec<i64>>,
+        template_info: Option<ProbedTemplate>,
+    ) -> Self {
         let newline = tokenizer.encode("\n");
         let roles = Role::ALL.map(|role| tokenizer.encode(role.name()));
         let inner =
@@ -184,23 +172,22 @@ impl ChatFormat {
     fn compare(
         &self,
         template: &Template,
-        probes: Vec<(Dialogue, bool)>,
+        probes: Vec<(Dialogue, Ending)>,
     ) -> std::result::Result<Option<(String, String)>, String> {
-        for (dialogue, generation_prompt) in probes {
+        for (dialogue, ending) in probes {
             let dialogue = self.with_system(&dialogue);
             // A vocabulary may lack bytes of this text. Then rows cannot have it either.
             if dialogue.texts().any(|text| self.inner.tokenizer.lacks(text).is_some()) {
                 continue;
             }
-            let theirs = template.render(&dialogue, generation_prompt)?;
-            let tokens = if generation_prompt {
-                self.prompt(&dialogue)?
-            } else {
-                self.dialogue(&dialogue, LossOn::Assistant)?.tokens
+            let theirs = template.render(&dialogue, ending == Ending::Prompt)?;
+            let tokens = match ending {
+                Ending::Prompt => self.prompt(&dialogue)?,
+                Ending::LastTurn => self.dialogue(&dialogue, LossOn::Assistant)?.tokens,
             };
             let mut ours = self.inner.tokenizer.decode(&tokens);
             // Templates of reward models may end at the scored token.
-            if !theirs.ends_with('\n') && !generation_prompt {
+            if !theirs.ends_with('\n') && ending == Ending::LastTurn {
                 ours.pop();
             }
             if ours != theirs {
@@ -217,7 +204,7 @@ impl ChatFormat {
     /// dialogue's contents, or fails.
     pub fn dialogue(&self, dialogue: &Dialogue, loss_on: LossOn) -> std::result::Result<Encoded, String> {
         let dialogue = self.with_system(dialogue);
-        let turns = self.turns(&dialogue, false)?;
+        let turns = self.turns(&dialogue, Ending::LastTurn)?;
         self.check_texts(&turns)?;
         let mut answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
         let mut out = Writer::default();
@@ -279,7 +266,7 @@ impl ChatFormat {
     pub fn prompt(&self, dialogue: &Dialogue) -> std::result::Result<Vec<i64>, String> {
         let mut out = Writer::default();
         let dialogue = self.with_system(dialogue);
-        let turns = self.turns(&dialogue, true)?;
+        let turns = self.turns(&dialogue, Ending::Prompt)?;
         self.check_texts(&turns)?;
         for turn in turns {
             self.open_turn(&mut out, turn.role, false);
@@ -290,45 +277,6 @@ impl ChatFormat {
             }
         }
         Ok(out.tokens)
-    }
-
-    /// The turns of a dialogue that begins with its system message, as the checkpoint formats them.
-    fn turns<'a>(&self, dialogue: &'a Dialogue, to_be_answered: bool) -> std::result::Result<Vec<Turn<'a>>, String> {
-        let Some(template_info) = &self.inner.template_info else {
-            Capabilities::default().check(dialogue)?;
-            return Ok(self.plain_turns(dialogue, to_be_answered));
-        };
-        if !template_info.differs_on_plain_turns && is_plain(dialogue) {
-            return Ok(self.plain_turns(dialogue, to_be_answered));
-        }
-        template_info.supports.check(dialogue)?;
-        let turns = render(&template_info.template, &self.inner.tokenizer, dialogue, to_be_answered)?.turns;
-        let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant).count();
-        let written = turns.iter().filter(|turn| turn.is_closed && turn.role == Role::Assistant).count();
-        if written != answers {
-            let text: String = turns.iter().map(|turn| turn.text.as_ref()).collect();
-            let what = format!("the chat template writes {written} assistant turns ({})", shown(&text));
-            return Err(format!("{what}, expected one for each of {answers} answers"));
-        }
-        Ok(turns)
-    }
-
-    /// The turns of a text-only dialogue.
-    fn plain_turns<'a>(&self, dialogue: &'a Dialogue, to_be_answered: bool) -> Vec<Turn<'a>> {
-        let last = dialogue.messages.len().wrapping_sub(1);
-        let turn = |(index, message): (usize, &'a Message)| {
-            let is_last_answer = index == last && message.role == Role::Assistant && !to_be_answered;
-            let text = match is_last_answer && self.inner.think.is_some() {
-                true => Cow::Owned(format!("{EMPTY_THINK}{}", message.content.trim_start_matches('\n'))),
-                false => Cow::Borrowed(message.content.as_str()),
-            };
-            Turn { role: message.role, text, is_closed: true }
-        };
-        let asked = to_be_answered.then(|| {
-            let text = if self.inner.think.is_some() { EMPTY_THINK } else { "" };
-            Turn { role: Role::Assistant, text: text.into(), is_closed: false }
-        });
-        dialogue.messages.iter().enumerate().map(turn).chain(asked).collect()
     }
 
     /// Refuses texts that the tokenizer cannot represent.
@@ -412,36 +360,5 @@ impl ChatFormat {
     pub fn cache_key(&self) -> serde_json::Value {
         let template = self.inner.template_info.as_ref().map(|template_info| template_info.template.fingerprint());
         json!([self.tokenizer().fingerprint(), self.describe(), self.system(), template, self.score_at])
-    }
-}
-
-/// Whether a dialogue is text only, without anything that templates treat specially.
-fn is_plain(dialogue: &Dialogue) -> bool {
-    let is_plain = |message: &Message| {
-        message.role != Role::Tool
-            && message.reasoning.is_none()
-            && message.tool_calls.is_empty()
-            && !MARKS.iter().any(|mark| message.content.contains(mark))
-    };
-    dialogue.tools.is_empty()
-        && dialogue.messages.iter().all(is_plain)
-        && dialogue.messages.iter().any(|message| message.role == Role::User)
-}
-
-/// Whether a text's leading white space contains a line break.
-fn begins_with_newline(text: &str) -> bool {
-    text[..text.len() - text.trim_start().len()].contains(['\n', '\r'])
-}
-
-#[derive(Default)]
-struct Writer {
-    tokens: Vec<i64>,
-    loss_mask: Vec<bool>,
-}
-
-impl Writer {
-    fn push(&mut self, tokens: &[i64], loss: bool) {
-        self.tokens.extend_from_slice(tokens);
-        self.loss_mask.resize(self.tokens.len(), loss);
     }
 }

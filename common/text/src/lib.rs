@@ -4,11 +4,13 @@
 //!
 //! - [`tokenizer`]: `tokenizer.json` and `qwen.tiktoken`. Text never becomes a control token; those are
 //!   inserted by id.
-//! - [`chatml`]: messages, how dialogues become ChatML, and which of their tokens carry loss.
+//! - `dialogue`: turns and tools, before tokenization; public as part of [`chatml`].
+//! - [`chatml`]: how dialogues become ChatML, and which of their tokens carry loss.
 //! - [`template`]: a checkpoint's own chat template, the reference for that layout.
 
 #![forbid(unsafe_code)]
 
 pub mod chatml;
+mod dialogue;
 pub mod template;
 pub mod tokenizer;

@@ -12,7 +12,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use serde_json::Value as Json;
 
-use crate::chatml::{Dialogue, Message};
+use crate::dialogue::{Dialogue, Message};
 use align_core::error::{Error, Result};
 
 /// Templates are a few kilobytes; the largest published ones about 20.

@@ -103,7 +103,7 @@ impl Tokenizer {
         encoder.with_padding(None);
         encoder.with_truncation(None).map_err(|error| Error::invalid(file.display(), error))?;
         let byte_level = encoder.get_decoder().is_some_and(is_byte_level);
-        let table = table(&encoder, byte_level);
+        let table = table(&encoder, byte_level.then(ranks::byte_of_char).as_ref());
         let missing = if byte_level { missing_bytes(&table) } else { None };
         let id = |token: &str| {
             encoder.token_to_id(token).map(i64::from).ok_or_else(|| {
@@ -291,15 +291,15 @@ fn from_json(bytes: &[u8]) -> std::result::Result<tokenizers::Tokenizer, String>
     }
 }
 
-/// The bytes of every id.
-fn table(encoder: &tokenizers::Tokenizer, byte_level: bool) -> Vec<Option<Entry>> {
-    let alphabet = ranks::byte_of_char();
+/// The bytes of every id. In a byte-level vocabulary, the characters of `alphabet` stand for bytes.
+fn table(encoder: &tokenizers::Tokenizer, alphabet: Option<&HashMap<char, u8>>) -> Vec<Option<Entry>> {
     let added: BTreeMap<u32, _> = encoder.get_added_tokens_decoder().into_iter().collect();
     let vocab: HashMap<String, u32> = encoder.get_vocab(false);
     let len = vocab.values().chain(added.keys()).max().map_or(0, |&id| id as usize + 1);
     let mut table = vec![None; len];
     for (token, id) in vocab {
-        let bytes = if byte_level { token.chars().map(|char| alphabet.get(&char).copied()).collect() } else { None };
+        let bytes: Option<Vec<u8>> =
+            alphabet.and_then(|alphabet| token.chars().map(|char| alphabet.get(&char).copied()).collect());
         let bytes = bytes.unwrap_or_else(|| token.into_bytes());
         table[id as usize] = Some(Entry { bytes, special: false });
     }

@@ -15,10 +15,10 @@ use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::super::eval::print_line;
 use super::super::inputs::{self, report_ignored};
 use super::print_facts;
 use crate::cli::InspectDataArgs;
+use crate::output::print_line;
 use crate::terminal::Terminal;
 
 /// A row, as one or several sequences of tokens.

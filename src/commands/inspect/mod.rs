@@ -12,7 +12,7 @@ use align_core::error::{Error, Problem};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-use super::eval::print_line;
+use crate::output::print_line;
 
 /// Prints named values, one per line.
 fn print_facts<'a>(facts: impl IntoIterator<Item = (&'a str, &'a Value)>) {

@@ -12,9 +12,9 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
-use super::super::eval::print_line;
 use super::{first_problem, print_facts};
 use crate::cli::InspectModelArgs;
+use crate::output::print_line;
 
 /// Shows a model.
 pub(crate) fn run(args: InspectModelArgs) -> Result<ExitCode> {

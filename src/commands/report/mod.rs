@@ -18,10 +18,10 @@ use serde_json::{Map, Value, json};
 
 use self::held_out::held_out;
 use self::samples::samples;
-use super::eval::print_line;
 use super::html::{environment, printable};
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::ReportArgs;
+use crate::output::print_line;
 
 /// The training curves of all stages: caption and metrics of each plot. Metrics that a stage does not log are
 /// left out.

@@ -1,6 +1,7 @@
-//! The shapes of rows, and how each is converted to a [`Record`]. `turns.rs` reads turns; `keys.rs` defines
-//! the meaning of all other keys in the common formats.
+//! The shapes of rows, and how each is converted to a [`Record`]: `shapes.rs`, of comparisons `comparison.rs`.
+//! `turns.rs` reads turns; `keys.rs` defines the meaning of all other keys in the common formats.
 
+mod comparison;
 mod keys;
 mod shapes;
 #[cfg(test)]
@@ -141,11 +142,16 @@ pub struct ReadRow {
     pub unread: Vec<String>,
 }
 
+/// The name of a file's rows in messages.
+pub(super) fn name_of_rows(kind: Option<Kind>) -> String {
+    kind.map_or_else(|| "rows".to_owned(), |kind| format!("{} rows", kind.name()))
+}
+
 /// The maximum number of answers K in a ranked list: all of its K·(K−1)/2 pairs are compared at once.
 pub const MAX_RANKED: usize = 256;
 
-/// What is wrong with a row and what was expected, as one line.
-type Parsed<T> = Result<T, String>;
+/// A parsed value, or one line with what is wrong and what was expected.
+pub type Parsed<T> = Result<T, String>;
 
 /// Reads a row.
 ///

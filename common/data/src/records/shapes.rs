@@ -6,7 +6,7 @@ use super::keys::{ANSWER, CONTEXT, HISTORY, Keys, QUESTION, REASONING, SYSTEM, T
 use super::turns::{
     Turns, as_bool, is_transcript, is_whole_transcript, no_empty_answers, text_of, trained, transcript,
 };
-use super::{Comparison, Kind, MAX_RANKED, Parsed, Record, a_value, last_role, wrong_shape};
+use super::{Kind, Parsed, Record, a_value, last_role, wrong_shape};
 use align_text::chatml::{Dialogue, Message, Role};
 
 /// A row that is being converted.
@@ -71,87 +71,6 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Dialogues of different quality.
-    pub(super) fn comparison(&self) -> Parsed<Comparison> {
-        self.refuse_row_reasoning()?;
-        let comparison = self.compared()?;
-        let is_left_out = |dialogue: &Dialogue| dialogue.messages.last().is_some_and(|message| !message.is_trained);
-        if comparison.dialogues.iter().any(is_left_out) {
-            return Err(
-                "an answer that is compared is marked as not to be trained on, expected no such mark".to_owned()
-            );
-        }
-        Ok(comparison)
-    }
-
-    fn compared(&self) -> Parsed<Comparison> {
-        if let Some(rejected) = self.keys.get("rejected_response") {
-            return self.with_rejected_response(rejected);
-        }
-        if let (Some(chosen), Some(rejected)) = (self.keys.get("chosen"), self.keys.get("rejected")) {
-            let start = match self.question()? {
-                None => self.turns()?.map(|(_, turns)| turns),
-                start => start,
-            };
-            let side = |value: &Value, key: &str| match &start {
-                Some(start) => self.continued(start, value, key),
-                None => self.whole(value, key),
-            };
-            let dialogues =
-                self.each_with_system_and_tools(vec![side(chosen, "chosen")?, side(rejected, "rejected")?])?;
-            return Ok(Comparison { dialogues, scores: self.margin()? });
-        }
-        match (self.keys.get("responses"), self.keys.get("scores")) {
-            (Some(responses), Some(scores)) => self.ranked(responses, scores),
-            _ => Err(self.wrong_shape()),
-        }
-    }
-
-    /// The shape of ms-swift: a dialogue whose last answer is the chosen one (or a question with its answer),
-    /// and the rejected answer.
-    fn with_rejected_response(&self, rejected: &Value) -> Parsed<Comparison> {
-        let chosen = match self.turns()? {
-            Some((key, turns)) => answered(turns, key)?,
-            None => {
-                let start = self.question()?.ok_or_else(|| self.wrong_shape())?;
-                let (key, answer) = self.keys.one_of(ANSWER)?.ok_or_else(|| self.wrong_shape())?;
-                self.continued(&start, answer, key)?
-            }
-        };
-        let start = &chosen[..chosen.len() - 1];
-        let rejected = self.continued(start, rejected, "rejected_response")?;
-        Ok(Comparison { dialogues: self.each_with_system_and_tools(vec![chosen, rejected])?, scores: self.margin()? })
-    }
-
-    /// A pair's margin, as two scores that differ by it.
-    fn margin(&self) -> Parsed<Option<Vec<f64>>> {
-        let Some(margin) = self.keys.get("margin") else { return Ok(None) };
-        match margin.as_f64() {
-            Some(margin) if margin > 0.0 => Ok(Some(vec![margin, 0.0])),
-            Some(margin) => Err(format!("`margin` is {margin}, expected above 0: the chosen answer is the better one")),
-            None => Err(format!("`margin` is {}, expected a number", a_value(margin))),
-        }
-    }
-
-    fn ranked(&self, responses: &Value, scores: &Value) -> Parsed<Comparison> {
-        let start = self.question()?.ok_or_else(|| self.wrong_shape())?;
-        let responses = list(responses, "responses", "answers")?;
-        let scores = list(scores, "scores", "numbers")?;
-        if !(2..=MAX_RANKED).contains(&responses.len()) {
-            return Err(format!("`responses` has {} answers, expected 2 to {MAX_RANKED}", responses.len()));
-        }
-        if responses.len() != scores.len() {
-            return Err(format!(
-                "{} `responses` but {} `scores`, expected one score per answer",
-                responses.len(),
-                scores.len()
-            ));
-        }
-        let scores = scores.iter().enumerate().map(|(index, score)| mean_score(score, &format!("scores[{index}]")));
-        let scores = scores.collect::<Parsed<Vec<f64>>>()?;
-        Ok(Comparison { dialogues: self.each_continued(&start, responses)?, scores: Some(scores) })
-    }
-
     /// A dialogue to be answered.
     pub(super) fn prompt(&self) -> Parsed<Dialogue> {
         let (key, messages) = match self.question()? {
@@ -197,7 +116,7 @@ impl<'a> Row<'a> {
 
     /// The turns before the answers, if the row has a question: its history, then one user turn for a text,
     /// or the turns of a transcript.
-    fn question(&self) -> Parsed<Option<Vec<Message>>> {
+    pub(super) fn question(&self) -> Parsed<Option<Vec<Message>>> {
         let (question, context) = (self.keys.one_of(QUESTION)?, self.keys.full_one_of(CONTEXT)?);
         let (key, value) = match (question, context) {
             (None, Some(("input", text))) => ("input", text),
@@ -272,7 +191,7 @@ impl<'a> Row<'a> {
     }
 
     /// Refuses reasoning of a row with several answers: it is unclear which it belongs to.
-    fn refuse_row_reasoning(&self) -> Parsed<()> {
+    pub(super) fn refuse_row_reasoning(&self) -> Parsed<()> {
         match self.keys.full_one_of(REASONING)? {
             None => Ok(()),
             Some((key, _)) => {
@@ -282,7 +201,7 @@ impl<'a> Row<'a> {
     }
 
     /// The row's turns, and their key.
-    fn turns(&self) -> Parsed<Option<(&'static str, Vec<Message>)>> {
+    pub(super) fn turns(&self) -> Parsed<Option<(&'static str, Vec<Message>)>> {
         let Some((key, list)) = self.keys.one_of(TURNS)? else { return Ok(None) };
         if self.keys.get(HISTORY).is_some_and(|history| !is_empty(history)) {
             return Err(format!("`{HISTORY}` beside turns, expected all turns in one list"));
@@ -308,7 +227,7 @@ impl<'a> Row<'a> {
         Ok(Dialogue { messages, tools: self.tools()? })
     }
 
-    fn each_with_system_and_tools(&self, dialogues: Vec<Vec<Message>>) -> Parsed<Vec<Dialogue>> {
+    pub(super) fn each_with_system_and_tools(&self, dialogues: Vec<Vec<Message>>) -> Parsed<Vec<Dialogue>> {
         dialogues.into_iter().map(|messages| self.with_system_and_tools(messages)).collect()
     }
 
@@ -331,7 +250,7 @@ impl<'a> Row<'a> {
 
     /// `start` followed by one answer: a text, a message, or messages. Messages that repeat `start` are the
     /// whole dialogue.
-    fn continued(&self, start: &[Message], value: &Value, key: &str) -> Parsed<Vec<Message>> {
+    pub(super) fn continued(&self, start: &[Message], value: &Value, key: &str) -> Parsed<Vec<Message>> {
         let rest = match value {
             // If the prompt is a transcript, the space after `Assistant:` is not part of the answer.
             Value::String(text) if self.has_transcript_prompt() && !is_whole_transcript(text) => {
@@ -364,7 +283,7 @@ impl<'a> Row<'a> {
     }
 
     /// `start` with each of several answers.
-    fn each_continued(&self, start: &[Message], answers: &[Value]) -> Parsed<Vec<Dialogue>> {
+    pub(super) fn each_continued(&self, start: &[Message], answers: &[Value]) -> Parsed<Vec<Dialogue>> {
         let dialogues = answers.iter().enumerate();
         let each = |(index, answer)| {
             self.with_system_and_tools(self.continued(start, answer, &format!("responses[{index}]"))?)
@@ -373,7 +292,7 @@ impl<'a> Row<'a> {
     }
 
     /// A whole dialogue: messages or a transcript.
-    fn whole(&self, value: &Value, key: &str) -> Parsed<Vec<Message>> {
+    pub(super) fn whole(&self, value: &Value, key: &str) -> Parsed<Vec<Message>> {
         let messages = match value {
             Value::String(text) => {
                 let turns = transcript(text, key)?;
@@ -385,12 +304,12 @@ impl<'a> Row<'a> {
         answered(messages, key)
     }
 
-    fn wrong_shape(&self) -> String {
+    pub(super) fn wrong_shape(&self) -> String {
         wrong_shape(self.map, self.kind)
     }
 }
 
-fn answered(messages: Vec<Message>, key: &str) -> Parsed<Vec<Message>> {
+pub(super) fn answered(messages: Vec<Message>, key: &str) -> Parsed<Vec<Message>> {
     match messages.last() {
         Some(last) if last.role != Role::Assistant => {
             Err(format!("`{key}` ends with a turn of role `{}`, expected an answer", last.role.name()))
@@ -401,23 +320,6 @@ fn answered(messages: Vec<Message>, key: &str) -> Parsed<Vec<Message>> {
     }
 }
 
-/// The score of an answer: one number, or the mean of a list of ratings, in which null is a missing rating.
-fn mean_score(score: &Value, location: &str) -> Parsed<f64> {
-    let number = |value: &Value, location: &str, expected: &str| {
-        value.as_f64().ok_or_else(|| format!("`{location}` is {}, expected {expected}", a_value(value)))
-    };
-    let Value::Array(votes) = score else { return number(score, location, "a number, or a list of them") };
-    let given = votes.iter().enumerate().filter(|(_, vote)| !vote.is_null());
-    let votes = given.map(|(index, vote)| number(vote, &format!("{location}[{index}]"), "a number"));
-    let mut votes = votes.collect::<Parsed<Vec<f64>>>()?;
-    if votes.is_empty() {
-        return Err(format!("`{location}` has no number, expected at least one"));
-    }
-    // Sorted, so that the mean does not depend on the order of ratings, even in its last bit.
-    votes.sort_by(f64::total_cmp);
-    Ok(votes.iter().sum::<f64>() / votes.len() as f64)
-}
-
-fn list<'a>(value: &'a Value, key: &str, of: &str) -> Parsed<&'a [Value]> {
+pub(super) fn list<'a>(value: &'a Value, key: &str, of: &str) -> Parsed<&'a [Value]> {
     value.as_array().map(Vec::as_slice).ok_or_else(|| format!("`{key}` is {}, expected a list of {of}", a_value(value)))
 }

@@ -1,7 +1,9 @@
 //! Parquet tables, row by row. The parquet crate decodes schema, levels and values, but its input is checked
 //! and limited first ([`thrift`] checks the footer, [`pages`] every page). Each row becomes a line of JSON
-//! ([`rows`]).
+//! ([`rows`], of the values of each [`column`]).
 
+mod column;
+mod error;
 mod pages;
 mod rows;
 #[cfg(test)]
@@ -9,9 +11,7 @@ mod tests;
 mod thrift;
 
 use std::cell::Cell;
-use std::fmt;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use std::sync::atomic::AtomicU64;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 
-use super::source::{ReadError, ReadResult};
+use super::source::{PARQUET_MAGIC, ReadError, ReadResult};
+use column::Column;
+use error::{RowError, damaged, read_error, refused, within};
 use pages::{Counts, Pages};
-use rows::{Column, Node, RowError};
+use rows::Node;
 
-/// The first and last bytes of a Parquet file.
-pub(super) const MAGIC: &[u8; 4] = b"PAR1";
 /// The limit for the footer: the schema and the offsets of all columns. A thousand row groups of ten columns
 /// need about 3 MB.
 const MAX_FOOTER_BYTES: u64 = 16 << 20;
@@ -116,7 +116,7 @@ fn read_footer(file: &File, size: u64) -> Result<Vec<u8>, ParquetError> {
     let mut tail = [0; 8];
     let before = size.checked_sub(12).ok_or_else(|| damaged("it is too short"))?;
     file.read_exact_at(&mut tail, size - 8)?;
-    if tail[4..] != *MAGIC {
+    if tail[4..] != *PARQUET_MAGIC {
         return Err(damaged("the magic bytes at its end are missing"));
     }
     let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
@@ -155,7 +155,7 @@ fn check_groups(metadata: &ParquetMetaData, size: u64, counts: &Counts) -> Resul
         for chunk in group.columns() {
             num_bytes = num_bytes.saturating_add(count(chunk.uncompressed_size())?);
             let (start, end) = byte_range(chunk);
-            if start < MAGIC.len() as u64 || end > size {
+            if start < PARQUET_MAGIC.len() as u64 || end > size {
                 let error = damaged("its offset is outside the file");
                 return Err(within(&chunk.column_path().string(), error));
             }
@@ -163,67 +163,6 @@ fn check_groups(metadata: &ParquetMetaData, size: u64, counts: &Counts) -> Resul
     }
     counts.check_limit(num_bytes)?;
     counts.check_limit(num_rows.saturating_mul(MIN_ROW_BYTES))
-}
-
-/// A message of our own, carried through the library's error type.
-#[derive(Debug)]
-struct Refused(String);
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refused {}
-
-/// An error with a complete message: what is wrong and what was expected.
-fn refused(what: String) -> ParquetError {
-    ParquetError::External(Box::new(Refused(what)))
-}
-
-fn damaged(what: &str) -> ParquetError {
-    ParquetError::General(what.to_owned())
-}
-
-/// Adds the column's name to an error.
-fn within(column: &str, error: ParquetError) -> ParquetError {
-    let column = clipped(column);
-    match error {
-        ParquetError::External(inner) => match inner.downcast::<Refused>() {
-            Ok(inner) => refused(format!("column `{column}`: {inner}")),
-            Err(other) => ParquetError::External(other),
-        },
-        error => ParquetError::General(format!("column `{column}`: {}", library_message(&error))),
-    }
-}
-
-/// The library's message, on one line.
-fn library_message(error: &ParquetError) -> String {
-    let text = error.to_string();
-    clipped(text.strip_prefix("Parquet error: ").unwrap_or(&text))
-}
-
-/// Data is untrusted: a message quotes little of it, on one line.
-fn clipped(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { ' ' } else { char }).take(160).collect()
-}
-
-fn read_error(error: ParquetError) -> ReadError {
-    let expected = "expected a whole file";
-    match error {
-        ParquetError::External(inner) => match inner.downcast::<Refused>() {
-            Ok(refused) => ReadError::File(refused.0),
-            Err(inner) => match inner.downcast::<io::Error>() {
-                Ok(error) if error.kind() != io::ErrorKind::UnexpectedEof => ReadError::Io(*error),
-                Ok(_) => ReadError::File(format!("damaged or cut off Parquet data (it ends early), {expected}")),
-                Err(other) => {
-                    ReadError::File(format!("damaged Parquet data ({}), {expected}", clipped(&other.to_string())))
-                }
-            },
-        },
-        error => ReadError::File(format!("damaged or cut off Parquet data ({}), {expected}", library_message(&error))),
-    }
 }
 
 thread_local! {

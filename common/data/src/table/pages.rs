@@ -14,8 +14,8 @@ use parquet::errors::Result;
 use parquet::schema::types::ColumnDescriptor;
 
 use super::super::source::{MAX_DECOMPRESSED_BYTES, MAX_RATIO, Zstd};
+use super::error::{damaged, refused};
 use super::thrift::{PageHeader, PageKind, Thrift};
-use super::{damaged, refused};
 
 /// The limit for pages in memory at a time, over all columns. Writers aim at 1 or 8 MB per page.
 const MAX_HELD_BYTES: u64 = 256 << 20;
@@ -144,8 +144,7 @@ impl Pages {
     }
 
     /// The content after a header. Its first `plain` bytes are never compressed.
-    fn content(&mut self, header: &PageHeader, plain: usize, compressed: bool) -> Result<Vec<u8>> {
-        let codec = if compressed { self.codec } else { Compression::UNCOMPRESSED };
+    fn content(&mut self, header: &PageHeader, plain: usize, codec: Compression) -> Result<Vec<u8>> {
         if plain > header.stored || plain > header.size {
             return Err(damaged("the levels of a page are longer than the page"));
         }
@@ -180,7 +179,7 @@ impl Pages {
             PageKind::Data { num_values, encoding, def_encoding, rep_encoding } => {
                 self.count_values(num_values)?;
                 let encoding = encoding_of(encoding)?;
-                let content = self.content(header, 0, true)?;
+                let content = self.content(header, 0, self.codec)?;
                 let (def_level_encoding, rep_level_encoding) = (encoding_of(def_encoding)?, encoding_of(rep_encoding)?);
                 if encoding == Encoding::DELTA_LENGTH_BYTE_ARRAY {
                     let levels = [rep_level_encoding, def_level_encoding];
@@ -199,7 +198,8 @@ impl Pages {
                 self.count_values(num_values)?;
                 let encoding = encoding_of(encoding)?;
                 let levels = def_bytes as usize + rep_bytes as usize;
-                let content = self.content(header, levels, compressed)?;
+                let codec = if compressed { self.codec } else { Compression::UNCOMPRESSED };
+                let content = self.content(header, levels, codec)?;
                 if encoding == Encoding::DELTA_LENGTH_BYTE_ARRAY {
                     check_lengths(&content[levels..], num_values)?;
                 }
@@ -216,7 +216,7 @@ impl Pages {
                 })
             }
             PageKind::Dictionary { num_values, encoding } => {
-                let content = self.content(header, 0, true)?;
+                let content = self.content(header, 0, self.codec)?;
                 if num_values as usize > content.len() || u64::from(num_values) > MAX_VALUES {
                     return Err(damaged("a dictionary has fewer values than its header says"));
                 }

@@ -72,17 +72,18 @@ pub(super) fn holds_run(out: &Path) -> bool {
     [CONFIG, RUN, METRICS, SAMPLES, CHECKPOINTS, "model", "value"].iter().any(|name| out.join(name).exists())
 }
 
-/// Refuses a folder with a run unless it is to be resumed, and refuses to resume with a different config,
-/// inputs or batches.
-pub(super) fn check(out: &Path, resume: bool, config: &str, facts: &Map<String, Value>) -> Result<()> {
+/// Refuses a folder with a run, for a run that is not to resume one.
+pub(super) fn check_unused(out: &Path) -> Result<()> {
     if !holds_run(out) {
         return Ok(());
     }
-    if !resume {
-        return Err(Error::invalid(
-            out.display(),
-            "has a run already; expected a new or empty folder, or --resume to continue it",
-        ));
+    Err(Error::invalid(out.display(), "has a run already; expected a new or empty folder, or --resume to continue it"))
+}
+
+/// Refuses to resume the folder's run, if it has one, with a different config, inputs or batches.
+pub(super) fn check_resume(out: &Path, config: &str, facts: &Map<String, Value>) -> Result<()> {
+    if !holds_run(out) {
+        return Ok(());
     }
     let (path, run, then) = (out.join(CONFIG), out.join(RUN), read_facts(out)?);
     let (inputs_then, inputs_now) = (then.get(INPUTS), facts.get(INPUTS));

@@ -37,6 +37,9 @@
 //! samples.jsonl and the TensorBoard files to the checkpoint it starts from. At most one checkpoint is being
 //! written, and every access to checkpoints waits for it: so the behaviour of a run never depends on the
 //! speed of the disk.
+//!
+//! `start` begins a run, `result` ends it; here is what a loop does in between. `folder` has the names, the lock
+//! and run.json, `past` what a resumed run takes over, `saving` the thread that writes a checkpoint.
 
 mod best;
 mod contents;
@@ -44,9 +47,10 @@ mod folder;
 mod inputs;
 mod past;
 mod recorded;
+mod result;
 mod saving;
+mod start;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,16 +58,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{self, Snapshot, State};
-use crate::metrics::{self, Histogram, Lines, Metrics, Shown, TensorBoard};
+use crate::metrics::{Histogram, Lines, Metrics, TensorBoard};
 use crate::plot::Png;
-use align_core::atomic_files;
-use align_core::atomic_files::{TEMPORARY, replace_folder, sync_if_exists, sync_tree, write_atomic};
+use align_core::atomic_files::sync_if_exists;
 use align_core::config::RunSection;
-use align_core::error::{Error, Result};
+use align_core::error::Result;
 use align_core::process_memory;
 
 use best::EvalLosses;
-use past::{Clock, History, RunState};
+use folder::CHECKPOINTS;
+use past::{Clock, RunState};
 use saving::Saving;
 
 pub use best::Best;
@@ -71,11 +75,7 @@ pub use contents::{Contents, read};
 pub use folder::{BACKEND, SHORT_BATCH};
 pub use inputs::{Input, fingerprints};
 pub use recorded::{Failure, Recorded};
-
-use folder::{CHECKPOINTS, CONFIG, METRICS, RECORDS, SAMPLES, TENSORBOARD};
-
-/// The maximum number of steps recorded while a run continues. The step that ends it is always recorded.
-const MAX_RECORDS: usize = 16;
+pub use start::{Preflight, Spec, Started, planned_steps, preflight};
 
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,53 +94,6 @@ pub enum Outcome {
     },
     /// The run was asked to stop; a checkpoint is written.
     Interrupted {
-        /// Steps done.
-        step: u64,
-    },
-}
-
-/// What a run needs to start.
-#[derive(Debug)]
-pub struct Spec<'a> {
-    /// `[run]`.
-    pub section: &'a RunSection,
-    /// The resolved config as TOML, from [`align_core::config::to_toml`].
-    pub config: &'a str,
-    /// Whether to resume a run in the folder.
-    pub resume: bool,
-    /// Steps of the whole run.
-    pub steps: u64,
-    /// The metadata for run.json: version, commit, libtorch, device, seed, parameter and row counts.
-    /// `inputs`, the [`fingerprints`] of data and weights, must be equal across a resume.
-    pub facts: Map<String, Value>,
-    /// Set by the binary when the run is asked to stop.
-    pub interrupt: Arc<AtomicBool>,
-}
-
-/// A run that is ready to start, or one that has nothing left to do.
-#[derive(Debug)]
-pub enum Started {
-    /// The run is ready.
-    Ready(Box<Run>),
-    /// The folder has a finished run.
-    Finished {
-        /// Steps done.
-        step: u64,
-    },
-}
-
-/// The result of [`preflight`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Preflight {
-    /// A new run would start at step 0.
-    Fresh,
-    /// A resumed run would continue after this step.
-    Resume {
-        /// Steps done.
-        step: u64,
-    },
-    /// The folder has a finished run.
-    Finished {
         /// Steps done.
         step: u64,
     },
@@ -169,123 +122,7 @@ pub struct Run {
     _lock: folder::Lock,
 }
 
-/// Checks the folder without changing anything: for `--dry-run`, and to refuse a folder before a model is
-/// loaded.
-///
-/// # Errors
-/// [`Error::Invalid`] when [`Run::start`] would refuse; the lock is not checked.
-pub fn preflight(
-    out: &Path,
-    resume: bool,
-    config: &str,
-    steps: Option<u64>,
-    facts: &Map<String, Value>,
-) -> Result<Preflight> {
-    if out.exists() && !out.is_dir() {
-        return Err(Error::invalid(out.display(), "is a file, expected a folder to write the run into"));
-    }
-    if let Some(file) = out.ancestors().skip(1).find(|above| above.is_file()) {
-        let what = format!("is below {}, which is a file; expected a folder to write the run into", file.display());
-        return Err(Error::invalid(out.display(), what));
-    }
-    folder::check(out, resume, config, facts)?;
-    if let Some(step) = folder::finished(out, config, steps)? {
-        return Ok(Preflight::Finished { step });
-    }
-    Ok(match folder::newest(out)? {
-        Some((step, _)) => Preflight::Resume { step },
-        None => Preflight::Fresh,
-    })
-}
-
-/// The planned number of steps of the run in a folder; `None` if there is no run.
-///
-/// # Errors
-/// [`Error::Invalid`] when its run.json is damaged.
-pub fn planned_steps(out: &Path) -> Result<Option<u64>> {
-    Ok(folder::read_facts(out)?.get("steps").and_then(Value::as_u64))
-}
-
 impl Run {
-    /// Locks the folder, and creates it or, to resume, truncates its files to the newest checkpoint. Called
-    /// after data and checkpoint headers are checked and before a model is loaded, so that a refusal comes
-    /// early.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when another process uses the folder, when it has a run that is not to be resumed
-    /// or one with another config, and when the newest checkpoint is damaged; [`Error::Io`] when the folder
-    /// cannot be written.
-    pub fn start(spec: Spec<'_>) -> Result<Started> {
-        let out = spec.section.out.clone();
-        let lock = folder::lock(&out)?;
-        folder::check(&out, spec.resume, spec.config, &spec.facts)?;
-        let old = folder::read_facts(&out)?;
-        if let Some(step) = folder::finished(&out, spec.config, Some(spec.steps))? {
-            return Ok(Started::Finished { step });
-        }
-        folder::clean(&out)?;
-        let from = folder::newest(&out)?;
-        if let Some((step, path)) = &from {
-            checkpoint::verify(path)?;
-            if *step > spec.steps {
-                let what = format!("is at step {step} already, expected at least that many steps, not {}", spec.steps);
-                return Err(Error::invalid(out.display(), what));
-            }
-        }
-        let next_step = from.as_ref().map_or(0, |(step, _)| *step);
-        let run_state = from.as_ref().map(|(_, path)| RunState::read(path)).transpose()?;
-        let seconds = run_state.as_ref().map_or(0.0, |state| state.seconds);
-        let is_other_dtype = run_state.and_then(|state| state.result_dtype) != Some(spec.section.result_dtype);
-        let models_are_due = from
-            .as_ref()
-            .is_some_and(|(step, path)| !checkpoint::has_models(path) || (is_other_dtype && *step == spec.steps));
-        let was_last = old.get("steps").and_then(Value::as_u64) == Some(next_step);
-        let extended = was_last && spec.steps > next_step;
-        let history = History { next_step, extended, section: spec.section.clone() };
-        let mut metrics = Lines::new(out.join(METRICS));
-        let mut eval_losses = EvalLosses::default();
-        metrics.retain(&mut |step, line| {
-            let line = history.line(step, line)?;
-            eval_losses.record(step, line.iter().map(|(name, value)| (name.as_str(), value.as_f64())));
-            Some(line)
-        })?;
-        let mut samples = Lines::new(out.join(SAMPLES));
-        samples.create()?;
-        samples.retain(&mut |step, line| (history.keeps(step) && history.evaluated(step)).then_some(line))?;
-        metrics::retain(&out.join(TENSORBOARD), &|step, shown| match shown {
-            Shown::Scalar(name) => history.keeps_value(step, name),
-            Shown::Picture => history.keeps(step) && history.evaluated(step),
-        })?;
-
-        write_atomic(&out.join(CONFIG), spec.config.as_bytes())?;
-        let facts = facts(old, spec.facts, spec.steps, next_step);
-        let board = TensorBoard::create(&out.join(TENSORBOARD))?;
-        let mut run = Run {
-            section: spec.section.clone(),
-            steps: spec.steps,
-            facts,
-            interrupt: spec.interrupt,
-            stopping: false,
-            from: from.map(|(_, path)| path),
-            models_are_due,
-            next_step,
-            metrics,
-            samples,
-            board,
-            clock: Clock::new(seconds, next_step),
-            eval_losses,
-            saving: None,
-            _lock: lock,
-            out,
-        };
-        let best = run.best()?;
-        run.note_best(best.as_ref());
-        folder::write_facts(&run.out, &run.facts)?;
-        // In case the last process was killed before it did so.
-        checkpoint::prune(&run.out.join(CHECKPOINTS), run.section.keep, best.map(|best| best.step))?;
-        Ok(Started::Ready(Box::new(run)))
-    }
-
     /// The run's folder.
     pub fn out(&self) -> &Path {
         &self.out
@@ -474,47 +311,6 @@ impl Run {
         self.facts.insert("best".to_owned(), entry.clone()) != Some(entry)
     }
 
-    /// Writes records/step-….json for the step that ends with `done` steps: its alarms, the non-finite
-    /// quantity if there is one, and its inputs. Returns the file's path.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when it cannot be written.
-    pub fn record(
-        &mut self,
-        done: u64,
-        alarms: &[String],
-        failure: Option<&Failure>,
-        worked_on: Value,
-    ) -> Result<PathBuf> {
-        let folder = self.out.join(RECORDS);
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let path = folder.join(format!("{}.json", checkpoint::folder_name(done)));
-        let from = self.last_checkpoint(done - 1)?.map(|(_, path)| path);
-        let record =
-            serde_json::json!({ "alarms": alarms, "failure": failure, "replay_from": from, "worked_on": worked_on });
-        write_atomic(&path, format!("{record}\n").as_bytes())?;
-        Ok(path)
-    }
-
-    /// Writes records/step-…/: a checkpoint from before the step that would have ended with `done` steps, so
-    /// that [`Recorded`] can replay that step directly.
-    ///
-    /// # Errors
-    /// As [`checkpoint::save`].
-    pub fn keep_for_replay(&self, done: u64, snapshot: Snapshot) -> Result<()> {
-        let run_state = self.run_state();
-        checkpoint::save(&self.out.join(RECORDS), done, snapshot, |temporary| run_state.write(temporary)).map(drop)
-    }
-
-    /// Whether a run that continues may write another record. The first ones are the informative ones, and
-    /// repeated alarms must not fill the disk.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the folder cannot be listed.
-    pub fn has_room_for_records(&self) -> Result<bool> {
-        Ok(checkpoint::numbered(&self.out.join(RECORDS), ".json")?.len() < MAX_RECORDS)
-    }
-
     /// The newest checkpoint of at most `done` steps.
     ///
     /// # Errors
@@ -523,86 +319,6 @@ impl Run {
         self.wait()?;
         Ok(checkpoint::list(&self.out.join(CHECKPOINTS))?.into_iter().rfind(|(step, _)| *step <= done))
     }
-
-    /// Makes the models of the checkpoint of `step` steps the result, and removes later checkpoints.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when that checkpoint is damaged; [`Error::Io`] when something cannot be written.
-    pub fn roll_back(&mut self, step: u64) -> Result<()> {
-        self.wait()?;
-        let mut later = checkpoint::list(&self.out.join(CHECKPOINTS))?;
-        later.retain(|(other, _)| *other >= step);
-        let Some((_, from)) = later.iter().find(|(other, _)| *other == step) else { return Ok(()) };
-        checkpoint::verify(from)?;
-        self.publish(from)?;
-        later
-            .iter()
-            .filter(|(other, _)| *other > step)
-            .try_for_each(|(_, path)| atomic_files::remove_folder_atomically(path))
-    }
-
-    /// Makes the models of the last checkpoint the result: `model`, and `value` if there is one.
-    ///
-    /// # Errors
-    /// As [`Run::wait`]; [`Error::Io`] when something cannot be written.
-    ///
-    /// # Panics
-    /// When no checkpoint was saved: the last step always has one.
-    pub fn finish(&mut self) -> Result<Outcome> {
-        let (_, last) = self.last_checkpoint(self.steps)?.expect("the last step was saved");
-        self.publish(&last)?;
-        self.metrics.sync()?;
-        self.samples.sync()?;
-        self.facts.insert("finished".to_owned(), Value::from(folder::now()));
-        self.facts.insert("finished_step".to_owned(), Value::from(self.steps));
-        self.facts.insert("seconds".to_owned(), Value::from(self.clock.seconds()));
-        folder::write_facts(&self.out, &self.facts)?;
-        Ok(Outcome::Finished { step: self.steps })
-    }
-
-    /// Adds an entry on the run's result to run.json.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when it cannot be written.
-    pub fn add_fact(&mut self, name: &str, value: Value) -> Result<()> {
-        self.facts.insert(name.to_owned(), value);
-        folder::write_facts(&self.out, &self.facts)
-    }
-
-    /// Replaces the result by the models of a checkpoint: copies them to a temporary folder, then renames
-    /// each.
-    fn publish(&self, from: &Path) -> Result<()> {
-        let temporary = self.out.join(format!("{TEMPORARY}result"));
-        fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
-        checkpoint::copy_models(from, &temporary)?;
-        sync_tree(&temporary)?;
-        for entry in fs::read_dir(&temporary).map_err(Error::io(&temporary))? {
-            let entry = entry.map_err(Error::io(&temporary))?;
-            replace_folder(&entry.path(), &self.out.join(entry.file_name()))?;
-        }
-        fs::remove_dir(&temporary).map_err(Error::io(&temporary))
-    }
-}
-
-/// The contents of run.json: the stage's metadata, and the run's start and resumptions.
-fn facts(mut old: Map<String, Value>, new: Map<String, Value>, steps: u64, next_step: u64) -> Map<String, Value> {
-    let now = folder::now();
-    let mut resumed = match old.remove("resumed") {
-        Some(Value::Array(times)) => times,
-        _ => Vec::new(),
-    };
-    let started = match old.remove("started") {
-        None => Value::from(now),
-        Some(started) => {
-            resumed.push(serde_json::json!({ "step": next_step, "time": now }));
-            started
-        }
-    };
-    let mut facts = new;
-    facts.insert("steps".to_owned(), Value::from(steps));
-    facts.insert("started".to_owned(), started);
-    facts.insert("resumed".to_owned(), Value::Array(resumed));
-    facts
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! The record of a failed step, from which the step can be replayed.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Run;
 use super::contents::no_run;
 use super::folder::{self, CONFIG, INPUTS, RECORDS, RUN};
 use super::inputs::{self, Input};
-use crate::checkpoint;
+use crate::checkpoint::{self, Snapshot};
+use align_core::atomic_files::write_atomic;
 use align_core::error::{Error, Problems, Result};
 use align_core::manifest;
 
@@ -43,6 +46,52 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} is {}", self.what, self.number)
+    }
+}
+
+/// The maximum number of steps recorded while a run continues. The step that ends it is always recorded.
+const MAX_RECORDS: usize = 16;
+
+impl Run {
+    /// Writes records/step-….json for the step that ends with `done` steps: its alarms, the non-finite
+    /// quantity if there is one, and its inputs. Returns the file's path.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn record(
+        &mut self,
+        done: u64,
+        alarms: &[String],
+        failure: Option<&Failure>,
+        worked_on: Value,
+    ) -> Result<PathBuf> {
+        let folder = self.out.join(RECORDS);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let path = folder.join(format!("{}.json", checkpoint::folder_name(done)));
+        let from = self.last_checkpoint(done - 1)?.map(|(_, path)| path);
+        let record =
+            serde_json::json!({ "alarms": alarms, "failure": failure, "replay_from": from, "worked_on": worked_on });
+        write_atomic(&path, format!("{record}\n").as_bytes())?;
+        Ok(path)
+    }
+
+    /// Writes records/step-…/: a checkpoint from before the step that would have ended with `done` steps, so
+    /// that [`Recorded`] can replay that step directly.
+    ///
+    /// # Errors
+    /// As [`checkpoint::save`].
+    pub fn keep_for_replay(&self, done: u64, snapshot: Snapshot) -> Result<()> {
+        let run_state = self.run_state();
+        checkpoint::save(&self.out.join(RECORDS), done, snapshot, |temporary| run_state.write(temporary)).map(drop)
+    }
+
+    /// Whether a run that continues may write another record. The first ones are the informative ones, and
+    /// repeated alarms must not fill the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be listed.
+    pub fn has_room_for_records(&self) -> Result<bool> {
+        Ok(checkpoint::numbered(&self.out.join(RECORDS), ".json")?.len() < MAX_RECORDS)
     }
 }
 
@@ -101,7 +150,7 @@ impl Recorded {
         let path = checkpoint.with_extension("json");
         let damaged = |what: &dyn std::fmt::Display| Error::invalid(path.display(), format!("is damaged: {what}"));
         let bytes =
-            std::fs::read(&path).map_err(|error| Error::invalid(path.display(), format!("cannot be read: {error}")))?;
+            fs::read(&path).map_err(|error| Error::invalid(path.display(), format!("cannot be read: {error}")))?;
         let mut record: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|error| damaged(&error))?;
         let failure = record.remove("failure").unwrap_or_default();
         let failure = Failure::deserialize(failure).map_err(|error| damaged(&error))?;

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::rendered::render;
+use super::turns::Ending;
 use super::{Dialogue, Message, Role};
 use crate::template::Template;
 use crate::tokenizer::Tokenizer;
@@ -15,29 +16,29 @@ fn assistant(content: &str) -> Message {
     Message::new(Role::Assistant, content)
 }
 
-/// Plain dialogues on which a template must agree, and whether they ask for the generation prompt.
-pub(super) fn plain() -> Vec<(Dialogue, bool)> {
+/// Plain dialogues on which a template must agree, and how their output ends.
+pub(super) fn plain() -> Vec<(Dialogue, Ending)> {
     let system = Message::new(Role::System, "Answer in one word.");
     let short = vec![user("What is the capital of France?"), assistant("Paris.")];
     let long = [&short[..], &[user("And of Japan,\nplease?"), assistant("东京 (Tokyo)")]].concat();
     let with_system = [&[system], &long[..]].concat();
     let probes = [
-        (short.clone(), false),
-        (long.clone(), false),
-        (with_system.clone(), false),
-        (short[..1].to_vec(), true),
-        (long[..3].to_vec(), true),
-        (with_system[..4].to_vec(), true),
+        (short.clone(), Ending::LastTurn),
+        (long.clone(), Ending::LastTurn),
+        (with_system.clone(), Ending::LastTurn),
+        (short[..1].to_vec(), Ending::Prompt),
+        (long[..3].to_vec(), Ending::Prompt),
+        (with_system[..4].to_vec(), Ending::Prompt),
     ];
-    probes.map(|(messages, asks)| (messages.into(), asks)).into()
+    probes.map(|(messages, ending)| (messages.into(), ending)).into()
 }
 
 /// Text-only dialogues that templates format differently: leading and trailing white space, several turns of
 /// one speaker in a row, a dialogue that begins with an answer, a system message in between, a last turn that
 /// is not an answer, empty texts, markup.
-pub(super) fn extended() -> Vec<(Dialogue, bool)> {
+pub(super) fn extended() -> Vec<(Dialogue, Ending)> {
     let probes = [
-        (vec![user("  spaces \t"), assistant(" around them \n\n")], false),
+        (vec![user("  spaces \t"), assistant(" around them \n\n")], Ending::LastTurn),
         (
             vec![
                 user("\n\nline breaks\r\n"),
@@ -45,28 +46,31 @@ pub(super) fn extended() -> Vec<(Dialogue, bool)> {
                 user("\nmore"),
                 assistant("\n\nof them"),
             ],
-            false,
+            Ending::LastTurn,
         ),
-        (vec![user("one"), assistant("first"), assistant("second"), assistant("third")], false),
-        (vec![user("one"), user("two"), assistant("both")], false),
-        (vec![assistant("Hello!"), user("Hi."), assistant("What can I do?")], false),
+        (vec![user("one"), assistant("first"), assistant("second"), assistant("third")], Ending::LastTurn),
+        (vec![user("one"), user("two"), assistant("both")], Ending::LastTurn),
+        (vec![assistant("Hello!"), user("Hi."), assistant("What can I do?")], Ending::LastTurn),
         (
             vec![user("one"), assistant("two"), Message::new(Role::System, "Be brief."), user("three"), assistant("4")],
-            false,
+            Ending::LastTurn,
         ),
-        (vec![user("one"), assistant("two"), user("three")], false),
-        (vec![user(""), assistant("An empty question.")], false),
-        (vec![user("<b> & {{ x }} {% y %} 'quoted' \"twice\" \\n"), assistant("<answer>\u{a0}é</answer>")], false),
-        (vec![Message::new(Role::System, ""), user("one"), assistant("two")], false),
-        (vec![user("  spaces \n"), assistant("\n x \n"), user(" y \n")], true),
-        (vec![assistant("Hello!"), user("one"), user("two")], true),
+        (vec![user("one"), assistant("two"), user("three")], Ending::LastTurn),
+        (vec![user(""), assistant("An empty question.")], Ending::LastTurn),
+        (
+            vec![user("<b> & {{ x }} {% y %} 'quoted' \"twice\" \\n"), assistant("<answer>\u{a0}é</answer>")],
+            Ending::LastTurn,
+        ),
+        (vec![Message::new(Role::System, ""), user("one"), assistant("two")], Ending::LastTurn),
+        (vec![user("  spaces \n"), assistant("\n x \n"), user(" y \n")], Ending::Prompt),
+        (vec![assistant("Hello!"), user("one"), user("two")], Ending::Prompt),
     ];
-    probes.map(|(messages, asks)| (messages.into(), asks)).into()
+    probes.map(|(messages, ending)| (messages.into(), ending)).into()
 }
 
 /// The system text that a template inserts into a dialogue without one; "" for none.
 pub(super) fn system_of(template: &Template, tokenizer: &Tokenizer) -> Result<String, String> {
-    let rendered = render(template, tokenizer, &[user("Hi.")].into(), true)?;
+    let rendered = render(template, tokenizer, &[user("Hi.")].into(), Ending::Prompt)?;
     let first = rendered.turns.into_iter().next().filter(|turn| turn.role == Role::System);
     Ok(first.map_or_else(String::new, |turn| turn.text.into_owned()))
 }
@@ -86,7 +90,7 @@ impl Capabilities {
         const MARK: &str = "zyxwv";
         const ANSWER: &str = "utsrq";
         let writes = |dialogue: Dialogue, marks: &[&str]| {
-            let text = render(template, tokenizer, &dialogue, false)
+            let text = render(template, tokenizer, &dialogue, Ending::LastTurn)
                 .map(|rendered| rendered.turns.iter().map(|turn| turn.text.as_ref()).collect::<String>());
             text.is_ok_and(|text| marks.iter().all(|mark| text.contains(mark)))
         };

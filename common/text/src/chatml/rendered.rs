@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use super::turns::Ending;
 use super::{Dialogue, Message, Role};
 use crate::template::Template;
 use crate::tokenizer::Tokenizer;
@@ -44,12 +45,12 @@ pub(super) fn render(
     template: &Template,
     tokenizer: &Tokenizer,
     dialogue: &Dialogue,
-    add_generation_prompt: bool,
+    ending: Ending,
 ) -> Result<Rendered, String> {
     let placeholders = Placeholders { tokenizer };
-    let text = template.render(&placeholders.dialogue(dialogue)?, add_generation_prompt)?;
+    let text = template.render(&placeholders.dialogue(dialogue)?, ending == Ending::Prompt)?;
     let mut rendered = parse(&text)?;
-    if rendered.turns.last().is_some_and(|turn| !turn.is_closed) != add_generation_prompt {
+    if rendered.turns.last().is_some_and(|turn| !turn.is_closed) != (ending == Ending::Prompt) {
         return Err(format!("the chat template writes {}, expected every turn closed by {END}", shown(&text)));
     }
     for turn in &mut rendered.turns {

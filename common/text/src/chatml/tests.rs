@@ -75,7 +75,9 @@ fn dialogues_equal_those_of_the_published_templates() {
             let think = ChatFormat::open(&dir, &Tokenizer::open(&dir).unwrap(), system).unwrap().describe()["empty_think_block"]
                 == true;
             assert_eq!(think, family == "qwen3");
-            let format = ChatFormat::new(&parsing_control_tokens(&dir), system, think, None);
+            let tokenizer = parsing_control_tokens(&dir);
+            let think = think.then(|| tokenizer.encode(EMPTY_THINK));
+            let format = ChatFormat::new(&tokenizer, system, think, None);
             let (mut compared, mut masks, mut prompts) = (0, 0, 0);
             for row in rows {
                 let turns = row["messages"].as_array().unwrap();

@@ -43,13 +43,8 @@ impl Python {
         out.write_all(bracket)
     }
 
-    fn separate<W: ?Sized + Write>(&self, out: &mut W, first: bool) -> io::Result<()> {
-        match (first, self.indent) {
-            (true, _) => {}
-            (false, None) => out.write_all(b", ")?,
-            (false, Some(_)) => out.write_all(b",")?,
-        }
-        self.new_line(out)
+    fn comma<W: ?Sized + Write>(&self, out: &mut W) -> io::Result<()> {
+        out.write_all(if self.indent.is_some() { b"," } else { b", " })
     }
 
     fn new_line<W: ?Sized + Write>(&self, out: &mut W) -> io::Result<()> {
@@ -74,7 +69,10 @@ impl Formatter for Python {
     }
 
     fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        self.separate(out, first)
+        if !first {
+            self.comma(out)?;
+        }
+        self.new_line(out)
     }
 
     fn end_array_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
@@ -91,7 +89,10 @@ impl Formatter for Python {
     }
 
     fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        self.separate(out, first)
+        if !first {
+            self.comma(out)?;
+        }
+        self.new_line(out)
     }
 
     fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
