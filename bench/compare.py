@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""A peer and `align` in turns, on the same model, rows and batch: ratios of their rates, with spread.
+"""Runs a peer and `align` alternately on the same model, rows and batch: ratios of their rates, with spread.
 
     compare.py --dir target/bench --python target/bench/venv/bin/python --ppo-trl target/bench/trl-ppo [--data DIR]
                [--rows 'sft small fp32,…'] [--rounds 3] [--quick] [--list]
 
-Each round runs `align bench` and the peer in two settings, one after the other, and the next round begins with another of them:
+Each round runs `align bench` and the peer in two settings, and the next round begins with another of the three:
 
 stock   as installed
-tuned   glibc's allocator told to keep what is freed and to use large pages; on AMD also MKL's path for Intel, by a preloaded stub
-        (intel_path.c), which is a trick for measuring and acts on the peer alone
+tuned   glibc's allocator keeps freed memory and uses large pages; on AMD also MKL's code path for Intel, by a preloaded
+        stub (intel_path.c), which is for measuring only and affects the peer alone
 
-A ratio is taken within a round; shown are their median, least and most. A round in which other processes used more than 0.15 of a
-core is thrown away and repeated. The table goes to stdout, everything to DIR/compare.json, also when it is interrupted.
+A ratio is taken within a round; the table has median, minimum and maximum. A round in which other processes used more than
+0.15 of a core is discarded and repeated. The table goes to stdout, everything to DIR/compare.json, also when it is interrupted.
 """
 import argparse
 import json
@@ -36,7 +36,7 @@ class Row:
     def __init__(self, job, model, dtype="float32", peer_dtype="float32", epochs=1, batch=8):
         self.job, self.model, self.dtype, self.peer_dtype, self.epochs, self.batch = \
             job, model, dtype, peer_dtype, epochs, batch
-        # What bench and the peer leave out at the start; a step of PPO is long.
+        # Steps that bench and the peer do not count at the start; a step of PPO is long.
         self.warm_up, self.steps = {"sft": (2, 3), "rm": (2, 5), "ppo": (1, 2), "generate": (1, 3)}[job]
         self.unit = "episodes/s" if job == "ppo" else "tokens/s"
         short = {"float32": "fp32", "bfloat16": "bf16"}

@@ -109,7 +109,7 @@ def rm(args, tokenizer):
     for row in rows(args.data):
         prompt = with_system(messages(row["prompt"], "user"))
         pair = {key: prompt + messages(row[key], "assistant") for key in ("chosen", "rejected")}
-        # `align` scores at the last answer's end; the template has a newline behind it.
+        # `align` scores at the last answer's end; the template writes a newline after it.
         if max(len(ids(tokenizer, dialogue)) - 1 for dialogue in pair.values()) <= MAX_TOKENS:
             kept.append(pair)
 

@@ -142,7 +142,7 @@ def data(folder, comparisons):
     for prompt, chosen, rejected in comparisons:
         rows["sft"].append({"messages": prompt + [message("assistant", chosen)]})
         rows["preferences"].append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-        if {"prompt": prompt} not in rows["prompts"][-4:]:  # comparisons of one prompt stand together
+        if {"prompt": prompt} not in rows["prompts"][-4:]:  # comparisons of one prompt are adjacent
             rows["prompts"].append({"prompt": prompt})
     for name, lines in rows.items():
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

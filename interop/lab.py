@@ -242,8 +242,8 @@ def end_scores(model, rows, pad_id):
 
 
 def descend(model, batches, loss_parts, lr_of, weight_decay, clip=1.0, betas=(0.9, 0.95), eps=1e-8):
-    """The plain loop of PyTorch; metrics of every step, by `align`'s names. A batch comes as parts that add up: of each,
-    `loss_parts(model, batch)` yields the loss to go backward from, and what else is told of it."""
+    """The plain loop of PyTorch; metrics of every step, by `align`'s names. A batch comes as parts that add up: for each,
+    `loss_parts(model, batch)` yields the loss to go backward from, and its other metrics."""
     model.train()  # the models have no dropout
     optimizer = torch.optim.AdamW(model.parameters(), betas=betas, eps=eps, weight_decay=weight_decay)
     lines = []

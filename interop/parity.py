@@ -33,8 +33,8 @@ def run(bench):
 
 
 class FinetuneScript:
-    """What Qwen's published fine-tuning script trains. Of every turn the start, the end and the newline behind it are labels, of an
-    answer its content, too; role, its newline and other contents are not. Each is tokenized apart, control tokens are ids."""
+    """What Qwen's published fine-tuning script trains. The start and end of every turn and the newline after it are labels, and the
+    content of an answer; role, its newline and other contents are not. Each is tokenized separately; control tokens are ids."""
 
     def __init__(self, folder):
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -51,7 +51,7 @@ class FinetuneScript:
             unread = [None] * len(role + newline)
             said = content if message["role"] == "assistant" else [None] * len(content)
             labels += [self.start, *unread, *said, self.end, *newline]
-        labels[0] = None  # nothing stands before it
+        labels[0] = None  # nothing precedes it
         return ids, [int(label is not None) for label in labels]
 
     def ids(self, text):

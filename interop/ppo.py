@@ -1,7 +1,7 @@
 """`align ppo` against a plain PyTorch PPO, and its results in transformers.
 
-First with greedy sampling (a very small top_p): transformers' greedy search writes the same responses, and every number behind them
-can be recomputed: scores, KL, values, advantages, losses, gradient norms and the weights after the update. Then as people run it:
+First with greedy sampling (a very small top_p): transformers' greedy search writes the same responses, and every number
+of the step can be recomputed: scores, KL, values, advantages, losses, gradient norms and the weights after the update. Then as people run it:
 two sampled responses, epochs of minibatches and the pretrained gradient, under both conventions for log-probabilities, on the
 tokens and minibatches that the run's own records name.
 """

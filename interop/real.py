@@ -257,7 +257,7 @@ def rms(found, others):
 
 
 def responses(bench, model, data):
-    """Ten steps of ppo with a checkpoint behind each."""
+    """Ten steps of ppo with a checkpoint after each."""
     for compute in ("float32", "bfloat16"):
         config = {
             "models": {"policy": model, "reward": bench.path("runs", "rm-float32", "model"), "dtype": compute},
@@ -278,7 +278,7 @@ def responses(bench, model, data):
 
 
 def goes_on_after_a_kill(bench, stage, name, config, whole, model=None):
-    """The same run with a checkpoint behind every step, killed in its middle: it ends with the same bytes as one that had a checkpoint
+    """The same run with a checkpoint after every step, killed in its middle: it ends with the same bytes as one that had a checkpoint
     at its end alone (`model`: its result, where that was moved)."""
     steps = (config.get("train") or config["ppo"])["steps"]
     config = {**config, "run": {**config["run"], "save_every": 1, "keep": 1}}

@@ -88,7 +88,7 @@ def dialogue(rng):
 
 
 def leads(rendered):
-    """Whether a turn's text begins with a line break, behind the one that ends the role's line."""
+    """Whether a turn's text begins with a line break, after the one that ends the role's line."""
     turns = [turn.split("\n", 1)[1] for turn in rendered.split(START)[1:]]
     return any("\n" in turn[: len(turn) - len(turn.lstrip())] for turn in (turn.split(END)[0] for turn in turns))
 

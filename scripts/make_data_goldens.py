@@ -79,7 +79,7 @@ def main():
     fields = [("id", pa.int32()), ("text", pa.dictionary(pa.int32(), pa.string())), ("weight", pa.float32()), ("kept", pa.bool_()),
               ("tags", pa.list_(pa.list_(pa.string()))), ("source", pa.struct([("url", pa.string())])), ("nothing", pa.null())]
     write_table("text.parquet", rows, pa.schema(fields), compression="snappy", row_group_size=128)
-    # The encodings that writers choose only when told to.
+    # Encodings that writers use only on request.
     lengths = {"id": "DELTA_BINARY_PACKED", "text": "DELTA_LENGTH_BYTE_ARRAY", "weight": "BYTE_STREAM_SPLIT", "kept": "RLE"}
     rest = {"tags.list.element.list.element": "PLAIN", "source.url": "PLAIN", "nothing": "PLAIN"}
     fields[1] = ("text", pa.string())

@@ -1,4 +1,5 @@
-"""Runs every stage with two builds of `align` and compares what they leave, byte for byte: for changes that must not change a number.
+"""Runs every stage with two builds of `align` and compares their run folders byte for byte: for changes that must not
+change a number.
 
     python scripts/same_results.py BEFORE AFTER --sets DIR [--work DIR] [--env NAME=VALUE …]
 

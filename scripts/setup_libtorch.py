@@ -58,7 +58,7 @@ def setup_cpu(dest):
     missing = LIBRARIES - {path.name for path in (dest / "lib").iterdir()}
     if missing:
         sys.exit(f"setup_libtorch: the wheels did not hold {', '.join(sorted(missing))}")
-    # The wheel's own libtorch.so needs libtorch_cuda and gigabytes behind it; this linker script needs the CPU library alone.
+    # The wheel's own libtorch.so needs libtorch_cuda and gigabytes of libraries; this linker script needs the CPU library alone.
     (dest / "lib" / "libtorch.so").write_text("INPUT(-ltorch_cpu)\n")
 
 

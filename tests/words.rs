@@ -6,7 +6,12 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders that are checked.
-const CHECKED: [&str; 12] = [
+const CHECKED: [&str; 21] = [
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "bench",
     "build.rs",
     "common/core",
     "common/data",
@@ -15,8 +20,12 @@ const CHECKED: [&str; 12] = [
     "common/run",
     "common/text",
     "common/tokens",
+    "configs",
     "curation",
     "datasets",
+    "docs",
+    "interop",
+    "scripts",
     "src",
     "tests",
 ];
@@ -99,8 +108,9 @@ const NAMES: [(&str, &str); 11] = [
 ];
 
 /// Places where such a word is right: file, text around it, and why.
-const ALLOWED: [(&str, &str, &str); 5] = [
+const ALLOWED: [(&str, &str, &str); 6] = [
     ("common/run/src/checkpoint/snapshot_lock.rs", "Whoever changes them", "any thread, of any owner"),
+    ("docs/config.md", "", "generated from doc comments, which are checked where they are"),
     ("src/commands/page.rs", "Larger dots stand for more pairs", "a symbol stands for what it shows"),
     ("datasets/tests/gold.rs", "Nobody.", "a response to be scored"),
     ("tests/cases.rs", "Go on with the story", "a row of data"),
@@ -193,6 +203,20 @@ fn markdown(source: &str) -> Prose {
     prose
 }
 
+/// The comments of TOML or Python, a line each; Python's doc strings are taken line by line.
+fn hash_comments(source: &str) -> Prose {
+    let mut prose = Prose::default();
+    let mut is_doc = false;
+    for (index, line) in source.lines().enumerate() {
+        let quotes = line.matches("\"\"\"").count();
+        let comment = line.split_once("# ").map(|(_, comment)| comment);
+        let text = if is_doc || quotes > 0 { Some(line) } else { comment };
+        is_doc ^= quotes == 1;
+        prose.texts.extend(text.map(|text| (index + 1, text.to_owned())));
+    }
+    prose
+}
+
 /// Whether a text has the words, as whole words and in any case.
 fn has(text: &str, words: &str) -> bool {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
@@ -240,10 +264,14 @@ fn is_allowed(file: &str, text: &str) -> bool {
 fn prose_and_names_are_plain_english() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for path in files(root, ".rs").into_iter().chain(files(root, ".md")) {
+    for path in [".rs", ".md", ".toml", ".py"].iter().flat_map(|ending| files(root, ending)) {
         let source = std::fs::read_to_string(&path).unwrap();
         let file = path.strip_prefix(root).unwrap().display().to_string();
-        let prose = if file.ends_with(".rs") { rust(&source) } else { markdown(&source) };
+        let prose = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("rs") => rust(&source),
+            Some("md") => markdown(&source),
+            _ => hash_comments(&source),
+        };
         for (line, text) in prose.texts.iter().filter(|(_, text)| !is_allowed(&file, text)) {
             let odd = PROSE.iter().filter(|(odd, _)| has(text, odd));
             found.extend(odd.map(|(odd, plain)| format!("{file}:{line}: `{odd}`, expected `{plain}`")));
@@ -290,5 +318,8 @@ fn words_are_found_in_comments_messages_and_names() {
     assert!(has(texts[2], "way back") && has(texts[0], "lies") && !has("it relies on", "lies"));
     assert_eq!(parts("told_once"), ["told", "once"]);
     assert_eq!(parts("HaltNow"), ["", "halt", "now"]);
+    let prose = hash_comments("a = \"b\"  # c\n\"\"\"d\ne\"\"\"\nf\n");
+    let texts: Vec<&str> = prose.texts.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(texts, ["c", "\"\"\"d", "e\"\"\""]);
     assert_eq!(markdown("a\nb\n\n```\ncode\n```\nc\n").texts.iter().filter(|(_, text)| !text.is_empty()).count(), 2);
 }
