@@ -61,12 +61,12 @@ pub(crate) fn run(args: InspectRunArgs) -> Result<ExitCode> {
             contents
                 .facts
                 .iter()
-                .filter(|(name, _)| *name != "inputs" && *name != written::FACT)
+                .filter(|(name, _)| *name != "inputs" && *name != written::KEY)
                 .map(|(name, value)| (name.replace('_', " "), displayed(name, value))),
         );
         print_facts(facts.iter().map(|(name, value)| (name.as_str(), value)));
         for said in
-            contents.facts.get(written::FACT).and_then(|written| written["said"].as_array()).into_iter().flatten()
+            contents.facts.get(written::KEY).and_then(|written| written["said"].as_array()).into_iter().flatten()
         {
             print_line(&format!("the result: {}", said.as_str().unwrap_or_default()));
         }
