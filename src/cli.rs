@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use align_core::config::Dtype;
 use align_text::chatml::SYSTEM;
-use align_train::stage::{ScorePlace, ScoreWish};
+use align_train::stage::{ScoreOptions, ScorePosition};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The alignment recipe of the Qwen technical report: SFT, reward model, PPO.
@@ -233,13 +233,13 @@ pub(crate) struct ReadingArgs {
 }
 
 impl ReadingArgs {
-    pub(crate) fn wish(&self) -> ScoreWish {
-        let place = match self.score_at.as_str() {
-            "end" => ScorePlace::End,
-            "last" => ScorePlace::Last,
-            _ => ScorePlace::Auto,
+    pub(crate) fn score_options(&self) -> ScoreOptions {
+        let position = match self.score_at.as_str() {
+            "end" => ScorePosition::End,
+            "last" => ScorePosition::Last,
+            _ => ScorePosition::Auto,
         };
-        ScoreWish { place, system: self.system.clone() }
+        ScoreOptions { position, system: self.system.clone() }
     }
 }
 

@@ -39,12 +39,12 @@ fn scores_are_read_where_their_maker_trained_them_or_where_one_says() {
         reported.contains("foreign: no align.json, so another program made it: scores are read at the token \"\\n\""),
         "{reported}"
     );
-    assert!(reported.contains("score_at and system say otherwise"), "{reported}");
+    assert!(reported.contains("score_at and system change this"), "{reported}");
     assert!(apart(&auto, &ours) > 1e-3);
     let (said, _) = scores(&folder, "foreign", &["--score-at", "last", "--system", "template"]);
     assert_eq!(auto, said);
     let (at_end, reported) = scores(&folder, "foreign", &["--score-at", "end", "--system", SYSTEM]);
-    assert!(reported.contains("(as asked)"), "{reported}");
+    assert!(reported.contains("(as set)"), "{reported}");
     assert!(apart(&at_end, &ours) < 1e-6);
     // Ours, where somebody wants to see what other programs read of a template that ends in a newline.
     let (_, reported) = scores(&folder, "reward", &["--score-at", "last"]);

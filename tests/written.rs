@@ -142,7 +142,7 @@ fn a_result_says_its_dtype_and_how_it_differs_from_what_was_trained() {
         if said == compute && said == "float32" {
             assert_near(eval(&model), trained(&run), 1e-5, "what evaluation shows");
             assert!(facts["said"][0].as_str().unwrap().contains("to the bit") && facts["sets"].is_null(), "{facts}");
-            assert!(!stderr.contains("loss in training"), "{stderr}");
+            assert!(!stderr.contains("loss of the trained model"), "{stderr}");
             continue;
         }
         if said == "float32" {
@@ -156,7 +156,7 @@ fn a_result_says_its_dtype_and_how_it_differs_from_what_was_trained() {
         assert!(kl.contains(&number(&set["kl"])), "{dtype} {compute}: {set}");
         assert_eq!(set["set"], "heldout-sft");
         let line = facts["said"][0].as_str().unwrap();
-        assert!(line.contains(&format!("loss in training ({compute}) {:.4}", trained(&run))), "{line}");
+        assert!(line.contains(&format!("loss of the trained model ({compute}) {:.4}", trained(&run))), "{line}");
         assert!(stderr.contains(line), "{stderr}");
         folder.succeed(&["report", &run]);
         let page = folder.read(&format!("{run}/report.html"));

@@ -6,7 +6,7 @@ use align_core::error::{Problems, Result};
 use align_model::contract::ScoreContract;
 use align_text::chatml::ChatFormat;
 use align_train::stage::{
-    Outset, ScoreWish, Scorer, Source, check_causal_lm, check_device, check_format, check_reward_model,
+    Outset, ScoreOptions, Scorer, Source, check_causal_lm, check_device, check_format, check_reward_model,
     check_scalar_model, check_trained_length,
 };
 
@@ -41,11 +41,11 @@ impl Ppo {
         }
         let policy = check_causal_lm(&models.policy, &mut problems)?;
         let format = check_format(&models.policy, policy.as_ref(), &config.data.system, &mut problems)?;
-        let wish = ScoreWish { place: config.reward.score_at, system: config.reward.system.clone() };
+        let wish = ScoreOptions { position: config.reward.score_at, system: config.reward.system.clone() };
         let reward = check_reader(&models.reward, format.as_ref(), &wish, &mut problems)?;
         let mut value_shift = None;
         if let Some(path) = &models.value {
-            let value = check_scalar_model(path, &ScoreWish::default(), &mut problems)?;
+            let value = check_scalar_model(path, &ScoreOptions::default(), &mut problems)?;
             if let (Some(value), Some(format)) = (&value, &format) {
                 check_contract(path, value, value.source.contract.as_ref(), format, &mut problems);
             }
@@ -53,8 +53,10 @@ impl Ppo {
         }
         let second = match &config.reward.second {
             Some(path) => {
-                let wish =
-                    ScoreWish { place: config.reward.second_score_at, system: config.reward.second_system.clone() };
+                let wish = ScoreOptions {
+                    position: config.reward.second_score_at,
+                    system: config.reward.second_system.clone(),
+                };
                 check_reader(path, format.as_ref(), &wish, &mut problems)?
             }
             None => None,
@@ -105,7 +107,7 @@ impl Ppo {
 fn check_reader(
     path: &Path,
     format: Option<&ChatFormat>,
-    wish: &ScoreWish,
+    wish: &ScoreOptions,
     problems: &mut Problems,
 ) -> Result<Option<Scorer>> {
     let scorer = check_reward_model(path, wish, problems)?;

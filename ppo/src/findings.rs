@@ -4,7 +4,7 @@
 //! same draws; those of training steps are means over five logged ones.
 
 use align_run::metrics::Metrics;
-use align_train::stage::Alarm;
+use align_train::stage::Alert;
 
 /// What was logged, by steps done, in their order.
 pub type Log = [(u64, Metrics)];
@@ -41,7 +41,7 @@ pub fn findings(log: &Log, kl_limit: Option<f64>) -> Vec<String> {
 }
 
 /// What the evaluations alone say. A finding's name is the pathology and the set.
-pub fn held_out_findings(log: &Log, kl_limit: Option<f64>) -> Vec<Alarm> {
+pub fn held_out_findings(log: &Log, kl_limit: Option<f64>) -> Vec<Alert> {
     let mut found = Vec::new();
     for set in sets(log) {
         let over_optimisation = over_optimisation(log, set, kl_limit.unwrap_or(KL_LIMIT));
@@ -52,7 +52,7 @@ pub fn held_out_findings(log: &Log, kl_limit: Option<f64>) -> Vec<Alarm> {
             repetition(log, set).map(|what| ("repetition", what)),
             no_end(log, set).map(|what| ("no end", what)),
         ];
-        found.extend(found_in_set.into_iter().flatten().map(|(pathology, what)| Alarm {
+        found.extend(found_in_set.into_iter().flatten().map(|(pathology, what)| Alert {
             name: format!("{pathology} on {set}"),
             text: format!("{pathology}: on {set} {what}"),
             over: format!("{pathology} on {set} is no longer found"),

@@ -1,7 +1,7 @@
 //! Guards: what tells that a run has gone wrong, from the numbers that every step logs.
 
 use align_run::metrics::Metrics;
-use align_train::stage::{Action, Alarm, Lasting, News, Watch};
+use align_train::stage::{Action, ActiveAlerts, Alert, AlertEvent, StepCheck};
 use serde::{Deserialize, Serialize};
 
 use crate::config::GuardsSection;
@@ -27,7 +27,7 @@ pub(crate) struct GuardState {
     /// Steps in a row that broke a limit, up to the latest.
     streak: u64,
     /// The limits that are broken.
-    broken: Lasting,
+    broken: ActiveAlerts,
     evaluations: Evaluations,
 }
 
@@ -41,7 +41,7 @@ struct Evaluations {
     /// Steps done at the last one that did not.
     good: u64,
     /// What the latest one found.
-    found: Lasting,
+    found: ActiveAlerts,
 }
 
 impl Guards {
@@ -78,12 +78,12 @@ impl Guards {
     }
 
     /// Looks at the metrics of the step that makes `done` steps, an evaluation's among them.
-    pub fn watch(&mut self, done: u64, metrics: &Metrics) -> Watch {
+    pub fn watch(&mut self, done: u64, metrics: &Metrics) -> StepCheck {
         let mut alarms = self.broken_limits(metrics);
         self.state.streak = if alarms.is_empty() { 0 } else { self.state.streak + 1 };
         let mut news = self.state.broken.update(done, &alarms);
         if let Some(alarm) = self.blind_value_model(done, metrics) {
-            news.push(News::Begins(alarm.text.clone())); // it is looked for at this step only
+            news.push(AlertEvent::Started(alarm.text.clone())); // it is looked for at this step only
             alarms.push(alarm);
         }
         if let Some(found) = self.evaluation(done, metrics) {
@@ -94,13 +94,13 @@ impl Guards {
         let lasting = (ends && self.state.streak >= self.limits.patience).then(|| done - self.state.streak);
         let Evaluations { bad, good, .. } = self.state.evaluations;
         let hacked = (ends && bad >= self.limits.patience).then_some(good);
-        Watch { alarms, news, halt_before: lasting.or(hacked) }
+        StepCheck { alerts: alarms, events: news, last_good_step: lasting.or(hacked) }
     }
 
     /// A value model that explains nothing when its warm-up ends.
-    fn blind_value_model(&self, done: u64, metrics: &Metrics) -> Option<Alarm> {
+    fn blind_value_model(&self, done: u64, metrics: &Metrics) -> Option<Alert> {
         let explained = metrics.get("value/explained_variance").unwrap_or(f64::NAN);
-        (done == self.value_warmup_steps && explained < 0.0).then(|| Alarm {
+        (done == self.value_warmup_steps && explained < 0.0).then(|| Alert {
             name: "value/explained_variance".to_owned(),
             text: format!(
                 "value/explained_variance is {explained:.4} at the end of the value warm-up, below 0: the advantages to come say \
@@ -111,7 +111,7 @@ impl Guards {
     }
 
     /// What all evaluations so far say, when this step has one.
-    fn evaluation(&mut self, done: u64, metrics: &Metrics) -> Option<Vec<Alarm>> {
+    fn evaluation(&mut self, done: u64, metrics: &Metrics) -> Option<Vec<Alert>> {
         let held_out = metrics.iter().filter(|(name, value)| name.starts_with("eval/") && value.is_finite());
         let held_out: Metrics = held_out.collect();
         if held_out.is_empty() {
@@ -129,7 +129,7 @@ impl Guards {
     }
 
     /// The limits that a step breaks. An alarm's name is the limit's key in `[guards]`.
-    fn broken_limits(&mut self, metrics: &Metrics) -> Vec<Alarm> {
+    fn broken_limits(&mut self, metrics: &Metrics) -> Vec<Alert> {
         let number = |name: &str| metrics.get(name).unwrap_or(f64::NAN);
         let (entropy, tokens) = (number("policy/entropy"), number("response/tokens"));
         let first_entropy = *self.state.entropy.get_or_insert(entropy);
@@ -138,7 +138,7 @@ impl Guards {
         let mut alarms = Vec::new();
         let mut check = |broken: bool, key: &str, metric: &str, number: f64, limit: String| {
             if broken {
-                alarms.push(Alarm {
+                alarms.push(Alert {
                     name: key.to_owned(),
                     text: format!("{metric} is {number:.4}, {limit}"),
                     over: format!("{metric} is within its limit again"),
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn every_pathology_is_named_with_its_limit() {
         let mut guards = guards(Action::Warn);
-        assert_eq!(guards.watch(1, &metrics(0.0, 2.0, 20.0, 0.0)), Watch::default());
+        assert_eq!(guards.watch(1, &metrics(0.0, 2.0, 20.0, 0.0)), StepCheck::default());
         for (metrics, name) in [
             (metrics(10.5, 2.0, 20.0, 0.0), "kl/ref is 10.5000, above guards.kl_max = 10"),
             (
@@ -218,14 +218,14 @@ mod tests {
             (metrics(0.0, 2.0, 20.0, 1.0), "response/identical is 1.0000, above guards.identical_max = 0.95"),
         ] {
             let watch = guards.clone().watch(2, &metrics);
-            assert_eq!(watch.alarms.iter().map(|alarm| alarm.text.as_str()).collect::<Vec<_>>(), [name]);
-            assert_eq!((watch.news, watch.halt_before), (vec![News::Begins(name.to_owned())], None));
+            assert_eq!(watch.alerts.iter().map(|alarm| alarm.text.as_str()).collect::<Vec<_>>(), [name]);
+            assert_eq!((watch.events, watch.last_good_step), (vec![AlertEvent::Started(name.to_owned())], None));
         }
-        assert_eq!(guards.watch(3, &metrics(9.0, 0.2, 50.0, 0.9)), Watch::default());
+        assert_eq!(guards.watch(3, &metrics(9.0, 0.2, 50.0, 0.9)), StepCheck::default());
     }
 
     fn told(guards: &mut Guards, done: u64, metrics: &Metrics) -> Vec<String> {
-        guards.watch(done, metrics).news.iter().map(|news| news.line(done)).collect()
+        guards.watch(done, metrics).events.iter().map(|news| news.line(done)).collect()
     }
 
     #[test]
@@ -298,7 +298,7 @@ mod tests {
         whole.watch(20, &evaluated(12.0, 1.0));
         let mut ended = whole.clone();
         ended.expect_extra_evaluation();
-        assert_eq!(ended.watch(25, &evaluated(19.0, 1.0)).news.len(), 1);
+        assert_eq!(ended.watch(25, &evaluated(19.0, 1.0)).events.len(), 1);
         assert_eq!(ended.evaluations().len(), 2);
         whole.watch(25, &metrics(1.0, 2.0, 20.0, 0.0));
         assert_eq!(ended.state(), whole.state());
@@ -312,7 +312,7 @@ mod tests {
             .map(|(done, explained)| {
                 let mut metrics = metrics(1.0, 2.0, 20.0, 0.0);
                 metrics.set("value/explained_variance", explained);
-                guards.watch(done, &metrics).alarms.len()
+                guards.watch(done, &metrics).alerts.len()
             })
             .collect();
         assert_eq!(alarms, [0, 1, 0, 0]);
@@ -325,7 +325,7 @@ mod tests {
             .into_iter()
             .map(|(done, tokens)| {
                 let watch = guards.watch(done, &evaluated(tokens, 1.0));
-                (watch.alarms.iter().any(|alarm| alarm.name == "length hacking on held"), watch.halt_before)
+                (watch.alerts.iter().any(|alarm| alarm.name == "length hacking on held"), watch.last_good_step)
             })
             .collect();
         assert_eq!(halts, [(false, None), (true, None), (true, Some(10))]);
@@ -338,12 +338,12 @@ mod tests {
         let halts: Vec<_> = [&good, &bad, &good, &bad, &bad]
             .into_iter()
             .zip(1..)
-            .map(|(metrics, done)| guards.watch(done, metrics).halt_before)
+            .map(|(metrics, done)| guards.watch(done, metrics).last_good_step)
             .collect();
         assert_eq!(halts, [None, None, None, None, Some(3)]);
         // A resume goes on with the streak.
         let mut resumed = guards.clone();
         resumed.load(GuardState { streak: 1, ..guards.state() });
-        assert_eq!(resumed.watch(9, &bad).halt_before, Some(7));
+        assert_eq!(resumed.watch(9, &bad).last_good_step, Some(7));
     }
 }

@@ -4,7 +4,7 @@ use align_core::error::Result;
 use align_kernels::batch::FlatBatch;
 use align_model::{CausalLm, Over, ScalarModel};
 use align_run::run::{Failure, Recorded};
-use align_train::stage::{Examination, Part, Quantity, Replay, Trainer as _, gradients, merge};
+use align_train::stage::{NanReport, Replay, Section, TensorStats, Trainer as _, gradients, merge};
 use tch::Tensor;
 
 use crate::record::Record;
@@ -14,18 +14,18 @@ use crate::train::Trainer;
 impl Replay for Session {
     /// Repeats the step, or, where it had updated something before it failed, the optimiser step in which it did: on the recorded
     /// responses, since the policy that wrote them is gone.
-    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
+    fn replay(&mut self, recorded: &Recorded) -> Result<NanReport> {
         examine(self, recorded)
     }
 }
 
-fn examine(session: &mut Session, recorded: &Recorded) -> Result<Examination> {
+fn examine(session: &mut Session, recorded: &Recorded) -> Result<NanReport> {
     let step = recorded.done - 1;
     let record = (!recorded.worked_on.is_null()).then(|| Record::from_json(&recorded.worked_on)).transpose()?;
     let later_update = record.filter(|record| record.minibatches.len() > 1);
     let models = &session.trainer.models;
-    let mut found = Examination::default();
-    found.weigh([
+    let mut found = NanReport::default();
+    found.set_largest_weights([
         ("policy: ", models.policy.parameters()),
         ("reference: ", models.ref_policy.parameters()),
         ("reward model: ", models.reward_model.parameters()),
@@ -36,17 +36,17 @@ fn examine(session: &mut Session, recorded: &Recorded) -> Result<Examination> {
         None => session.step(step).map(drop),
     })?;
     let trainer = &session.trainer;
-    found.parts = parts(trainer, step);
+    found.sections = parts(trainer, step);
     if found.failure.is_some() {
-        found.parts[0].gradients = gradients(trainer.models.policy.parameters());
-        found.parts[3].gradients = gradients(trainer.models.value_model.parameters());
+        found.sections[0].gradients = gradients(trainer.models.policy.parameters());
+        found.sections[3].gradients = gradients(trainer.models.value_model.parameters());
     }
     if let Some(record) = &trainer.record {
         let trajectory = &*record.trajectory;
-        let flat = |name: &str, table| Quantity::of_slice(name, &trajectory.flat(table, &trajectory.rollout.rows()));
-        found.quantities = vec![
-            Quantity::of_slice("scores", &trajectory.scores),
-            Quantity::of_slice("scores, shaped", &trajectory.normalized_scores),
+        let flat = |name: &str, table| TensorStats::of_slice(name, &trajectory.flat(table, &trajectory.rollout.rows()));
+        found.tensors = vec![
+            TensorStats::of_slice("scores", &trajectory.scores),
+            TensorStats::of_slice("scores, shaped", &trajectory.normalized_scores),
             flat("old log-probabilities", &trajectory.stats.old_logprobs),
             flat("reference's log-probabilities", &trajectory.stats.ref_logprobs),
             flat("values", &trajectory.stats.values),
@@ -59,9 +59,9 @@ fn examine(session: &mut Session, recorded: &Recorded) -> Result<Examination> {
 }
 
 /// Every model on what the step works on: its responses, or its prompts where nothing could be sampled.
-fn parts(trainer: &Trainer, step: u64) -> Vec<Part> {
+fn parts(trainer: &Trainer, step: u64) -> Vec<Section> {
     let (models, tokens) = (&trainer.models, trainer.config.ppo.microbatch_tokens);
-    let named = |name: &str| Part { name: name.to_owned(), ..Part::default() };
+    let named = |name: &str| Section { name: name.to_owned(), ..Section::default() };
     let [mut policy, mut reference, mut reward, mut value] =
         ["policy", "reference", "reward model", "value model"].map(named);
     let Some(record) = &trainer.record else {
@@ -89,9 +89,9 @@ fn parts(trainer: &Trainer, step: u64) -> Vec<Part> {
     vec![policy, reference, reward, value]
 }
 
-fn show_logits(part: &mut Part, model: &CausalLm, flat: &FlatBatch, indices: &Tensor) {
+fn show_logits(part: &mut Section, model: &CausalLm, flat: &FlatBatch, indices: &Tensor) {
     let mut shown = Vec::new();
-    let mut see = |name, tensor: &Tensor| shown.push(Quantity::of(name, tensor));
+    let mut see = |name, tensor: &Tensor| shown.push(TensorStats::of(name, tensor));
     let hidden = model.trace(flat, None, &mut see).index_select(0, &indices.to_device(model.device()));
     // Any token serves: one NaN logit makes every log-probability NaN.
     let targets = Tensor::zeros([hidden.size()[0]], (tch::Kind::Int64, model.device()));
@@ -100,9 +100,9 @@ fn show_logits(part: &mut Part, model: &CausalLm, flat: &FlatBatch, indices: &Te
     part.tokens += flat.len();
 }
 
-fn show_scalars(part: &mut Part, model: &ScalarModel, flat: &FlatBatch, indices: &Tensor) {
+fn show_scalars(part: &mut Section, model: &ScalarModel, flat: &FlatBatch, indices: &Tensor) {
     let mut shown = Vec::new();
-    let mut see = |name, tensor: &Tensor| shown.push(Quantity::of(name, tensor));
+    let mut see = |name, tensor: &Tensor| shown.push(TensorStats::of(name, tensor));
     let hidden = model.trace(flat, None, &mut see).index_select(0, &indices.to_device(model.device()));
     see("scalars".to_owned(), &tch::no_grad(|| model.scalars(&hidden)));
     merge(&mut part.activations, shown);

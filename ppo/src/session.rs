@@ -12,7 +12,7 @@ use align_run::checkpoint::{Snapshot, State};
 use align_run::metrics::Metrics;
 use align_run::run::Run;
 use align_train::optim::{AdamW, AdamWOptions};
-use align_train::stage::{self, Action, Watch, checked_device};
+use align_train::stage::{self, Action, StepCheck, checked_device};
 use serde_json::Value;
 use tch::Device;
 
@@ -176,7 +176,7 @@ impl stage::Trainer for Session {
         format!("score {:.3} kl {:.3}", number("score/mean"), number("kl/ref"))
     }
 
-    fn watch(&mut self, done: u64, metrics: &Metrics) -> Watch {
+    fn check_step(&mut self, done: u64, metrics: &Metrics) -> StepCheck {
         self.guards.watch(done, metrics)
     }
 

@@ -6,7 +6,7 @@ use align_core::progress::Progress;
 use align_run::run::Input;
 use align_train::footprint::StepEstimate;
 use align_train::stage::doctor::Check;
-use align_train::stage::{Outset, Plan, Stage, Start, model_input, passed_over, rounded};
+use align_train::stage::{Outset, Plan, Stage, Start, ignored_files, model_input, rounded};
 use serde_json::json;
 
 use crate::checked::Ppo;
@@ -55,7 +55,7 @@ impl Stage for Ppo {
         ]);
         facts.extend(self.assumed.iter().map(|(key, assumed)| (*key, json!(assumed))));
         facts.extend(self.format.system_note().map(|note| ("system text", json!(note))));
-        facts.extend(passed_over([&config.data.prompts, &config.data.eval_prompts, &config.data.pretrain]));
+        facts.extend(ignored_files([&config.data.prompts, &config.data.eval_prompts, &config.data.pretrain]));
         Ok(Plan {
             stage: "ppo",
             section: &config.run,
@@ -63,7 +63,7 @@ impl Stage for Ppo {
             seed: config.ppo.seed,
             steps: config.ppo.steps,
             schedule: None,
-            facts,
+            metadata: facts,
             outset: self.outset(),
             skipped: &self.data.skipped,
             inputs: self.inputs()?,

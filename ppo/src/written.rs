@@ -71,7 +71,7 @@ fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn Progress) ->
             set["value_difference_rms"] = json!(rms);
             set["value_difference_mean"] = json!(mean);
         }
-        found.said.push(format!(
+        found.lines.push(format!(
             "{name}: {}, over {tokens} tokens of {} responses (trained: {}; written: computed in float32, as `align` reads it)",
             said.join("; "),
             rows.len(),

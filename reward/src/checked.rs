@@ -133,7 +133,7 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
         let mut seen = before.unwrap_or_default();
         seen.extend(&train.rows);
         unread.add(&train.unread);
-        let uses = sources.facts(&batches);
+        let uses = sources.metadata(&batches);
         Rows { survey: Survey::new(&train), key: sources.key(), uses, train, batches, eval, skipped, unread, seen }
     }))
 }

@@ -6,7 +6,7 @@ use align_core::progress::Progress;
 use align_data::{Batches, Length, Order};
 use align_kernels::kind_of;
 use align_text::chatml::Dialogue;
-use align_train::stage::doctor::{Check, LEARNING_RATE, alone, host, tolerance};
+use align_train::stage::doctor::{Check, LEARNING_RATE, single_sequence, to_host, tolerance};
 
 use crate::checked::Rm;
 use crate::data::Row;
@@ -41,14 +41,14 @@ pub(crate) fn examine(mut stage: Rm, progress: &mut dyn Progress) -> Result<Vec<
     let again = score(&model, &few, config.train.microbatch_tokens, &mut |_| {});
     let last_scalar = |dialogue: &Vec<i64>| {
         let _no_grad = tch::no_grad_guard();
-        let hidden = model.hidden(&alone(dialogue), None).narrow(0, dialogue.len() as i64 - 1, 1);
-        host(&model.scalars(&hidden))[0]
+        let hidden = model.hidden(&single_sequence(dialogue), None).narrow(0, dialogue.len() as i64 - 1, 1);
+        to_host(&model.scalars(&hidden))[0]
     };
     let each: Vec<f64> = dialogues.iter().map(last_scalar).collect();
     let scale = each.iter().map(|score| score.abs()).fold(1.0, f64::max);
     let limit = scale * tolerance(kind_of(config.model.dtype));
     checks.push(Check::compare("scores do not depend on batch, packing and prefix", &together.concat(), &each, limit));
-    checks.push(Check::same_twice(&together, &again));
+    checks.push(Check::deterministic(&together, &again));
     drop(model);
     progress.advance(1, "a step");
 

@@ -1,42 +1,33 @@
-//! A step of the reward model, repeated microbatch by microbatch.
+//! Traces the microbatches of a reward model's step for `align replay`.
 
-use align_core::error::Result;
-use align_run::run::{Failure, Recorded};
-use align_train::stage::{Examination, Part, Quantity, Replay, Trainer as _, gradients};
+use align_model::Parameter;
+use align_train::stage::{MicrobatchReplay, TensorStats, TracedMicrobatch};
 
 use crate::data::Row;
 use crate::train::{Trainer, num_lm_tokens};
 
-impl Replay for Trainer {
-    fn replay(&mut self, recorded: &Recorded) -> Result<Examination> {
-        examine(self, recorded.done - 1)
+impl MicrobatchReplay for Trainer {
+    fn parameters(&self) -> &[Parameter] {
+        self.model.parameters()
     }
-}
 
-/// Looks at every microbatch of `step` alone, then takes the step as the run does.
-fn examine(trainer: &mut Trainer, step: u64) -> Result<Examination> {
-    let mut found = Examination::default();
-    let batch: Vec<&Row> = trainer.rows.batch(step).collect();
-    let lm_tokens = num_lm_tokens(&batch);
-    found.weigh([("", trainer.model.parameters())]);
-    for (index, range) in trainer.microbatches(&batch).into_iter().enumerate() {
-        let rows: &[&Row] = &batch[range];
-        let flat = trainer.flatten(rows);
-        let mut activations = Vec::new();
-        let mut see = |name, tensor: &_| activations.push(Quantity::of(name, tensor));
-        let hidden = trainer.model.trace(&flat.flat, None, &mut see); // (T, D)
-        see("scores".to_owned(), &trainer.model.scalars(&hidden.index_select(0, &flat.ends)));
-        let (stats, _) = trainer.backward(rows, batch.len(), lm_tokens);
-        found.parts.push(Part {
-            name: format!("microbatch {}", index + 1),
-            rows: rows.iter().map(|row| row.location.to_string()).collect(),
-            tokens: flat.flat.len(),
-            loss: Some(stats.loss * batch.len() as f64 / rows.len() as f64),
-            activations,
-            gradients: gradients(trainer.model.parameters()),
-        });
-        trainer.optimizer.zero_grad();
+    fn trace_microbatches(&self, step: u64, visit: &mut dyn FnMut(TracedMicrobatch)) {
+        let batch: Vec<&Row> = self.rows.batch(step).collect();
+        let lm_tokens = num_lm_tokens(&batch);
+        for range in self.microbatches(&batch) {
+            let rows: &[&Row] = &batch[range];
+            let flat = self.flatten(rows);
+            let mut activations = Vec::new();
+            let mut record = |name, tensor: &_| activations.push(TensorStats::of(name, tensor));
+            let hidden = self.model.trace(&flat.flat, None, &mut record); // (T, D)
+            record("scores".to_owned(), &self.model.scalars(&hidden.index_select(0, &flat.ends)));
+            let (stats, _) = self.backward(rows, batch.len(), lm_tokens);
+            visit(TracedMicrobatch {
+                rows: rows.iter().map(|row| row.location.to_string()).collect(),
+                tokens: flat.flat.len(),
+                loss: stats.loss * batch.len() as f64 / rows.len() as f64,
+                activations,
+            });
+        }
     }
-    found.failure = Failure::of_step(trainer.step(step))?;
-    Ok(found)
 }

@@ -6,7 +6,7 @@ use align_core::progress::Progress;
 use align_run::run::Input;
 use align_train::footprint::StepEstimate;
 use align_train::stage::doctor::Check;
-use align_train::stage::{Mixture, Outset, Plan, Stage, Start, model_input, passed_over, source_paths};
+use align_train::stage::{Mixture, Outset, Plan, Stage, Start, ignored_files, model_input, source_paths};
 use serde_json::json;
 
 use crate::checked::Rm;
@@ -40,7 +40,7 @@ impl Stage for Rm {
         let mut facts = vec![("parameters", json!(source.header.num_parameters))];
         facts.extend(rows.facts());
         facts.extend(format.system_note().map(|note| ("system text", json!(note))));
-        facts.extend(passed_over(source_paths(&config.data.train, &config.data.mix, &config.data.eval)));
+        facts.extend(ignored_files(source_paths(&config.data.train, &config.data.mix, &config.data.eval)));
         Ok(Plan {
             stage: config.stage.map_or("", RmStage::name),
             section: &config.run,
@@ -48,7 +48,7 @@ impl Stage for Rm {
             seed: config.train.seed,
             steps: rows.batches.steps(),
             schedule: Some(&config.schedule),
-            facts,
+            metadata: facts,
             outset: self.outset(),
             skipped: &rows.skipped,
             inputs: self.inputs()?,

@@ -43,7 +43,7 @@ fn compare(trainer: &Trainer, checkpoint: &Path, progress: &mut dyn Progress) ->
         let Differences { rms, mean, pairs, reordered, accuracies } = Differences::of(rows, &trained, &read);
         let compute = dtype_name(trainer.compute());
         let [before, after] = accuracies.map(|accuracy| 100.0 * accuracy);
-        found.said.push(format!(
+        found.lines.push(format!(
             "{name}: accuracy in training ({compute}) {before:.2} %, as `align eval` computes it on the result {after:.2} %; scores differ by {rms:.1e} rms (mean {mean:+.1e}), {reordered} of {pairs} pairs change their order"
         ));
         found.sets.push(json!({

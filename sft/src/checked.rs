@@ -1,4 +1,4 @@
-//! What sft or pretraining read and checked, for the loop that both share.
+//! The checked inputs of sft or pretraining, for the training loop that they share.
 
 use align_core::config::{Config, to_toml};
 use align_core::error::Result;
@@ -7,7 +7,7 @@ use align_model::{CausalLm, ModelOptions, SideFiles};
 use align_run::run::Input;
 use align_text::tokenizer::Special;
 use align_train::stage::{
-    Mixture, Outset, Plan, Source, Start, checked_device, model_input, passed_over, source_paths,
+    Mixture, Outset, Plan, Source, Start, checked_device, ignored_files, model_input, source_paths,
 };
 use serde_json::{Value, json};
 
@@ -15,9 +15,9 @@ use crate::config::{DataSection, LmConfig, Sections};
 use crate::data::Rows;
 use crate::train::Trainer;
 
-/// What a stage read, for the loop that both share.
-pub(crate) struct Inputs {
-    /// What run.json calls the stage.
+/// The checked config, model and data of a stage.
+pub struct Inputs {
+    /// The stage's name in run.json.
     pub(crate) stage: &'static str,
     /// The resolved config.
     toml: String,
@@ -25,20 +25,20 @@ pub(crate) struct Inputs {
     pub(crate) source: Source,
     pub(crate) rows: Rows,
     sources: Mixture,
-    /// That the system text is not the template's.
+    /// A note that the system text is not the template's.
     pub(crate) system_note: Option<String>,
-    /// ChatML tokens that dialogues need and the checkpoint does not know.
-    pub(crate) untrained: Vec<String>,
-    /// What lies beside the files and is not read.
-    passed_over: Option<(&'static str, Value)>,
+    /// ChatML tokens of the dialogues whose embedding rows look untrained.
+    pub(crate) untrained_special_tokens: Vec<String>,
+    /// Run metadata: files in data folders that are not read.
+    ignored_files: Option<(&'static str, Value)>,
     /// `data.max_tokens`.
     max_tokens: usize,
-    /// Tokens at which the result stops generating.
+    /// Tokens at which the trained model stops generating.
     pub(crate) end_tokens: fn(&Special) -> Vec<i64>,
 }
 
 impl Inputs {
-    /// Of text, which needs no chat format.
+    /// The inputs of a stage on plain text, without a chat format.
     pub(crate) fn new<D: DataSection>(stage: &'static str, config: &LmConfig<D>, source: Source, rows: Rows) -> Self
     where
         LmConfig<D>: Config,
@@ -52,21 +52,21 @@ impl Inputs {
             rows,
             sources: Mixture::new(train, mix),
             system_note: None,
-            untrained: Vec::new(),
-            passed_over: passed_over(source_paths(train, mix, eval)),
+            untrained_special_tokens: Vec::new(),
+            ignored_files: ignored_files(source_paths(train, mix, eval)),
             max_tokens: config.data.max_tokens(),
             end_tokens: |special| vec![special.endoftext],
         }
     }
 
-    /// What a resume must find unchanged.
+    /// Data and models, which must be unchanged on resume.
     pub(crate) fn fingerprinted(&self) -> Result<Vec<Input>> {
         let mut inputs = self.sources.inputs();
         inputs.push(model_input("model.path", &self.sections.model.path)?);
         Ok(inputs)
     }
 
-    /// What is said before the first step.
+    /// The initial model and the warnings, before the first step.
     pub(crate) fn outset(&self) -> Outset {
         let starts_from = match self.source.header.has_weights {
             true => format!("the weights in {}", self.sections.model.path.display()),
@@ -77,13 +77,14 @@ impl Inputs {
     }
 
     pub(crate) fn plan(&self) -> Result<Plan<'_>> {
-        let mut facts = vec![("parameters", json!(self.source.header.num_parameters))];
-        facts.extend(self.rows.facts());
-        facts.extend(self.system_note.iter().map(|note| ("system text", json!(note))));
-        facts.extend(self.passed_over.clone());
-        if !self.untrained.is_empty() {
-            let what = "their rows look as if they were never trained (a base checkpoint): the model has to learn here where answers end";
-            facts.push(("untrained tokens", json!(format!("{}: {what}", self.untrained.join(", ")))));
+        let mut metadata = vec![("parameters", json!(self.source.header.num_parameters))];
+        metadata.extend(self.rows.metadata());
+        metadata.extend(self.system_note.iter().map(|note| ("system text", json!(note))));
+        metadata.extend(self.ignored_files.clone());
+        if !self.untrained_special_tokens.is_empty() {
+            let what = "their embedding rows look untrained (a base checkpoint): this run must teach the model where answers end";
+            let tokens = self.untrained_special_tokens.join(", ");
+            metadata.push(("untrained tokens", json!(format!("{tokens}: {what}"))));
         }
         Ok(Plan {
             stage: self.stage,
@@ -92,14 +93,14 @@ impl Inputs {
             seed: self.sections.train.seed,
             steps: self.rows.batches.steps(),
             schedule: Some(&self.sections.schedule),
-            facts,
+            metadata,
             outset: self.outset(),
             skipped: &self.rows.skipped,
             inputs: self.fingerprinted()?,
         })
     }
 
-    /// The model as it starts.
+    /// The initial model.
     pub(crate) fn model(&self, start: Start) -> Result<CausalLm> {
         let Sections { model: base, train, run, .. } = &self.sections;
         let Source { header, tokenizer, .. } = &self.source;
@@ -129,7 +130,7 @@ impl Inputs {
         Ok(self.trainer(model))
     }
 
-    /// A trainer of this model, whose moments are zero.
+    /// A trainer of this model with zero moments.
     pub(crate) fn trainer(self, model: CausalLm) -> Trainer {
         Trainer::new(self.sections, self.rows, self.source.tokenizer, model)
     }

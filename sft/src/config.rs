@@ -85,8 +85,8 @@ documented! {
         /// Bad rows: "error" names them and refuses the data; "skip" leaves them out, counted and named.
         pub bad_rows: BadRows,
         /// Where tokenized data is cached between runs: a folder, "off", or "auto" (`$XDG_CACHE_HOME/align`,
-        /// else `~/.cache/align`, for files of at least 32 MB, compressed 1.6 MB). Entries that nobody has
-        /// used for a month are removed.
+        /// else `~/.cache/align`, for files of at least 32 MB, compressed 1.6 MB). Entries unused for a
+        /// month are removed.
         pub cache: String,
     }
 }
@@ -115,21 +115,21 @@ documented! {
         /// Bad rows: "error" names them and refuses the data; "skip" leaves them out, counted and named.
         pub bad_rows: BadRows,
         /// Where tokenized data is cached between runs: a folder, "off", or "auto" (`$XDG_CACHE_HOME/align`,
-        /// else `~/.cache/align`, for files of at least 32 MB, compressed 1.6 MB). Entries that nobody has
-        /// used for a month are removed.
+        /// else `~/.cache/align`, for files of at least 32 MB, compressed 1.6 MB). Entries unused for a
+        /// month are removed.
         pub cache: String,
     }
 }
 
-/// What both kinds of data have.
+/// The `[data]` section of a stage: the keys that all kinds of data have.
 pub trait DataSection: std::fmt::Debug + Clone + PartialEq + Serialize + DeserializeOwned {
-    /// The keys and what they mean.
+    /// The keys with their documentation.
     const KEYS: KeyDocs;
 
     /// `train`, `mix` and `eval`.
     fn sources(&self) -> (&Files, &[Mix], &Files);
 
-    /// `train`, `mix` and `eval`, to be looked up.
+    /// `train`, `mix` and `eval`, to be resolved to files.
     fn sources_mut(&mut self) -> (&mut Files, &mut [Mix], &mut Files);
 
     /// `max_tokens`.
@@ -270,7 +270,7 @@ where
         self.model.validate(problems);
         checks::sources(problems, train, mix);
         if self.data.max_tokens() < 2 {
-            problems.push("data.max_tokens", "must be at least 2: one token to see, one to predict");
+            problems.push("data.max_tokens", "must be at least 2: one input token, one target");
         }
         if self.data.cache().is_empty() {
             problems.push("data.cache", "must be \"auto\", \"off\" or a folder");
@@ -282,7 +282,7 @@ where
     }
 }
 
-/// The sections that the loop reads.
+/// The sections that the training loop reads.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "sections document themselves")]
 pub struct Sections {
@@ -294,7 +294,7 @@ pub struct Sections {
 }
 
 impl Sections {
-    /// Those of a config.
+    /// The sections of a config.
     pub fn new<D>(config: &LmConfig<D>) -> Self {
         Self {
             model: config.model.clone(),

@@ -1,4 +1,4 @@
-//! From config to rows: dialogues for sft, merged documents for pretraining.
+//! Reads the rows of a config: dialogues for sft, merged documents for pretraining.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -24,28 +24,28 @@ pub struct EvalSet {
     pub rows: LmRows,
 }
 
-/// Everything a run reads.
+/// The rows of a run.
 pub struct Rows {
     /// Training rows of all sources.
     pub train: LmRows,
-    /// Which of them each step takes.
+    /// The rows of each step.
     pub batches: Batches,
-    /// What was counted in the training data.
+    /// Counts over the training data.
     pub counts: Counts,
     /// Held-out files.
     pub eval: Vec<EvalSet>,
-    /// What was counted in them.
+    /// Counts over the held-out files.
     pub eval_counts: Counts,
-    /// Bad rows of all files that were left out, by name.
+    /// Bad rows of all files that are skipped, by file and line.
     pub skipped: Vec<Problem>,
-    /// Under which key the config names the training files.
+    /// The config key of the training files.
     key: &'static str,
-    /// What is said of the batches.
-    uses: Vec<(&'static str, Value)>,
-    /// Rows (documents, where those are merged) that equal an earlier one.
+    /// Run metadata of the batches.
+    batch_metadata: Vec<(&'static str, Value)>,
+    /// Rows (for merged documents: documents) that equal an earlier one.
     duplicates: u64,
-    /// Of each held-out file, how many are also trained on, and how many there are.
-    known: Vec<(u64, u64)>,
+    /// For each held-out file, the number of rows that are also trained on, and of all rows.
+    overlaps: Vec<(u64, u64)>,
 }
 
 impl Rows {
@@ -58,13 +58,13 @@ impl Rows {
         }
         let (mut seen, mut duplicates) = (HashSet::new(), 0);
         train.rows.hashes().for_each(|hash| duplicates += u64::from(!seen.insert(hash)));
-        let known = |set: &EvalSet| {
-            set.rows.hashes().fold((0, 0), |(known, all), hash| (known + u64::from(seen.contains(&hash)), all + 1))
+        let overlap = |set: &EvalSet| {
+            set.rows.hashes().fold((0, 0), |(trained, all), hash| (trained + u64::from(seen.contains(&hash)), all + 1))
         };
         Self {
-            known: sets.iter().map(known).collect(),
+            overlaps: sets.iter().map(overlap).collect(),
             key: sources.key(),
-            uses: sources.facts(&batches),
+            batch_metadata: sources.metadata(&batches),
             train: train.rows,
             batches,
             counts: train.counts,
@@ -80,7 +80,7 @@ impl Rows {
         self.batches.rows(step).map(|row| self.train.row(row))
     }
 
-    /// Where the rows of a step stood, by file and line; of merged documents, the row's number.
+    /// The rows of a step by file and line; for merged documents, by row number.
     pub fn names(&self, step: u64) -> impl Iterator<Item = String> + '_ {
         let name = |row| self.train.location(row).map_or_else(|| format!("row {row}"), |location| location.to_string());
         self.batches.rows(step).map(name)
@@ -92,18 +92,18 @@ impl Rows {
         check_trained_length(header, longest, "data.max_tokens", "lets in a training row", problems);
     }
 
-    /// What became of the data: shown before the first step, and in run.json.
-    pub fn facts(&self) -> Vec<(&'static str, Value)> {
+    /// Run metadata of the data, reported before the first step and written to run.json.
+    pub fn metadata(&self) -> Vec<(&'static str, Value)> {
         let (train, eval) = (&self.counts, &self.eval_counts);
         let mut bad = train.clone();
         bad.add(eval);
-        let mut facts = vec![("rows", json!(self.train.len()))];
-        facts.extend(self.uses.iter().cloned());
+        let mut metadata = vec![("rows", json!(self.train.len()))];
+        metadata.extend(self.batch_metadata.iter().cloned());
         let (turns, twice) = match self.train.are_merged() {
             true => ("documents", "duplicate documents"),
             false => ("turns", "duplicate rows"),
         };
-        facts.extend([
+        metadata.extend([
             (turns, json!(train.turns)),
             ("tokens", json!(train.tokens)),
             ("loss tokens", json!(train.loss_tokens)),
@@ -113,35 +113,37 @@ impl Rows {
             (twice, json!(self.duplicates)),
             ("held-out rows dropped", json!(eval.dropped)),
             ("held-out rows truncated", json!(eval.truncated)),
-            ("held-out rows trained on", json!(self.known.iter().map(|(known, _)| known).sum::<u64>())),
+            ("held-out rows trained on", json!(self.overlaps.iter().map(|(trained, _)| trained).sum::<u64>())),
             ("bad rows skipped", json!(self.skipped.len())),
         ]);
         if bad.begins_with_newline > 0 {
-            facts.push(("rows with a turn that begins with a line break", json!(bad.begins_with_newline)));
+            metadata.push(("rows with a turn that begins with a line break", json!(bad.begins_with_newline)));
         }
         if !bad.unread.is_empty() {
-            facts.push(("keys that are not read", json!(bad.unread)));
+            metadata.push(("keys that are not read", json!(bad.unread)));
         }
         if !bad.bad.is_empty() {
-            facts.push(("bad rows by reason", json!(bad.bad)));
+            metadata.push(("bad rows by reason", json!(bad.bad)));
         }
-        facts
+        metadata
     }
 
-    /// What of the data does not fit a run with these settings.
+    /// Warnings about settings that do not fit the data.
     pub fn misfits(&self, sections: &Sections, max_tokens: usize, config: &ModelConfig) -> Vec<String> {
         let train = &self.counts;
-        // Of documents those that are left out are counted among all.
+        // The number of documents includes the dropped ones; the number of rows does not.
         let (rows, all) = match self.train.are_merged() {
             true => ("documents", train.rows),
             false => ("rows", train.rows + train.dropped),
         };
-        let sets = self.eval.iter().zip(&self.known);
+        let sets = self.eval.iter().zip(&self.overlaps);
         let mut found = misfits::schedule(sections.optimizer.lr, &sections.schedule, self.batches.steps());
         found.extend(misfits::dropped("data.max_tokens", max_tokens, rows, train.dropped, all));
         found.extend(misfits::truncated("data.max_tokens", max_tokens, rows, train.truncated, train.rows));
         found.extend(misfits::duplicates(self.key, rows, self.duplicates, train.rows));
-        found.extend(sets.filter_map(|(set, (known, all))| misfits::known("data.eval", &set.name, rows, *known, *all)));
+        found.extend(
+            sets.filter_map(|(set, (trained, all))| misfits::known("data.eval", &set.name, rows, *trained, *all)),
+        );
         if sections.train.steps.is_some() {
             found.extend(misfits::repeated("train.batch_size", sections.train.batch_size, "rows", self.train.len()));
         }
@@ -151,10 +153,10 @@ impl Rows {
     }
 }
 
-/// Reads what `align sft` needs; mistakes land in `problems`.
+/// Reads the data of `align sft`; mistakes land in `problems`.
 ///
 /// # Errors
-/// What is not the user's mistake.
+/// Errors that are not the user's mistake.
 pub fn sft_rows(
     config: &SftConfig,
     format: &ChatFormat,
@@ -175,10 +177,10 @@ pub fn sft_rows(
     }))
 }
 
-/// Reads what `align pretrain` needs; mistakes land in `problems`.
+/// Reads the data of `align pretrain`; mistakes land in `problems`.
 ///
 /// # Errors
-/// What is not the user's mistake.
+/// Errors that are not the user's mistake.
 pub fn pretrain_rows(
     config: &PretrainConfig,
     tokenizer: &Tokenizer,
@@ -192,7 +194,7 @@ pub fn pretrain_rows(
     };
     let seed = data.shuffle.then_some(config.train.seed);
     let sources = Mixture::new(&data.train, &data.mix);
-    // Documents are merged within a source, so that a mix can draw rows of one or the other.
+    // Documents are merged within a source, so that a mix can draw rows by source.
     let groups: Vec<Vec<PathBuf>> = if data.mix.is_empty() {
         vec![sources.files.clone()]
     } else {

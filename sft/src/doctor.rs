@@ -1,5 +1,5 @@
-//! `align doctor` for supervised finetuning and pretraining: whether the loss stands on the answers and on nothing else, and depends on no
-//! batch, on the user's own checkpoint and data.
+//! `align doctor` for supervised finetuning and pretraining, on the user's own checkpoint and data: whether
+//! the loss is on the answers only, and independent of the batch.
 
 use align_core::error::Result;
 use align_core::progress::Progress;
@@ -9,35 +9,30 @@ use align_model::CausalLm;
 use align_text::chatml::{ChatFormat, Dialogue, LossOn, Message, Role};
 use align_tokens::LmRow;
 use align_train::lm;
-use align_train::stage::doctor::{Check, LEARNING_RATE, alone, tolerance};
+use align_train::stage::doctor::{Check, LEARNING_RATE, single_sequence, tolerance};
 use align_train::stage::{Mixture, Start};
 
 use crate::checked::Inputs;
 use crate::config::SftConfig;
 
-/// Rows that are looked at.
+/// Number of rows that are checked.
 const ROWS: usize = 8;
 
-/// Examines what `align sft` would train.
-pub(crate) fn sft(
-    config: &SftConfig,
-    format: &ChatFormat,
-    inputs: Inputs,
-    progress: &mut dyn Progress,
-) -> Result<Vec<Check>> {
+/// The checks of sft only: the chat template and the loss mask.
+pub(crate) fn chat(config: &SftConfig, format: &ChatFormat) -> Result<Vec<Check>> {
     let mut checks = vec![Check::template(&config.model.path, format, &|dialogue: &Dialogue| {
         format.prompt(dialogue).expect("a dialogue of texts")
     })?];
     if config.data.loss_on == LossOn::Assistant {
         checks.push(mask(config, format)?);
     }
-    examine(inputs, checks, progress)
+    Ok(checks)
 }
 
-/// What sft and pretraining share: the model on the first rows, and a step on them.
+/// The checks of sft and pretraining: the model on the first rows, and a step on them.
 pub(crate) fn examine(mut inputs: Inputs, mut checks: Vec<Check>, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     progress.begin("examining", 2);
-    let few: Vec<LmRow> = inputs.rows.train.iter().take(ROWS).collect();
+    let first_rows: Vec<LmRow> = inputs.rows.train.iter().take(ROWS).collect();
     let model = inputs.model(Start::Models)?;
     let logprobs = |rows: &[LmRow]| {
         let mut found = Vec::new();
@@ -46,33 +41,33 @@ pub(crate) fn examine(mut inputs: Inputs, mut checks: Vec<Check>, progress: &mut
         });
         found
     };
-    let (together, again) = (logprobs(&few), logprobs(&few));
-    let each: Vec<f64> = few.iter().flat_map(|row| truth(&model, row)).collect();
+    let (together, again) = (logprobs(&first_rows), logprobs(&first_rows));
+    let separate: Vec<f64> = first_rows.iter().flat_map(|row| reference_logprobs(&model, row)).collect();
     let limit = tolerance(kind_of(inputs.sections.model.dtype));
-    checks.push(Check::compare("log-probabilities do not depend on the batch", &together, &each, limit));
-    checks.push(Check::same_twice(&together, &again));
+    checks.push(Check::compare("log-probabilities do not depend on the batch", &together, &separate, limit));
+    checks.push(Check::deterministic(&together, &again));
 
     progress.advance(1, "a step");
-    // One step on these rows, at a rate that is felt.
+    // Steps on these rows, with a learning rate that changes the loss measurably.
     let sections = &mut inputs.sections;
     sections.optimizer.lr = sections.optimizer.lr.max(LEARNING_RATE);
     sections.train.dropout = 0.0;
     sections.schedule.warmup_steps = 0;
-    let order = Order::new(&[few.len()], None, sections.train.seed, false);
-    inputs.rows.batches = Batches::new(order, few.len(), Length::Steps(2));
+    let order = Order::new(&[first_rows.len()], None, sections.train.seed, false);
+    inputs.rows.batches = Batches::new(order, first_rows.len(), Length::Steps(2));
     checks.push(Check::learns(&mut inputs.trainer(model))?);
     progress.end();
     Ok(checks)
 }
 
-/// The tokens with loss, as text, against the answers of the data, each with its end token.
+/// Compares the tokens with loss, as text, with the answers of the data and their end tokens.
 fn mask(config: &SftConfig, format: &ChatFormat) -> Result<Check> {
     let files = Mixture::new(&config.data.train, &config.data.mix).files;
-    let (mut looked, mut right, mut first_wrong) = (0, 0, None);
+    let (mut checked, mut equal, mut first_wrong) = (0, 0, None);
     let rows = RawRows::open(&files[0], Some(Kind::Chat))?.map_while(Result::ok);
     for (Chat(dialogue), _) in rows.filter_map(|row| row.read().ok()).take(ROWS) {
         let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
-        // Reasoning and calls are rendered by the family's own rules, which the template check is about.
+        // Reasoning and tool calls have their own rendering, which the template check covers.
         let is_text = |answer: &&Message| {
             answer.reasoning.is_none() && answer.tool_calls.is_empty() && !answer.content.contains("</think>")
         };
@@ -87,25 +82,25 @@ fn mask(config: &SftConfig, format: &ChatFormat) -> Result<Check> {
         let Ok(encoded) = format.dialogue(&dialogue, LossOn::Assistant) else { continue };
         let masked = encoded.tokens.iter().zip(&encoded.loss_mask).filter(|(_, counts)| **counts);
         let trained = format.tokenizer().decode(&masked.map(|(token, _)| *token).collect::<Vec<i64>>());
-        looked += 1;
+        checked += 1;
         if trained.replace("\n", "") == expected.replace("\n", "") {
-            right += 1;
+            equal += 1;
         } else {
             first_wrong.get_or_insert(trained);
         }
     }
     let measured = match first_wrong {
-        None => format!("{right} of {looked} dialogues"),
-        Some(text) => format!("{right} of {looked} dialogues; one has {text:?}"),
+        None => format!("{equal} of {checked} dialogues"),
+        Some(text) => format!("{equal} of {checked} dialogues; one has {text:?}"),
     };
-    Ok(Check::new("the loss stands on the answers and their ends", measured, "all", right == looked))
+    Ok(Check::new("the loss is on the answers and their end tokens only", measured, "all", equal == checked))
 }
 
-/// Log-probabilities of a row's targets, every piece alone in its batch.
-fn truth(model: &CausalLm, row: &LmRow) -> Vec<f64> {
+/// Log-probabilities of a row's targets, with every piece in a batch of its own.
+fn reference_logprobs(model: &CausalLm, row: &LmRow) -> Vec<f64> {
     let _no_grad = tch::no_grad_guard();
     let of_piece = |piece: &align_tokens::Piece| -> Vec<f64> {
-        let logits = model.head().logits(&model.hidden(&alone(&piece.tokens), None)); // (T, V)
+        let logits = model.head().logits(&model.hidden(&single_sequence(&piece.tokens), None)); // (T, V)
         let logprobs = logits.to_kind(tch::Kind::Double).log_softmax(-1, tch::Kind::Double);
         piece.targets().map(|at| logprobs.double_value(&[at as i64 - 1, piece.tokens[at]])).collect()
     };

@@ -1,13 +1,13 @@
-//! Supervised finetuning on dialogues in ChatML, and pretraining on plain text, which shares its loop.
+//! Supervised finetuning on ChatML dialogues, and pretraining on plain text, with one training loop.
 //!
-//! A run reads its config ([`config`]), turns files into rows ([`data`]) and trains on them step by step ([`train`]); the loss
-//! is the mean −log p over all targets of a batch ([`align_train::lm`]).
+//! A run reads its config ([`config`]), turns files into rows ([`data`]) and trains on them step by step
+//! ([`train`]); the loss is the mean −log p over all targets of a batch ([`align_train::lm`]).
 //!
 //! ```
 //! use align_core::config::load_text;
 //! use align_sft::config::SftConfig;
 //!
-//! // What a file leaves out is the report's; epochs take the place of its 4000 steps.
+//! // Keys that the file omits have the report's values; `epochs` replaces the default of 4000 steps.
 //! let file = "model.path = 'models/base'\ndata.train = 'sft.jsonl'\ntrain.epochs = 2\nrun.out = 'runs/sft'";
 //! let config: SftConfig = load_text("sft.toml", file, &["optimizer.lr=1e-5".to_owned()], None).unwrap();
 //! assert_eq!((config.train.batch_size, config.train.steps, config.train.epochs), (128, None, Some(2)));
@@ -29,4 +29,4 @@ mod stage;
 pub mod train;
 mod written;
 
-pub use stage::{Pretrain, Sft};
+pub use stage::{LmData, LmStage, Pretrain, Sft};

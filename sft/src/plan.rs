@@ -1,4 +1,4 @@
-//! `align plan` for sft and pretraining: what a step needs of memory and arithmetic, for the rows that the run will take.
+//! `align plan` for sft and pretraining: the memory and arithmetic of a step, for the rows of the run.
 
 use align_kernels::HOST;
 use align_kernels::kind_of;
@@ -10,7 +10,7 @@ use align_train::lm::flatten;
 
 use crate::checked::Inputs;
 
-/// A step's needs, of the rows that the run will take.
+/// Estimates a step on the rows of the run.
 pub(crate) fn estimate(inputs: Inputs) -> StepEstimate {
     let outset = inputs.outset();
     let Inputs { stage, sections, source, rows, .. } = inputs;
@@ -25,7 +25,7 @@ pub(crate) fn estimate(inputs: Inputs) -> StepEstimate {
     let dropout = train.dropout > 0.0;
     let memory = ModelMemory { config: source.header.config, options, has_lm_head: true, dropout, result_dtype };
     let microbatch_tokens = train.microbatch_tokens;
-    // Asked for again and again, of rows that are made when they are.
+    // Computed once: `sizes` is called repeatedly, and each call would read the rows again.
     let of_step = |step| rows.batch(step).map(|row| (row.len(), row.num_loss_tokens())).collect();
     let sizes: Vec<Vec<(usize, usize)>> = (0..steps).map(of_step).collect();
     let rows = footprint::Rows {

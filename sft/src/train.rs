@@ -32,29 +32,30 @@ pub struct Trainer {
     tokenizer: Tokenizer,
     pub(crate) model: CausalLm,
     pub(crate) optimizer: AdamW,
-    /// What was measured on held-out rows since the last step.
+    /// Metrics on held-out rows, if evaluated since the last step.
     held_out: Option<Metrics>,
 }
 
-/// How many held-out rows are continued at each evaluation, and by how many tokens at the most.
+/// Number of held-out rows that are continued at each evaluation.
 const SAMPLES: usize = 4;
+/// Maximum tokens of a continuation.
 const SAMPLE_TOKENS: usize = 64;
 
 impl Trainer {
-    /// A trainer whose moments are zero.
+    /// A trainer with zero moments.
     pub fn new(sections: Sections, rows: Rows, tokenizer: Tokenizer, model: CausalLm) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
         let optimizer = AdamW::new(named, &sections.optimizer);
         Self { sections, rows, tokenizer, optimizer, model, held_out: None }
     }
 
-    /// The loss of a held-out set as it was measured last, where that was since the last step.
+    /// The loss of a held-out set, if evaluated since the last step.
     pub(crate) fn held_out_loss(&self, set: &str) -> Option<f64> {
         self.held_out.as_ref()?.get(&format!("eval/{set}/loss"))
     }
 
     /// Loss, perplexity and token accuracy of every held-out file.
-    fn measure(&self) -> Metrics {
+    fn evaluate_sets(&self) -> Metrics {
         let mut metrics = Metrics::new();
         for set in &self.rows.eval {
             let stats =
@@ -66,7 +67,7 @@ impl Trainer {
         metrics
     }
 
-    /// The likeliest continuations of the first held-out rows, as they read before their last answer.
+    /// Greedy continuations of the first held-out rows, each cut before its last answer.
     fn sample(&self, run: &mut Run, done: u64) -> Result<()> {
         let special = self.tokenizer.special();
         let sampling = Sampling {
@@ -98,7 +99,7 @@ impl Trainer {
         self.rows.batch(step).collect()
     }
 
-    /// How a batch is cut, and what is dropped out in each part.
+    /// The microbatches of a batch, each with its dropout.
     pub(crate) fn microbatches(&self, step: u64, batch: &[LmRow]) -> Vec<(Range<usize>, Option<Dropout>)> {
         let train = &self.sections.train;
         let lengths: Vec<usize> = batch.iter().map(LmRow::len).collect();
@@ -123,7 +124,7 @@ impl stage::Trainer for Trainer {
         let batch: Vec<LmRow> = self.batch(step);
         let loss_tokens: usize = batch.iter().map(LmRow::num_loss_tokens).sum();
 
-        // Σ over all loss tokens of the batch / their number, however the batch is cut.
+        // Σ over all loss tokens of the batch / their number, independent of the microbatches.
         let mut loss = 0.0;
         for (range, dropout) in self.microbatches(step, &batch) {
             loss += lm::backward(&self.model, &batch[range], dropout, 1.0 / loss_tokens as f64) / loss_tokens as f64;
@@ -148,7 +149,7 @@ impl stage::Trainer for Trainer {
 
     fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics> {
         self.sample(run, done)?;
-        let metrics = self.measure();
+        let metrics = self.evaluate_sets();
         self.held_out = Some(metrics.clone());
         Ok(metrics)
     }
@@ -178,7 +179,7 @@ impl stage::Trainer for Trainer {
     }
 }
 
-/// A row up to where its last run of targets begins: for a dialogue, all before the last answer.
+/// The tokens of a row before its last run of targets: for a dialogue, everything before the last answer.
 fn before_last_answer(row: &LmRow) -> Option<Vec<i64>> {
     let piece = row.pieces.last()?;
     let last = piece.loss_mask.iter().rposition(|counts| *counts)?;

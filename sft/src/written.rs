@@ -1,4 +1,4 @@
-//! What the written model says of held-out rows, beside what the trained one does.
+//! Compares the written model with the trained one on held-out rows.
 
 use std::path::Path;
 
@@ -12,11 +12,12 @@ use serde_json::json;
 
 use crate::train::Trainer;
 
-/// Targets before which the distributions over the vocabulary are compared, in each set.
+/// Number of targets in each set whose distributions over the vocabulary are compared.
 const COMPARED_TARGETS: usize = 2048;
 
 impl CompareWritten for Trainer {
-    /// The loss of every held-out set, and the KL on its first rows; without a held-out set, both on the first training rows.
+    /// The loss on every held-out set and the KL on its first rows; without held-out sets, both on the first
+    /// training rows.
     fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
         compare(self, checkpoint, progress)
     }
@@ -38,7 +39,7 @@ fn compare(trainer: &Trainer, checkpoint: &Path, progress: &mut dyn Progress) ->
     Ok(found)
 }
 
-/// Adds what is found of a set; `trained` is its loss by the model in memory, where that is known.
+/// Adds the comparison on a set; `trained` is the trained model's loss if already evaluated.
 fn compare_set<R: Iterator<Item = LmRow>>(
     trainer: &Trainer,
     written: &WrittenLm,
@@ -55,17 +56,17 @@ fn compare_set<R: Iterator<Item = LmRow>>(
     let trained = trained.unwrap_or_else(|| {
         lm::evaluate(&trainer.model, rows(), microbatch_tokens, &mut |_, _, _| progress.advance(1, "")).loss()
     });
-    let read = lm::evaluate(written, rows(), microbatch_tokens, &mut |_, _, _| progress.advance(1, ""));
+    let reloaded = lm::evaluate(written, rows(), microbatch_tokens, &mut |_, _, _| progress.advance(1, ""));
     let mut advance = |done| progress.advance(done as u64, "");
     let kl = mean_divergence(&trainer.model, written, &first, microbatch_tokens, &mut advance);
     progress.end();
-    let (compute, loss) = (dtype_name(trainer.compute()), read.loss());
+    let (compute, loss) = (dtype_name(trainer.compute()), reloaded.loss());
     let kl_tokens: usize = first.iter().map(LmRow::num_loss_tokens).sum();
-    found.said.push(format!(
-        "{name}: loss in training ({compute}) {trained:.4}, as `align eval` computes it on the result {loss:.4}; KL of trained against written {kl:.1e} nats a token, over {kl_tokens} tokens"
+    found.lines.push(format!(
+        "{name}: loss of the trained model ({compute}) {trained:.4}, of the result in `align eval` {loss:.4}; KL(trained ‖ written) {kl:.1e} nats per token, over {kl_tokens} tokens"
     ));
     found.sets.push(json!({
-        "set": name, "rows": count, "tokens": read.tokens, "loss_trained": trained, "loss_written": loss,
+        "set": name, "rows": count, "tokens": reloaded.tokens, "loss_trained": trained, "loss_written": loss,
         "kl": kl, "kl_tokens": kl_tokens,
     }));
 }

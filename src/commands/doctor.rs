@@ -22,9 +22,9 @@ pub(crate) fn run(args: DoctorArgs) -> Result<ExitCode> {
         Stage::Sft => stage::doctor::<align_sft::Sft>(&load(&args)?, &mut terminal)?,
         Stage::Pretrain => stage::doctor::<align_sft::Pretrain>(&load(&args)?, &mut terminal)?,
     };
-    let faults = checks.iter().filter(|check| !check.sound).count();
+    let faults = checks.iter().filter(|check| !check.passed).count();
     if args.json {
-        let of = |check: &Check| json!({ "check": check.name, "measured": check.measured, "expected": check.expected, "sound": check.sound });
+        let of = |check: &Check| json!({ "check": check.name, "measured": check.measured, "expected": check.expected, "sound": check.passed });
         let all = json!({
             "faults": faults, "starts_from": outset.starts_from, "warnings": outset.warnings,
             "checks": checks.iter().map(of).collect::<Vec<Value>>(),
@@ -34,7 +34,7 @@ pub(crate) fn run(args: DoctorArgs) -> Result<ExitCode> {
         print_line(&format!("starts from: {}", outset.starts_from));
         let mut findings = table(&["", "check", "measured", "expected"]);
         for check in &checks {
-            let verdict = if check.sound { "ok" } else { "FAULT" };
+            let verdict = if check.passed { "ok" } else { "FAULT" };
             findings.add_row([verdict, check.name, &check.measured, &check.expected]);
         }
         print_line(&findings.to_string());

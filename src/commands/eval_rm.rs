@@ -95,7 +95,7 @@ fn check(args: &EvalRmArgs, given: &[Found]) -> Result<Vec<Checked>> {
     }
     let mut checked = Vec::new();
     for dir in &args.model {
-        let scorer = check_reward_model(dir, &args.reading.wish(), &mut problems)?;
+        let scorer = check_reward_model(dir, &args.reading.score_options(), &mut problems)?;
         let seen = problems.absorb(SeenPairs::read(dir))?.flatten();
         let Some(Scorer { format, assumed, .. }) = scorer else { continue };
         let mut sets = Vec::new();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use align_core::config::{self, Config};
 use align_run::run::{Failure, Recorded};
-use align_train::stage::{self, Examination, Part, Quantity, Replayed};
+use align_train::stage::{self, NanReport, Replayed, Section, TensorStats};
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -48,11 +48,11 @@ fn show(run: &Path, replay: &Replayed) {
     let mut summary = table(&[&run.display().to_string(), &format!("{stage}, step {done}")]);
     summary.add_row(["recorded", &recorded.to_string()]);
     summary.add_row(["repeated", &repeated]);
-    summary.add_row(["begins", found.begins().as_deref().unwrap_or("not found in the traced tensors")]);
+    summary.add_row(["begins", found.origin().as_deref().unwrap_or("not found in the traced tensors")]);
     print_line(&summary.to_string());
     print_line("");
     let mut parts = table(&["", "rows", "tokens", "loss", "first not finite", "gradients not finite"]);
-    for part in &found.parts {
+    for part in &found.sections {
         let loss = part.loss.map_or_else(|| "–".to_owned(), |loss| format!("{loss:.4}"));
         let first = part.first_activation().map_or("–", |first| first.name.as_str());
         parts.add_row([&part.name, &rows(part), &part.tokens.to_string(), &loss, first, &bad_gradients(part)]);
@@ -60,7 +60,7 @@ fn show(run: &Path, replay: &Replayed) {
     print_line(&parts.to_string());
     print_line("");
     let mut numbers = table(&["", "largest |x|", "not finite", "of"]);
-    for quantity in outlines(found).iter().chain(&found.quantities) {
+    for quantity in outlines(found).iter().chain(&found.tensors) {
         numbers.add_row(cells(&quantity.name, quantity));
     }
     for weight in &found.weights {
@@ -69,22 +69,22 @@ fn show(run: &Path, replay: &Replayed) {
     print_line(&align_right(numbers, 1).to_string());
 }
 
-fn cells(name: &str, quantity: &Quantity) -> [String; 4] {
-    let Quantity { largest, not_finite, numbers, .. } = quantity;
-    let largest = if not_finite == numbers { "–".to_owned() } else { format!("{largest:.3e}") };
-    [name.to_owned(), largest, not_finite.to_string(), numbers.to_string()]
+fn cells(name: &str, quantity: &TensorStats) -> [String; 4] {
+    let TensorStats { largest, not_finite, elements, .. } = quantity;
+    let largest = if not_finite == elements { "–".to_owned() } else { format!("{largest:.3e}") };
+    [name.to_owned(), largest, not_finite.to_string(), elements.to_string()]
 }
 
 /// Each model's forward pass in a few lines, over all microbatches: the input, the output of each layer, and
 /// the result.
-fn outlines(found: &Examination) -> Vec<Quantity> {
-    let mut outlines: Vec<Quantity> = Vec::new();
-    for part in &found.parts {
+fn outlines(found: &NanReport) -> Vec<TensorStats> {
+    let mut outlines: Vec<TensorStats> = Vec::new();
+    for part in &found.sections {
         let shown = part.activations.iter().filter(|one| !one.name.contains(", ") || one.name.ends_with(", output"));
         let of_model = part.loss.is_none().then_some(part.name.as_str());
         let named = shown.map(|one| {
             let name = of_model.map_or_else(|| one.name.clone(), |model| format!("{model}: {}", one.name));
-            Quantity { name, ..one.clone() }
+            TensorStats { name, ..one.clone() }
         });
         align_train::stage::merge(&mut outlines, named.collect());
     }
@@ -92,7 +92,7 @@ fn outlines(found: &Examination) -> Vec<Quantity> {
 }
 
 /// The first rows, with each file named once.
-fn rows(part: &Part) -> String {
+fn rows(part: &Section) -> String {
     let mut file = "";
     let named = part.rows.iter().take(NAMED).map(|row| match row.rsplit_once(':') {
         Some((of, line)) if of == file => format!(":{line}"),
@@ -109,7 +109,7 @@ fn rows(part: &Part) -> String {
 }
 
 /// The number of non-finite gradients, and the first one in the backward pass.
-fn bad_gradients(part: &Part) -> String {
+fn bad_gradients(part: &Section) -> String {
     match (part.bad_gradients().next_back(), part.gradients.len()) {
         (_, 0) => "–".to_owned(),
         (None, all) => format!("none of {all}"),
@@ -119,10 +119,10 @@ fn bad_gradients(part: &Part) -> String {
 
 fn to_json(run: &Path, replay: &Replayed) -> Value {
     let failure = |failure: &Failure| json!({ "what": failure.what, "number": failure.number });
-    let all = |quantities: &[Quantity]| quantities.iter().map(Quantity::to_json).collect::<Vec<_>>();
+    let all = |quantities: &[TensorStats]| quantities.iter().map(TensorStats::to_json).collect::<Vec<_>>();
     // JSON has no NaN or infinity.
     let number = |number: f64| if number.is_finite() { json!(number) } else { json!(number.to_string()) };
-    let part = |part: &Part| {
+    let part = |part: &Section| {
         let bad: Vec<&str> = part.bad_gradients().map(|gradient| gradient.name.as_str()).collect();
         json!({
             "name": part.name,
@@ -142,9 +142,9 @@ fn to_json(run: &Path, replay: &Replayed) -> Value {
         "recorded": failure(&replay.recorded),
         "repeated": found.failure.as_ref().map(failure),
         "same": replay.is_reproduced(),
-        "begins": found.begins(),
-        "parts": found.parts.iter().map(part).collect::<Vec<_>>(),
-        "quantities": all(&found.quantities),
+        "begins": found.origin(),
+        "parts": found.sections.iter().map(part).collect::<Vec<_>>(),
+        "quantities": all(&found.tensors),
         "weights": all(&found.weights),
     })
 }

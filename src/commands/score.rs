@@ -26,7 +26,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
     let standard = Path::new("-");
     let source = if args.data == standard { Path::new(STDIN) } else { &args.data };
     let mut problems = Problems::new();
-    let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
+    let scorer = check_reward_model(&args.model, &args.reading.score_options(), &mut problems)?;
     let format = scorer.as_ref().map(|scorer| &scorer.format);
     let prepare = |_: &RowLocation, row: Response| {
         // Without a format there is a problem already: then rows are only parsed.

@@ -46,7 +46,7 @@ pub(crate) fn rm(args: ServeRmArgs) -> anyhow::Result<ExitCode> {
         problems.push("--listen", what);
     }
     let token = problems.absorb(args.token_file.as_deref().map(Token::read).transpose())?.flatten();
-    let scorer = check_reward_model(&args.model, &args.reading.wish(), &mut problems)?;
+    let scorer = check_reward_model(&args.model, &args.reading.score_options(), &mut problems)?;
     // The address is bound before the model loads, but requests are answered only afterwards.
     let socket = address.map(bind).map_or(Ok(None), |socket| problems.absorb(socket))?;
     let ((Scorer { format, assumed, .. }, socket), address) = problems.into_checked(scorer.zip(socket).zip(address))?;

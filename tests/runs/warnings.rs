@@ -160,7 +160,7 @@ fn rows_beyond_the_positions_of_the_model() {
     assert_eq!(reported.len(), 1, "{reported:?}");
     assert!(reported[0].starts_with("data.max_tokens: ") && reported[0].contains("40 positions"), "{reported:?}");
     let reported = warnings_of_every_command(&folder, "pretrain", "pretrain.toml", &[short]);
-    assert!(reported.len() == 1 && reported[0].contains("40 positions that the model is meant for"), "{reported:?}");
+    assert!(reported.len() == 1 && reported[0].contains("model's 40 positions"), "{reported:?}");
     let reported = warnings_of_every_command(&folder, "rm", "rm.toml", &[short]);
     assert!(
         reported.len() == 1 && reported[0].contains("comparisons have a dialogue longer than the 40 positions"),

@@ -1,10 +1,10 @@
-//! What the stages share above models and runs: checks before the first step, the training loop, the optimizer, estimates.
+//! Shared by the stages: checks before the first step, the training loop, the optimizer, estimates.
 //!
-//! Imports every other crate below `common/`, and no stage.
+//! Imports the other crates below `common/`, and no stage.
 //!
-//! - [`stage`]: what is checked before a run, the loop that drives a stage's trainer, doctor, replay, warnings.
+//! - [`stage`]: the checks before a run, the loop that drives a stage's trainer, doctor, replay, warnings.
 //! - [`lm`]: language modelling on rows of tokens. [`optim`]: AdamW. [`schedule`]: the learning rate.
-//! - [`footprint`]: what a model's work needs, in bytes and operations.
+//! - [`footprint`]: estimates of memory and floating-point operations.
 
 #![forbid(unsafe_code)]
 

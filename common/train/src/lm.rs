@@ -1,4 +1,4 @@
-//! Language modelling on rows of tokens: what sft, pretraining, PPO's pretrained gradient and `eval lm` share.
+//! Language modelling on rows of tokens, for sft, pretraining, PPO's pretraining gradient and `eval lm`.
 
 use align_kernels::HOST;
 use std::borrow::Borrow;
@@ -12,17 +12,18 @@ use align_tokens::LmRow;
 #[cfg(test)]
 mod tests;
 
-/// Rows laid out flat, with the places where targets are predicted.
+/// Rows as a flat batch, with the token indices at which targets are predicted.
 pub struct LmBatch {
-    /// The tokens that must be computed.
+    /// The tokens to be computed.
     pub flat: FlatBatch,
-    /// (N) places in the flat batch: one before each target.
+    /// (N) token indices in the flat batch, each one before its target.
     pub positions: Tensor,
     /// (N) the targets' token ids.
     pub targets: Tensor,
 }
 
-/// Lays rows out flat; what follows a piece's last target is left out, since nothing reads it.
+/// Concatenates rows into a flat batch. Tokens after a piece's last target are left out: no target needs
+/// them.
 pub fn flatten<'a>(rows: impl IntoIterator<Item = &'a LmRow>, device: Device) -> LmBatch {
     let (mut flat, mut positions, mut targets) = (FlatBatch::new(), Vec::new(), Vec::new());
     for piece in rows.into_iter().flat_map(|row| &row.pieces) {
@@ -40,14 +41,14 @@ pub fn flatten<'a>(rows: impl IntoIterator<Item = &'a LmRow>, device: Device) ->
     LmBatch { flat, positions: tensor(&positions), targets: tensor(&targets) }
 }
 
-/// Sums over targets; a mean is formed once, at the end.
+/// Sums over targets; means are computed once, at the end.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct LmStats {
     /// Number of targets.
     pub tokens: u64,
     /// Σ −log p, in nats.
     pub loss_sum: f64,
-    /// Targets that were the likeliest token.
+    /// Targets that are the argmax of the logits.
     pub correct: u64,
 }
 
@@ -62,7 +63,7 @@ impl LmStats {
         self.loss().exp()
     }
 
-    /// Share of targets that were the likeliest token.
+    /// Share of targets that are the argmax of the logits.
     pub fn token_accuracy(&self) -> f64 {
         self.correct as f64 / self.tokens as f64
     }
@@ -74,7 +75,7 @@ impl LmStats {
     }
 }
 
-/// Accumulates the gradient of scale · Σ −log p over the rows' targets; returns Σ −log p (without the scale).
+/// Accumulates the gradient of scale · Σ −log p over the rows' targets; returns the unscaled Σ −log p.
 pub fn backward<'a>(
     model: &CausalLm,
     rows: impl IntoIterator<Item = &'a LmRow>,
@@ -87,7 +88,7 @@ pub fn backward<'a>(
     -stats.logprobs.sum(Kind::Double).double_value(&[])
 }
 
-/// Measures a model on rows, without gradient; `on_row(index, row, logprobs of its targets)` sees every row in order.
+/// Evaluates a model on rows without gradients; calls `on_row(index, row, logprobs of its targets)` in order.
 pub fn evaluate(
     model: &impl LmReader,
     rows: impl IntoIterator<Item: Borrow<LmRow>>,
@@ -98,7 +99,7 @@ pub fn evaluate(
     let mut rows = rows.into_iter().peekable();
     let (mut total, mut index) = (LmStats::default(), 0);
     while let Some(first) = rows.next() {
-        // As `microbatches` cuts, of rows that come one by one.
+        // The same microbatches as `microbatches` returns, from an iterator of rows.
         let mut filled = first.borrow().len();
         let mut microbatch = vec![first];
         while let Some(row) = rows.next_if(|row| filled + row.borrow().len() <= microbatch_tokens) {
@@ -124,18 +125,19 @@ pub fn evaluate(
     total
 }
 
-/// The first rows that have at least so many targets together, or all.
+/// The first rows with at least this many targets in total, or all rows.
 pub fn first_rows(rows: impl IntoIterator<Item = LmRow>, targets: usize) -> Vec<LmRow> {
     let mut found = 0;
     let within = |row: &LmRow| {
-        let goes_on = found < targets;
+        let is_within = found < targets;
         found += row.num_loss_tokens();
-        goes_on
+        is_within
     };
     rows.into_iter().take_while(within).collect()
 }
 
-/// The mean KL(p ‖ q) before the targets of some rows, over the whole vocabulary, in nats; `done` is called with the number of rows finished.
+/// The mean KL(p ‖ q) over the whole vocabulary and all targets of the rows, in nats. Calls `done` with the
+/// number of rows finished since the last call.
 pub fn mean_divergence(
     p: &impl LmReader,
     q: &impl LmReader,

@@ -1,13 +1,14 @@
-//! What is said of a run before its first step, by a run and its `--dry-run`, by `plan` and by `doctor`.
+//! What is reported of a run before its first step, by the run and its `--dry-run`, by `plan` and by
+//! `doctor`.
 
 use align_core::progress::Progress;
 
-/// What a run begins with.
+/// The initial models of a run and the warnings about its config.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outset {
-    /// What the models are before it.
+    /// The initial models.
     pub starts_from: String,
-    /// What does not fit together.
+    /// Settings that do not fit each other or the data.
     pub warnings: Vec<String>,
 }
 
@@ -17,7 +18,7 @@ impl Outset {
         self.warnings.iter().map(|warning| format!("warning: {warning}"))
     }
 
-    /// Shows the warnings, apart from what stands before them.
+    /// Shows the warnings after an empty line.
     pub(crate) fn warn(&self, progress: &mut dyn Progress) {
         if !self.warnings.is_empty() {
             progress.note("");

@@ -6,15 +6,15 @@ use align_core::config::{ScheduleKind, ScheduleSection};
 
 /// The learning rate of step `step` (0-based) of `total`.
 ///
-/// With w = `warmup_steps`: base · (step + 1) / w while step < w. Behind the warm-up the rate stays at base, or falls from
-/// base towards base · `min_lr_ratio`, which it would reach at step `total`, in a straight line or along half a cosine.
+/// With w = `warmup_steps`: base · (step + 1) / w while step < w. After the warm-up the rate is constant, or
+/// falls from base to base · `min_lr_ratio` at step `total`, linearly or along half a cosine.
 pub fn lr(base: f64, schedule: &ScheduleSection, step: u64, total: u64) -> f64 {
     let warmup = schedule.warmup_steps;
     if step < warmup {
         return base * (step + 1) as f64 / warmup as f64;
     }
-    let behind = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
-    let part = behind.min(1.0);
+    let progress = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
+    let part = progress.min(1.0);
     let falling = match schedule.kind {
         ScheduleKind::Constant => return base,
         ScheduleKind::Linear => 1.0 - part,

@@ -7,7 +7,7 @@ use align_core::documented;
 use align_core::error::Problems;
 use align_data::BadRows;
 use align_text::chatml::SYSTEM;
-use align_train::stage::{Action, ScorePlace};
+use align_train::stage::{Action, ScorePosition};
 
 use super::{KlControl, Logprobs};
 use crate::rewards::{MissingEnd, Normalize};
@@ -192,7 +192,7 @@ documented! {
         /// At which token the reward model's score is read: "end" (`<|im_end|>`), "last" (the last token that
         /// its chat template writes, where other programs train), or "auto": as align.json says, "last"
         /// without one. Our choice.
-        pub score_at: ScorePlace,
+        pub score_at: ScorePosition,
         /// System text that the reward model reads for a prompt that has none. When absent: align.json's,
         /// which must equal `data.system`, or the chat template's for a model without align.json. Our choice.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -202,7 +202,7 @@ documented! {
         #[serde(skip_serializing_if = "Option::is_none")]
         pub second: Option<PathBuf>,
         /// As `score_at`, for the second reward model. Our choice.
-        pub second_score_at: ScorePlace,
+        pub second_score_at: ScorePosition,
         /// As `system`, for the second reward model. Our choice.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub second_system: Option<String>,
@@ -218,10 +218,10 @@ impl Default for RewardSection {
             kl_horizon: 10000.0,
             normalize: Normalize::RunningMean,
             clip: None,
-            score_at: ScorePlace::Auto,
+            score_at: ScorePosition::Auto,
             system: None,
             second: None,
-            second_score_at: ScorePlace::Auto,
+            second_score_at: ScorePosition::Auto,
             second_system: None,
         }
     }

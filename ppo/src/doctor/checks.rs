@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use align_core::progress::Progress;
-use align_train::stage::doctor::{Check, alone, host, widest};
+use align_train::stage::doctor::{Check, max_abs_diff, single_sequence, to_host};
 
 use super::*;
 use crate::masked::{self, Table, mask};
@@ -89,12 +89,12 @@ fn sample(subject: &dyn Subject, bed: &Bed) -> Result<Rollout> {
 fn softmax(subject: &dyn Subject, tokens: &[i64], from: usize, temperature: f64) -> Vec<Vec<f64>> {
     let _no_grad = tch::no_grad_guard();
     let policy = &subject.models().policy;
-    let hidden = policy.hidden(&alone(tokens), None);
+    let hidden = policy.hidden(&single_sequence(tokens), None);
     let hidden = hidden.narrow(0, from as i64, tokens.len() as i64 - from as i64);
     let logits = policy.head().logits(&hidden).to_kind(tch::Kind::Double);
     let width = subject.sampling().vocab.min(logits.size()[1]);
     let probabilities = (logits.narrow(1, 0, width) / temperature).softmax(-1, tch::Kind::Double);
-    host(&probabilities).chunks(width as usize).map(<[f64]>::to_vec).collect()
+    to_host(&probabilities).chunks(width as usize).map(<[f64]>::to_vec).collect()
 }
 
 /// The nucleus, ascending: ids and their cumulated mass.
@@ -230,7 +230,7 @@ fn truth(subject: &dyn Subject, bed: &Bed, prompt: &[i64], response: &Response) 
     let before = prompt.len() as i64 - 1;
     let count = response.tokens.len() as i64;
     let logprobs = |model: &align_model::CausalLm| -> Vec<f64> {
-        let hidden = model.hidden(&alone(&sequence), None).narrow(0, before, count);
+        let hidden = model.hidden(&single_sequence(&sequence), None).narrow(0, before, count);
         let logits = model.head().logits(&hidden).to_kind(tch::Kind::Double) / bed.temperature; // (count, V)
         let taken = |row: usize| -> f64 {
             let logits = logits.get(row as i64);
@@ -243,18 +243,18 @@ fn truth(subject: &dyn Subject, bed: &Bed, prompt: &[i64], response: &Response) 
         };
         (0..count as usize).map(taken).collect()
     };
-    let values = models.value_model.hidden(&alone(&sequence), None).narrow(0, before, count);
+    let values = models.value_model.hidden(&single_sequence(&sequence), None).narrow(0, before, count);
     let mut scored = [bed.reading.prompts.get(prompt).map_or(prompt, Vec::as_slice), &response.tokens].concat();
     if scored.last() != Some(&bed.end_id) {
         scored.push(bed.end_id);
     }
     scored.extend(&bed.reading.tokens_after_end);
-    let last = models.reward_model.hidden(&alone(&scored), None).narrow(0, scored.len() as i64 - 1, 1);
+    let last = models.reward_model.hidden(&single_sequence(&scored), None).narrow(0, scored.len() as i64 - 1, 1);
     Truth {
         policy: logprobs(&models.policy),
         reference: logprobs(&models.ref_policy),
-        values: host(&models.value_model.scalars(&values)),
-        score: host(&models.reward_model.scalars(&last))[0],
+        values: to_host(&models.value_model.scalars(&values)),
+        score: to_host(&models.reward_model.scalars(&last))[0],
     }
 }
 
@@ -295,7 +295,7 @@ fn evaluation(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Vec<Check>
     // Values and scores are as large as the head makes them.
     let scale = expected_scores.iter().map(|score| score.abs()).fold(1.0, f64::max);
     let again = Evaluated::new(subject, rollout);
-    let kl = widest(policy, reference);
+    let kl = max_abs_diff(policy, reference);
     let kl_limit = if bed.same_dtype { bed.tolerance / 10.0 } else { f64::INFINITY };
     vec![
         Check::compare(
@@ -312,7 +312,7 @@ fn evaluation(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Vec<Check>
             scale * bed.tolerance,
         ),
         Check::compare("scores are read at the end token", &scores, &expected_scores, scale * bed.tolerance),
-        Check::same_twice(&evaluated.numbers(), &again.numbers()),
+        Check::deterministic(&evaluated.numbers(), &again.numbers()),
         Check::new(
             "the KL is 0 before the first update",
             format!("{} log-ratios, at most {kl:.1e}", policy.len()),
@@ -338,7 +338,7 @@ fn inner_pad(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Check {
         responses: vec![response],
     };
     let found = Evaluated::new(subject, &crafted);
-    let apart = widest(&found.old_logprobs, &expected.policy);
+    let apart = max_abs_diff(&found.old_logprobs, &expected.policy);
     let sound = found.old_logprobs.len() == 4 && found.values.len() == 4 && apart <= 10.0 * bed.tolerance;
     let measured = format!("{} log-probabilities, apart by {apart:.1e}", found.old_logprobs.len());
     Check::new(name, measured, format!("4, at most {:.0e}", 10.0 * bed.tolerance), sound)
@@ -363,7 +363,7 @@ fn end_values(subject: &mut dyn Subject, bed: &Bed, rollout: &Rollout) -> Check 
     let shift = if bed.normalize == Normalize::None { 0.0 } else { mean };
     let scale = scores.iter().map(|score| score.abs()).fold(1.0, f64::max);
     let expected: Vec<f64> = scores.iter().map(|score| score - shift).collect();
-    let apart = widest(&subject.end_values(rollout), &expected);
+    let apart = max_abs_diff(&subject.end_values(rollout), &expected);
     let limit = scale * bed.tolerance;
     Check::new(
         name,
@@ -379,9 +379,9 @@ fn learning(subject: &mut dyn Subject, bed: &Bed, rollout: &Rollout) -> Result<V
     let metrics = subject.step(0)?;
     let (after, scores_after) = (Evaluated::new(subject, rollout), subject.score(rollout));
     let ratio = metrics.get("policy/ratio_max").unwrap_or(f64::NAN);
-    let moved = widest(&after.old_logprobs, &before.old_logprobs);
-    let drifted = widest(&after.ref_logprobs, &before.ref_logprobs);
-    let rescored = widest(&scores_after, &scores);
+    let moved = max_abs_diff(&after.old_logprobs, &before.old_logprobs);
+    let drifted = max_abs_diff(&after.ref_logprobs, &before.ref_logprobs);
+    let rescored = max_abs_diff(&scores_after, &scores);
     let limit = if bed.tolerance < 1e-3 { 1e-5 } else { 1e-2 };
     Ok(vec![
         Check::new(

@@ -4,7 +4,7 @@ use align_core::error::Result;
 use align_model::generate::{Response, Sampling};
 use align_run::metrics::Metrics;
 use align_text::chatml::{ChatFormat, Dialogue};
-use align_train::stage::doctor::host;
+use align_train::stage::doctor::to_host;
 
 use crate::models::Models;
 use crate::rollout::Rollout;
@@ -102,7 +102,7 @@ impl Subject for Pieces {
         let model = &self.trainer.models.value_model;
         let (end_id, reading) = (self.trainer.end_id, &self.trainer.reading);
         let (flat, ends) = rollout.reward_model_batch(&rollout.rows(), end_id, reading, model.device());
-        host(&model.scalars(&model.hidden(&flat, None).index_select(0, &ends)))
+        to_host(&model.scalars(&model.hidden(&flat, None).index_select(0, &ends)))
     }
 
     fn step(&mut self, step: u64) -> Result<Metrics> {

@@ -15,7 +15,7 @@ use crate::masked::{self, Table, mask};
 use crate::models::Models;
 use crate::train::tests::{END, PAD, trainer};
 use crate::trajectory::RolloutStats;
-use align_train::stage::doctor::{Check, host};
+use align_train::stage::doctor::{Check, to_host};
 
 /// What is wrong with a [`Faulty`] subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Subject for Faulty {
         let _no_grad = tch::no_grad_guard();
         let model = &self.pieces.trainer.models.reward_model;
         let (flat, ends) = rollout.reward_model_batch(&rollout.rows(), END, &Reading::default(), model.device());
-        host(&model.scalars(&model.hidden(&flat, None).index_select(0, &(ends - 1))))
+        to_host(&model.scalars(&model.hidden(&flat, None).index_select(0, &(ends - 1))))
     }
 
     fn evaluate(&self, rollout: &Rollout) -> RolloutStats {
@@ -203,23 +203,23 @@ fn examined(fault: Fault) -> Vec<Check> {
 
 fn broken(fault: Fault) -> Vec<&'static str> {
     let checks = examined(fault);
-    checks.iter().filter(|check| !check.sound).map(|check| check.name).collect()
+    checks.iter().filter(|check| !check.passed).map(|check| check.name).collect()
 }
 
 #[test]
 fn a_sound_run_has_no_findings() {
     let checks = examined(Fault::None);
-    assert!(checks.iter().all(|check| check.sound), "{checks:#?}");
+    assert!(checks.iter().all(|check| check.passed), "{checks:#?}");
     assert!(checks.len() >= 14);
 }
 
 #[test]
 fn each_of_ten_faults_is_found_by_the_check_that_names_it() {
     for (fault, name) in [
-        (Fault::WrongTemplate, "prompts are written as the chat template says"),
+        (Fault::WrongTemplate, "prompts equal those of the chat template"),
         (Fault::HeadOnWrongToken, "scores are read at the end token"),
         (Fault::ShiftedValues, "values stand before their tokens"),
-        (Fault::DropoutLeftOn, "the same twice: no dropout"),
+        (Fault::DropoutLeftOn, "deterministic: no dropout"),
         (Fault::ReferenceNotFrozen, "the reference is frozen"),
         (Fault::TokenizerSwapped, "policy and reward model have one tokenizer"),
         (Fault::InnerPadMasked, "a pad id inside a response counts as a token"),

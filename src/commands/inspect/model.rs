@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use align_core::error::{Error, Problems};
 use align_model::{Face, Family, Header, untrained_chatml};
 use align_text::chatml::{ChatFormat, SYSTEM, TEMPLATES_SYSTEM};
-use align_train::stage::{ScoreWish, check_scalar_model, check_source};
+use align_train::stage::{ScoreOptions, check_scalar_model, check_source};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use tch::Kind;
@@ -45,7 +45,7 @@ pub(crate) fn run(args: InspectModelArgs) -> Result<ExitCode> {
     }
     set("generation stops at", stops(&args.model));
     if is_scalar && fits {
-        let scorer = check_scalar_model(&args.model, &ScoreWish::default(), &mut Problems::new())?;
+        let scorer = check_scalar_model(&args.model, &ScoreOptions::default(), &mut Problems::new())?;
         let scorer = scorer.expect("checked above");
         let at = scorer.format.tokens_after_end().last().copied().unwrap_or(tokenizer.special().im_end);
         set("scores are read at", json!(format!("{:?}", tokenizer.token(at))));

@@ -71,11 +71,11 @@ fn print_all_facts(state: &str, all: &Map<String, Value>) {
     facts.insert("state".to_owned(), json!(state));
     facts.extend(
         all.iter()
-            .filter(|(name, _)| *name != "inputs" && *name != written::FACT)
+            .filter(|(name, _)| *name != "inputs" && *name != written::KEY)
             .map(|(name, value)| (name.replace('_', " "), displayed(name, value))),
     );
     print_facts(facts.iter().map(|(name, value)| (name.as_str(), value)));
-    for said in all.get(written::FACT).and_then(|written| written["said"].as_array()).into_iter().flatten() {
+    for said in all.get(written::KEY).and_then(|written| written["said"].as_array()).into_iter().flatten() {
         print_line(&format!("the result: {}", said.as_str().unwrap_or_default()));
     }
     print_line("");

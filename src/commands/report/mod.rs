@@ -91,7 +91,7 @@ fn render(dir: &Path, contents: &Contents) -> Result<String> {
 
 /// The dtypes of the result, and how it differs from the trained model.
 fn what_was_written(facts: &Map<String, Value>) -> Value {
-    let Some(written) = facts.get(written::FACT) else { return Value::Null };
+    let Some(written) = facts.get(written::KEY) else { return Value::Null };
     let text = |value: &Value| value.as_str().map(printable);
     let dtypes: Vec<[String; 2]> = ["model", "value"]
         .into_iter()
@@ -146,7 +146,7 @@ fn facts(facts: &Map<String, Value>, log: &Log) -> Vec<[String; 2]> {
         }
         other => other.to_string(),
     };
-    let elsewhere = ["finished_step", "stage", "warnings", written::FACT];
+    let elsewhere = ["finished_step", "stage", "warnings", written::KEY];
     let shown = facts.iter().filter(|(name, _)| !elsewhere.contains(&name.as_str()));
     let mut facts: Vec<[String; 2]> =
         shown.map(|(name, value)| [printable(&name.replace('_', " ")), text(name, value)]).collect();

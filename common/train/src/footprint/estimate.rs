@@ -14,7 +14,8 @@ pub struct Phase {
     pub parts: Vec<(&'static str, u64)>,
     /// Floating-point operations in matmuls.
     pub flops: f64,
-    /// Bytes read and written outside matmuls: by the optimiser, by element-wise operations, by each decoding step.
+    /// Bytes read and written outside matmuls: by the optimiser, by element-wise operations, by each decoding
+    /// step.
     pub traffic: f64,
 }
 
@@ -68,7 +69,8 @@ impl StepEstimate {
         (self.phases)(microbatch_tokens).iter().map(Phase::bytes).max().unwrap_or(0)
     }
 
-    /// The largest microbatch, a multiple of 64 tokens, that fits into these bytes; `None` when not even 64 tokens fit.
+    /// The largest microbatch, a multiple of 64 tokens, that fits into these bytes; `None` when not even 64
+    /// tokens fit.
     pub fn largest(&self, bytes: u64) -> Option<usize> {
         const STEP: usize = 64;
         let fits = |steps: usize| self.peak(steps * STEP) <= bytes;

@@ -38,7 +38,8 @@ impl ModelMemory {
         }
     }
 
-    /// The activations of one layer whose output has this many rows: all tokens, or in the last layer the targets.
+    /// The activations of one layer whose output has this many rows: all tokens, or in the last layer the
+    /// targets.
     pub(super) fn layer_activations(&self, cost: &BatchCost, output_rows: u64) -> u64 {
         self.saved_tensors(cost, output_rows).iter().map(|(_, bytes)| bytes).sum()
     }
@@ -52,8 +53,8 @@ impl ModelMemory {
         let streams = tokens * FP32 * hidden + output_rows * (FP32 * hidden + dropout_masks);
         // Gate and up.
         let feed_forward = 2 * small * inner;
-        // Rotated keys, values, rotated queries and the attention output, which several calls save a second time,
-        // concatenated. With head norms also queries and keys before the norms.
+        // Rotated keys, values, rotated queries and the attention output, which several calls save a second
+        // time, concatenated. With head norms also queries and keys before the norms.
         let joins =
             cost.calls > 1 && !self.dropout && !self.options.ops().attention_reads_in_place(self.options.compute);
         let parts = if joins { 3 } else { 2 };
@@ -69,8 +70,9 @@ impl ModelMemory {
         ]
     }
 
-    /// Allocator fragmentation. Small tensors are allocated on the heap, where tensors of other sizes leave gaps: up to
-    /// a third as measured, an eighth as estimated here. Large tensors are mapped separately, without gaps.
+    /// Allocator fragmentation. Small tensors are allocated on the heap, where tensors of other sizes leave
+    /// gaps: up to a third as measured, an eighth as estimated here. Large tensors are mapped separately,
+    /// without gaps.
     pub(super) fn fragmentation(&self, cost: &BatchCost) -> u64 {
         let layers = if self.options.recompute_layers { 1 } else { self.config.num_hidden_layers as u64 };
         let from_heap =

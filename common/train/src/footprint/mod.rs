@@ -1,5 +1,6 @@
-//! Estimates of memory and arithmetic, derived from the tensors that the code saves: bytes are numbers of elements
-//! times their size. One number is measured instead: the allocator fragmentation between small tensors.
+//! Estimates of memory and arithmetic, derived from the tensors that the code saves: bytes are numbers of
+//! elements times their size. One number is measured instead: the allocator fragmentation between small
+//! tensors.
 //!
 //! Letters as everywhere: D hidden size, I inner size of the feed-forward layer, Q = H·E, K·E, T tokens.
 

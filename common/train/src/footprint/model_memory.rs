@@ -42,8 +42,8 @@ impl ModelMemory {
     /// Memory for writing a checkpoint and reading it back during the next steps.
     ///
     /// - 16-bit weights: the largest matrix, rounded.
-    /// - fp32 weights, written without a copy: one layer of the mapped file and its largest matrix in the compute
-    ///   dtype, or a part of the embedding.
+    /// - fp32 weights, written without a copy: one layer of the mapped file and its largest matrix in the
+    ///   compute dtype, or a part of the embedding.
     pub fn checkpoint(&self) -> u64 {
         if !self.options.trainable {
             return 0;
@@ -86,7 +86,8 @@ impl ModelMemory {
             // After the last attention only the rows of targets are computed.
             (layers - 1) * self.layer_activations(cost, cost.tokens) + self.layer_activations(cost, cost.targets)
         };
-        // The embedding's output (fp32); for each target the final norm's input, its output, and the output's gradient.
+        // The embedding's output (fp32); for each target the final norm's input, its output, and the output's
+        // gradient.
         let outside =
             cost.tokens * widths.hidden * FP32 + cost.targets * widths.hidden * (FP32 + 2 * self.activation_size());
         let embedding_mask = if self.dropout { cost.tokens * widths.hidden * FP32 } else { 0 };
@@ -97,7 +98,8 @@ impl ModelMemory {
     ///
     /// - the gated activations, their gradient, and the gradient of the residual stream;
     /// - with 16-bit matmuls on the CPU, both inputs of a matmul, rounded;
-    /// - with 16-bit matmuls elsewhere, the layer's largest weight, rounded, and its gradient before it is accumulated.
+    /// - with 16-bit matmuls elsewhere, the layer's largest weight, rounded, and its gradient before it is
+    ///   accumulated.
     pub fn backward_workspace(&self, cost: &BatchCost) -> u64 {
         let widths = self.widths();
         let weight = widths.inner * widths.hidden;
@@ -110,7 +112,8 @@ impl ModelMemory {
         cost.tokens * (2 * widths.inner * self.activation_size() + widths.hidden * FP32) + rounded
     }
 
-    /// A forward and a backward pass: the activations, and the larger of the head's and the backward pass's workspace.
+    /// A forward and a backward pass: the activations, and the larger of the head's and the backward pass's
+    /// workspace.
     pub fn training(&self, cost: &BatchCost) -> [(&'static str, u64); 2] {
         let head = if self.has_lm_head { self.head_training(cost) } else { 0 };
         let backward = self.backward_workspace(cost);
@@ -125,8 +128,8 @@ impl ModelMemory {
         7.0 * self.weights() as f64
     }
 
-    /// A forward pass without gradients, at its maximum in the feed-forward layer: three inner activations and the
-    /// residual stream.
+    /// A forward pass without gradients, at its maximum in the feed-forward layer: three inner activations
+    /// and the residual stream.
     pub fn inference(&self, cost: &BatchCost) -> u64 {
         let widths = self.widths();
         cost.tokens * (3 * widths.inner * self.activation_size() + widths.hidden * (2 * FP32 + self.activation_size()))
@@ -135,7 +138,8 @@ impl ModelMemory {
             + self.shared_tables(cost)
     }
 
-    /// The language-model head over the targets without gradients: the logits of a chunk of rows, block by block.
+    /// The language-model head over the targets without gradients: the logits of a chunk of rows, block by
+    /// block.
     pub fn head_inference(&self, cost: &BatchCost) -> u64 {
         let (rows, block) = (self.head_rows(cost), self.logits_block());
         let rounded = if self.options.ops().rounds_by_block() {
@@ -146,8 +150,8 @@ impl ModelMemory {
         rows * block * FP32 + rounded
     }
 
-    /// The language-model head over the targets with gradients: the logits of a chunk of rows, and the targets' hidden
-    /// states with their gradient.
+    /// The language-model head over the targets with gradients: the logits of a chunk of rows, and the
+    /// targets' hidden states with their gradient.
     pub fn head_training(&self, cost: &BatchCost) -> u64 {
         let (hidden, rows, block) = (self.widths().hidden, self.head_rows(cost), self.logits_block());
         let rounded = if self.options.ops().rounds_by_block() {
@@ -175,13 +179,15 @@ impl ModelMemory {
         self.rounded_weight(self.config.vocab_size as u64 * self.widths().hidden)
     }
 
-    /// A block of the head's weight, rounded on the CPU for a matmul, and the rounded logits or hidden states.
+    /// A block of the head's weight, rounded on the CPU for a matmul, and the rounded logits or hidden
+    /// states.
     fn rounded_head_block(&self, rows: u64) -> u64 {
         let (hidden, block) = (self.widths().hidden, self.logits_block());
         self.rounded_weight(block * hidden) + self.rounded_activations(block.max(hidden) * rows)
     }
 
-    /// The KV cache of `rows` responses that grow from `prompt` to `longest` tokens, with the capacity it reaches.
+    /// The KV cache of `rows` responses that grow from `prompt` to `longest` tokens, with the capacity it
+    /// reaches.
     pub fn kv_cache(&self, rows: u64, prompt: u64, longest: u64) -> u64 {
         const BLOCK: u64 = 64;
         let mut capacity = (prompt + 1).next_multiple_of(BLOCK);
@@ -203,7 +209,8 @@ impl ModelMemory {
         rows * self.config.vocab_size as u64 * FP32 + cast
     }
 
-    /// Floating-point operations of a forward pass; a multiply-add counts as two. A backward pass has twice as many.
+    /// Floating-point operations of a forward pass; a multiply-add counts as two. A backward pass has twice
+    /// as many.
     pub fn forward_flops(&self, cost: &BatchCost) -> f64 {
         let widths = self.widths();
         // After the last attention only the rows of targets are computed.
@@ -215,8 +222,8 @@ impl ModelMemory {
         2.0 * (body as f64 + attention as f64 + head as f64)
     }
 
-    /// Bytes that a forward and a backward pass read and write outside matmuls: the activations three times, each logit
-    /// four times.
+    /// Bytes that a forward and a backward pass read and write outside matmuls: the activations three times,
+    /// each logit four times.
     pub fn traffic(&self, cost: &BatchCost) -> f64 {
         let logits = if self.has_lm_head { cost.targets * self.config.vocab_size as u64 } else { 0 };
         (3 * self.activations(cost) + 4 * FP32 * logits) as f64

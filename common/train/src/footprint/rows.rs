@@ -26,8 +26,8 @@ impl Rows {
         (0..self.steps).map(tokens).max().unwrap_or(0)
     }
 
-    /// The phases of training a model on the rows: the update at its heaviest microbatch, during which a checkpoint
-    /// may be written, and the last save.
+    /// The phases of training a model on the rows: the update at its heaviest microbatch, during which a
+    /// checkpoint may be written, and the last save.
     pub(super) fn phases(&self, model: &ModelMemory, microbatch_tokens: usize) -> Vec<Phase> {
         let (mut heaviest, mut most, mut flops, mut traffic) = ((0, 0..0), 0, 0.0, 0.0);
         for step in 0..self.steps {

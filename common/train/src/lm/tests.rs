@@ -1,4 +1,4 @@
-//! The loss on rows, and its gradient.
+//! The loss on rows and its gradient.
 
 use align_kernels::HOST;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::*;
 const MODELS: [&str; 3] = ["qwen2_sliding", "qwen2_yarn", "qwen3_untied_hd20"];
 
 #[test]
-fn only_what_a_target_needs_is_laid_out() {
+fn tokens_after_the_last_target_are_left_out() {
     let row = LmRow { pieces: vec![Piece::new(vec![9, 8, 7, 6, 5], vec![true, false, true, true, false])] };
     let batch = flatten([&row], HOST);
     assert_eq!(batch.flat.tokens(), &[9, 8, 7]);
@@ -21,19 +21,19 @@ fn only_what_a_target_needs_is_laid_out() {
     assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), vec![7, 6]);
 }
 
-/// The gradient of the token mean over rows that are cut into microbatches of so many rows.
-fn gradient(model: &CausalLm, rows: &[LmRow], at_once: usize) -> Vec<Tensor> {
+/// The gradient of the token mean, over microbatches of `microbatch_rows` rows.
+fn gradient(model: &CausalLm, rows: &[LmRow], microbatch_rows: usize) -> Vec<Tensor> {
     let targets: usize = rows.iter().map(LmRow::num_loss_tokens).sum();
     for parameter in model.parameters() {
         parameter.tensor.shallow_clone().zero_grad();
     }
-    for microbatch in rows.chunks(at_once) {
+    for microbatch in rows.chunks(microbatch_rows) {
         backward(model, microbatch, None, 1.0 / targets as f64);
     }
     model.parameters().iter().map(|parameter| parameter.tensor.grad().copy()).collect()
 }
 
-/// The largest difference of two gradients, as a part of the larger one's norm.
+/// The norm of the difference of two gradients, relative to the norm of the first.
 fn difference(one: &[Tensor], other: &[Tensor]) -> f64 {
     let norm =
         |tensors: &[Tensor]| tensors.iter().map(|tensor| tensor.norm().double_value(&[]).powi(2)).sum::<f64>().sqrt();
@@ -42,7 +42,7 @@ fn difference(one: &[Tensor], other: &[Tensor]) -> f64 {
 }
 
 #[test]
-fn the_gradient_does_not_depend_on_how_a_batch_is_cut_or_packed() {
+fn the_gradient_does_not_depend_on_microbatches_or_packing() {
     let mut random = ChaCha8Rng::seed_from_u64(9);
     let mut piece = |length: usize| {
         let tokens: Vec<i64> = (0..length).map(|_| random.random_range(2..313)).collect();

@@ -1,4 +1,4 @@
-//! AdamW whose state can be saved, and the clipping of gradients by their norm.
+//! AdamW with a state that can be saved, and gradient clipping by norm.
 
 use tch::{Kind, Tensor, no_grad_guard};
 
@@ -8,7 +8,7 @@ use align_kernels::adamw::{AdamWSlot, AdamWStep};
 use align_kernels::{HOST, Ops, ops};
 use align_run::checkpoint::{SnapshotLock, State};
 
-/// The constants of AdamW; the learning rate comes with every step.
+/// The constants of AdamW; the learning rate is an argument of each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWOptions {
     /// Decay of the first and of the second moment.
@@ -29,8 +29,8 @@ impl From<&OptimizerSection> for AdamWOptions {
 ///
 /// p ← p − lr·wd·p; m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; p ← p − lr·(m / (1−β₁ᵗ)) / (√v / √(1−β₂ᵗ) + ε)
 ///
-/// A parameter that received no gradient counts as one whose gradient is zero: whether libtorch has allocated a gradient
-/// depends on the process's past, and a resumed run must not.
+/// A parameter without a gradient is treated as one with a zero gradient: whether libtorch has allocated a
+/// gradient depends on earlier steps of the process, and a resumed run must be the same.
 #[derive(Debug)]
 pub struct AdamW {
     options: AdamWOptions,
@@ -40,17 +40,17 @@ pub struct AdamW {
     snapshot_lock: SnapshotLock,
 }
 
-/// What gradients of this 2-norm are multiplied by so that it is at most `max_norm`; 1 where it is no number. The 1e-6 is that of
-/// `torch.nn.utils.clip_grad_norm_`.
+/// The factor that clips gradients of this 2-norm to `max_norm`; 1 when the norm is non-finite. The 1e-6 is
+/// the one of `torch.nn.utils.clip_grad_norm_`.
 pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
     if norm.is_finite() { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
 impl AdamW {
-    /// Over named fp32 leaves; those that do not require a gradient are left out.
+    /// Over named fp32 leaves; those that do not require gradients are left out.
     ///
     /// # Panics
-    /// When a trainable parameter is not fp32 or not contiguous: masters are.
+    /// When a trainable parameter is not fp32 or not contiguous, as masters are.
     pub fn new<'a>(
         parameters: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
         options: impl Into<AdamWOptions>,
@@ -72,13 +72,6 @@ impl AdamW {
         self.steps
     }
 
-    /// Sets every gradient to zero; the memory stays.
-    pub fn zero_grad(&mut self) {
-        for slot in &mut self.slots {
-            slot.parameter.zero_grad();
-        }
-    }
-
     /// The 2-norm of all gradients together, summed in f64.
     pub fn grad_norm(&self) -> f64 {
         let _guard = no_grad_guard();
@@ -86,8 +79,8 @@ impl AdamW {
         self.ops().grad_norm(&grads)
     }
 
-    /// One step with learning rate `lr` on the gradients times `grad_scale`, which are zero after it. Waits until no [`State`] holds
-    /// masters and moments: another thread may be writing them.
+    /// One step with learning rate `lr` on the gradients times `grad_scale`; sets the gradients to zero.
+    /// Waits until no [`State`] holds masters and moments: another thread may be writing them.
     pub fn step(&mut self, lr: f64, grad_scale: f64) {
         self.snapshot_lock.wait();
         let _guard = no_grad_guard();
@@ -112,9 +105,9 @@ impl AdamW {
         ops(self.slots.first().map_or(HOST, |slot| slot.parameter.device()))
     }
 
-    /// Adds masters and moments to `state`, under `prefix/master/NAME`, `prefix/exp_avg/NAME` and `prefix/exp_avg_sq/NAME`,
-    /// and the number of steps under `prefix/steps`. The tensors share memory with the optimiser's, which takes no step while the
-    /// state is there.
+    /// Adds masters and moments to `state`, under `prefix/master/NAME`, `prefix/exp_avg/NAME` and
+    /// `prefix/exp_avg_sq/NAME`, and the number of steps under `prefix/steps`. The tensors share the
+    /// optimiser's memory: it takes no step as long as the state exists.
     pub fn save(&self, prefix: &str, state: &mut State) {
         for slot in &self.slots {
             for (part, tensor) in parts(slot) {
@@ -125,7 +118,7 @@ impl AdamW {
         state.hold(self.snapshot_lock.lock());
     }
 
-    /// Takes masters (into the model's own parameters), moments and the number of steps from `state`.
+    /// Restores masters (in place, in the model's parameters), moments and the number of steps from `state`.
     ///
     /// # Errors
     /// [`align_core::error::Error::Invalid`] naming every tensor that is missing or has another shape.
@@ -159,7 +152,7 @@ impl AdamW {
     }
 }
 
-/// What a checkpoint keeps of a slot, as views.
+/// The tensors of a slot that a checkpoint saves, as views.
 fn parts(slot: &AdamWSlot) -> [(&'static str, Tensor); 3] {
     [("master", slot.parameter.detach()), ("exp_avg", slot.exp_avg.detach()), ("exp_avg_sq", slot.exp_avg_sq.detach())]
 }

@@ -29,7 +29,7 @@ fn leaf(values: &[f64], shape: &[i64]) -> Tensor {
 }
 
 /// Adds `grad` to the parameter's gradient.
-fn give(parameter: &Tensor, grad: &[f64]) {
+fn add_grad(parameter: &Tensor, grad: &[f64]) {
     let grad = Tensor::from_slice(grad).to_kind(Kind::Float).view(parameter.size().as_slice());
     (parameter * grad).sum(Kind::Float).backward();
 }
@@ -50,19 +50,19 @@ fn the_first_step_by_hand() {
     let parameter = leaf(&[1.0, 1.0], &[2]);
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
     let mut optimizer = AdamW::new([("p", &parameter)], options);
-    give(&parameter, &[0.5, -0.25]);
+    add_grad(&parameter, &[0.5, -0.25]);
     optimizer.step(0.1, 1.0);
-    // 1 · (1 − 0.1 · 0.1) = 0.99; m̂ = g and √v̂ = |g|, so the step is lr in the gradient's direction, whatever its size.
+    // 1 · (1 − 0.1 · 0.1) = 0.99; m̂ = g and √v̂ = |g|, so the step is lr against the gradient's sign.
     assert_close(&values(&parameter), &[0.89, 1.09], 1e-6, "after one step");
     assert_eq!(optimizer.steps(), 1);
 }
 
 #[test]
-fn eps_is_added_behind_the_bias_correction() {
+fn eps_is_added_after_the_bias_correction() {
     let parameter = leaf(&[0.0], &[]);
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1.0, weight_decay: 0.0 };
     let mut optimizer = AdamW::new([("p", &parameter)], options);
-    give(&parameter, &[1.0]);
+    add_grad(&parameter, &[1.0]);
     optimizer.step(0.1, 1.0);
     // −0.1 · 1 / (1 + 1); with eps inside, before the correction, it would be −0.1 · 1 / (1 + 1/√0.05).
     assert_close(&values(&parameter), &[-0.05], 1e-6, "after one step");
@@ -90,7 +90,7 @@ fn steps_and_norms_equal_pytorch() {
         let mut optimizer = AdamW::new(parameters.iter().map(|(name, tensor)| (*name, tensor)), options);
         for (number, step) in case["steps"].as_array().unwrap().iter().enumerate() {
             for (key, parameter) in &parameters {
-                give(parameter, &floats(&step["grads"][key]));
+                add_grad(parameter, &floats(&step["grads"][key]));
             }
             let norm = optimizer.grad_norm();
             assert_close(&[norm], &[step["norm"].as_f64().unwrap()], 1e-6, "norm");
@@ -108,7 +108,7 @@ fn steps_and_norms_equal_pytorch() {
     }
 }
 
-/// Six steps of whole models. The recorded runs decay matrices only, so two optimisers share the work.
+/// Six steps of whole models. The recorded runs decay only matrices, so each run here uses two optimisers.
 #[test]
 fn six_steps_of_tiny_models_equal_transformers() {
     for name in ["qwen2_tied_gqa", "qwen2_yarn", "qwen3_untied_hd20"] {
@@ -161,13 +161,14 @@ fn six_steps_of_tiny_models_equal_transformers() {
         for parameter in model.parameters() {
             let expected = recorded["final_param_norms"][&parameter.name].as_f64().unwrap();
             let found = parameter.tensor.norm().double_value(&[]);
-            // A key bias hardly moves the loss, and Adam scales the rounding of its tiny gradients up to whole steps.
+            // A key bias hardly affects the loss, and Adam scales rounding errors of its tiny gradients up to
+            // full steps.
             assert!((found - expected).abs() < 1e-3 * expected, "{name} {}: {found}, not {expected}", parameter.name);
         }
     }
 }
 
-/// A parameter over several chunks and threads is treated as a whole.
+/// Chunks and threads do not change a parameter's update.
 #[test]
 fn chunks_change_nothing() {
     let numel = 700_001;
@@ -187,7 +188,7 @@ fn chunks_change_nothing() {
     assert!(whole.equal(&halves));
 }
 
-/// Blocks of an embedding whose tokens occur late, or never, and a resume between: the formula, element by element.
+/// Blocks of an embedding whose tokens occur late or never, with a resume in between, against the formula.
 #[test]
 fn rows_without_a_gradient_so_far_are_only_decayed() {
     let numel = 5 * BLOCK + 3;
@@ -209,7 +210,7 @@ fn rows_without_a_gradient_so_far_are_only_decayed() {
             let (m, v) = (exp_avg[at] / (1.0 - 0.9f64.powi(t)), exp_avg_sq[at] / (1.0 - 0.95f64.powi(t)));
             parameter[at] = parameter[at] * (1.0 - lr * 0.1) - lr * m / (v.sqrt() + 1e-8);
         }
-        give(&leaves[now], &grad);
+        add_grad(&leaves[now], &grad);
         optimizers[now].step(lr, 1.0);
         assert_close(&values(&leaves[now]), &parameter, 1e-4, &format!("step {step}"));
         if step == 2 {
@@ -229,7 +230,7 @@ fn rows_without_a_gradient_so_far_are_only_decayed() {
 
 #[test]
 fn a_norm_over_many_elements_is_exact() {
-    // In fp32 such a sum is off by a thousandth.
+    // In fp32 this sum has a relative error of 0.001.
     let parameter = Tensor::zeros([2048, 2048], (Kind::Float, HOST)).set_requires_grad(true);
     (&parameter * 0.5f64).sum(Kind::Float).backward();
     let optimizer = AdamW::new([("p", &parameter)], AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 });
@@ -244,7 +245,7 @@ fn clipping_leaves_small_and_broken_gradients() {
     assert_eq!(clip_scale(f64::INFINITY, 0.25), 1.0);
 }
 
-/// A step on gradients times a scale is one on gradients that were multiplied before, to the bit, and leaves zeros.
+/// A step with a gradient scale equals, to the bit, a step on scaled gradients, and leaves zero gradients.
 #[test]
 fn a_step_scales_gradients_and_sets_them_to_zero() {
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
@@ -253,7 +254,7 @@ fn a_step_scales_gradients_and_sets_them_to_zero() {
     let mut optimizers = [&scaled, &before].map(|leaf| AdamW::new([("p", leaf)], options));
     for step in 0..3 {
         let grad: Vec<f64> = (0..start.len()).map(|at| ((at + step) as f64).cos()).collect();
-        [&scaled, &before].into_iter().for_each(|leaf| give(leaf, &grad));
+        [&scaled, &before].into_iter().for_each(|leaf| add_grad(leaf, &grad));
         optimizers[0].step(0.01, 0.3);
         let _ = tch::no_grad(|| before.grad().g_mul_scalar_(0.3));
         optimizers[1].step(0.01, 1.0);
@@ -262,12 +263,12 @@ fn a_step_scales_gradients_and_sets_them_to_zero() {
     }
 }
 
-/// Whether libtorch has allocated a gradient must not matter: a resumed process starts without.
+/// Whether libtorch has allocated a gradient must not matter: a resumed process starts without gradients.
 #[test]
 fn no_gradient_is_a_zero_gradient() {
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
     let (zero, none) = (leaf(&[1.0, -2.0], &[2]), leaf(&[1.0, -2.0], &[2]));
-    give(&zero, &[0.0, 0.0]);
+    add_grad(&zero, &[0.0, 0.0]);
     for parameter in [&zero, &none] {
         AdamW::new([("p", parameter)], options).step(0.1, 1.0);
     }
@@ -275,11 +276,11 @@ fn no_gradient_is_a_zero_gradient() {
 }
 
 #[test]
-fn a_saved_optimiser_goes_on_bit_for_bit() {
+fn a_saved_optimiser_continues_bit_for_bit() {
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
     let grads = |step: usize| -> Vec<f64> { (0..7).map(|i| ((step * 7 + i) as f64).sin()).collect() };
     let step = |optimizer: &mut AdamW, parameter: &Tensor, number: usize| {
-        give(parameter, &grads(number));
+        add_grad(parameter, &grads(number));
         let scale = clip_scale(optimizer.grad_norm(), 1.0);
         optimizer.step(0.01, scale);
     };

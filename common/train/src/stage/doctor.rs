@@ -1,4 +1,4 @@
-//! What the doctors of all stages share: a finding, and the comparisons that findings are made of.
+//! Shared by `align doctor` of all stages: a check, and the comparisons that checks use.
 
 use align_kernels::HOST;
 use std::path::Path;
@@ -11,60 +11,60 @@ use align_kernels::batch::FlatBatch;
 use align_text::chatml::{ChatFormat, Dialogue, Message, Role};
 use align_text::template::Template;
 
-/// What `align doctor` found of a config.
+/// The result of `align doctor` for a config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// What is told before any run of it.
+    /// What is reported before any run of the config.
     pub outset: Outset,
-    /// The findings.
+    /// The checks, in order.
     pub checks: Vec<Check>,
 }
 
-/// One line of `align doctor`: what was looked at, what was found and what a sound stage gives.
+/// One line of `align doctor`: what is checked, what was measured and what is expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What must hold.
+    /// The property that must hold.
     pub name: &'static str,
-    /// What was found.
+    /// What was measured.
     pub measured: String,
-    /// What is allowed.
+    /// What is expected.
     pub expected: String,
-    /// Whether it holds.
-    pub sound: bool,
+    /// Whether the property holds.
+    pub passed: bool,
 }
 
 impl Check {
-    /// A finding.
-    pub fn new(name: &'static str, measured: impl Into<String>, expected: impl Into<String>, sound: bool) -> Self {
-        Self { name, measured: measured.into(), expected: expected.into(), sound }
+    /// A check with its result.
+    pub fn new(name: &'static str, measured: impl Into<String>, expected: impl Into<String>, passed: bool) -> Self {
+        Self { name, measured: measured.into(), expected: expected.into(), passed }
     }
 
-    /// As many numbers as expected, each within `tolerance`.
+    /// Compares two lists: equal in length, and each number within `tolerance`.
     pub fn compare(name: &'static str, found: &[f64], expected: &[f64], tolerance: f64) -> Self {
-        let apart = if found.len() == expected.len() { widest(found, expected) } else { f64::INFINITY };
-        let measured = format!("{} numbers, apart by {apart:.1e}", found.len());
-        Self::new(name, measured, format!("{} numbers, at most {tolerance:.0e}", expected.len()), apart <= tolerance)
+        let diff = if found.len() == expected.len() { max_abs_diff(found, expected) } else { f64::INFINITY };
+        let measured = format!("{} numbers, maximum difference {diff:.1e}", found.len());
+        Self::new(name, measured, format!("{} numbers, at most {tolerance:.0e}", expected.len()), diff <= tolerance)
     }
 
-    /// Equal to the bit when asked twice.
-    pub fn same_twice<T: PartialEq>(one: &T, other: &T) -> Self {
-        let (same, name) = (one == other, "the same twice: no dropout");
+    /// Two evaluations with results equal to the bit.
+    pub fn deterministic<T: PartialEq>(one: &T, other: &T) -> Self {
+        let (same, name) = (one == other, "deterministic: no dropout");
         let measured = if same { "equal to the bit" } else { "different numbers" };
         Self::new(name, measured, "equal to the bit", same)
     }
 
-    /// Two steps on one batch: the second sees a lower loss.
+    /// Takes two steps on one batch: the second one must have a lower loss.
     ///
     /// # Errors
-    /// What the trainer returns.
+    /// The trainer's error.
     pub fn learns(trainer: &mut impl Trainer) -> Result<Self> {
         let losses = [trainer.step(0)?, trainer.step(1)?].map(|metrics| metrics.get("train/loss").unwrap_or(f64::NAN));
         let measured = format!("{:.5} → {:.5}", losses[0], losses[1]);
         Ok(Self::new("a step lowers the loss of its batch", measured, "lower", losses[1] < losses[0]))
     }
 
-    /// A dialogue to be answered, as `prompt` writes it, against what the checkpoint's own template makes of it; against plain
-    /// ChatML where there is no template.
+    /// Compares the prompt of a dialogue, as `prompt` renders it, with the checkpoint's chat template, or
+    /// with plain ChatML when there is no template.
     ///
     /// # Errors
     /// When the template cannot be rendered.
@@ -92,33 +92,33 @@ impl Check {
             true => "the same text".to_owned(),
             false => format!("differs at byte {at}: {written:?}"),
         };
-        let name = "prompts are written as the chat template says";
+        let name = "prompts equal those of the chat template";
         Ok(Self::new(name, measured, format!("{} bytes", expected.len()), written == expected))
     }
 }
 
-/// The largest difference of two equally long lists; infinite where one is not a number.
-pub fn widest(found: &[f64], expected: &[f64]) -> f64 {
+/// The maximum absolute difference of two lists of equal length; infinite if any difference is NaN.
+pub fn max_abs_diff(found: &[f64], expected: &[f64]) -> f64 {
     let differences = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs());
-    differences.fold(0.0, |widest: f64, apart| if apart.is_nan() { f64::INFINITY } else { widest.max(apart) })
+    differences.fold(0.0, |largest: f64, diff| if diff.is_nan() { f64::INFINITY } else { largest.max(diff) })
 }
 
-/// One whole sequence, alone in its batch.
-pub fn alone(tokens: &[i64]) -> FlatBatch {
+/// A batch of one sequence.
+pub fn single_sequence(tokens: &[i64]) -> FlatBatch {
     let mut flat = FlatBatch::new();
     flat.push(tokens, None);
     flat
 }
 
-/// A tensor's numbers, flat.
-pub fn host(tensor: &Tensor) -> Vec<f64> {
+/// A tensor's elements, copied to the CPU and flattened.
+pub fn to_host(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.to_kind(Kind::Double).to_device(HOST).view([-1])).expect("a flat tensor of f64")
 }
 
-/// A learning rate at which one step is felt.
+/// A learning rate at which one step changes the loss measurably.
 pub const LEARNING_RATE: f64 = 1e-5;
 
-/// How far numbers of differently shaped batches may be apart, in this dtype.
+/// The tolerance for results of differently shaped batches in this dtype.
 pub fn tolerance(compute: Kind) -> f64 {
     if compute == Kind::Float { 1e-4 } else { 0.2 }
 }

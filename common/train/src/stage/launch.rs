@@ -1,9 +1,9 @@
-//! From a checked stage to its first step: what will run is said, and the run's folder taken.
+//! From a checked stage to its first step: reports what will run, and creates or opens the run's folder.
 
 use serde_json::{Map, Value, json};
 
 use super::Job;
-use super::misfits::another_end;
+use super::misfits::changed_steps;
 use super::preflight::checked_device;
 use crate::outset::Outset;
 use align_core::config::{RunSection, ScheduleSection};
@@ -14,53 +14,54 @@ use align_run::run::{BACKEND, Input, Outcome, Preflight, Run, Spec, Started, fin
 
 /// A stage whose config, data and checkpoints passed every check.
 pub struct Plan<'a> {
-    /// What run.json calls it.
+    /// Its name in run.json.
     pub stage: &'a str,
     /// `[run]`.
     pub section: &'a RunSection,
     /// The resolved config as TOML.
     pub config: String,
-    /// Seed of everything random.
+    /// The seed of the run.
     pub seed: u64,
-    /// Steps of the whole run.
+    /// Number of steps of the whole run.
     pub steps: u64,
-    /// Of a stage whose learning rate moves, how it does.
+    /// The learning-rate schedule, for stages that have one.
     pub schedule: Option<&'a ScheduleSection>,
-    /// What is shown before the first step and stands in run.json: counts of rows and tokens, and choices made from the data.
-    pub facts: Vec<(&'static str, Value)>,
-    /// What the models are before the first step, and what does not fit together: told last, and in run.json.
+    /// Run metadata, reported before the first step and written to run.json: counts of rows and tokens, and
+    /// settings derived from the data.
+    pub metadata: Vec<(&'static str, Value)>,
+    /// The initial models and the warnings: reported last, and written to run.json.
     pub outset: Outset,
-    /// Bad rows that were left out.
+    /// Bad rows that are skipped.
     pub skipped: &'a [Problem],
-    /// The data and the models that it is made of.
+    /// Its data and models.
     pub inputs: Vec<Input>,
 }
 
-/// What became of a plan.
+/// The result of launching a plan.
 pub(super) enum Launched<'a> {
-    /// The folder is taken: load the models and train.
+    /// The folder is ready: load the models and train.
     Ready(Box<Run>, &'a mut dyn Progress),
-    /// There is nothing to train: a dry run, or a run that was finished before.
-    Over(Outcome),
+    /// There is nothing to train: a dry run, or a run that is already finished.
+    Done(Outcome),
 }
 
-/// Says what will run and takes the run's folder.
+/// Reports what will run, and creates or opens the run's folder.
 ///
 /// # Errors
 /// As [`preflight`] and [`Run::start`].
 pub(super) fn launch<'a>(mut plan: Plan<'_>, job: Job<'a>) -> Result<Launched<'a>> {
     if job.resume {
-        plan.warn_of_another_end()?;
+        plan.warn_of_changed_steps()?;
     }
-    let facts = plan.facts(job.program)?;
-    let state = preflight(&plan.section.out, job.resume, &plan.config, Some(plan.steps), &facts)?;
+    let metadata = plan.run_metadata(job.program)?;
+    let state = preflight(&plan.section.out, job.resume, &plan.config, Some(plan.steps), &metadata)?;
     let progress = job.progress;
     if job.dry_run {
         plan.show(progress);
-        return Ok(Launched::Over(Outcome::DryRun));
+        return Ok(Launched::Done(Outcome::DryRun));
     }
     if let Preflight::Finished { step } = state {
-        return Ok(Launched::Over(Outcome::AlreadyFinished { step }));
+        return Ok(Launched::Done(Outcome::AlreadyFinished { step }));
     }
 
     tch::set_num_threads(plan.section.num_threads() as i32);
@@ -69,11 +70,11 @@ pub(super) fn launch<'a>(mut plan: Plan<'_>, job: Job<'a>) -> Result<Launched<'a
         config: &plan.config,
         resume: job.resume,
         steps: plan.steps,
-        facts,
+        facts: metadata,
         interrupt: job.interrupt,
     };
     Ok(match Run::start(spec)? {
-        Started::Finished { step } => Launched::Over(Outcome::AlreadyFinished { step }),
+        Started::Finished { step } => Launched::Done(Outcome::AlreadyFinished { step }),
         Started::Ready(run) => {
             plan.show(progress);
             Launched::Ready(run, progress)
@@ -82,10 +83,10 @@ pub(super) fn launch<'a>(mut plan: Plan<'_>, job: Job<'a>) -> Result<Launched<'a
 }
 
 impl Plan<'_> {
-    /// What run.json says, beside the run's life.
-    fn facts(&self, program: Map<String, Value>) -> Result<Map<String, Value>> {
-        let mut facts = program;
-        let mut set = |key: &str, value: Value| facts.insert(key.replace(' ', "_"), value);
+    /// The metadata in run.json, without the entries that the run adds as it proceeds.
+    fn run_metadata(&self, program: Map<String, Value>) -> Result<Map<String, Value>> {
+        let mut metadata = program;
+        let mut set = |key: &str, value: Value| metadata.insert(key.replace(' ', "_"), value);
         set("stage", json!(self.stage));
         set("device", json!(format!("{:?}", self.section.device())));
         set(BACKEND, json!(ops(checked_device(self.section.device())).name()));
@@ -93,18 +94,18 @@ impl Plan<'_> {
         set("seed", json!(self.seed));
         set("steps", json!(self.steps));
         set("starts from", json!(self.outset.starts_from));
-        for (what, value) in &self.facts {
-            set(what, value.clone());
+        for (name, value) in &self.metadata {
+            set(name, value.clone());
         }
         set("warnings", json!(self.outset.warnings));
         set("inputs", fingerprints(&self.inputs)?);
-        Ok(facts)
+        Ok(metadata)
     }
 
-    /// A schedule that falls towards the end of a run falls anew where the run gets another end.
-    fn warn_of_another_end(&mut self) -> Result<()> {
+    /// Warns if a resume changes the number of steps under a schedule that falls towards the last step.
+    fn warn_of_changed_steps(&mut self) -> Result<()> {
         if let (Some(schedule), Some(before)) = (self.schedule, planned_steps(&self.section.out)?) {
-            self.outset.warnings.extend(another_end(schedule, before, self.steps));
+            self.outset.warnings.extend(changed_steps(schedule, before, self.steps));
         }
         Ok(())
     }
@@ -113,11 +114,11 @@ impl Plan<'_> {
         progress.note(self.config.trim_end());
         progress.note("");
         let (start, steps) = (("starts from", json!(self.outset.starts_from)), ("steps", json!(self.steps)));
-        let facts = || std::iter::once(&start).chain(&self.facts).chain([&steps]);
-        let width = facts().map(|(what, _)| what.len()).max().unwrap_or(0);
-        for (what, value) in facts() {
+        let entries = || std::iter::once(&start).chain(&self.metadata).chain([&steps]);
+        let width = entries().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in entries() {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            progress.note(&format!("{what:>width$}  {value}"));
+            progress.note(&format!("{name:>width$}  {value}"));
         }
         let (lines, rest) = summarize(self.skipped);
         lines.iter().for_each(|line| progress.note(&format!("skipped {line}")));

@@ -1,10 +1,11 @@
-//! What does not fit together in a run that may start nevertheless. Each is one line: the key and its value, what comes of it, and what to
-//! set instead. They are told before the first step, by a run and its `--dry-run`, by `doctor` and by `plan`, and stand in run.json.
+//! Warnings about settings that do not fit each other or the data, although the run can start. Each is one
+//! line: the key and its value, the consequence, and what to set instead. They are reported before the first
+//! step, by a run and its `--dry-run`, by `doctor` and by `plan`, and written to run.json.
 
 use align_core::config::{ScheduleKind, ScheduleSection};
 use align_model::ModelConfig;
 
-/// A schedule that does not fit the run's steps, or has a key that does nothing.
+/// A schedule that does not fit the number of steps, or has a key without effect.
 pub fn schedule(peak: f64, schedule: &ScheduleSection, steps: u64) -> Vec<String> {
     let ScheduleSection { kind, warmup_steps, min_lr_ratio } = schedule;
     let mut found = Vec::new();
@@ -18,9 +19,9 @@ pub fn schedule(peak: f64, schedule: &ScheduleSection, steps: u64) -> Vec<String
             steps / 10
         ));
     } else if *warmup_steps > steps / 2 {
-        let behind = steps - warmup_steps;
+        let after = steps - warmup_steps;
         found.push(format!(
-            "schedule.warmup_steps = {warmup_steps}: the learning rate rises for most of the run's {steps} steps and has {behind} behind that; set \
+            "schedule.warmup_steps = {warmup_steps}: the learning rate rises for most of the run's {steps} steps, and {after} steps follow the warm-up; set \
              schedule.warmup_steps = {}, or give the run more steps",
             steps / 10
         ));
@@ -37,9 +38,9 @@ pub fn schedule(peak: f64, schedule: &ScheduleSection, steps: u64) -> Vec<String
     found
 }
 
-/// A schedule that falls towards the end of the run, of a run whose end has moved: its rate jumps, and the run is not the one that had so
-/// many steps from the start.
-pub(super) fn another_end(schedule: &ScheduleSection, before: u64, now: u64) -> Option<String> {
+/// A schedule that falls towards the last step, in a resumed run whose number of steps has changed: the
+/// learning rate jumps, and the run differs from one that had this number of steps from the start.
+pub(super) fn changed_steps(schedule: &ScheduleSection, before: u64, now: u64) -> Option<String> {
     let kind = match schedule.kind {
         ScheduleKind::Constant => return None,
         ScheduleKind::Linear => "linear",
@@ -47,20 +48,20 @@ pub(super) fn another_end(schedule: &ScheduleSection, before: u64, now: u64) -> 
     };
     (before != now).then(|| {
         format!(
-            "schedule.kind = \"{kind}\": the run was to end at step {before} and now ends at step {now}, towards which the learning rate falls anew; a \
+            "schedule.kind = \"{kind}\": the run was to end at step {before} and now ends at step {now}, towards which the learning rate now falls; a \
              run of {now} steps from the start would have had other rates so far"
         )
     })
 }
 
-/// So much of the data is left out that what is trained may not be what was meant …
+/// Share of rows left out or cut above which the run may not train on the intended data.
 const MUCH_DROPPED: f64 = 0.1;
-/// … so much of a held-out set known that its numbers say little of new data …
-const MUCH_KNOWN: f64 = 0.1;
-/// … or so much there more than once that some rows weigh more than others by accident.
-const MUCH_TWICE: f64 = 0.2;
+/// Share of a held-out set that is trained on above which its metrics do not measure generalisation.
+const MUCH_OVERLAP: f64 = 0.1;
+/// Share of duplicate rows above which some rows have more weight than others by accident.
+const MUCH_DUPLICATED: f64 = 0.2;
 
-/// Rows that are left out for their length.
+/// Rows that are left out because of their length.
 pub fn dropped(key: &str, limit: usize, rows: &str, dropped: u64, of: u64) -> Option<String> {
     let share = share(dropped, of);
     (share > MUCH_DROPPED).then(|| {
@@ -71,13 +72,13 @@ pub fn dropped(key: &str, limit: usize, rows: &str, dropped: u64, of: u64) -> Op
     })
 }
 
-/// Rows that are cut to the limit, and with it lose their ends.
+/// Rows that are truncated to the limit.
 pub fn truncated(key: &str, limit: usize, rows: &str, truncated: u64, of: u64) -> Option<String> {
     let share = share(truncated, of);
     (share > MUCH_DROPPED).then(|| {
         format!(
-            "{key} = {limit}: {truncated} of {of} {rows} ({}) are longer and cut, and where they end is not learned from them; raise it to train on the \
-             whole",
+            "{key} = {limit}: {truncated} of {of} {rows} ({}) are longer and truncated, so that the model does not learn their ends; raise it to train on \
+             whole rows",
             percent(share)
         )
     })
@@ -86,20 +87,20 @@ pub fn truncated(key: &str, limit: usize, rows: &str, truncated: u64, of: u64) -
 /// Rows of a held-out set that are trained on.
 pub fn known(key: &str, set: &str, rows: &str, known: u64, of: u64) -> Option<String> {
     let share = share(known, of);
-    (share > MUCH_KNOWN).then(|| {
-        format!("{key}: {known} of {of} {rows} of {set} ({}) are trained on, too: its numbers do not say how the model does on new ones", percent(share))
+    (share > MUCH_OVERLAP).then(|| {
+        format!("{key}: {known} of {of} {rows} of {set} ({}) are trained on, too: its metrics do not measure the model on new {rows}", percent(share))
     })
 }
 
-/// Rows that equal another one.
+/// Rows that equal an earlier one.
 pub fn duplicates(key: &str, rows: &str, duplicates: u64, of: u64) -> Option<String> {
     let share = share(duplicates, of);
-    (share > MUCH_TWICE).then(|| {
-        format!("{key}: {duplicates} of {of} {rows} ({}) equal an earlier one and count again; `align data dedup` leaves one of each", percent(share))
+    (share > MUCH_DUPLICATED).then(|| {
+        format!("{key}: {duplicates} of {of} {rows} ({}) equal an earlier one and are trained on again; `align data dedup` keeps one of each", percent(share))
     })
 }
 
-/// A batch that is larger than the data, so that one step sees the same row more than once.
+/// A batch that is larger than the data, so that one step takes the same row more than once.
 pub fn repeated(key: &str, size: usize, rows: &str, num_rows: usize) -> Option<String> {
     (size > num_rows).then(|| {
         let times = size as f64 / num_rows as f64;
@@ -107,7 +108,8 @@ pub fn repeated(key: &str, size: usize, rows: &str, num_rows: usize) -> Option<S
     })
 }
 
-/// Sequences beyond the positions that a model is meant for; `None` where NTK, LogN or YaRN are there for them.
+/// Sequences longer than the positions that a model was trained for; `None` when NTK, LogN or YaRN extends
+/// them.
 pub fn beyond_positions(
     config: &ModelConfig,
     key: &str,
@@ -117,11 +119,11 @@ pub fn beyond_positions(
     let limit = config.meant_positions()?;
     let (count, longest) = longer_than(limit);
     (count > 0).then(|| {
-        format!("{key}: {count} {what} longer than the {limit} positions that the model is meant for (max_position_embeddings), the longest of {longest} tokens")
+        format!("{key}: {count} {what} longer than the model's {limit} positions (max_position_embeddings), the longest with {longest} tokens")
     })
 }
 
-/// How many of some lengths are above a limit, and the longest.
+/// The number of lengths above a limit, and the maximum of these lengths.
 pub fn longer(lengths: impl Iterator<Item = usize>, limit: usize) -> (u64, usize) {
     lengths.filter(|length| *length > limit).fold((0, 0), |(count, longest), length| (count + 1, longest.max(length)))
 }
@@ -130,7 +132,7 @@ fn share(part: u64, of: u64) -> f64 {
     part as f64 / of.max(1) as f64
 }
 
-/// A share, in the digits that say something.
+/// A share in percent, with two significant digits below 10 %.
 pub fn percent(share: f64) -> String {
     let percent = 100.0 * share;
     let digits =
@@ -147,30 +149,33 @@ mod tests {
     }
 
     #[test]
-    fn shares_in_the_digits_that_say_something() {
+    fn percentages_have_two_significant_digits() {
         let shares = [0.0, 0.000_012_34, 0.001_398_6, 0.006_99, 0.0123, 0.1, 0.5, 1.0].map(percent);
         assert_eq!(shares, ["0 %", "0.0012 %", "0.14 %", "0.70 %", "1.2 %", "10 %", "50 %", "100 %"]);
     }
 
-    /// 10 of 1430 steps: 0.699 % of the rate. The report's own run, 1430 of 4000, is fine.
+    /// 10 of 1430 steps: 0.699 % of the rate. The report's own run, 1430 of 4000, gives no warning.
     #[test]
     fn a_warm_up_must_fit_the_run() {
-        let told = found(ScheduleKind::Constant, 1430, 10);
-        assert_eq!(told.len(), 1);
+        let reported = found(ScheduleKind::Constant, 1430, 10);
+        assert_eq!(reported.len(), 1);
         assert!(
-            told[0].contains("ends at 10/1430 of optimizer.lr (0.70 %); set schedule.warmup_steps = 1,"),
-            "{told:?}"
+            reported[0].contains("ends at 10/1430 of optimizer.lr (0.70 %); set schedule.warmup_steps = 1,"),
+            "{reported:?}"
         );
         assert!(found(ScheduleKind::Cosine, 1430, 1429)[0].contains("ends at 1429/1430 of"));
-        let told = found(ScheduleKind::Constant, 1430, 2000);
-        assert!(told[0].contains("rises for most of the run's 2000 steps and has 570 behind that"), "{told:?}");
+        let reported = found(ScheduleKind::Constant, 1430, 2000);
+        assert!(
+            reported[0].contains("rises for most of the run's 2000 steps, and 570 steps follow the warm-up"),
+            "{reported:?}"
+        );
         for (warmup, steps) in [(1430, 4000), (0, 1), (0, 10), (1, 2), (50, 100)] {
             assert_eq!(found(ScheduleKind::Cosine, warmup, steps), Vec::<String>::new(), "{warmup} of {steps}");
         }
     }
 
     #[test]
-    fn keys_that_do_nothing() {
+    fn keys_without_effect() {
         let with = |kind, min_lr_ratio| schedule(1.0, &ScheduleSection { kind, warmup_steps: 0, min_lr_ratio }, 10);
         assert!(with(ScheduleKind::Constant, 0.5)[0].starts_with("schedule.min_lr_ratio = 0.5: does nothing"));
         assert!(with(ScheduleKind::Linear, 1.0)[0].contains("does not fall"));
@@ -183,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn another_end_matters_to_a_schedule_that_falls() {
-        let told = |kind, now| another_end(&ScheduleSection::new(kind, 0), 12, now);
-        assert!(told(ScheduleKind::Cosine, 24).unwrap().contains("end at step 12 and now ends at step 24"));
-        assert_eq!(told(ScheduleKind::Cosine, 12), None);
-        assert_eq!(told(ScheduleKind::Constant, 24), None);
+    fn changed_steps_matter_to_a_falling_schedule() {
+        let reported = |kind, now| changed_steps(&ScheduleSection::new(kind, 0), 12, now);
+        assert!(reported(ScheduleKind::Cosine, 24).unwrap().contains("end at step 12 and now ends at step 24"));
+        assert_eq!(reported(ScheduleKind::Cosine, 12), None);
+        assert_eq!(reported(ScheduleKind::Constant, 24), None);
     }
 }

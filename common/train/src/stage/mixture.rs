@@ -1,4 +1,4 @@
-//! The data files of a run: how sets are named, sources drawn from, and what is said of both.
+//! The data files of a run: names of sets, the order in which sources are drawn, and their run metadata.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use align_core::config::{Files, Mix};
 use align_data::{self as data, Batches, Order};
 use align_run::run::{Input, SHORT_BATCH};
 
-/// The names under which sets are reported: the stems of files, the names of folders, numbered where two are alike.
+/// The names under which sets are reported: file stems or folder names, numbered when they are equal.
 pub fn set_names(files: &[PathBuf]) -> Vec<String> {
     let stem = |file: &PathBuf| {
         if file.is_dir() {
@@ -30,25 +30,25 @@ pub fn set_names(files: &[PathBuf]) -> Vec<String> {
     names
 }
 
-/// What is said of files that lie in the folders given as data and are not read; nothing where there is none.
-pub fn passed_over<'a>(data: impl IntoIterator<Item = &'a Files>) -> Option<(&'static str, Value)> {
+/// Run metadata: files in data folders that are not read because of their names; `None` if there are none.
+pub fn ignored_files<'a>(data: impl IntoIterator<Item = &'a Files>) -> Option<(&'static str, Value)> {
     let paths: Vec<&PathBuf> = data.into_iter().flat_map(|files| files.ignored()).collect();
     (!paths.is_empty()).then(|| ("not read, no data by name", json!(data::files::first_few(paths))))
 }
 
-/// All paths that a config gives as data.
+/// All data paths of a config.
 pub fn source_paths<'a>(train: &'a Files, mix: &'a [Mix], eval: &'a Files) -> impl Iterator<Item = &'a Files> {
     std::iter::once(train).chain(mix.iter().map(|source| &source.path)).chain([eval])
 }
 
-/// Looks up which files the data paths of a config stand for.
+/// Resolves the data paths of a config to files.
 pub fn find_sources(train: &mut Files, mix: &mut [Mix], eval: &mut Files) {
     data::find_files(train);
     mix.iter_mut().for_each(|source| data::find_files(&mut source.path));
     data::find_sets(eval);
 }
 
-/// All training files, and how they are drawn from.
+/// All training files, and the weights of a mix.
 pub struct Mixture {
     /// In the order of the config.
     pub files: Vec<PathBuf>,
@@ -57,7 +57,7 @@ pub struct Mixture {
 }
 
 impl Mixture {
-    /// From `data.train`, or from `[[data.mix]]` where that is given.
+    /// From `[[data.mix]]` if given, otherwise from `data.train`.
     pub fn new(train: &Files, mix: &[Mix]) -> Self {
         if mix.is_empty() {
             return Self { files: train.to_vec(), mix: Vec::new() };
@@ -68,7 +68,8 @@ impl Mixture {
         }
     }
 
-    /// The order over rows, of which each file gave `file_rows`. Without a seed rows keep the order of their files.
+    /// The order over the rows of files with `file_rows` rows each. Without a seed rows keep the order of the
+    /// files.
     pub fn order(&self, file_rows: &[usize], shuffle_seed: Option<u64>) -> Order {
         let (seed, shuffle) = (shuffle_seed.unwrap_or(0), shuffle_seed.is_some());
         if self.mix.is_empty() {
@@ -93,7 +94,7 @@ impl Mixture {
         if self.mix.is_empty() { "data.train" } else { "data.mix" }
     }
 
-    /// What a resume must find unchanged.
+    /// The files that must be unchanged on resume.
     pub fn inputs(&self) -> Vec<Input> {
         if self.mix.is_empty() {
             return vec![Input::new("data.train", self.files.iter().cloned())];
@@ -102,9 +103,9 @@ impl Mixture {
         entries.map(|(index, files)| Input::new(format!("data.mix[{index}]"), files.iter().cloned())).collect()
     }
 
-    /// What is said of a run's batches: how often it passes over the data (of a mix, over each source), and the rows in the last batch
-    /// of an epoch where those are fewer.
-    pub fn facts(&self, batches: &Batches) -> Vec<(&'static str, Value)> {
+    /// Run metadata of the batches: passes over the data (for a mix, over each source), and the size of an
+    /// epoch's last batch if it is smaller.
+    pub fn metadata(&self, batches: &Batches) -> Vec<(&'static str, Value)> {
         let passes = match self.mix.is_empty() {
             true => rounded(batches.passes()),
             false => {
@@ -128,7 +129,7 @@ impl Mixture {
     }
 }
 
-/// In as many digits as say something: how often a run passes over data.
+/// Rounds a number of passes to three significant digits and at least one decimal.
 pub fn rounded(number: f64) -> Value {
     if number.fract() == 0.0 && number < 1e15 {
         return json!(number as u64);

@@ -1,8 +1,10 @@
-//! What every stage does around its training. A [`Stage`] is checked before a tensor is loaded; [`run()`] says what will run, takes the
-//! run's folder, loads the models and steps to the end. `plan`, `doctor` and `replay` begin with the same checks.
+//! What every stage does around its training. A [`Stage`] is checked before a tensor is loaded; [`run()`]
+//! reports what will run, opens the run's folder, loads the models and trains. `plan`, `doctor` and `replay`
+//! start with the same checks.
 
 pub mod doctor;
 mod launch;
+mod microbatch_replay;
 pub mod misfits;
 mod mixture;
 mod preflight;
@@ -29,15 +31,16 @@ use doctor::{Check, Diagnosis};
 use launch::{Launched, launch};
 
 pub use launch::Plan;
-pub use mixture::{Mixture, find_sources, passed_over, rounded, set_names, source_paths};
+pub use microbatch_replay::{MicrobatchReplay, TracedMicrobatch};
+pub use mixture::{Mixture, find_sources, ignored_files, rounded, set_names, source_paths};
 pub use preflight::{
     Source, check_causal_lm, check_device, check_format, check_source, check_trained_length, checked_device,
     evaluation_options, model_input,
 };
-pub use replay::{Examination, Part, Quantity, Replay, Replayed, gradients, merge};
-pub use scoring::{ScorePlace, ScoreWish, Scorer, check_reward_model, check_scalar_model, refuse_value_model};
-pub use training::{Action, Trainer, Watch, train};
-pub use warnings::{Alarm, Lasting, News};
+pub use replay::{NanReport, Replay, Replayed, Section, TensorStats, gradients, merge};
+pub use scoring::{ScoreOptions, ScorePosition, Scorer, check_reward_model, check_scalar_model, refuse_value_model};
+pub use training::{Action, StepCheck, Trainer, train};
+pub use warnings::{ActiveAlerts, Alert, AlertEvent};
 pub use written::{CompareWritten, Comparison};
 
 /// A training stage whose config, data and checkpoints passed every check. No tensor is loaded yet.
@@ -45,7 +48,7 @@ pub trait Stage: Sized {
     /// Its config.
     type Config: Config;
 
-    /// What the training loop drives.
+    /// Takes the steps in the training loop.
     type Trainer: Trainer + Replay + CompareWritten;
 
     /// `[run]` of a config.
@@ -57,16 +60,16 @@ pub trait Stage: Sized {
     /// [`align_core::error::Error::Invalid`] with every mistake in config, data and checkpoints.
     fn check(config: &Self::Config, progress: &mut dyn Progress) -> Result<Self>;
 
-    /// The data and models that it is made of: what a resume must find unchanged.
+    /// Its data and models, which must be unchanged on resume.
     ///
     /// # Errors
     /// When a model's folder cannot be read.
     fn inputs(&self) -> Result<Vec<Input>>;
 
-    /// What the models are before the first step, and what does not fit together.
+    /// The initial models and the warnings, before the first step.
     fn outset(&self) -> Outset;
 
-    /// What a run of it is.
+    /// The plan of a run.
     ///
     /// # Errors
     /// As [`Stage::inputs`].
@@ -78,10 +81,10 @@ pub trait Stage: Sized {
     /// When they cannot be read.
     fn load(self, start: Start) -> Result<Self::Trainer>;
 
-    /// What a step needs of memory and arithmetic.
+    /// Estimates the memory and arithmetic of a step.
     fn estimate(self) -> StepEstimate;
 
-    /// Loads the models and examines the pieces of a step. Nothing is written.
+    /// Loads the models and checks the parts of a step. Writes nothing.
     ///
     /// # Errors
     /// As [`Stage::load`], and what a step returns.
@@ -91,23 +94,23 @@ pub trait Stage: Sized {
 /// Where training begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// With the models of the config; new weights are drawn.
+    /// With the models of the config; weights that no file has are randomly initialised.
     Models,
-    /// With a checkpoint's state, which brings the weights: of the models, names, shapes and dtypes are enough.
+    /// With a checkpoint's state, which contains the weights: the models need only names, shapes and dtypes.
     Checkpoint,
 }
 
-/// How the binary asks a stage to run.
+/// How a command runs a stage.
 pub struct Job<'a> {
-    /// Go on with the run in the folder.
+    /// Resume the run in the folder.
     pub resume: bool,
-    /// Check everything, say what would run, and stop.
+    /// Check everything, report what would run, and stop.
     pub dry_run: bool,
-    /// Set when the run is asked to stop.
+    /// Set by a signal to stop the run.
     pub interrupt: Arc<AtomicBool>,
-    /// Who is told how far it is.
+    /// Shows the progress.
     pub progress: &'a mut dyn Progress,
-    /// What run.json says of the program: version, commit, libtorch.
+    /// The program's entries in run.json: version, commit, libtorch.
     pub program: Map<String, Value>,
 }
 
@@ -118,14 +121,14 @@ pub struct Job<'a> {
 pub fn run<S: Stage>(config: &S::Config, job: Job<'_>) -> Result<Outcome> {
     let stage = S::check(config, job.progress)?;
     let (run, progress) = match launch(stage.plan()?, job)? {
-        Launched::Over(outcome) => return Ok(outcome),
+        Launched::Done(outcome) => return Ok(outcome),
         Launched::Ready(run, progress) => (run, progress),
     };
     let start = if run.checkpoint().is_some() { Start::Checkpoint } else { Start::Models };
     train(stage.load(start)?, run, progress)
 }
 
-/// Plans what [`run()`] would need.
+/// Estimates the memory and time of [`run()`].
 ///
 /// # Errors
 /// As [`Stage::check`].
@@ -133,7 +136,7 @@ pub fn plan<S: Stage>(config: &S::Config, progress: &mut dyn Progress) -> Result
     Ok(S::check(config, progress)?.estimate())
 }
 
-/// Examines what [`run()`] would train with. Nothing is written.
+/// Checks the models and data that [`run()`] would train with. Writes nothing.
 ///
 /// # Errors
 /// As [`run()`] before its first step.
@@ -144,11 +147,11 @@ pub fn doctor<S: Stage>(config: &S::Config, progress: &mut dyn Progress) -> Resu
     Ok(Diagnosis { outset, checks: stage.doctor(progress)? })
 }
 
-/// Brings a trainer to where a recorded step began, and repeats it.
+/// Restores the state before a recorded step, and repeats the step.
 ///
 /// # Errors
-/// As [`Stage::check`]; [`align_core::error::Error::Invalid`] when data, models or the record are not what the run left; what the step
-/// returns but [`align_core::error::Error::NonFinite`].
+/// As [`Stage::check`]; [`align_core::error::Error::Invalid`] when data, models or the record have changed
+/// since the run; the step's error unless it is [`align_core::error::Error::NonFinite`].
 pub fn replay<S: Stage>(config: &S::Config, recorded: &Recorded, progress: &mut dyn Progress) -> Result<Replayed> {
     let stage = S::check(config, progress)?;
     recorded.check_inputs(&stage.inputs()?)?;

@@ -1,4 +1,5 @@
-//! What every stage checks before a tensor is loaded: devices, checkpoint folders, chat formats, trained lengths.
+//! The checks of every stage before a tensor is loaded: devices, checkpoint folders, chat formats, trained
+//! lengths.
 
 use std::path::Path;
 
@@ -13,20 +14,20 @@ use align_run::run::Input;
 use align_text::chatml::ChatFormat;
 use align_text::tokenizer::Tokenizer;
 
-/// A checked checkpoint folder: its headers agree with its config, and its tokenizer fits.
+/// A checked checkpoint folder: its headers match its config, and its tokenizer matches the model.
 pub struct Source {
     /// Config and headers.
     pub header: Header,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// What its scores mean, where `align` wrote it as a reward or value model.
+    /// The score contract that `align` wrote, for reward and value models.
     pub contract: Option<ScoreContract>,
 }
 
 /// Checks a folder's config, headers, tokenizer and score contract; all mistakes land in `problems`.
 ///
 /// # Errors
-/// What is not the user's mistake.
+/// Errors that are not the user's mistake.
 pub fn check_source(dir: &Path, problems: &mut Problems) -> Result<Option<Source>> {
     if problems.absorb(model::check_folder(dir))?.is_none() {
         return Ok(None);
@@ -73,7 +74,7 @@ pub fn check_causal_lm(dir: &Path, problems: &mut Problems) -> Result<Option<Sou
 /// The chat format of a checked folder; mistakes land in `problems`.
 ///
 /// # Errors
-/// What is not the user's mistake.
+/// Errors that are not the user's mistake.
 pub fn check_format(
     dir: &Path,
     source: Option<&Source>,
@@ -88,12 +89,13 @@ pub fn check_format(
     problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))
 }
 
-/// Refuses training rows that are longer than a first-generation model was trained for: its NTK and LogN, which act there, are
-/// meant for evaluation only. `what` names the rows, `place` where to shorten them.
+/// Refuses training rows that are longer than a first-generation model's trained length: NTK and LogN, which
+/// apply beyond it, are meant for evaluation only. `what` names the rows, `location` the setting that
+/// shortens them.
 pub fn check_trained_length(
     header: &Header,
     longest: usize,
-    place: impl std::fmt::Display,
+    location: impl std::fmt::Display,
     what: &str,
     problems: &mut Problems,
 ) {
@@ -101,28 +103,28 @@ pub fn check_trained_length(
     if config.family == Family::Qwen && longest as i64 > config.seq_length {
         let trained = config.seq_length;
         problems.push(
-            place,
-            format!("{what} of {longest} tokens, expected at most the {trained} (seq_length) that a first-generation model is trained within"),
+            location,
+            format!("{what} of {longest} tokens, expected at most the {trained} (seq_length) that the first-generation model was trained with"),
         );
     }
 }
 
-/// Adds a problem where the device that a config names under a key is not there.
+/// Adds a problem if the device under this config key is not available.
 pub fn check_device(key: &str, device: DeviceSpec, problems: &mut Problems) {
     if let Err(what) = find_device(device) {
         problems.push(key, what);
     }
 }
 
-/// The device of a config that was checked.
+/// The device of a checked config.
 ///
 /// # Panics
-/// When it was not, by [`check_device`].
+/// When the device did not pass [`check_device`].
 pub fn checked_device(device: DeviceSpec) -> Device {
     find_device(device).expect("the device was checked")
 }
 
-/// How the commands that only measure or sample load a model: on a GPU where there is one.
+/// How commands that only evaluate or sample load a model: on a GPU if there is one.
 pub fn evaluation_options(dtype: Dtype) -> ModelOptions {
     ModelOptions {
         device: Device::cuda_if_available(),
@@ -132,7 +134,7 @@ pub fn evaluation_options(dtype: Dtype) -> ModelOptions {
     }
 }
 
-/// The files of a model's folder under their key of the config: what a resume must find unchanged.
+/// The files of a model's folder under its config key, which must be unchanged on resume.
 ///
 /// # Errors
 /// As [`model::read_files`].

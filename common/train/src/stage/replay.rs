@@ -1,4 +1,4 @@
-//! A recorded step, repeated: whether it fails as it did, and where the first non-finite number appears.
+//! Repeats a recorded step: whether it fails again, and where the first non-finite number occurs.
 
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -7,40 +7,40 @@ use align_core::error::Result;
 use align_model::Parameter;
 use align_run::run::{Failure, Recorded};
 
-/// How many weights are told.
+/// Number of weights that are reported.
 const WEIGHTS: usize = 8;
 
-/// What a tensor holds.
+/// Statistics of a tensor.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Quantity {
-    /// What it is.
+pub struct TensorStats {
+    /// The tensor's name.
     pub name: String,
-    /// The largest |x| of those that are finite; 0 where none is.
+    /// The largest finite |x|; 0 when there is none.
     pub largest: f64,
-    /// How many are not.
+    /// Number of non-finite elements.
     pub not_finite: u64,
-    /// How many there are.
-    pub numbers: u64,
+    /// Number of elements.
+    pub elements: u64,
 }
 
-impl Quantity {
+impl TensorStats {
     /// Of a tensor of any shape.
     pub fn of(name: impl Into<String>, tensor: &Tensor) -> Self {
         let _no_grad = tch::no_grad_guard();
-        let numbers = tensor.numel() as u64;
+        let elements = tensor.numel() as u64;
         let finite = tensor.isfinite();
-        let not_finite = numbers - finite.sum(Kind::Int64).int64_value(&[]) as u64;
+        let not_finite = elements - finite.sum(Kind::Int64).int64_value(&[]) as u64;
         let magnitudes = tensor.abs().where_self(&finite, &tensor.zeros_like());
-        let largest = if numbers == 0 { 0.0 } else { magnitudes.max().double_value(&[]) };
-        Self { name: name.into(), largest, not_finite, numbers }
+        let largest = if elements == 0 { 0.0 } else { magnitudes.max().double_value(&[]) };
+        Self { name: name.into(), largest, not_finite, elements }
     }
 
-    /// Of numbers.
+    /// Of a slice.
     pub fn of_slice<T: Copy + Into<f64>>(name: impl Into<String>, numbers: &[T]) -> Self {
         Self::of(name, &Tensor::from_slice(&numbers.iter().map(|number| (*number).into()).collect::<Vec<f64>>()))
     }
 
-    /// Whether every number is one.
+    /// Whether all elements are finite.
     pub fn is_finite(&self) -> bool {
         self.not_finite == 0
     }
@@ -48,73 +48,73 @@ impl Quantity {
     fn add(&mut self, other: &Self) {
         self.largest = self.largest.max(other.largest);
         self.not_finite += other.not_finite;
-        self.numbers += other.numbers;
+        self.elements += other.elements;
     }
 
-    /// As an object.
+    /// As a JSON object.
     pub fn to_json(&self) -> Value {
-        json!({ "name": self.name, "largest": self.largest, "not_finite": self.not_finite, "numbers": self.numbers })
+        json!({ "name": self.name, "largest": self.largest, "not_finite": self.not_finite, "numbers": self.elements })
     }
 }
 
-/// Adds what another pass showed to what the passes before it did, by name.
-pub fn merge(into: &mut Vec<Quantity>, others: Vec<Quantity>) {
+/// Merges the statistics of another pass into those of earlier passes, by name.
+pub fn merge(into: &mut Vec<TensorStats>, others: Vec<TensorStats>) {
     for other in others {
-        match into.iter_mut().find(|quantity| quantity.name == other.name) {
-            Some(quantity) => quantity.add(&other),
+        match into.iter_mut().find(|stats| stats.name == other.name) {
+            Some(stats) => stats.add(&other),
             None => into.push(other),
         }
     }
 }
 
-/// A microbatch, or a model.
+/// The part of a report about one microbatch or one model.
 #[derive(Debug, Clone, Default)]
-pub struct Part {
-    /// Which one.
+pub struct Section {
+    /// The name of the microbatch or model.
     pub name: String,
-    /// The rows in it, by file and line.
+    /// Its rows, by file and line.
     pub rows: Vec<String>,
-    /// Tokens that went through.
+    /// Tokens of the flat batch.
     pub tokens: usize,
-    /// Its own loss, where it has one.
+    /// Its own loss, if it has one.
     pub loss: Option<f64>,
-    /// What was computed, in order.
-    pub activations: Vec<Quantity>,
-    /// Gradients by parameter, in the order of the model.
-    pub gradients: Vec<Quantity>,
+    /// The computed tensors, in order.
+    pub activations: Vec<TensorStats>,
+    /// The gradient of each parameter, in the order of the model.
+    pub gradients: Vec<TensorStats>,
 }
 
-impl Part {
-    /// The first thing computed that is not finite.
-    pub fn first_activation(&self) -> Option<&Quantity> {
-        self.activations.iter().find(|quantity| !quantity.is_finite())
+impl Section {
+    /// The first computed tensor with a non-finite element.
+    pub fn first_activation(&self) -> Option<&TensorStats> {
+        self.activations.iter().find(|stats| !stats.is_finite())
     }
 
-    /// The gradients that are not finite.
-    pub fn bad_gradients(&self) -> impl DoubleEndedIterator<Item = &Quantity> {
-        self.gradients.iter().filter(|quantity| !quantity.is_finite())
+    /// The gradients with a non-finite element.
+    pub fn bad_gradients(&self) -> impl DoubleEndedIterator<Item = &TensorStats> {
+        self.gradients.iter().filter(|stats| !stats.is_finite())
     }
 }
 
-/// What was seen while a step was repeated.
+/// The report of a repeated step.
 #[derive(Debug, Clone, Default)]
-pub struct Examination {
-    /// What the step came to, as the run takes it; `None` when it is fine now.
+pub struct NanReport {
+    /// How the step fails when it is taken as in the run; `None` when it succeeds.
     pub failure: Option<Failure>,
-    /// The step's microbatches, or the stage's models.
-    pub parts: Vec<Part>,
-    /// What the step computed from their results, in order.
-    pub quantities: Vec<Quantity>,
+    /// One section for each microbatch of the step, or for each model of the stage.
+    pub sections: Vec<Section>,
+    /// Tensors that the step computes from the models' outputs, in order.
+    pub tensors: Vec<TensorStats>,
     /// The largest weights.
-    pub weights: Vec<Quantity>,
+    pub weights: Vec<TensorStats>,
 }
 
-impl Examination {
-    /// Takes the largest of all these parameters for [`Examination::weights`]; those that are non-finite are the largest.
-    pub fn weigh<'a>(&mut self, models: impl IntoIterator<Item = (&'a str, &'a [Parameter])>) {
-        let mut weights: Vec<Quantity> = Vec::new();
+impl NanReport {
+    /// Sets [`NanReport::weights`] to the largest of these parameters; non-finite ones count as the largest.
+    pub fn set_largest_weights<'a>(&mut self, models: impl IntoIterator<Item = (&'a str, &'a [Parameter])>) {
+        let mut weights: Vec<TensorStats> = Vec::new();
         for (prefix, parameters) in models {
-            let of = |parameter: &Parameter| Quantity::of(format!("{prefix}{}", parameter.name), &parameter.tensor);
+            let of = |parameter: &Parameter| TensorStats::of(format!("{prefix}{}", parameter.name), &parameter.tensor);
             weights.extend(parameters.iter().map(of));
         }
         weights.sort_by(|a, b| (b.not_finite, b.largest).partial_cmp(&(a.not_finite, a.largest)).expect("finite"));
@@ -122,54 +122,57 @@ impl Examination {
         self.weights = weights;
     }
 
-    /// Where what is no number appears first: among activations, among what is made of them, then on the way back.
-    pub fn begins(&self) -> Option<String> {
-        let said = |quantity: &Quantity| format!("{} of {} are non-finite", quantity.not_finite, quantity.numbers);
-        let activation = self.parts.iter().find_map(|part| part.first_activation().map(|first| (part, first)));
-        if let Some((part, first)) = activation {
-            return Some(format!("{}: {}, {}", part.name, first.name, said(first)));
+    /// The origin of the non-finite numbers: the first tensor of the forward passes that has one, else the
+    /// first one computed from their outputs, else the first gradient in the backward pass.
+    pub fn origin(&self) -> Option<String> {
+        let count = |stats: &TensorStats| format!("{} of {} are non-finite", stats.not_finite, stats.elements);
+        let activation =
+            self.sections.iter().find_map(|section| section.first_activation().map(|first| (section, first)));
+        if let Some((section, first)) = activation {
+            return Some(format!("{}: {}, {}", section.name, first.name, count(first)));
         }
-        if let Some(first) = self.quantities.iter().find(|quantity| !quantity.is_finite()) {
-            return Some(format!("{}: {}", first.name, said(first)));
+        if let Some(first) = self.tensors.iter().find(|stats| !stats.is_finite()) {
+            return Some(format!("{}: {}", first.name, count(first)));
         }
-        // The way back ends with the first parameters.
-        let gradient = self.parts.iter().find_map(|part| part.bad_gradients().next_back().map(|first| (part, first)));
-        let (part, first) = gradient?;
-        Some(format!("{}: in the backward pass, the gradient of {}, {}", part.name, first.name, said(first)))
+        // The backward pass computes the gradients of the last parameters first.
+        let gradient =
+            self.sections.iter().find_map(|section| section.bad_gradients().next_back().map(|first| (section, first)));
+        let (section, first) = gradient?;
+        Some(format!("{}: in the backward pass, the gradient of {}, {}", section.name, first.name, count(first)))
     }
 }
 
-/// Gradients of a model's parameters, where they have any.
-pub fn gradients(parameters: &[Parameter]) -> Vec<Quantity> {
+/// Statistics of the gradients of a model's parameters that have one.
+pub fn gradients(parameters: &[Parameter]) -> Vec<TensorStats> {
     let grads = parameters.iter().map(|parameter| (&parameter.name, parameter.tensor.grad()));
-    grads.filter(|(_, grad)| grad.defined()).map(|(name, grad)| Quantity::of(name, &grad)).collect()
+    grads.filter(|(_, grad)| grad.defined()).map(|(name, grad)| TensorStats::of(name, &grad)).collect()
 }
 
 /// A trainer that can repeat a recorded step.
 pub trait Replay {
-    /// Repeats the step that a run recorded, from the state that is in the record, and looks at everything on its way. The
-    /// trainer may have moved on when the step no longer fails.
+    /// Repeats the recorded step from the record's state, and collects statistics of its tensors. If the step
+    /// succeeds, the trainer's models are updated.
     ///
     /// # Errors
-    /// Another one than what the step was recorded for.
-    fn replay(&mut self, recorded: &Recorded) -> Result<Examination>;
+    /// Any error of the step except [`align_core::error::Error::NonFinite`].
+    fn replay(&mut self, recorded: &Recorded) -> Result<NanReport>;
 }
 
-/// A recorded step and its repetition.
+/// A recorded step and the result of its repetition.
 #[derive(Debug)]
 pub struct Replayed {
-    /// What run.json calls the stage.
+    /// The stage's name in run.json.
     pub stage: String,
-    /// Steps that the step would have made.
+    /// The number of the step, from 1.
     pub done: u64,
-    /// What it came to in the run.
+    /// How it failed in the run.
     pub recorded: Failure,
-    /// What it comes to now.
-    pub found: Examination,
+    /// The report of its repetition.
+    pub found: NanReport,
 }
 
 impl Replayed {
-    /// Whether the step failed as it did in the run.
+    /// Whether the step fails as in the run.
     pub fn is_reproduced(&self) -> bool {
         self.found.failure.as_ref() == Some(&self.recorded)
     }
@@ -179,44 +182,44 @@ impl Replayed {
 mod tests {
     use super::*;
 
-    fn quantity(name: &str, numbers: &[f64]) -> Quantity {
-        Quantity::of_slice(name, numbers)
+    fn stats(name: &str, numbers: &[f64]) -> TensorStats {
+        TensorStats::of_slice(name, numbers)
     }
 
     #[test]
-    fn a_quantity_counts_what_is_no_number_apart() {
-        let found = quantity("x", &[1.0, -3.0, f64::NAN, f64::INFINITY]);
-        assert_eq!((found.largest, found.not_finite, found.numbers), (3.0, 2, 4));
-        assert_eq!(quantity("x", &[f64::NAN]).largest, 0.0);
-        assert_eq!(quantity("x", &[]).numbers, 0);
+    fn non_finite_elements_are_counted_separately() {
+        let found = stats("x", &[1.0, -3.0, f64::NAN, f64::INFINITY]);
+        assert_eq!((found.largest, found.not_finite, found.elements), (3.0, 2, 4));
+        assert_eq!(stats("x", &[f64::NAN]).largest, 0.0);
+        assert_eq!(stats("x", &[]).elements, 0);
         let mut merged = vec![found];
-        merge(&mut merged, vec![quantity("x", &[5.0]), quantity("y", &[1.0])]);
-        assert_eq!((merged[0].largest, merged[0].not_finite, merged[0].numbers, merged.len()), (5.0, 2, 5, 2));
+        merge(&mut merged, vec![stats("x", &[5.0]), stats("y", &[1.0])]);
+        assert_eq!((merged[0].largest, merged[0].not_finite, merged[0].elements, merged.len()), (5.0, 2, 5, 2));
     }
 
     #[test]
-    fn the_way_forward_comes_first_and_the_way_back_from_its_end() {
-        let (good, bad) = (|name| quantity(name, &[1.0]), |name| quantity(name, &[f64::NAN, 1.0]));
-        let part = |name: &str, activations, gradients| Part {
+    fn the_forward_pass_comes_first_and_gradients_in_the_order_of_the_backward_pass() {
+        let (good, bad) = (|name| stats(name, &[1.0]), |name| stats(name, &[f64::NAN, 1.0]));
+        let section = |name: &str, activations, gradients| Section {
             name: name.to_owned(),
             activations,
             gradients,
-            ..Part::default()
+            ..Section::default()
         };
-        let mut found = Examination {
-            parts: vec![
-                part("1", vec![good("a"), good("b")], vec![bad("first"), bad("last"), good("head")]),
-                part("2", vec![good("a"), bad("b"), bad("c")], vec![bad("first")]),
+        let mut found = NanReport {
+            sections: vec![
+                section("1", vec![good("a"), good("b")], vec![bad("first"), bad("last"), good("head")]),
+                section("2", vec![good("a"), bad("b"), bad("c")], vec![bad("first")]),
             ],
-            quantities: vec![good("scores"), bad("values")],
-            ..Examination::default()
+            tensors: vec![good("scores"), bad("values")],
+            ..NanReport::default()
         };
-        assert_eq!(found.begins().unwrap(), "2: b, 1 of 2 are non-finite");
-        found.parts[1].activations.clear();
-        assert_eq!(found.begins().unwrap(), "values: 1 of 2 are non-finite");
-        found.quantities.clear();
-        assert_eq!(found.begins().unwrap(), "1: in the backward pass, the gradient of last, 1 of 2 are non-finite");
-        found.parts.clear();
-        assert_eq!(found.begins(), None);
+        assert_eq!(found.origin().unwrap(), "2: b, 1 of 2 are non-finite");
+        found.sections[1].activations.clear();
+        assert_eq!(found.origin().unwrap(), "values: 1 of 2 are non-finite");
+        found.tensors.clear();
+        assert_eq!(found.origin().unwrap(), "1: in the backward pass, the gradient of last, 1 of 2 are non-finite");
+        found.sections.clear();
+        assert_eq!(found.origin(), None);
     }
 }

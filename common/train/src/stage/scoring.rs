@@ -1,4 +1,4 @@
-//! How a reward or value model reads dialogues: under which system text, and at which token they are scored.
+//! How a reward or value model reads dialogues: the system text, and the token at which scores are read.
 
 use std::path::Path;
 
@@ -9,25 +9,25 @@ use align_core::error::{Problems, Result};
 use align_model::Face;
 use align_text::chatml::{ChatFormat, ScoreAt, TEMPLATES_SYSTEM};
 
-/// At which token scores are read: `score_at`.
+/// The token at which scores are read: `score_at`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ScorePlace {
-    /// Where the model's align.json says; without one at the last token that its chat template writes.
+pub enum ScorePosition {
+    /// As in the model's align.json; without one, at the last token of its chat template.
     #[default]
     Auto,
     /// At the last answer's `<|im_end|>`.
     End,
-    /// At the last token that the chat template writes.
+    /// At the last token of the chat template.
     Last,
 }
 
-/// What a config or flags say of how a model reads.
+/// The settings of a config or of flags for how a model reads dialogues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ScoreWish {
-    /// At which token.
-    pub place: ScorePlace,
-    /// The system text that is inserted where a dialogue has none; absent: that of align.json, without one the template's.
+pub struct ScoreOptions {
+    /// The token at which scores are read.
+    pub position: ScorePosition,
+    /// The system text of dialogues without one; when absent that of align.json, or else the template's.
     pub system: Option<String>,
 }
 
@@ -37,31 +37,31 @@ pub struct Scorer {
     pub source: Source,
     /// How it reads dialogues.
     pub format: ChatFormat,
-    /// What was assumed of a model that another program made, as one line.
+    /// The assumptions about a model without an align.json, as one line.
     pub assumed: Option<String>,
 }
 
-/// Checks a folder with a scalar head, and how it reads: as `wish` says, else as align.json says that it was trained; a model without
-/// one was made by another program and reads what its own template writes. A value model is taken: its raw scores are what its head
-/// gives. Mistakes land in `problems`.
+/// Checks a folder with a scalar head, and how the model reads dialogues: as in `options`, otherwise as in
+/// align.json, otherwise (a model of another program) as its chat template renders them. Accepts value
+/// models, whose raw scores are the outputs of the head. Mistakes land in `problems`.
 ///
 /// # Errors
 /// As [`check_source`].
-pub fn check_scalar_model(dir: &Path, wish: &ScoreWish, problems: &mut Problems) -> Result<Option<Scorer>> {
+pub fn check_scalar_model(dir: &Path, options: &ScoreOptions, problems: &mut Problems) -> Result<Option<Scorer>> {
     let Some(source) = check_source(dir, problems)? else { return Ok(None) };
     if source.header.face != Face::Scalar {
         problems.push(dir.display(), "holds a language model, expected a reward model: train one with `align rm`");
     }
     let contract = source.contract.as_ref();
     let system =
-        wish.system.as_deref().or(contract.map(|contract| contract.system.as_str())).unwrap_or(TEMPLATES_SYSTEM);
+        options.system.as_deref().or(contract.map(|contract| contract.system.as_str())).unwrap_or(TEMPLATES_SYSTEM);
     let Some(format) = problems.absorb(ChatFormat::open(dir, &source.tokenizer, system))? else { return Ok(None) };
-    let score_at = match (wish.place, contract) {
-        (ScorePlace::End, _) | (ScorePlace::Auto, Some(_)) => ScoreAt::End,
-        (ScorePlace::Last, _) | (ScorePlace::Auto, None) => ScoreAt::Last,
+    let score_at = match (options.position, contract) {
+        (ScorePosition::End, _) | (ScorePosition::Auto, Some(_)) => ScoreAt::End,
+        (ScorePosition::Last, _) | (ScorePosition::Auto, None) => ScoreAt::Last,
     };
     let format = format.scored_at(score_at);
-    let assumed = contract.is_none().then(|| assumed(&format, wish));
+    let assumed = contract.is_none().then(|| assumed(&format, options));
     Ok(Some(Scorer { source, format, assumed }))
 }
 
@@ -69,8 +69,8 @@ pub fn check_scalar_model(dir: &Path, wish: &ScoreWish, problems: &mut Problems)
 ///
 /// # Errors
 /// As [`check_source`].
-pub fn check_reward_model(dir: &Path, wish: &ScoreWish, problems: &mut Problems) -> Result<Option<Scorer>> {
-    let scorer = check_scalar_model(dir, wish, problems)?;
+pub fn check_reward_model(dir: &Path, options: &ScoreOptions, problems: &mut Problems) -> Result<Option<Scorer>> {
+    let scorer = check_scalar_model(dir, options, problems)?;
     if let Some(scorer) = &scorer {
         refuse_value_model(dir, &scorer.source, problems);
     }
@@ -84,21 +84,21 @@ pub fn refuse_value_model(dir: &Path, source: &Source, problems: &mut Problems) 
     }
 }
 
-/// What is taken for granted of a model that says nothing of itself.
-fn assumed(format: &ChatFormat, wish: &ScoreWish) -> String {
+/// Describes the assumptions about a model without an align.json.
+fn assumed(format: &ChatFormat, options: &ScoreOptions) -> String {
     let special = format.tokenizer().special();
     let last = format.tokens_after_end().last().copied().unwrap_or(special.im_end);
-    let place = format!("at the token {:?}", format.tokenizer().token(last));
+    let position = format!("at the token {:?}", format.tokenizer().token(last));
     let system = match format.system() {
         "" => "without a system text".to_owned(),
-        text => format!("under the system text {text:?}"),
+        text => format!("with the system text {text:?}"),
     };
-    let asked = match (wish.place, &wish.system) {
-        (ScorePlace::Auto, None) => "as its chat template writes dialogues; score_at and system say otherwise",
-        (ScorePlace::Auto, Some(_)) => "at the last token that its chat template writes; score_at says otherwise",
-        _ => "as asked",
+    let reason = match (options.position, &options.system) {
+        (ScorePosition::Auto, None) => "as in its chat template; score_at and system change this",
+        (ScorePosition::Auto, Some(_)) => "the last token of its chat template; score_at changes this",
+        _ => "as set",
     };
     format!(
-        "no align.json, so another program made it: scores are read {place}, {system} where a dialogue has none ({asked})"
+        "no align.json, so another program made it: scores are read {position}, {system} for dialogues without one ({reason})"
     )
 }

@@ -1,89 +1,91 @@
-//! The training loop, and the trainer that it drives.
+//! The training loop and the trait of its trainers.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Kind;
 
 use super::written::{self, CompareWritten};
-use super::{Alarm, News};
+use super::{Alert, AlertEvent};
 use align_core::error::{Error, Result};
 use align_core::progress::Progress;
 use align_run::checkpoint::{Snapshot, State};
 use align_run::metrics::Metrics;
 use align_run::run::{Best, Failure, Outcome, Run};
 
-/// What is done when a run has gone wrong.
+/// What happens when a guard finds a run broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// It is told and recorded, and the run goes on.
+    /// The alert is reported and recorded, and the run continues.
     Warn,
     /// The run ends.
     Stop,
-    /// The run ends, and the last checkpoint from before is the result.
+    /// The run ends, and the last checkpoint before the failure is the result.
     Rollback,
 }
 
-/// What a trainer thinks of a step.
+/// The result of checking a step's metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Watch {
-    /// What is wrong with it; empty when nothing is.
-    pub alarms: Vec<Alarm>,
-    /// What is told: of a warning that lasts, less than that it is there.
-    pub news: Vec<News>,
-    /// The run is to end; the number of steps that were done while all was well.
-    pub halt_before: Option<u64>,
+pub struct StepCheck {
+    /// All alerts of the step.
+    pub alerts: Vec<Alert>,
+    /// The events to report: an alert that lasts is not reported at every step.
+    pub events: Vec<AlertEvent>,
+    /// Set when the run must end: the number of steps before the failure began.
+    pub last_good_step: Option<u64>,
 }
 
-/// What [`train`] drives: models, optimisers and data of one stage.
+/// The models, optimisers and data of one stage, for [`train`].
 pub trait Trainer {
     /// One step of training.
     ///
     /// # Errors
-    /// [`align_core::error::Error::NonFinite`] before anything is updated with what is not a number.
+    /// [`align_core::error::Error::NonFinite`] before any update with a non-finite number.
     fn step(&mut self, step: u64) -> Result<Metrics>;
 
-    /// Measures on held-out data after `done` steps, and writes samples.
+    /// Evaluates on held-out data after `done` steps, and writes samples.
     ///
     /// # Errors
-    /// What the run returns when it cannot write.
+    /// The run's error when a file cannot be written.
     fn evaluate(&mut self, run: &mut Run, done: u64) -> Result<Metrics>;
 
-    /// A few words on a step, for the progress bar.
+    /// A short text about a step, for the progress bar.
     fn note(&self, metrics: &Metrics) -> String;
 
-    /// Judges the step that makes `done` steps by its metrics.
-    fn watch(&mut self, _done: u64, _metrics: &Metrics) -> Watch {
-        Watch::default()
+    /// Checks the metrics of step `done`.
+    fn check_step(&mut self, _done: u64, _metrics: &Metrics) -> StepCheck {
+        StepCheck::default()
     }
 
-    /// What is done when a run has gone wrong.
+    /// What happens when [`StepCheck::last_good_step`] is set or a step is non-finite.
     fn action(&self) -> Action {
         Action::Stop
     }
 
-    /// What the latest step worked on, for the record of what went wrong.
+    /// The data of the latest step, for the record of a failure.
     fn record(&self) -> Value {
         Value::Null
     }
 
-    /// All that a resume needs: the trained models (`model`, and what else the stage makes), and the state beside them.
+    /// Everything that a resume needs: the trained models (`model`, and others of the stage), and the
+    /// remaining state.
     fn snapshot(&self) -> Snapshot;
 
-    /// The dtype in which it computes.
+    /// The dtype of matmul inputs.
     fn compute(&self) -> Kind;
 
-    /// Takes a state back.
+    /// Restores a state.
     ///
     /// # Errors
-    /// [`align_core::error::Error::Invalid`] when something is missing.
+    /// [`align_core::error::Error::Invalid`] when an entry is missing.
     fn load(&mut self, state: &State) -> Result<()>;
 }
 
-/// Trains from where the run stands to its end, or until it is asked to stop.
+/// Trains from the run's next step to its last one, or until the run is interrupted.
 ///
 /// # Errors
-/// What the trainer returns; [`Error::Io`] when something cannot be written; [`Error::Failed`] when a guard ends the run.
+/// The trainer's error; [`Error::Io`] when a file cannot be written; [`Error::Failed`] when a guard ends the
+/// run.
 pub fn train(
     mut trainer: impl Trainer + CompareWritten,
     mut run: Box<Run>,
@@ -99,7 +101,7 @@ pub fn train(
     for step in run.next_step()..run.steps() {
         let done = step + 1;
         let mut metrics = match trainer.step(step) {
-            Err(error @ Error::NonFinite { .. }) => return Err(halt_before(&trainer, &mut run, done, &error)?),
+            Err(error @ Error::NonFinite { .. }) => return Err(end_non_finite(&trainer, &mut run, done, &error)?),
             metrics => metrics?,
         };
         run.check_pending_save()?;
@@ -108,17 +110,17 @@ pub fn train(
         }
         run.log(done, &metrics)?;
         progress.advance(1, &trainer.note(&metrics));
-        let watch = trainer.watch(done, &metrics);
-        for news in &watch.news {
-            progress.note(&news.line(done));
+        let check = trainer.check_step(done, &metrics);
+        for event in &check.events {
+            progress.note(&event.line(done));
         }
-        let alarms: Vec<String> = watch.alarms.into_iter().map(|alarm| alarm.text).collect();
-        if let Some(good) = watch.halt_before {
-            return Err(Error::Failed(halt(&trainer, &mut run, done, good, &alarms, None)?));
+        let alerts: Vec<String> = check.alerts.into_iter().map(|alert| alert.text).collect();
+        if let Some(good) = check.last_good_step {
+            return Err(Error::Failed(end_failed(&trainer, &mut run, done, good, &alerts, None)?));
         }
-        let begins = watch.news.iter().any(|news| matches!(news, News::Begins(_)));
-        if begins && run.has_room_for_records()? {
-            run.record(done, &alarms, None, trainer.record())?;
+        let is_new = check.events.iter().any(|event| matches!(event, AlertEvent::Started(_)));
+        if is_new && run.has_room_for_records()? {
+            run.record(done, &alerts, None, trainer.record())?;
         }
         if run.save_due(done) {
             run.save(done, trainer.snapshot())?;
@@ -135,41 +137,41 @@ pub fn train(
             .note(&format!("the lowest loss on held-out rows, {loss:.4}, is that of step {step}: {}", path.display()));
     }
     let outcome = run.finish()?;
-    // After the run is finished, so that nothing that fails here costs a result.
-    let measured = written::measure(&mut trainer, &mut run, progress);
-    if let Err(error) = measured {
-        progress.note(&format!("the result could not be compared with what was trained: {error}"));
+    // After the run is finished, so that an error here does not lose the result.
+    let compared = written::compare_result(&mut trainer, &mut run, progress);
+    if let Err(error) = compared {
+        progress.note(&format!("the result could not be compared with the trained model: {error}"));
     }
     Ok(outcome)
 }
 
-/// Ends a run whose next step is not finite, and keeps all that repeats it.
-fn halt_before(trainer: &impl Trainer, run: &mut Run, done: u64, error: &Error) -> Result<Error> {
-    // A full disk must not hide what was wrong.
+/// Ends a run whose next step is non-finite, and keeps the state that `align replay` needs.
+fn end_non_finite(trainer: &impl Trainer, run: &mut Run, done: u64, error: &Error) -> Result<Error> {
+    // A full disk must not hide the error.
     let kept = match run.keep_for_replay(done, trainer.snapshot()) {
         Ok(()) => format!("`align replay {}` repeats the step", run.out().display()),
-        // Its state is enough for that.
+        // The state is sufficient for a replay.
         Err(Error::Models { source, .. }) => {
             format!("`align replay {}` repeats the step; its model could not be written: {source}", run.out().display())
         }
-        Err(other) => format!("what the step began with could not be kept: {other}"),
+        Err(other) => format!("the state before the step could not be kept: {other}"),
     };
-    let said = halt(trainer, run, done, done - 1, &[error.to_string()], Failure::of(error).as_ref())?;
-    Ok(Error::Failed(format!("{said}; {kept}")))
+    let failure = end_failed(trainer, run, done, done - 1, &[error.to_string()], Failure::of(error).as_ref())?;
+    Ok(Error::Failed(format!("{failure}; {kept}")))
 }
 
-/// Ends a run that has gone wrong in the step that would make `done` steps; all was well for `good` steps. Returns what was
-/// wrong, where it is recorded and where the run stands now.
-fn halt(
+/// Ends a run that failed in step `done`; step `good` was the last one before the failure began. Returns a
+/// message with the failure, its record and the remaining checkpoint.
+fn end_failed(
     trainer: &impl Trainer,
     run: &mut Run,
     done: u64,
     good: u64,
-    alarms: &[String],
+    alerts: &[String],
     failure: Option<&Failure>,
 ) -> Result<String> {
-    let record = run.record(done, alarms, failure, trainer.record())?;
-    let stands = match (trainer.action(), run.last_checkpoint(good)?) {
+    let record = run.record(done, alerts, failure, trainer.record())?;
+    let checkpoint = match (trainer.action(), run.last_checkpoint(good)?) {
         (Action::Rollback, Some((step, _))) => {
             run.roll_back(step)?;
             format!("the result is that of step {step}")
@@ -178,5 +180,5 @@ fn halt(
         (_, Some((step, _))) => format!("the last checkpoint from before is that of step {step}"),
         (_, None) => "there is no checkpoint from before".to_owned(),
     };
-    Ok(format!("step {done}: {}; recorded in {}; {stands}", alarms.join("; "), record.display()))
+    Ok(format!("step {done}: {}; recorded in {}; {checkpoint}", alerts.join("; "), record.display()))
 }

@@ -1,78 +1,82 @@
-//! Warnings that last: told when they begin, now and then while they last, and once when they are over.
+//! Alerts that last for several steps: reported when they start, at intervals while they last, and when they
+//! are resolved.
 
 use serde::{Deserialize, Serialize};
 
-/// Steps after which a warning that lasts is told again. Our choice.
+/// Steps after which a lasting alert is reported again. Our choice.
 const REMIND_AFTER: u64 = 50;
 
-/// Something that is wrong.
+/// A problem with a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alarm {
-    /// What tells it from others, whatever its numbers are.
+pub struct Alert {
+    /// Identifies the alert across steps, independent of its numbers.
     pub name: String,
-    /// What is wrong, with its numbers.
+    /// The description, with numbers.
     pub text: String,
-    /// What is said when it is over.
+    /// The message when the alert is resolved.
     pub over: String,
 }
 
-/// What is told of a step.
+/// A reported change of an alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// Something has gone wrong.
-    Begins(String),
-    /// It still is, since that step.
-    Lasts(u64, String),
-    /// It no longer is.
-    Over(String),
+pub enum AlertEvent {
+    /// A new alert.
+    Started(String),
+    /// An alert that has lasted since this step.
+    Ongoing(u64, String),
+    /// The end of an alert.
+    Resolved(String),
 }
 
-impl News {
-    /// The line about the step that makes `done` steps.
+impl AlertEvent {
+    /// The line to report at step `done`.
     pub fn line(&self, done: u64) -> String {
         match self {
-            News::Begins(text) => format!("warning: step {done}: {text}"),
-            News::Lasts(since, text) => format!("warning: step {done}, since step {since}: {text}"),
-            News::Over(text) => format!("step {done}: {text}"),
+            AlertEvent::Started(text) => format!("warning: step {done}: {text}"),
+            AlertEvent::Ongoing(since, text) => format!("warning: step {done}, since step {since}: {text}"),
+            AlertEvent::Resolved(text) => format!("step {done}: {text}"),
         }
     }
 }
 
-/// The warnings that last; what a resume needs to go on telling like a run that was never stopped.
+/// The alerts that last. A checkpoint saves them, so that a resumed run reports the same lines as an
+/// uninterrupted one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lasting(Vec<Warning>);
+pub struct ActiveAlerts(Vec<Warning>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Warning {
     name: String,
     over: String,
-    /// Steps done when it began, and when it was told last.
+    /// The step at which the alert started.
     since: u64,
-    told: u64,
+    /// The step at which it was last reported.
+    #[serde(rename = "told")]
+    reported: u64,
 }
 
-impl Lasting {
-    /// What to tell when `alarms` are all that is wrong with the step that makes `done` steps: first what is over.
-    pub fn update(&mut self, done: u64, alarms: &[Alarm]) -> Vec<News> {
+impl ActiveAlerts {
+    /// The events to report when `alerts` are all alerts of step `done`; resolved ones first.
+    pub fn update(&mut self, done: u64, alerts: &[Alert]) -> Vec<AlertEvent> {
         let (lasting, over) =
-            std::mem::take(&mut self.0).into_iter().partition(|old| alarms.iter().any(|alarm| alarm.name == old.name));
+            std::mem::take(&mut self.0).into_iter().partition(|old| alerts.iter().any(|alert| alert.name == old.name));
         self.0 = lasting;
         let over: Vec<Warning> = over;
-        let mut news: Vec<News> = over.into_iter().map(|warning| News::Over(warning.over)).collect();
-        for Alarm { name, text, over } in alarms.iter().cloned() {
+        let mut events: Vec<AlertEvent> = over.into_iter().map(|warning| AlertEvent::Resolved(warning.over)).collect();
+        for Alert { name, text, over } in alerts.iter().cloned() {
             match self.0.iter_mut().find(|old| old.name == name) {
                 None => {
-                    news.push(News::Begins(text));
-                    self.0.push(Warning { name, over, since: done, told: done });
+                    events.push(AlertEvent::Started(text));
+                    self.0.push(Warning { name, over, since: done, reported: done });
                 }
-                Some(old) if done >= old.told + REMIND_AFTER => {
-                    old.told = done;
-                    news.push(News::Lasts(old.since, text));
+                Some(old) if done >= old.reported + REMIND_AFTER => {
+                    old.reported = done;
+                    events.push(AlertEvent::Ongoing(old.since, text));
                 }
                 Some(_) => {}
             }
         }
-        news
+        events
     }
 }
 
@@ -80,20 +84,22 @@ impl Lasting {
 mod tests {
     use super::*;
 
-    fn alarm(name: &str, number: u64) -> Alarm {
+    fn alert(name: &str, number: u64) -> Alert {
         let text = format!("{name} is {number}");
-        Alarm { name: name.to_owned(), text, over: format!("{name} is fine again") }
+        Alert { name: name.to_owned(), text, over: format!("{name} is fine again") }
     }
 
-    /// `a` is wrong in steps 3 to 120, `b` in 100 and 119 to 121.
-    fn wrong(step: u64) -> Vec<Alarm> {
-        let a = (3..=120).contains(&step).then(|| alarm("a", step));
-        let b = (step == 100 || (119..=121).contains(&step)).then(|| alarm("b", step));
+    /// `a` is raised in steps 3 to 120, `b` in 100 and 119 to 121.
+    fn raised(step: u64) -> Vec<Alert> {
+        let a = (3..=120).contains(&step).then(|| alert("a", step));
+        let b = (step == 100 || (119..=121).contains(&step)).then(|| alert("b", step));
         a.into_iter().chain(b).collect()
     }
 
-    fn told(lasting: &mut Lasting, steps: std::ops::RangeInclusive<u64>) -> Vec<String> {
-        steps.flat_map(|step| lasting.update(step, &wrong(step)).into_iter().map(move |news| news.line(step))).collect()
+    fn reported(active: &mut ActiveAlerts, steps: std::ops::RangeInclusive<u64>) -> Vec<String> {
+        steps
+            .flat_map(|step| active.update(step, &raised(step)).into_iter().map(move |event| event.line(step)))
+            .collect()
     }
 
     const LINES: [&str; 8] = [
@@ -108,17 +114,17 @@ mod tests {
     ];
 
     #[test]
-    fn a_warning_is_told_when_it_begins_every_fifty_steps_and_when_it_is_over() {
-        assert_eq!(told(&mut Lasting::default(), 1..=200), LINES);
+    fn an_alert_is_reported_when_it_starts_every_fifty_steps_and_when_it_is_resolved() {
+        assert_eq!(reported(&mut ActiveAlerts::default(), 1..=200), LINES);
     }
 
     #[test]
-    fn what_is_told_does_not_depend_on_a_stop_in_between() {
+    fn reports_do_not_depend_on_a_resume() {
         for stop in 1..130 {
-            let mut lasting = Lasting::default();
-            let before = told(&mut lasting, 1..=stop);
-            let saved = serde_json::to_string(&lasting).unwrap();
-            let after = told(&mut serde_json::from_str(&saved).unwrap(), stop + 1..=200);
+            let mut active = ActiveAlerts::default();
+            let before = reported(&mut active, 1..=stop);
+            let saved = serde_json::to_string(&active).unwrap();
+            let after = reported(&mut serde_json::from_str(&saved).unwrap(), stop + 1..=200);
             assert_eq!([before, after].concat(), LINES, "stopped at {stop}");
         }
     }

@@ -1,5 +1,6 @@
-//! What was written at the end of a run, beside what was trained: where weights were rounded, or training computed in another dtype than
-//! the commands that evaluate, the result says something else than the last evaluation, and how much that is must be known.
+//! Compares the written result of a run with the trained model. They differ if the weights were rounded, or
+//! if training computed in another dtype than the evaluating commands; then the last evaluation does not
+//! describe the result exactly.
 
 use std::path::Path;
 
@@ -12,30 +13,30 @@ use align_core::progress::Progress;
 use align_model::{dtype_name, dtypes};
 use align_run::run::Run;
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Clone, Default)]
 pub struct Comparison {
-    /// A sentence each.
-    pub said: Vec<String>,
-    /// The numbers, by set.
+    /// Lines to report, one for each set.
+    pub lines: Vec<String>,
+    /// The numbers of each set.
     pub sets: Vec<Value>,
 }
 
-/// A trainer whose written models can be compared with its own.
+/// A trainer that can compare written models with its own.
 pub trait CompareWritten {
-    /// Measures what the models in a checkpoint's folder say, beside what the trained ones do. Asked for where that is something else:
+    /// Evaluates the models in a checkpoint's folder and the trained ones. Called when they may differ:
     /// [`differs`].
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When the models cannot be read.
     fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison>;
 }
 
-/// Where run.json has it.
-pub const FACT: &str = "written";
+/// The comparison's key in run.json.
+pub const KEY: &str = "written";
 
-/// Whether the model in a folder may say something else than what was trained, which computed in this dtype: its weights were rounded, or
-/// whoever loads it computes in another dtype.
+/// Whether the outputs of the model in a folder may differ from those of the trained model, which computed in
+/// this dtype: the weights were rounded, or the commands that load it compute in another dtype.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -43,29 +44,30 @@ pub fn differs(folder: &Path, compute: Kind) -> Result<bool> {
     Ok(compute != Kind::Float || dtypes(folder)? != [Kind::Float])
 }
 
-/// Compares the last checkpoint's models with the trainer's where they may differ, tells it, and has run.json say it.
-pub(super) fn measure(
+/// Compares the last checkpoint's models with the trainer's if they may differ. Reports the comparison and
+/// adds it to run.json.
+pub(super) fn compare_result(
     trainer: &mut (impl Trainer + CompareWritten),
     run: &mut Run,
     progress: &mut dyn Progress,
 ) -> Result<()> {
     let Some((_, checkpoint)) = run.last_checkpoint(run.steps())? else { return Ok(()) };
-    let (mut facts, mut differ) = (Map::new(), false);
+    let (mut entries, mut differ) = (Map::new(), false);
     for name in ["model", "value"] {
         let folder = checkpoint.join(name);
         if folder.is_dir() {
             let kinds: Vec<&str> = dtypes(&folder)?.into_iter().map(dtype_name).collect();
-            facts.insert(name.to_owned(), json!(kinds.join(" and ")));
+            entries.insert(name.to_owned(), json!(kinds.join(" and ")));
             differ |= differs(&folder, trainer.compute())?;
         }
     }
     if differ {
         let found = trainer.compare_written(&checkpoint, progress)?;
-        found.said.iter().for_each(|line| progress.note(line));
-        facts.insert("said".to_owned(), json!(found.said));
-        facts.insert("sets".to_owned(), json!(found.sets));
+        found.lines.iter().for_each(|line| progress.note(line));
+        entries.insert("said".to_owned(), json!(found.lines));
+        entries.insert("sets".to_owned(), json!(found.sets));
     } else {
-        facts.insert("said".to_owned(), json!(["the weights are those that were trained, to the bit"]));
+        entries.insert("said".to_owned(), json!(["the weights equal the trained ones to the bit"]));
     }
-    run.add_fact(FACT, Value::Object(facts))
+    run.add_fact(KEY, Value::Object(entries))
 }
