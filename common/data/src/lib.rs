@@ -1,7 +1,7 @@
-//! Rows from data files: the files that a path refers to ([`files`]), raw rows (`row`) and how a file is split
-//! into them ([`raw`]), the supported row shapes ([`records`]) and their types ([`typed`]), files read into
-//! memory ([`reader`]) or streamed ([`stream`]), the order in which rows are used ([`order`]), and the rows of
-//! each step ([`batches`]).
+//! Rows from data files: the files that a path refers to ([`files`]), raw rows (`row`) and the splitting of
+//! files into them ([`raw`]), the supported row shapes ([`records`]) and their types ([`typed`]), files read
+//! into memory ([`reader`]) or streamed ([`stream`]), the order in which rows are used ([`order`]), and the
+//! rows of each step ([`batches`]).
 
 #![forbid(unsafe_code)]
 

@@ -291,7 +291,7 @@ fn from_json(bytes: &[u8]) -> std::result::Result<tokenizers::Tokenizer, String>
     }
 }
 
-/// The bytes of every id. In a byte-level vocabulary, the characters of `alphabet` stand for bytes.
+/// The bytes of every id. In a byte-level vocabulary, the characters of `alphabet` represent bytes.
 fn table(encoder: &tokenizers::Tokenizer, alphabet: Option<&HashMap<char, u8>>) -> Vec<Option<Entry>> {
     let added: BTreeMap<u32, _> = encoder.get_added_tokens_decoder().into_iter().collect();
     let vocab: HashMap<String, u32> = encoder.get_vocab(false);

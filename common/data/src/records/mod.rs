@@ -1,5 +1,6 @@
-//! The shapes of rows, and how each is converted to a [`Record`]: `shapes.rs`, of comparisons `comparison.rs`.
-//! `turns.rs` reads turns; `keys.rs` defines the meaning of all other keys in the common formats.
+//! The shapes of rows, and how each is converted to a [`Record`]: comparisons in `comparison.rs`, all others
+//! in `shapes.rs`. `turns.rs` reads turns; `keys.rs` defines the meaning of all other keys in the common
+//! formats.
 
 mod comparison;
 mod keys;

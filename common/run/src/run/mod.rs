@@ -38,8 +38,9 @@
 //! written, and every access to checkpoints waits for it: so the behaviour of a run never depends on the
 //! speed of the disk.
 //!
-//! `start` begins a run, `result` ends it; here is what a loop does in between. `folder` has the names, the lock
-//! and run.json, `past` what a resumed run takes over, `saving` the thread that writes a checkpoint.
+//! `start` begins a run and `result` ends it; this module has what a loop calls in between. `folder` has the
+//! names, the lock and run.json, `past` what a resumed run takes over, `saving` the thread that writes a
+//! checkpoint.
 
 mod best;
 mod contents;

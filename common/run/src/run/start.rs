@@ -1,4 +1,4 @@
-//! The start of a run: what it needs, what is checked beforehand, and what a resumed run takes from the folder.
+//! The start of a run: what it needs, what is checked first, and what a resumed run takes from its folder.
 
 use std::path::Path;
 use std::sync::Arc;
