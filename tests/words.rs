@@ -110,10 +110,9 @@ const NAMES: [(&str, &str); 11] = [
 ];
 
 /// Places where such a word is right: file, text around it, and why.
-const ALLOWED: [(&str, &str, &str); 9] = [
+const ALLOWED: [(&str, &str, &str); 8] = [
     ("common/run/src/checkpoint/snapshot_lock.rs", "Whoever changes them", "any thread, of any owner"),
     ("common/train/src/footprint/model_memory.rs", "way back", "a key of `align plan --json`"),
-    ("common/train/src/lm.rs", "judge", "a method of common/model, which is not checked yet"),
     ("common/train/src/stage/warnings.rs", "told", "a key in saved states"),
     ("docs/config.md", "", "generated from doc comments, which are checked where they are"),
     ("src/commands/page.rs", "Larger dots stand for more pairs", "a symbol stands for what it shows"),

@@ -116,12 +116,7 @@ pub fn num_parameters(config: &ModelConfig, face: Face) -> u64 {
 }
 
 /// Those that the other model has none of the same name and shape as.
-pub fn num_parameters_without(
-    config: &ModelConfig,
-    face: Face,
-    other: &ModelConfig,
-    other_face: Face,
-) -> u64 {
+pub fn num_parameters_without(config: &ModelConfig, face: Face, other: &ModelConfig, other_face: Face) -> u64 {
     let others = specs(other, other_face);
     let has = |spec: &Spec| others.iter().any(|other| other.name == spec.name && other.shape == spec.shape);
     count(&specs(config, face).into_iter().filter(|spec| !has(spec)).collect::<Vec<_>>())

@@ -38,8 +38,7 @@ fn sample_row(logits: &mut [f32], sampling: &Sampling, uniform: f64) -> Option<S
     if !total.is_finite() {
         return None;
     }
-    let kept =
-        if sampling.top_p >= 1.0 { Nucleus::all() } else { Nucleus::of(weights, total, sampling.top_p * total) };
+    let kept = if sampling.top_p >= 1.0 { Nucleus::all() } else { Nucleus::of(weights, total, sampling.top_p * total) };
     let nucleus = sampling.record_nucleus.then(|| kept.ids(weights));
     Some(Sample { token: kept.draw(weights, uniform), nucleus })
 }
