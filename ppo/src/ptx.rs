@@ -27,7 +27,7 @@ impl PtxStream {
             pieces.extend(cut.filter(|piece| piece.tokens.len() > 1));
         }
         assert!(!pieces.is_empty(), "a pretraining stream without text");
-        let order = Order::new(&[pieces.len()], None, seed, true);
+        let order = Order::new(&[pieces.len()], None, Some(seed));
         Self { pieces, order, taken: 0 }
     }
 

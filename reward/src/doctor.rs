@@ -55,7 +55,7 @@ pub(crate) fn examine(mut stage: Rm, progress: &mut dyn Progress) -> Result<Vec<
     // One step on these comparisons, at a rate that is felt.
     config.optimizer.lr = config.optimizer.lr.max(LEARNING_RATE);
     config.schedule.warmup_steps = 0;
-    let order = Order::new(&[few.len()], None, config.train.seed, false);
+    let order = Order::new(&[few.len()], None, None);
     rows.batches = Batches::new(order, few.len(), Length::Steps(2));
     rows.train.rows = few;
     let model = stage.model()?;

@@ -53,7 +53,7 @@ pub(crate) fn examine(mut inputs: Inputs, mut checks: Vec<Check>, progress: &mut
     sections.optimizer.lr = sections.optimizer.lr.max(LEARNING_RATE);
     sections.train.dropout = 0.0;
     sections.schedule.warmup_steps = 0;
-    let order = Order::new(&[first_rows.len()], None, sections.train.seed, false);
+    let order = Order::new(&[first_rows.len()], None, None);
     inputs.rows.batches = Batches::new(order, first_rows.len(), Length::Steps(2));
     checks.push(Check::learns(&mut inputs.trainer(model))?);
     progress.end();

@@ -190,7 +190,7 @@ fn prompts(rows: Vec<(data::RowLocation, Prompt)>, format: &ChatFormat) -> Vec<(
 
 /// The rows of a step, in the order of `data.shuffle = false`.
 fn taken<T>(rows: &[T], step: u64) -> Vec<&T> {
-    let batches = Batches::new(Order::new(&[rows.len()], None, 0, false), BATCH, Length::Steps(step + 1));
+    let batches = Batches::new(Order::new(&[rows.len()], None, None), BATCH, Length::Steps(step + 1));
     batches.rows(step).map(|row| &rows[row]).collect()
 }
 

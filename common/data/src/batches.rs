@@ -120,8 +120,11 @@ mod tests {
     fn an_epoch_visits_every_row_once_and_its_last_batch_has_the_remainder() {
         for (rows, size, epochs) in CASES {
             for shuffle in [false, true] {
-                let batches =
-                    Batches::new(Order::new(&[rows], None, 3, shuffle), size, Length::new(None, Some(epochs)));
+                let batches = Batches::new(
+                    Order::new(&[rows], None, shuffle.then_some(3)),
+                    size,
+                    Length::new(None, Some(epochs)),
+                );
                 let per_epoch = rows.div_ceil(size) as u64;
                 assert_eq!(batches.steps(), epochs * per_epoch, "{rows} rows, batches of {size}");
                 for epoch in 0..epochs {
@@ -143,7 +146,7 @@ mod tests {
 
     #[test]
     fn epochs_differ_in_order_and_begin_at_pass_boundaries() {
-        let order = Order::new(&[20], None, 3, true);
+        let order = Order::new(&[20], None, Some(3));
         let batches = Batches::new(order.clone(), 8, Length::Epochs(2));
         let second: Vec<usize> = (3..6).flat_map(|step| batches.rows(step)).collect();
         assert_eq!(second, (20..40).map(|global| order.row(global)).collect::<Vec<_>>());
@@ -154,20 +157,20 @@ mod tests {
     /// the next.
     #[test]
     fn steps_are_full_batches_that_may_span_two_passes() {
-        let batches = Batches::new(Order::new(&[20], None, 0, false), 8, Length::new(Some(4), None));
+        let batches = Batches::new(Order::new(&[20], None, None), 8, Length::new(Some(4), None));
         assert_eq!(batches.rows(2).collect::<Vec<_>>(), [16, 17, 18, 19, 0, 1, 2, 3]);
         assert_eq!((batches.steps(), batches.passes(), batches.short_batch()), (4, 1.6, None));
         assert_eq!(batches.passes_per_step(), 0.4);
-        let large = Batches::new(Order::new(&[20], None, 0, false), 128, Length::Steps(1));
+        let large = Batches::new(Order::new(&[20], None, None), 128, Length::Steps(1));
         assert_eq!((large.passes(), large.passes_per_step()), (6.4, 6.4));
-        let by_epochs = Batches::new(Order::new(&[20], None, 0, false), 128, Length::Epochs(1));
+        let by_epochs = Batches::new(Order::new(&[20], None, None), 128, Length::Epochs(1));
         assert_eq!((by_epochs.passes(), by_epochs.passes_per_step()), (1.0, 1.0));
     }
 
     /// An epoch of a mix has as many rows as its files together; three in four come from the first.
     #[test]
     fn an_epoch_of_a_mix_is_as_long_as_its_files() {
-        let order = Order::new(&[10, 30], Some(&[3.0, 1.0]), 0, true);
+        let order = Order::new(&[10, 30], Some(&[3.0, 1.0]), Some(0));
         let batches = Batches::new(order, 16, Length::Epochs(2));
         assert_eq!(batches.steps(), 6);
         let rows: Vec<usize> = (0..6).flat_map(|step| batches.rows(step)).collect();
@@ -179,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_run_of_more_epochs_than_fit_does_not_wrap_around() {
-        let batches = Batches::new(Order::new(&[20], None, 0, false), 8, Length::Epochs(u64::MAX));
+        let batches = Batches::new(Order::new(&[20], None, None), 8, Length::Epochs(u64::MAX));
         assert_eq!(batches.steps(), u64::MAX);
     }
 }

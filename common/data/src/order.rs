@@ -18,8 +18,8 @@ pub struct Order {
     turns: Vec<(usize, u64)>,
     /// The number of turns of each pool in one round.
     shares: Vec<u64>,
-    seed: u64,
-    shuffle: bool,
+    /// The seed of the shuffle; rows stay in file order without one.
+    shuffle: Option<u64>,
     num_rows: usize,
 }
 
@@ -31,17 +31,18 @@ struct Pool {
 }
 
 impl Order {
-    /// The order over files of these `lengths`. Rows are indices into their concatenation.
+    /// The order over files of these `lengths`, shuffled with a seed, if one is given. Rows are indices into the
+    /// concatenation of the files.
     ///
     /// # Panics
     /// When there are no rows, when the weights are not one positive, finite number per file, or when a
     /// weighted file has no rows. Config validation rules this out.
-    pub fn new(lengths: &[usize], weights: Option<&[f64]>, seed: u64, shuffle: bool) -> Self {
+    pub fn new(lengths: &[usize], weights: Option<&[f64]>, shuffle: Option<u64>) -> Self {
         let num_rows = lengths.iter().sum();
         assert!(num_rows > 0, "an order over no rows");
         let Some(weights) = weights else {
             let pools = vec![Pool { first: 0, len: num_rows as u64 }];
-            return Self { pools, turns: Vec::new(), shares: Vec::new(), seed, shuffle, num_rows };
+            return Self { pools, turns: Vec::new(), shares: Vec::new(), shuffle, num_rows };
         };
         assert_eq!(weights.len(), lengths.len(), "one weight per file");
         assert!(weights.iter().all(|weight| weight.is_finite() && *weight > 0.0), "weights above 0");
@@ -53,7 +54,7 @@ impl Order {
         });
         let pools: Vec<Pool> = pools.collect();
         let (turns, shares) = turns(weights);
-        Self { pools, turns, shares, seed, shuffle, num_rows }
+        Self { pools, turns, shares, shuffle, num_rows }
     }
 
     /// The row at global index `global` of the run, as an index into the concatenation of the files.
@@ -68,10 +69,10 @@ impl Order {
         };
         let pool = &self.pools[pool_index];
         let (epoch, position) = (count / pool.len, count % pool.len);
-        let position = if self.shuffle {
+        let position = if let Some(seed) = self.shuffle {
             // Files of equal length must be shuffled differently: the stream includes the file's index.
             let stream = epoch | (pool_index as u64) << 48;
-            Permutation::new(pool.len, self.seed, Purpose::Order, stream).get(position)
+            Permutation::new(pool.len, seed, Purpose::Order, stream).get(position)
         } else {
             position
         };
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn unshuffled_rows_repeat_in_file_order() {
-        let order = Order::new(&[2, 3], None, 7, false);
+        let order = Order::new(&[2, 3], None, None);
         let rows: Vec<usize> = (0..12).map(|global| order.row(global)).collect();
         assert_eq!(rows, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]);
         assert_eq!(order.epoch_len(), 5);
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_shuffled_epoch_visits_every_row_once_in_another_order() {
-        let order = Order::new(&[40, 60], None, 7, true);
+        let order = Order::new(&[40, 60], None, Some(7));
         let epoch = |number: u64| -> Vec<usize> { (0..100).map(|at| order.row(number * 100 + at)).collect() };
         for number in 0..3 {
             let mut rows = epoch(number);
@@ -143,13 +144,13 @@ mod tests {
             assert_eq!(rows, (0..100).collect::<Vec<_>>());
         }
         assert_ne!(epoch(0), epoch(1));
-        let other_seed = Order::new(&[100], None, 8, true);
+        let other_seed = Order::new(&[100], None, Some(8));
         assert_ne!(epoch(0), (0..100).map(|at| other_seed.row(at)).collect::<Vec<_>>());
     }
 
     #[test]
     fn weights_share_the_turns_evenly_and_files_keep_their_own_order() {
-        let order = Order::new(&[4, 2], Some(&[3.0, 1.0]), 0, false);
+        let order = Order::new(&[4, 2], Some(&[3.0, 1.0]), None);
         let rows: Vec<usize> = (0..8).map(|global| order.row(global)).collect();
         assert_eq!(rows.iter().filter(|&&row| row < 4).count(), 6);
         assert_eq!(rows.iter().copied().filter(|&row| row < 4).collect::<Vec<_>>(), [0, 1, 2, 3, 0, 1]);
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn weights_hold_over_many_rounds_and_rows_repeat_only_after_a_pass() {
-        let order = Order::new(&[700, 300], Some(&[0.2, 0.8]), 3, true);
+        let order = Order::new(&[700, 300], Some(&[0.2, 0.8]), Some(3));
         let rows: Vec<usize> = (0..5000).map(|global| order.row(global)).collect();
         assert_eq!(rows.iter().filter(|&&row| row < 700).count(), 1000);
         let mut first_pass: Vec<usize> = rows.iter().copied().filter(|&row| row >= 700).take(300).collect();
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn taken_counts_the_rows_of_each_file() {
-        let order = Order::new(&[7, 3, 5], Some(&[0.2, 0.5, 0.3]), 3, true);
+        let order = Order::new(&[7, 3, 5], Some(&[0.2, 0.5, 0.3]), Some(3));
         for globals in [0, 1, 13, 1000, 2345] {
             let count = |rows: std::ops::Range<usize>| {
                 (0..globals).filter(|global| rows.contains(&order.row(*global))).count() as u64
@@ -177,12 +178,12 @@ mod tests {
             let expected = [(count(0..7), 7), (count(7..10), 3), (count(10..15), 5)];
             assert_eq!(order.taken(globals).collect::<Vec<_>>(), expected, "{globals}");
         }
-        assert_eq!(Order::new(&[4, 2], None, 0, true).taken(9).collect::<Vec<_>>(), [(9, 6)]);
+        assert_eq!(Order::new(&[4, 2], None, Some(0)).taken(9).collect::<Vec<_>>(), [(9, 6)]);
     }
 
     #[test]
     fn a_tiny_weight_still_gets_a_turn() {
-        let order = Order::new(&[5, 5], Some(&[1e-9, 1.0]), 3, false);
+        let order = Order::new(&[5, 5], Some(&[1e-9, 1.0]), None);
         assert!((0..1100).any(|global| order.row(global) < 5));
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::FlatBatch;
-use crate::ops::Precision;
+use crate::precision::Precision;
 use crate::rotary::Rotation;
 
 /// Short segments are merged into calls of up to this many tokens.

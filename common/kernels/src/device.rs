@@ -1,6 +1,6 @@
 //! Devices and dtypes as libtorch names them.
 
-use crate::ops::check_backend;
+use crate::backend::check_backend;
 use align_core::config::{DeviceSpec, Dtype};
 use tch::{Cuda, Device, Kind, Tensor};
 

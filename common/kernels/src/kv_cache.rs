@@ -5,7 +5,6 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::AttentionDims;
-use crate::ops::Ops;
 
 /// The capacity grows in steps of this many tokens.
 const CAPACITY_STEP: u64 = 64;
@@ -30,6 +29,9 @@ pub struct KvCache {
     pub(crate) scale: f64,
 }
 
+/// For each distinct window: an additive mask (rows, 1, longest), or none when all rows see everything.
+type Masks = Vec<(Option<i64>, Option<Tensor>)>;
+
 /// What one decoding step needs besides the cache: where the new tokens go, and what each row sees.
 pub struct DecodeStep {
     /// 0..R.
@@ -39,7 +41,7 @@ pub struct DecodeStep {
     /// How many tokens the longest row has, the new one included.
     pub(crate) longest: i64,
     /// For each distinct window: an additive mask (rows, 1, longest), or none when all rows see everything.
-    masks: Vec<(Option<i64>, Option<Tensor>)>,
+    masks: Masks,
 }
 
 impl DecodeStep {
@@ -101,25 +103,41 @@ impl KvCache {
         self.lengths.swap_remove(row);
     }
 
-    /// Adds room for one more token in every row; its keys and values follow, layer by layer.
-    pub fn step(&mut self, ops: &dyn Ops) -> DecodeStep {
-        let (kind, device) = (self.layers[0].0.kind(), self.layers[0].0.device());
+    /// Adds capacity for one more token in every row, for a backend that needs no masks; keys and values
+    /// follow, layer by layer.
+    pub fn step(&mut self) -> DecodeStep {
+        self.step_with(|_, _| Vec::new())
+    }
+
+    /// As [`KvCache::step`], with the masks of the layers' windows.
+    pub fn masked_step(&mut self) -> DecodeStep {
+        self.step_with(Self::masks)
+    }
+
+    fn step_with(&mut self, masks: impl Fn(&Self, i64) -> Masks) -> DecodeStep {
+        let device = self.layers[0].0.device();
         let positions = self.lengths.clone();
         self.lengths.iter_mut().for_each(|length| *length += 1);
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         self.reserve(longest);
-        let mut masks: Vec<(Option<i64>, Option<Tensor>)> = Vec::new();
-        for &window in self.windows.iter().filter(|_| ops.decode_attention_is_masked()) {
-            if !masks.iter().any(|(known, _)| *known == window) {
-                masks.push((window, self.mask(window, longest).map(|mask| mask.to_device(device).to_kind(kind))));
-            }
-        }
         DecodeStep {
             rows: Tensor::arange(positions.len() as i64, (Kind::Int64, device)),
             positions: Tensor::from_slice(&positions).to_device(device),
             longest,
-            masks,
+            masks: masks(self, longest),
         }
+    }
+
+    /// The mask of each distinct window.
+    fn masks(&self, longest: i64) -> Masks {
+        let (kind, device) = (self.layers[0].0.kind(), self.layers[0].0.device());
+        let mut masks = Masks::new();
+        for &window in &self.windows {
+            if !masks.iter().any(|(known, _)| *known == window) {
+                masks.push((window, self.mask(window, longest).map(|mask| mask.to_device(device).to_kind(kind))));
+            }
+        }
+        masks
     }
 
     /// 0 where a row sees a token, -∞ elsewhere.

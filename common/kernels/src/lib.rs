@@ -15,12 +15,15 @@
 
 pub mod adamw;
 pub mod attention;
+mod backend;
 pub mod batch;
 mod cpu;
 mod device;
 pub mod kv_cache;
 pub mod logprobs;
+mod norm;
 mod ops;
+mod precision;
 mod reference;
 pub mod rotary;
 pub mod sampling;
@@ -29,10 +32,13 @@ mod tests;
 
 use tch::{Kind, Tensor};
 
+pub use backend::{BACKENDS, check_backend, ops};
 pub use cpu::slices::{as_f32_slice, tensor_bytes};
 pub use cpu::threads::spawn_single_threaded;
 pub use device::{HOST, find_device, kind_of, to_host};
-pub use ops::{BACKENDS, NormGrads, Ops, Precision, check_backend, ops};
+pub use norm::NormGrads;
+pub use ops::Ops;
+pub use precision::Precision;
 
 /// The backward pass from `output` with ∂L/∂output = `grad`.
 pub fn backward_with(output: &Tensor, grad: &Tensor) {

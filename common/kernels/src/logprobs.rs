@@ -5,10 +5,6 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
-use crate::cpu::slices::as_f32_slice_mut;
-use crate::cpu::softmax::{Block, Part, Row};
-use crate::ops::Ops;
-
 /// A finite stand-in for −∞: 0·(−∞) is NaN.
 pub(crate) const MASKED_LOGIT: f32 = -1e30;
 
@@ -46,9 +42,11 @@ pub fn even_parts(count: usize, most: usize) -> impl Iterator<Item = Range<usize
     (0..parts).map(move |part| part * count / parts..(part + 1) * count / parts)
 }
 
+/// out = a·b, of inputs rounded to a dtype.
+type MatmulOut = fn(Kind, &mut Tensor, &Tensor, &Tensor);
+
 /// One chunk of rows of the language-model head.
 pub struct Chunk<'a> {
-    ops: &'static dyn Ops,
     /// What matmul inputs are rounded to.
     dtype: Kind,
     /// (V, D)
@@ -63,20 +61,19 @@ pub struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    /// The rows of `hidden` (N, D) and `targets` (N) in a range; `weight` is an [`Ops::matmul_input`].
+    /// For a range of rows: their hidden states (n, D) and the weight, each an `Ops::matmul_input`, and the
+    /// targets (N) of all rows.
     pub fn new(
-        ops: &'static dyn Ops,
         dtype: Kind,
         weight: &'a Tensor,
-        hidden: &Tensor,
+        hidden: Tensor,
         targets: &Tensor,
         over: &Over<'a>,
         rows: Range<usize>,
     ) -> Self {
-        let narrow = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
-        let nucleus = over.nucleus.map(|nucleus| &nucleus[rows.clone()]);
-        let hidden = ops.matmul_input(&narrow(&hidden.detach()), dtype);
-        Self { ops, dtype, weight, hidden, targets: narrow(targets), temperature: over.temperature, nucleus }
+        let targets = targets.narrow(0, rows.start as i64, rows.len() as i64);
+        let nucleus = over.nucleus.map(|nucleus| &nucleus[rows]);
+        Self { dtype, weight, hidden, targets, temperature: over.temperature, nucleus }
     }
 
     /// The size of the vocabulary, V.
@@ -84,12 +81,12 @@ impl<'a> Chunk<'a> {
         self.weight.size()[0] as usize
     }
 
-    /// Logits (n, ids) in fp32, divided by the temperature.
-    pub fn logits(&self, ids: Range<usize>) -> Tensor {
+    /// Logits (n, ids) in fp32, divided by the temperature, by a backend's [`crate::Ops::matmul_out`].
+    pub(crate) fn logits(&self, ids: Range<usize>, matmul_out: MatmulOut) -> Tensor {
         let (n, count) = (self.hidden.size()[0], ids.len() as i64);
         let mut logits = Tensor::empty([n, count], (Kind::Float, self.weight.device()));
         let weight = self.weight.narrow(0, ids.start as i64, count);
-        self.ops.matmul_out(self.dtype, &mut logits, &self.hidden, &weight.tr());
+        matmul_out(self.dtype, &mut logits, &self.hidden, &weight.tr());
         if self.temperature != 1.0 {
             let _ = logits.g_div_scalar_(self.temperature);
         }
@@ -98,45 +95,7 @@ impl<'a> Chunk<'a> {
 }
 
 /// A chunk's distributions, for the backward pass.
-pub enum Softmax<'a> {
-    /// By blocks of ids: exp(logit − highest) (n, ids) and what is known of its rows; the targets (n), and
-    /// what is known of them.
-    Blocks {
-        /// Each block.
-        blocks: Vec<(Range<usize>, Tensor, Vec<Part>)>,
-        /// Ids (n).
-        targets: Vec<i64>,
-        /// Of each row.
-        nucleus: Option<&'a [Vec<i64>]>,
-        /// Of each row, over all blocks.
-        rows: Vec<Row>,
-    },
-    /// Probabilities (n, V), and the targets (n, 1).
-    Whole {
-        /// (n, V)
-        probabilities: Tensor,
-        /// (n, 1)
-        targets: Tensor,
-    },
-}
-
-impl Softmax<'_> {
+pub trait Softmax {
     /// Passes ∂L/∂logits (n, ids) of each block to `take`, given g = ∂L/∂logprob (n): (onehot − softmax)·g.
-    pub fn gradients(self, grad: &Tensor, take: &mut dyn FnMut(Range<usize>, Tensor)) {
-        match self {
-            Self::Blocks { blocks, targets, nucleus, rows } => {
-                let grads = Vec::<f32>::try_from(grad).expect("one number a row");
-                for (ids, mut kept, parts) in blocks {
-                    let block = Block { ids: ids.clone(), targets: &targets, nucleus };
-                    block.gradient(as_f32_slice_mut(&mut kept), &parts, &rows, &grads);
-                    take(ids, kept);
-                }
-            }
-            Self::Whole { mut probabilities, targets } => {
-                let _ = probabilities.g_mul_(&grad.neg().unsqueeze(-1));
-                let ids = 0..probabilities.size()[1] as usize;
-                take(ids, probabilities.scatter_add_(-1, &targets, &grad.unsqueeze(-1)));
-            }
-        }
-    }
+    fn gradients(self: Box<Self>, grad: &Tensor, take: &mut dyn FnMut(Range<usize>, Tensor));
 }

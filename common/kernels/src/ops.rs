@@ -1,27 +1,17 @@
 //! The single interface to a device: every operation of a model, a loss or an optimizer.
 
-use std::sync::OnceLock;
-
 use align_core::error::Result;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::adamw::{AdamWSlot, AdamWStep};
 use crate::attention::{Heads, Plan};
-use crate::cpu::Cpu;
 use crate::kv_cache::{DecodeStep, KvCache};
 use crate::logprobs::{Chunk, Softmax, TokenStats};
-use crate::reference::{self, Reference};
+use crate::norm::NormGrads;
+use crate::precision::Precision;
+use crate::reference;
 use crate::rotary::Rotation;
 use crate::sampling::{Sample, Sampling};
-
-/// The dtypes of a model's computation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Precision {
-    /// What the inputs of a matmul are rounded to.
-    pub matmul: Kind,
-    /// The dtype of activations.
-    pub activations: Kind,
-}
 
 /// What a model needs of a device. The defaults are the reference, through libtorch, which computes
 /// everywhere; a backend replaces what it computes better, and calls the reference for a case that it does
@@ -155,8 +145,9 @@ pub trait Ops: Sync {
     }
 
     /// Log-probabilities of a chunk of targets, and what their gradient needs.
-    fn logprobs_train<'a>(&self, chunk: &Chunk<'a>) -> (TokenStats, Softmax<'a>) {
-        reference::logprobs(chunk)
+    fn logprobs_train<'a>(&self, chunk: &Chunk<'a>) -> (TokenStats, Box<dyn Softmax + 'a>) {
+        let (stats, softmax) = reference::logprobs(chunk);
+        (stats, Box::new(softmax))
     }
 
     /// Draws a token from each row of logits (B, V); `uniform(row)` is in [0, 1). May reuse their memory.
@@ -191,45 +182,4 @@ pub trait Ops: Sync {
     fn rounds_by_block(&self) -> bool {
         false
     }
-}
-
-/// Where the gradients of a norm are added.
-pub struct NormGrads<'a> {
-    /// ∂L/∂input.
-    pub input: &'a mut Tensor,
-    /// ∂L/∂weight.
-    pub weight: &'a mut Tensor,
-}
-
-/// The backend of a device. ALIGN_BACKEND=reference takes the reference on every device, which is how a
-/// device without kernels of its own computes.
-///
-/// # Panics
-/// When ALIGN_BACKEND is none of [`BACKENDS`]: [`check_backend`] says so first.
-pub fn ops(device: Device) -> &'static dyn Ops {
-    let is_reference = check_backend().expect("ALIGN_BACKEND was checked") == Some("reference");
-    match device {
-        Device::Cpu if !is_reference => &Cpu,
-        _ => &Reference,
-    }
-}
-
-/// The values of ALIGN_BACKEND.
-pub const BACKENDS: [&str; 2] = ["cpu", "reference"];
-
-/// What ALIGN_BACKEND asks for; nothing where it is not set.
-///
-/// # Errors
-/// What is wrong with its value.
-pub fn check_backend() -> std::result::Result<Option<&'static str>, String> {
-    static ASKED: OnceLock<std::result::Result<Option<&'static str>, String>> = OnceLock::new();
-    let read = || match std::env::var("ALIGN_BACKEND") {
-        Err(_) => Ok(None),
-        Ok(name) if name.is_empty() => Ok(None),
-        Ok(name) => {
-            let known = BACKENDS.into_iter().find(|known| *known == name);
-            known.map(Some).ok_or_else(|| format!("`{name}` is not a backend, expected {}", BACKENDS.join(" or ")))
-        }
-    };
-    ASKED.get_or_init(read).clone()
 }

@@ -1,5 +1,7 @@
 //! Every operation through libtorch alone: correct on every device, and what backends are compared with.
 
+use std::ops::Range;
+
 use align_core::error::{Error, Result};
 use tch::{Kind, Tensor};
 
@@ -8,19 +10,9 @@ use crate::attention::{Call, Heads, Plan};
 use crate::backward_with;
 use crate::kv_cache::{DecodeStep, KvCache};
 use crate::logprobs::{Chunk, MASKED_LOGIT, Softmax, TokenStats};
-use crate::ops::{NormGrads, Ops};
+use crate::norm::NormGrads;
 use crate::rotary::Rotation;
 use crate::sampling::{Sample, Sampling};
-
-/// The backend that replaces nothing.
-#[derive(Debug)]
-pub(crate) struct Reference;
-
-impl Ops for Reference {
-    fn name(&self) -> &'static str {
-        "reference"
-    }
-}
 
 pub(crate) fn matmul(dtype: Kind, a: &Tensor, b: &Tensor) -> Tensor {
     a.to_kind(dtype).mm(&b.to_kind(dtype)).to_kind(a.kind())
@@ -156,8 +148,8 @@ pub(crate) fn decode_attention(cache: &mut KvCache, layer: usize, heads: &Heads,
     scores.softmax(-1, scores.kind()).bmm(&values).view([rows, -1])
 }
 
-pub(crate) fn logprobs<'a>(chunk: &Chunk<'a>) -> (TokenStats, Softmax<'a>) {
-    let mut logits = chunk.logits(0..chunk.vocab());
+pub(crate) fn logprobs(chunk: &Chunk<'_>) -> (TokenStats, WholeSoftmax) {
+    let mut logits = chunk.logits(0..chunk.vocab(), matmul_out);
     if let Some(nucleus) = chunk.nucleus {
         logits = keep_nucleus(&logits, nucleus);
     }
@@ -173,7 +165,24 @@ pub(crate) fn logprobs<'a>(chunk: &Chunk<'a>) -> (TokenStats, Softmax<'a>) {
         entropy: (&log_normalizer - expected).squeeze_dim(-1),
         correct: target_logits.eq_tensor(&highest).squeeze_dim(-1),
     };
-    (stats, Softmax::Whole { probabilities, targets })
+    (stats, WholeSoftmax { probabilities, targets })
+}
+
+/// The distributions of a chunk over the whole vocabulary.
+pub(crate) struct WholeSoftmax {
+    /// (n, V)
+    probabilities: Tensor,
+    /// (n, 1)
+    targets: Tensor,
+}
+
+impl Softmax for WholeSoftmax {
+    fn gradients(self: Box<Self>, grad: &Tensor, take: &mut dyn FnMut(Range<usize>, Tensor)) {
+        let Self { mut probabilities, targets } = *self;
+        let _ = probabilities.g_mul_(&grad.neg().unsqueeze(-1));
+        let ids = 0..probabilities.size()[1] as usize;
+        take(ids, probabilities.scatter_add_(-1, &targets, &grad.unsqueeze(-1)));
+    }
 }
 
 /// Logits of kept tokens, everything else far below them.

@@ -5,8 +5,8 @@ use align_kernels::attention::{Heads, Plan};
 use align_kernels::rotary::Rotation;
 use tch::{Kind, Tensor};
 
-use super::layer::Shape;
 use super::linear::{Linear, Rows};
+use super::shape::Shape;
 
 /// The maps of one layer.
 pub(crate) struct Attention {

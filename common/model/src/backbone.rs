@@ -9,11 +9,12 @@ use align_kernels::{Precision, backward_with};
 use tch::Tensor;
 
 use super::config::ModelConfig;
-use super::header::Files;
+use super::files::Files;
 use super::heads::ensure_grad;
-use super::layer::{SavedActivations, Shape};
+use super::layer::SavedActivations;
 use super::pass::Pass;
 use super::rope::{ntk_factor, rotation, tree_stretch};
+use super::shape::Shape;
 use super::transformer::Transformer;
 use super::weights::{Parameter, SideFiles};
 use super::{Dropout, ModelOptions};
@@ -200,7 +201,8 @@ impl Backbone {
         let stretch: Option<Vec<f64>> =
             self.extrapolate.then(|| prompt_lengths.iter().map(|&length| ntk_factor(&self.config, length)).collect());
         let rotation = rotation(&self.config, cache.lengths(), stretch.as_deref(), activations, device);
-        let step = cache.step(self.shape.ops);
+        let is_masked = self.shape.ops.decode_attention_is_masked();
+        let step = if is_masked { cache.masked_step() } else { cache.step() };
         let tokens = Tensor::from_slice(tokens).to_device(device);
         self.forward(&tokens, None, &mut Pass::Decode { cache, rotation: &rotation, step: &step })
     }

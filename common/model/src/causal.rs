@@ -6,9 +6,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::backbone::{Backbone, Forward, See};
 use super::config::ModelConfig;
-use super::header::{Face, Files, LM_HEAD, Spec, causal_specs};
+use super::files::Files;
+use super::header::causal_specs;
 use super::heads::{GradOf, LmHead, Over, TokenStats};
 use super::saved::{Probed, Saved, probe};
+use super::spec::{Face, LM_HEAD, Spec};
 use super::weights::{Parameter, SideFiles, Writing};
 use super::{Dropout, ModelOptions};
 use align_core::error::Result;

@@ -8,8 +8,8 @@ use std::path::Path;
 use safetensors::tensor::Dtype;
 
 use super::config::ModelConfig;
-use super::header::{Face, LM_HEAD, Spec, kind};
-use super::transformer::Names;
+use super::names::Names;
+use super::spec::{Face, LM_HEAD, Spec, kind};
 use align_core::error::{Problems, Result};
 
 /// A tensor that a file holds.

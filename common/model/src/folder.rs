@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use align_core::error::{Error, Result};
 
+/// The file that maps tensors to shards.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
 /// What is said of GGUF files.
 pub(super) const GGUF: &str =
     "GGUF weights, expected safetensors in Hugging Face layout; take the checkpoint that they were made from";
@@ -40,7 +43,7 @@ fn mistaken(path: &Path) -> Option<String> {
         return Some(format!("an empty folder, expected a model folder ({LAYOUT})"));
     }
     if holds("adapter_config.json") {
-        return Some(match holds("model.safetensors") || holds("model.safetensors.index.json") {
+        return Some(match holds("model.safetensors") || holds(INDEX) {
             true => "holds a LoRA adapter (adapter_config.json) beside whole weights, expected one of the two; \
                      remove adapter_config.json if the weights are the merged ones"
                 .to_owned(),

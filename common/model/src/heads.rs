@@ -9,7 +9,7 @@ pub use align_kernels::logprobs::{Over, TokenStats};
 use align_kernels::{Ops, Precision};
 
 use super::ModelOptions;
-use super::header::Files;
+use super::files::Files;
 
 /// How many logits a chunk of the language-model head may hold.
 const CHUNK_LOGITS: i64 = 1 << 27;
@@ -73,7 +73,7 @@ impl LmHead {
         let _guard = tch::no_grad_guard();
         let weight = self.ops.matmul_input(&self.weight, self.matmul);
         let read = |rows| {
-            let chunk = Chunk::new(self.ops, self.matmul, &weight, hidden, targets, over, rows);
+            let chunk = self.chunk(&weight, hidden, targets, over, rows);
             self.ops.logprobs(&chunk)
         };
         collect(self.rows(targets).map(read).collect(), targets)
@@ -96,7 +96,7 @@ impl LmHead {
         let weight = self.ops.matmul_input(&self.weight, self.matmul);
         let (mut stats, hidden_grad) = (Vec::new(), Tensor::zeros(hidden.size(), (Kind::Float, hidden.device())));
         for rows in self.rows(targets) {
-            let chunk = Chunk::new(self.ops, self.matmul, &weight, hidden, targets, over, rows.clone());
+            let chunk = self.chunk(&weight, hidden, targets, over, rows.clone());
             let (chunk_stats, softmax) = self.ops.logprobs_train(&chunk);
             let grad = grad_of(rows.clone(), &chunk_stats.logprobs).to_device(hidden.device()).to_kind(Kind::Float);
             let mut hidden_grad = hidden_grad.narrow(0, rows.start as i64, rows.len() as i64);
@@ -111,6 +111,18 @@ impl LmHead {
             stats.push(chunk_stats);
         }
         (collect(stats, targets), hidden_grad.to_kind(hidden.kind()))
+    }
+
+    fn chunk<'a>(
+        &self,
+        weight: &'a Tensor,
+        hidden: &Tensor,
+        targets: &Tensor,
+        over: &Over<'a>,
+        rows: Range<usize>,
+    ) -> Chunk<'a> {
+        let hidden = hidden.detach().narrow(0, rows.start as i64, rows.len() as i64);
+        Chunk::new(self.matmul, weight, self.ops.matmul_input(&hidden, self.matmul), targets, over, rows)
     }
 
     /// Chunks of about the same size.

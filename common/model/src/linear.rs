@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::layer::Shape;
+use super::shape::Shape;
 
 /// Which of a backend's linear operations computes a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

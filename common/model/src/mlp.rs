@@ -2,8 +2,8 @@
 
 use tch::Tensor;
 
-use super::layer::Shape;
 use super::linear::{Linear, Rows};
+use super::shape::Shape;
 
 /// Its three maps.
 pub(crate) struct Mlp {

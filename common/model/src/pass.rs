@@ -6,7 +6,7 @@ use align_kernels::kv_cache::{DecodeStep, KvCache};
 use align_kernels::rotary::Rotation;
 use tch::Tensor;
 
-use super::header::Files;
+use super::files::Files;
 
 /// A forward pass without gradients.
 pub(crate) enum Pass<'a> {

@@ -7,9 +7,11 @@ use tch::Tensor;
 
 use super::ModelOptions;
 use super::config::{ModelConfig, set_dtype};
-use super::header::{Face, Files, Spec, specs};
-use super::weights::{self, Parameter, SideFiles, Sums, Writing};
-use align_core::error::{Error, Result};
+use super::files::Files;
+use super::header::specs;
+use super::spec::{Face, Spec};
+use super::weights::{self, Parameter, SideFiles, Sums, Writing, differs};
+use align_core::error::Result;
 use align_kernels::batch::FlatBatch;
 use align_text::chatml::ChatFormat;
 
@@ -24,7 +26,7 @@ pub trait Models: Send {
     /// Reads back what was written and compares it with what was to be written.
     ///
     /// # Errors
-    /// [`Error::Failed`] when it is something else.
+    /// [`align_core::error::Error::Failed`] when it is something else.
     fn check(&self, folder: &Path) -> Result<()>;
 }
 
@@ -97,7 +99,8 @@ impl Saved {
     /// Writes a checkpoint in Hugging Face layout; the folder is made when missing.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Failed`] when a weight is beyond the numbers of the dtype that is written.
+    /// [`align_core::error::Error::Io`]; [`Error::Failed`] when a weight is beyond the numbers of the dtype
+    /// that is written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let parameters: Vec<&Parameter> = self.parameters.iter().collect();
         let sums = weights::write_folder(dir, &parameters, self.writing, &self.config.source, &self.side_files)?;
@@ -110,7 +113,8 @@ impl Saved {
     /// outputs on the probe are compared, too.
     ///
     /// # Errors
-    /// [`Error::Failed`] when something differs; [`Error::Invalid`] when it cannot be loaded.
+    /// [`align_core::error::Error::Failed`] when something differs; [`Error::Invalid`] when it cannot be
+    /// loaded.
     pub fn check(&self, dir: &Path) -> Result<()> {
         let config = ModelConfig::read(dir)?;
         if config != self.config {
@@ -174,14 +178,5 @@ fn agree(dir: &Path, memory: &Tensor, written: &Tensor) -> Result<()> {
     Err(differs(
         dir,
         &format!("its outputs differ from those of the model in memory (relative difference {difference:.1e})"),
-    ))
-}
-
-/// The written folder is wrong. The last two names of the path are reported: the folder is renamed later.
-pub(super) fn differs(place: &Path, how: &str) -> Error {
-    let names: Vec<_> = place.iter().map(|name| name.to_string_lossy()).collect();
-    let place = names[names.len().saturating_sub(2)..].join("/");
-    Error::Failed(format!(
-        "{place}: what was read back is not what was written: {how}; the disk or the memory is not sound"
     ))
 }

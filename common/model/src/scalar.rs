@@ -8,9 +8,11 @@ use tch::{Device, Tensor};
 
 use super::backbone::{Backbone, Forward, See};
 use super::config::{Family, ModelConfig};
-use super::header::{Face, Files, LM_HEAD, SCORE, Spec, causal_specs, lm_head_spec, scalar_specs, score_spec};
+use super::files::Files;
+use super::header::{causal_specs, lm_head_spec, scalar_specs, score_spec};
 use super::heads::{LmHead, ScalarHead};
 use super::saved::{Probed, Saved, probe};
+use super::spec::{Face, LM_HEAD, SCORE, Spec};
 use super::weights::{Parameter, SideFiles, Writing};
 use super::{Dropout, ModelOptions};
 use align_core::error::{Error, Result};

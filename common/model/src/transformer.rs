@@ -4,9 +4,11 @@
 use tch::{Kind, Tensor};
 
 use super::Dropout;
-use super::config::{Family, ModelConfig};
-use super::header::{Init, Spec};
-use super::layer::{Layer, Shape};
+use super::config::ModelConfig;
+use super::layer::Layer;
+use super::names::Names;
+use super::shape::Shape;
+use super::spec::{Init, Spec};
 
 /// Embedding, layers and the final norm.
 pub(crate) struct Transformer {
@@ -58,48 +60,5 @@ impl Transformer {
     /// The token indices whose hidden states a layer computes: before the last layer all of them.
     pub(crate) fn indices_of<'a>(&self, layer: usize, indices: Option<&'a Tensor>) -> Option<&'a Tensor> {
         indices.filter(|_| layer + 1 == self.layers.len())
-    }
-}
-
-/// What the checkpoints call things.
-pub(crate) struct Names {
-    pub(crate) embed: &'static str,
-    pub(crate) layer: &'static str,
-    pub(crate) norm: &'static str,
-    pub(crate) input_norm: &'static str,
-    pub(crate) post_norm: &'static str,
-    pub(crate) o_proj: &'static str,
-    pub(crate) gate: &'static str,
-    pub(crate) up: &'static str,
-    pub(crate) down: &'static str,
-}
-
-impl Names {
-    pub(crate) fn of(family: Family) -> Self {
-        match family {
-            // The gate is `w2`: c_proj(w1(x) · silu(w2(x))).
-            Family::Qwen => Self {
-                embed: "transformer.wte.weight",
-                layer: "transformer.h.",
-                norm: "transformer.ln_f.weight",
-                input_norm: "ln_1",
-                post_norm: "ln_2",
-                o_proj: "attn.c_proj",
-                gate: "mlp.w2",
-                up: "mlp.w1",
-                down: "mlp.c_proj",
-            },
-            Family::Qwen2 | Family::Qwen3 => Self {
-                embed: "model.embed_tokens.weight",
-                layer: "model.layers.",
-                norm: "model.norm.weight",
-                input_norm: "input_layernorm",
-                post_norm: "post_attention_layernorm",
-                o_proj: "self_attn.o_proj",
-                gate: "mlp.gate_proj",
-                up: "mlp.up_proj",
-                down: "mlp.down_proj",
-            },
-        }
     }
 }

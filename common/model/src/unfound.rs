@@ -4,8 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::folder::GGUF;
-use super::header::INDEX;
+use super::folder::{GGUF, INDEX};
 use align_core::error::{Error, Result};
 
 /// Files that trainers write next to weights, and `align` next to those of a reward model.

@@ -6,8 +6,9 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 
 use super::ModelConfig;
-use super::header::{Files, LM_HEAD};
-use super::transformer::Names;
+use super::files::Files;
+use super::names::Names;
+use super::spec::LM_HEAD;
 use align_core::error::Result;
 use align_text::tokenizer::Tokenizer;
 

@@ -12,9 +12,10 @@ use tch::{Kind, Tensor};
 
 use super::ModelOptions;
 use super::config::dtype_name;
-use super::header::{Face, Files, INDEX, Init, READ_BYTES, Spec};
+use super::files::{Files, READ_BYTES};
+use super::folder::INDEX;
 use super::rounding::{Draws, rounded};
-use super::saved::differs;
+use super::spec::{Face, Init, Spec};
 use align_core::atomic_files::default_permissions;
 use align_core::config::ResultDtype;
 use align_core::error::{Error, Result};
@@ -381,4 +382,13 @@ fn write_file(path: &Path, tensors: &[Stored]) -> Result<Sums> {
     std::fs::set_permissions(&partial, usual).map_err(Error::io(&partial))?;
     std::fs::rename(&partial, path).map_err(Error::io(path))?;
     Ok(sums)
+}
+
+/// The written folder is wrong. The last two names of the path are reported: the folder is renamed later.
+pub(super) fn differs(place: &Path, how: &str) -> Error {
+    let names: Vec<_> = place.iter().map(|name| name.to_string_lossy()).collect();
+    let place = names[names.len().saturating_sub(2)..].join("/");
+    Error::Failed(format!(
+        "{place}: what was read back is not what was written: {how}; the disk or the memory is not sound"
+    ))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::header::Files;
+use super::files::Files;
 use super::scalar::Heads;
 use super::weights::Parameter;
 use super::{CausalLm, ModelOptions, Over, ScalarModel, TokenStats};

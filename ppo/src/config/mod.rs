@@ -73,7 +73,7 @@ impl PpoConfig {
 
     /// The prompts of each step, of so many.
     pub fn batches(&self, num_prompts: usize) -> Batches {
-        let order = Order::new(&[num_prompts], None, self.ppo.seed, self.data.shuffle);
+        let order = Order::new(&[num_prompts], None, self.data.shuffle.then_some(self.ppo.seed));
         Batches::new(order, self.rollout.prompts_per_step, Length::Steps(self.ppo.steps))
     }
 

@@ -6,7 +6,7 @@ use tch::Tensor;
 use super::simd::{exp, multiply_add, simd_dispatch};
 use super::slices::{as_f32_slice, as_f32_slice_mut, is_cpu_f32_contiguous};
 use super::threads;
-use crate::ops::NormGrads;
+use crate::norm::NormGrads;
 use crate::reference;
 
 /// Rows that a thread takes at once, and whose share of a weight's gradient is summed before it is added to

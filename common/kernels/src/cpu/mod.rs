@@ -8,7 +8,9 @@ use crate::adamw::{AdamWSlot, AdamWStep};
 use crate::attention::{Heads, Plan};
 use crate::kv_cache::{DecodeStep, KvCache};
 use crate::logprobs::{Chunk, Softmax, TokenStats};
-use crate::ops::{NormGrads, Ops, Precision};
+use crate::norm::NormGrads;
+use crate::ops::Ops;
+use crate::precision::Precision;
 use crate::reference;
 use crate::rotary::Rotation;
 use crate::sampling::{Sample, Sampling};
@@ -141,8 +143,9 @@ impl Ops for Cpu {
         logprobs::logprobs(chunk)
     }
 
-    fn logprobs_train<'a>(&self, chunk: &Chunk<'a>) -> (TokenStats, Softmax<'a>) {
-        logprobs::logprobs_train(chunk)
+    fn logprobs_train<'a>(&self, chunk: &Chunk<'a>) -> (TokenStats, Box<dyn Softmax + 'a>) {
+        let (stats, softmax) = logprobs::logprobs_train(chunk);
+        (stats, Box::new(softmax))
     }
 
     fn sample(&self, logits: Tensor, sampling: &Sampling, uniform: &dyn Fn(usize) -> f64) -> Result<Vec<Sample>> {

@@ -17,7 +17,7 @@ pub(crate) enum Exponentials {
 
 /// Statistics of a row (V) within a block of the vocabulary.
 #[derive(Debug, Clone, Copy)]
-pub struct Part {
+pub(crate) struct Part {
     /// The target's logit, where it is in this block.
     chosen: f32,
     highest: f32,
@@ -28,7 +28,7 @@ pub struct Part {
 
 /// Statistics of one row of logits (V).
 #[derive(Debug, Clone, Copy)]
-pub struct Row {
+pub(crate) struct Row {
     /// log p(target).
     pub logprob: f32,
     /// The entropy of the distribution.
@@ -116,7 +116,7 @@ impl Block<'_> {
 
 impl Row {
     /// From its parts, one a block.
-    pub fn of<'a>(parts: impl Iterator<Item = &'a Part> + Clone) -> Self {
+    pub(crate) fn of<'a>(parts: impl Iterator<Item = &'a Part> + Clone) -> Self {
         let highest = parts.clone().map(|part| part.highest).fold(f32::NEG_INFINITY, f32::max);
         let chosen = parts.clone().map(|part| part.chosen).fold(MASKED_LOGIT, f32::max);
         let (mut sum, mut weighted) = (0.0, 0.0);

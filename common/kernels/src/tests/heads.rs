@@ -36,7 +36,8 @@ fn log_probabilities_and_their_gradient() {
             );
 
             let weight = case.ops.matmul_input(&weight, dtype);
-            let chunk = Chunk::new(case.ops, dtype, &weight, &hidden, &targets, &over, 0..rows as usize);
+            let input = case.ops.matmul_input(&hidden, dtype);
+            let chunk = Chunk::new(dtype, &weight, input, &targets, &over, 0..rows as usize);
             let (stats, softmax) = case.ops.logprobs_train(&chunk);
             case.assert_close("logprobs", &stats.logprobs, &logprobs);
             case.assert_close("entropy", &stats.entropy, &entropy);

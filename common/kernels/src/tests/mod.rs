@@ -6,9 +6,11 @@ mod layers;
 
 use tch::{Kind, Tensor};
 
+use crate::backend::Reference;
 use crate::cpu::Cpu;
-use crate::ops::{NormGrads, Ops, Precision};
-use crate::reference::Reference;
+use crate::norm::NormGrads;
+use crate::ops::Ops;
+use crate::precision::Precision;
 use crate::{HOST, seeded};
 
 /// The backends of this machine.

@@ -73,7 +73,7 @@ impl Mixture {
     pub fn order(&self, file_rows: &[usize], shuffle_seed: Option<u64>) -> Order {
         let (seed, shuffle) = (shuffle_seed.unwrap_or(0), shuffle_seed.is_some());
         if self.mix.is_empty() {
-            return Order::new(&[file_rows.iter().sum()], None, seed, shuffle);
+            return Order::new(&[file_rows.iter().sum()], None, shuffle.then_some(seed));
         }
         let mut rest = file_rows;
         let lengths: Vec<usize> = self
@@ -86,7 +86,7 @@ impl Mixture {
             })
             .collect();
         let weights: Vec<f64> = self.mix.iter().map(|(_, weight)| *weight).collect();
-        Order::new(&lengths, Some(&weights), seed, shuffle)
+        Order::new(&lengths, Some(&weights), shuffle.then_some(seed))
     }
 
     /// The key under which the config names the files.
