@@ -72,7 +72,7 @@ impl Inputs {
             true => format!("the weights in {}", self.sections.model.path.display()),
             false => format!("new random weights, seed {}", self.sections.train.seed),
         };
-        let warnings = self.rows.misfits(&self.sections, self.max_tokens, &self.source.header.config);
+        let warnings = self.rows.warnings(&self.sections, self.max_tokens, &self.source.header.config);
         Outset { starts_from, warnings }
     }
 

@@ -129,7 +129,7 @@ impl Rows {
     }
 
     /// Warnings about settings that do not fit the data.
-    pub fn misfits(&self, sections: &Sections, max_tokens: usize, config: &ModelConfig) -> Vec<String> {
+    pub fn warnings(&self, sections: &Sections, max_tokens: usize, config: &ModelConfig) -> Vec<String> {
         let train = &self.counts;
         // The number of documents includes the dropped ones; the number of rows does not.
         let (rows, all) = match self.train.are_merged() {

@@ -188,7 +188,10 @@ fn rows_that_lose_their_ends_and_responses_that_are_all_the_same() {
     let (rows, cut) = (facts["rows"].as_u64().unwrap(), facts["rows_truncated"].as_u64().unwrap());
     assert!(cut > rows / 10);
     let expected = format!("data.max_tokens = 64: {cut} of {rows} rows (");
-    assert!(reported.iter().any(|line| line.starts_with(&expected) && line.contains("longer and cut")), "{reported:?}");
+    assert!(
+        reported.iter().any(|line| line.starts_with(&expected) && line.contains("longer and truncated")),
+        "{reported:?}"
+    );
 
     let args = [
         "generate",
