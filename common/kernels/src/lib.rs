@@ -1,7 +1,7 @@
 //! Operations on tensors, and how each kind of device computes them.
 //!
-//! Imports `align-core`, libtorch, and nothing else of the workspace. A model is not known here: an operation
-//! is given its sizes.
+//! Imports `align-core`, libtorch, and nothing else of the workspace. Operations know no model: they take
+//! sizes.
 //!
 //! [`Ops`] is the single interface to a device: a trait whose defaults compute through libtorch
 //! (`reference`), and which a backend overrides where it computes better (`cpu`). [`ops()`] gives the backend
@@ -9,7 +9,7 @@
 //!
 //! To read: [`batch`], then [`attention`], then [`Ops`]. Shapes are written with one legend in the whole
 //! workspace: **B** rows, **P** prompt, **R** response, **T** tokens of a flat batch, **N** the tokens among
-//! them that something is asked about, **V** vocabulary, **D** hidden, **H** query heads, **K** key/value
+//! them whose hidden states are needed, **V** vocabulary, **D** hidden, **H** query heads, **K** key/value
 //! heads, **E** head width. A mask is true where something counts. Entry t of a per-token tensor of a
 //! response belongs to its token t, and is computed from the hidden state one position earlier.
 

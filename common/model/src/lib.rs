@@ -3,12 +3,13 @@
 //!
 //! Imports `align-core`, `align-text` and `align-kernels`.
 //!
-//! - `folder`: paths that are not model folders; `config`: `config.json` of the three families; `header`:
-//!   what a folder holds, checked before anything loads, and `differences` from what it should; `unfound`:
-//!   weights under other names; `weights`: safetensors ⇄ parameters; `rounding`: fp32 weights in 16 bits;
-//!   `saved`: a snapshot to be written.
-//! - `transformer`: top-down; `layer`: one layer, of `attention` and `mlp`, which are made of `linear` maps;
-//!   `rope`: positions; `heads`: the two heads.
+//! - `folder`: paths that are not model folders; `config`: `config.json` of the three families; `files`:
+//!   mapped safetensors; `header`: what a folder holds, checked before anything loads, and `differences` from
+//!   what it should; `unfound`: weights under other names; `weights`: safetensors ⇄ parameters; `rounding`:
+//!   fp32 weights in 16 bits; `saved`: a snapshot to be written.
+//! - `spec`, `names`: the parameters of an architecture; `transformer`: its weights; `shape`: its sizes;
+//!   `layer`: one layer, of `attention` and `mlp`, which are made of `linear` maps; `rope`: positions;
+//!   `heads`: the two heads.
 //! - `backbone`: forward and backward passes over flat batches; `pass`: what a forward pass attends to;
 //!   `causal`, `scalar`: the two models on top of it; `written`: these in the files of a folder, to be
 //!   compared; [`generate`]: sampling.
