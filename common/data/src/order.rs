@@ -31,8 +31,8 @@ struct Pool {
 }
 
 impl Order {
-    /// The order over files of these `lengths`, shuffled with a seed, if one is given. Rows are indices into the
-    /// concatenation of the files.
+    /// The order over files of these `lengths`, shuffled with a seed, if one is given. Rows are indices into
+    /// the concatenation of the files.
     ///
     /// # Panics
     /// When there are no rows, when the weights are not one positive, finite number per file, or when a
