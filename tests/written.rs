@@ -160,9 +160,7 @@ fn a_result_says_its_dtype_and_how_it_differs_from_what_was_trained() {
         assert!(stderr.contains(line), "{stderr}");
         folder.succeed(&["report", &run]);
         let page = folder.read(&format!("{run}/report.html"));
-        assert!(
-            page.contains(&format!("<code>model/</code> in {said}")) && page.contains("KL of trained against written")
-        );
+        assert!(page.contains(&format!("<code>model/</code> in {said}")) && page.contains("KL(trained ‖ written)"));
     }
     // Without held-out rows, those of training are asked, and the line says which.
     let (facts, _) = written(&folder, "sft", "runs/without", &[&base[..], &["data.eval=[]"]].concat());

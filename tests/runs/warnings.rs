@@ -163,7 +163,7 @@ fn rows_beyond_the_positions_of_the_model() {
     assert!(reported.len() == 1 && reported[0].contains("model's 40 positions"), "{reported:?}");
     let reported = warnings_of_every_command(&folder, "rm", "rm.toml", &[short]);
     assert!(
-        reported.len() == 1 && reported[0].contains("comparisons have a dialogue longer than the 40 positions"),
+        reported.len() == 1 && reported[0].contains("comparisons have a dialogue longer than the model's 40 positions"),
         "{reported:?}"
     );
 
