@@ -224,7 +224,7 @@ fn file_names(dir: &Path) -> Result<Option<Names>> {
 /// weights.
 ///
 /// # Errors
-/// As [`inspect`] where the weights are looked for.
+/// As [`super::inspect`] where the weights are looked for.
 pub fn read_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = ["config.json", "tokenizer.json", "qwen.tiktoken"].map(|name| dir.join(name)).into();
     files.retain(|file| file.is_file());

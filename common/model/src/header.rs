@@ -31,7 +31,7 @@ pub struct Header {
 /// tensors, shard names that leave the folder.
 ///
 /// # Errors
-/// [`Error::Invalid`] with every difference.
+/// [`align_core::error::Error::Invalid`] with every difference.
 pub fn inspect(dir: &Path) -> Result<Header> {
     let config = ModelConfig::read(dir)?;
     let Some(files) = Files::open(dir)? else {
@@ -54,7 +54,7 @@ pub fn inspect(dir: &Path) -> Result<Header> {
 /// The dtypes of a folder's weights, each once.
 ///
 /// # Errors
-/// [`Error::Invalid`] when it holds none, or none that can be read.
+/// [`align_core::error::Error::Invalid`] when it holds none, or none that can be read.
 pub fn dtypes(dir: &Path) -> Result<Vec<Kind>> {
     let files = Files::require(dir)?;
     Ok(files.dtypes())

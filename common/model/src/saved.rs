@@ -99,8 +99,8 @@ impl Saved {
     /// Writes a checkpoint in Hugging Face layout; the folder is made when missing.
     ///
     /// # Errors
-    /// [`align_core::error::Error::Io`]; [`Error::Failed`] when a weight is beyond the numbers of the dtype
-    /// that is written.
+    /// [`align_core::error::Error::Io`]; [`align_core::error::Error::Failed`] when a weight is beyond the
+    /// numbers of the dtype that is written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let parameters: Vec<&Parameter> = self.parameters.iter().collect();
         let sums = weights::write_folder(dir, &parameters, self.writing, &self.config.source, &self.side_files)?;
@@ -113,8 +113,8 @@ impl Saved {
     /// outputs on the probe are compared, too.
     ///
     /// # Errors
-    /// [`align_core::error::Error::Failed`] when something differs; [`Error::Invalid`] when it cannot be
-    /// loaded.
+    /// [`align_core::error::Error::Failed`] when something differs; [`align_core::error::Error::Invalid`]
+    /// when it cannot be loaded.
     pub fn check(&self, dir: &Path) -> Result<()> {
         let config = ModelConfig::read(dir)?;
         if config != self.config {

@@ -153,7 +153,7 @@ impl Run {
     /// The state in that checkpoint, read again at every call.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Invalid`] when it cannot be read.
+    /// [`align_core::error::Error::Io`] or [`align_core::error::Error::Invalid`] when it cannot be read.
     pub fn state(&self) -> Result<Option<State>> {
         self.from.as_deref().map(checkpoint::load).transpose()
     }
@@ -190,7 +190,7 @@ impl Run {
     /// Writes the scalars of a step to metrics.jsonl and TensorBoard, if [`Run::log_due`].
     ///
     /// # Errors
-    /// [`Error::Io`] when they cannot be written.
+    /// [`align_core::error::Error::Io`] when they cannot be written.
     pub fn log(&mut self, done: u64, metrics: &Metrics) -> Result<()> {
         if !self.log_due(done) {
             return Ok(());
@@ -215,7 +215,7 @@ impl Run {
     /// if [`Run::eval_due`].
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be written.
+    /// [`align_core::error::Error::Io`] when it cannot be written.
     pub fn sample(&mut self, done: u64, sample: &Map<String, Value>) -> Result<()> {
         let mut line = Map::new();
         line.insert("step".to_owned(), Value::from(done));
@@ -226,7 +226,7 @@ impl Run {
     /// Writes a text to TensorBoard. Like samples, texts, histograms and images belong to evaluations.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be written.
+    /// [`align_core::error::Error::Io`] when it cannot be written.
     pub fn text(&mut self, done: u64, tag: &str, text: &str) -> Result<()> {
         self.board.text(done, tag, text)
     }
@@ -234,7 +234,7 @@ impl Run {
     /// Writes a histogram to TensorBoard.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be written.
+    /// [`align_core::error::Error::Io`] when it cannot be written.
     pub fn histogram(&mut self, done: u64, tag: &str, values: &[f64]) -> Result<()> {
         Histogram::of(values).map_or(Ok(()), |histogram| self.board.histogram(done, tag, &histogram))
     }
@@ -242,7 +242,7 @@ impl Run {
     /// Writes an image to TensorBoard.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be written.
+    /// [`align_core::error::Error::Io`] when it cannot be written.
     pub fn image(&mut self, done: u64, tag: &str, png: &Png) -> Result<()> {
         self.board.image(done, tag, png)
     }
@@ -279,8 +279,8 @@ impl Run {
     /// Waits until the last checkpoint is on the disk.
     ///
     /// # Errors
-    /// [`Error::Saving`] when it could not be written, [`Error::Models`] when it has no models; earlier ones
-    /// are not changed.
+    /// [`align_core::error::Error::Saving`] when it could not be written,
+    /// [`align_core::error::Error::Models`] when it has no models; earlier ones are not changed.
     pub fn wait(&mut self) -> Result<()> {
         self.saving.take().map_or(Ok(()), Saving::finish)
     }
@@ -297,7 +297,7 @@ impl Run {
     /// The checkpoint with the lowest loss on the held-out sets; the first of equal ones.
     ///
     /// # Errors
-    /// As [`Run::wait`]; [`Error::Io`] when the folder cannot be listed.
+    /// As [`Run::wait`]; [`align_core::error::Error::Io`] when the folder cannot be listed.
     pub fn best(&mut self) -> Result<Option<Best>> {
         self.wait()?;
         let folder = self.out.join(CHECKPOINTS);
@@ -315,7 +315,7 @@ impl Run {
     /// The newest checkpoint of at most `done` steps.
     ///
     /// # Errors
-    /// As [`Run::wait`]; [`Error::Io`] when the folder cannot be listed.
+    /// As [`Run::wait`]; [`align_core::error::Error::Io`] when the folder cannot be listed.
     pub fn last_checkpoint(&mut self, done: u64) -> Result<Option<(u64, PathBuf)>> {
         self.wait()?;
         Ok(checkpoint::list(&self.out.join(CHECKPOINTS))?.into_iter().rfind(|(step, _)| *step <= done))

@@ -28,7 +28,7 @@ pub struct Spec<'a> {
     /// Steps of the whole run.
     pub steps: u64,
     /// The metadata for run.json: version, commit, libtorch, device, seed, parameter and row counts.
-    /// `inputs`, the [`fingerprints`] of data and weights, must be equal across a resume.
+    /// `inputs`, the [`super::fingerprints`] of data and weights, must be equal across a resume.
     pub facts: Map<String, Value>,
     /// Set by the binary when the run is asked to stop.
     pub interrupt: Arc<AtomicBool>,
