@@ -1,6 +1,6 @@
 //! Parquet tables, row by row. The parquet crate decodes schema, levels and values, but its input is checked
 //! and limited first ([`thrift`] checks the footer, [`pages`] every page). Each row becomes a line of JSON
-//! ([`rows`], of the values of each [`column`]).
+//! ([`rows`], of the values of each [`mod@column`]).
 
 mod column;
 mod error;
