@@ -1,4 +1,4 @@
-//! What `align rm` read and checked.
+//! The checked inputs of `align rm`.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use align_train::stage::{
 use crate::config::RmConfig;
 use crate::data;
 use crate::rows::{EvalSet, Rows};
-use crate::seen::SeenPairs;
+use crate::trained_pairs::TrainedPairs;
 use crate::survey::Survey;
 use crate::train::Trainer;
 
@@ -67,8 +67,8 @@ impl Rm {
         Ok(Self { config: config.clone(), source, format, rows })
     }
 
-    /// What is said before the first step.
-    pub(crate) fn said_before(&self) -> Outset {
+    /// The initial model, and warnings about the config.
+    pub(crate) fn outset(&self) -> Outset {
         let Self { config, source, rows, .. } = self;
         let (data, train) = (&config.data, &config.train);
         let starts_from = match source.header.face {
@@ -76,7 +76,7 @@ impl Rm {
             Face::Scalar => "a reward model: its head is kept",
         };
         let mut found = misfits::schedule(config.optimizer.lr, &config.schedule, rows.batches.steps());
-        found.extend(rows.misfits(data.max_tokens));
+        found.extend(rows.warnings(data.max_tokens));
         if train.steps.is_some() {
             let count = rows.train.rows.len();
             found.extend(misfits::repeated("train.batch_size", train.batch_size, "comparisons", count));
@@ -87,7 +87,7 @@ impl Rm {
         Outset { starts_from: starts_from.to_owned(), warnings: found }
     }
 
-    /// The model as it starts; a checkpoint's state brings its weights, all else is the source's.
+    /// The initial model. A resume loads the weights of the checkpoint into it.
     pub(crate) fn model(&self) -> Result<ScalarModel> {
         let Self { config, source, .. } = self;
         let path = &config.model.path;
@@ -97,7 +97,7 @@ impl Rm {
             trainable: true,
             recompute_layers: config.model.recompute_layers,
         };
-        // With the language-model loss, the head is part of what is trained.
+        // The language-model loss trains the language-model head, too.
         let mut model = if config.loss.lm_coef > 0.0 {
             ScalarModel::load_with_lm_head(path, &options, config.train.seed)?
         } else {
@@ -107,7 +107,7 @@ impl Rm {
         Ok(model)
     }
 
-    /// A trainer of this model, whose moments are zero.
+    /// A trainer of this model with zero moments.
     pub(crate) fn trainer(self, model: ScalarModel) -> Trainer {
         Trainer::new(self.config, self.rows, self.format, model)
     }
@@ -126,14 +126,14 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
             eval.push(EvalSet { name, rows: set.rows, dropped: set.dropped, tied: set.tied });
         }
     }
-    let before = problems.absorb(SeenPairs::read(&config.model.path))?.flatten();
+    let trained_before = problems.absorb(TrainedPairs::read(&config.model.path))?.flatten();
     Ok(train.map(|mut train| {
         skipped.splice(0..0, std::mem::take(&mut train.skipped));
         let batches = config.train.batches(sources.order(&train.file_rows, data.shuffle.then_some(config.train.seed)));
-        let mut seen = before.unwrap_or_default();
-        seen.extend(&train.rows);
+        let mut trained_pairs = trained_before.unwrap_or_default();
+        trained_pairs.extend(&train.rows);
         unread.add(&train.unread);
         let uses = sources.metadata(&batches);
-        Rows { survey: Survey::new(&train), key: sources.key(), uses, train, batches, eval, skipped, unread, seen }
+        Rows { survey: Survey::new(&train), key: sources.key(), uses, train, batches, eval, skipped, unread, trained_pairs }
     }))
 }

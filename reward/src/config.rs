@@ -22,7 +22,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// As the config spells it.
+    /// The value of the config's `stage`.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Pmp => "pmp",

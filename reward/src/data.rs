@@ -1,4 +1,4 @@
-//! Comparisons, as the reward model reads them: what the dialogues of a comparison share is stored and computed once.
+//! Comparisons in tokens. The shared prefix of a comparison's dialogues is stored and computed once.
 
 use std::path::PathBuf;
 
@@ -11,26 +11,26 @@ use tch::{Device, Tensor};
 use crate::loss::Pairs;
 use crate::stats::best;
 
-/// One comparison in tokens.
+/// A comparison in tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// What all dialogues begin with.
+    /// The tokens that all dialogues begin with.
     pub prefix: Vec<i64>,
-    /// How each dialogue goes on; each ends at its end token, where it is scored. The first of a pair is the chosen one.
+    /// The remaining tokens of each dialogue, up to the end token at which it is scored. The first dialogue of a pair is the chosen one.
     pub tails: Vec<Vec<i64>>,
-    /// The best dialogue: the first, or the first of those with the highest score.
+    /// The best dialogue: the first with the highest score, or the first one without scores.
     pub best: usize,
-    /// Where each dialogue's last answer begins, counted from the dialogue's start.
+    /// The index of each dialogue's token at which its last answer begins.
     pub answer_starts: Vec<usize>,
-    /// People's scores, where the data has them; without, the dialogues are ordered best first.
+    /// The scores of the data, if any; without scores, the dialogues are ordered best first.
     pub scores: Option<Vec<f64>>,
-    /// Turns of all its dialogues.
+    /// Number of turns of all dialogues.
     pub turns: u64,
-    /// Whether one of its texts spells a special token, which it does not become.
+    /// Whether a text spells a special token; it is tokenized as ordinary text.
     pub has_special_text: bool,
-    /// Whether a turn's text begins with a line break, which other programs tokenize in another way.
+    /// Whether a turn's text begins with a line break; other programs tokenize it differently.
     pub begins_with_newline: bool,
-    /// Where the comparison stood.
+    /// The location in the data.
     pub location: RowLocation,
 }
 
@@ -63,37 +63,37 @@ impl Row {
         })
     }
 
-    /// All its dialogues.
+    /// All dialogues.
     pub fn branches(&self) -> Branches<'_> {
         Branches { prefix: &self.prefix, tails: &self.tails }
     }
 
-    /// Tokens that are computed for this comparison.
+    /// Number of tokens to compute.
     pub fn len(&self) -> usize {
         self.branches().len()
     }
 
-    /// Tokens of all dialogues, each counted whole.
+    /// Tokens of all dialogues; the prefix counts once per dialogue.
     pub fn len_unshared(&self) -> usize {
         self.len() + self.prefix.len() * (self.tails.len() - 1)
     }
 
-    /// Never: a comparison has at least its end tokens.
+    /// Always false: a comparison has end tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The longest dialogue, in tokens.
+    /// The length of the longest dialogue, in tokens.
     pub fn longest(&self) -> usize {
         self.branches().longest()
     }
 
-    /// Tokens of a dialogue's last answer, its end included.
+    /// Number of tokens of a dialogue's last answer, with the end token.
     pub fn num_answer_tokens(&self, dialogue: usize) -> usize {
         self.prefix.len() + self.tails[dialogue].len() - self.answer_starts[dialogue]
     }
 
-    /// A dialogue, whole.
+    /// All tokens of a dialogue.
     pub fn dialogue(&self, dialogue: usize) -> Vec<i64> {
         [self.prefix.as_slice(), &self.tails[dialogue]].concat()
     }
@@ -105,8 +105,8 @@ impl Row {
         prompt
     }
 
-    /// The same answers behind another prompt.
-    pub fn behind(&self, prompt: Vec<i64>) -> Self {
+    /// The same answers after another prompt.
+    pub fn with_prompt(&self, prompt: Vec<i64>) -> Self {
         let answer = |dialogue: usize| self.dialogue(dialogue)[self.answer_starts[dialogue]..].to_vec();
         Self {
             tails: (0..self.tails.len()).map(answer).collect(),
@@ -121,7 +121,7 @@ impl Row {
         }
     }
 
-    /// The pairs (better, worse) of this comparison, as indices of its dialogues.
+    /// The pairs (better, worse), as indices of dialogues.
     pub fn pairs(&self) -> Vec<(usize, usize)> {
         match &self.scores {
             Some(scores) => crate::loss::scored_pairs(scores),
@@ -130,32 +130,32 @@ impl Row {
     }
 }
 
-/// Dialogues that begin alike.
+/// Dialogues with a shared prefix.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Branches<'a> {
-    /// What they begin with; may be empty.
+    /// The tokens that all dialogues begin with; may be empty.
     pub prefix: &'a [i64],
-    /// How each goes on, to its end token.
+    /// The remaining tokens of each dialogue, up to its end token.
     pub tails: &'a [Vec<i64>],
 }
 
 impl Branches<'_> {
-    /// Tokens that are computed for them.
+    /// Number of tokens to compute.
     pub fn len(&self) -> usize {
         self.prefix.len() + self.tails.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// Whether there are none.
+    /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Tokens of the longest dialogue.
+    /// The length of the longest dialogue, in tokens.
     pub fn longest(&self) -> usize {
         self.prefix.len() + self.tails.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// Lays them out behind what `flat` holds, the prefix once; adds the place of every end token to `ends`.
+    /// Appends the dialogues to `flat`, the prefix once, and the index of every end token to `ends`.
     fn push_to(&self, flat: &mut FlatBatch, ends: &mut Vec<i64>) {
         let prefix = (!self.prefix.is_empty()).then(|| flat.push(self.prefix, None));
         for tail in self.tails {
@@ -164,7 +164,7 @@ impl Branches<'_> {
         }
     }
 
-    /// As [`Self::push_to`], each dialogue whole.
+    /// As [`Self::push_to`], with the prefix repeated in each dialogue.
     fn push_unshared_to(&self, flat: &mut FlatBatch, ends: &mut Vec<i64>) {
         for tail in self.tails {
             flat.push(&[self.prefix, tail].concat(), None);
@@ -173,8 +173,7 @@ impl Branches<'_> {
     }
 }
 
-/// What dialogues share at token level, and how each goes on. At least its end token stays outside the prefix; a single dialogue
-/// shares nothing.
+/// The longest common prefix of dialogues, and the remaining tokens of each: at least its end token. The prefix of a single dialogue is empty.
 pub(crate) fn share_prefix(dialogues: &[Encoded]) -> (Vec<i64>, Vec<Vec<i64>>) {
     let (first, rest) = dialogues.split_first().expect("there are dialogues");
     let shared = |other: &Encoded| first.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
@@ -183,28 +182,27 @@ pub(crate) fn share_prefix(dialogues: &[Encoded]) -> (Vec<i64>, Vec<Vec<i64>>) {
     (first.tokens[..cut].to_vec(), dialogues.iter().map(|dialogue| dialogue.tokens[cut..].to_vec()).collect())
 }
 
-/// Comparisons and what was counted on the way to them.
+/// Comparisons of some files, and counts of the rows that were left out.
 #[derive(Debug, Default)]
 pub struct Comparisons {
     /// In file order.
     pub rows: Vec<Row>,
-    /// How many each file gave.
+    /// Number of rows from each file.
     pub file_rows: Vec<usize>,
-    /// Comparisons left out for their length.
+    /// Comparisons left out because of their length.
     pub dropped: usize,
-    /// Comparisons without a pair: all scores equal.
+    /// Comparisons left out because all scores are equal.
     pub tied: usize,
-    /// Bad rows that were skipped, by name.
+    /// Bad rows that were skipped, with location and reason.
     pub skipped: Vec<Problem>,
-    /// Keys that nothing read.
+    /// Keys that are not read.
     pub unread: Unread,
 }
 
-/// Reads comparison files. Longer ones than `max_tokens` are left out and counted, as are those in which nothing is better
-/// than anything.
+/// Reads comparison files. Comparisons with a dialogue of more than `max_tokens` and comparisons without a better answer are left out and counted.
 ///
 /// # Errors
-/// [`align_core::error::Error::Invalid`] for bad rows (unless skipped), and for a file of which no comparison is left.
+/// [`align_core::error::Error::Invalid`] for bad rows (unless skipped), and for a file without a remaining comparison.
 pub fn read(
     files: &[PathBuf],
     format: &ChatFormat,
@@ -243,8 +241,7 @@ pub fn read(
     Ok(result)
 }
 
-/// Dialogues laid out flat, and the (S) places of their end tokens. Those with a dialogue of more than `longest_shared` tokens
-/// share no prefix.
+/// A flat batch of dialogues, and the (S) indices of their end tokens. If a dialogue has more than `longest_shared` tokens, its branches are computed without a shared prefix.
 pub fn lay_out<'a>(
     branches: impl Iterator<Item = Branches<'a>>,
     longest_shared: usize,
@@ -261,31 +258,31 @@ pub fn lay_out<'a>(
     (flat, Tensor::from_slice(&ends).to_device(device))
 }
 
-/// Comparisons laid out flat.
+/// Comparisons as a flat batch.
 pub struct RmBatch {
-    /// The flat batch: each prefix once, its tails after it.
+    /// Each prefix once, then its tails.
     pub flat: FlatBatch,
-    /// (S) index of every dialogue's end token.
+    /// (S) the index of every dialogue's end token.
     pub ends: Tensor,
 }
 
-/// Lays comparisons out.
+/// Concatenates comparisons into a flat batch.
 pub fn flatten(rows: &[&Row], device: Device) -> RmBatch {
     let (mut flat, mut ends) = (FlatBatch::new(), Vec::new());
     rows.iter().for_each(|row| row.branches().push_to(&mut flat, &mut ends));
     RmBatch { flat, ends: Tensor::from_slice(&ends).to_device(device) }
 }
 
-/// By how much the scores of a pair have to differ: `loss.margin`.
+/// The required difference of the scores of a pair: `loss.margin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Margin {
-    /// By nothing in particular.
+    /// No required difference.
     None,
-    /// By as much as the data's scores do, where it has any.
+    /// The difference of the data's scores, if any.
     OfScores,
 }
 
-/// The pairs among the (S) scalars of comparisons that are laid out in this order.
+/// The pairs of these comparisons, as indices of their (S) scalars.
 pub fn pairs(rows: &[&Row], margin: Margin) -> Pairs {
     let (mut pairs, mut start) = (Pairs::new(), 0);
     for row in rows {

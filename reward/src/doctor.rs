@@ -1,5 +1,4 @@
-//! `align doctor` for reward models: whether a score is read where it should be and depends on nothing but its text, on the user's
-//! own checkpoint and comparisons.
+//! `align doctor` for reward models: whether scores are read at the end token and depend on the dialogue alone, checked on the user's checkpoint and comparisons.
 
 use align_core::error::Result;
 use align_core::progress::Progress;
@@ -12,10 +11,10 @@ use crate::checked::Rm;
 use crate::data::Row;
 use crate::eval::score;
 
-/// Comparisons that are looked at.
+/// Number of comparisons that are examined.
 const COMPARISONS: usize = 8;
 
-/// Examines what `align rm` would train.
+/// Examines the model and the data of `align rm`.
 pub(crate) fn examine(mut stage: Rm, progress: &mut dyn Progress) -> Result<Vec<Check>> {
     let model = stage.model()?;
     let Rm { config, format, rows, .. } = &mut stage;
@@ -36,23 +35,23 @@ pub(crate) fn examine(mut stage: Rm, progress: &mut dyn Progress) -> Result<Vec<
         at_end == dialogues.len(),
     ));
 
-    // Together, prefixes shared; then every dialogue alone, the scalar of its last token.
-    let together = score(&model, &few, config.train.microbatch_tokens, &mut |_| {});
-    let again = score(&model, &few, config.train.microbatch_tokens, &mut |_| {});
+    // In one batch with shared prefixes; then every dialogue alone, at its last token.
+    let batched = score(&model, &few, config.train.microbatch_tokens, &mut |_| {});
+    let repeated = score(&model, &few, config.train.microbatch_tokens, &mut |_| {});
     let last_scalar = |dialogue: &Vec<i64>| {
         let _no_grad = tch::no_grad_guard();
         let hidden = model.hidden(&single_sequence(dialogue), None).narrow(0, dialogue.len() as i64 - 1, 1);
         to_host(&model.scalars(&hidden))[0]
     };
-    let each: Vec<f64> = dialogues.iter().map(last_scalar).collect();
-    let scale = each.iter().map(|score| score.abs()).fold(1.0, f64::max);
+    let alone: Vec<f64> = dialogues.iter().map(last_scalar).collect();
+    let scale = alone.iter().map(|score| score.abs()).fold(1.0, f64::max);
     let limit = scale * tolerance(kind_of(config.model.dtype));
-    checks.push(Check::compare("scores do not depend on batch, packing and prefix", &together.concat(), &each, limit));
-    checks.push(Check::deterministic(&together, &again));
+    checks.push(Check::compare("scores do not depend on batch, packing and prefix", &batched.concat(), &alone, limit));
+    checks.push(Check::deterministic(&batched, &repeated));
     drop(model);
     progress.advance(1, "a step");
 
-    // One step on these comparisons, at a rate that is felt.
+    // Two steps on these comparisons, with a learning rate that has an effect.
     config.optimizer.lr = config.optimizer.lr.max(LEARNING_RATE);
     config.schedule.warmup_steps = 0;
     let order = Order::new(&[few.len()], None, None);

@@ -1,14 +1,14 @@
-//! Scores without gradient.
+//! Scores without gradients.
 
 use align_kernels::HOST;
 use align_kernels::batch::microbatches;
 use align_model::ScalarReader;
 
 use crate::data::{Branches, Row, lay_out};
-use crate::seen::SeenPairs;
-use crate::verdict::JudgedPair;
+use crate::trained_pairs::TrainedPairs;
+use crate::diagnostics::ScoredPair;
 
-/// The raw scores of every comparison's dialogues, in order; `done` is called with the number of comparisons finished.
+/// The raw scores of every comparison's dialogues, in order; calls `done` with the number of comparisons finished since the last call.
 pub fn score(
     model: &impl ScalarReader,
     rows: &[Row],
@@ -19,22 +19,21 @@ pub fn score(
     let mut scores = Vec::with_capacity(rows.len());
     for range in microbatches(&lengths, microbatch_tokens) {
         let batch = &rows[range];
-        let mut rest = score_at_once(model, batch.iter().map(Row::branches)).into_iter();
+        let mut rest = score_batch(model, batch.iter().map(Row::branches)).into_iter();
         scores.extend(batch.iter().map(|row| rest.by_ref().take(row.tails.len()).collect::<Vec<f64>>()));
         done(batch.len());
     }
     scores
 }
 
-/// The raw scores of dialogues, computed as one flat batch, in order. Dialogues that are the same text behind one prefix have the same
-/// score, to the bit.
-pub fn score_at_once<'a>(model: &impl ScalarReader, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
+/// The raw scores of dialogues, computed as one flat batch, in order. Equal dialogues with a shared prefix have the same score, to the bit.
+pub fn score_batch<'a>(model: &impl ScalarReader, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
     let branches: Vec<Branches<'a>> = branches.collect();
     let (flat, ends) = lay_out(branches.iter().copied(), model.longest_shared(), model.device());
     let scalars = model.scalars_at(&flat, &ends).to_device(HOST); // (S)
     let scalars = Vec::<f32>::try_from(&scalars).expect("scalars are flat fp32");
     let mut scores: Vec<f64> = scalars.into_iter().map(f64::from).collect();
-    // Their places in the batch differ, and with them the rounding.
+    // Rounding depends on the position in the batch.
     let mut start = 0;
     for Branches { tails, .. } in &branches {
         for (index, tail) in tails.iter().enumerate() {
@@ -46,40 +45,40 @@ pub fn score_at_once<'a>(model: &impl ScalarReader, branches: impl Iterator<Item
     scores
 }
 
-/// Every row's answers behind the prompt of the next row that has another one; `None` where all rows have the same.
+/// Every row's answers after the prompt of the next row with another prompt; `None` when all rows have the same prompt.
 pub fn with_other_prompts(rows: &[Row]) -> Option<Vec<Row>> {
     let prompts: Vec<Vec<i64>> = rows.iter().map(Row::prompt).collect();
     let count = rows.len();
-    // From the back, a row's next one with another prompt is its neighbour, or the neighbour's. Twice around closes the circle.
+    // From the back: the next row with another prompt is the neighbour, or that of the neighbour. The second pass covers rows whose next such row is before them.
     let mut next: Vec<Option<usize>> = vec![None; count];
-    for index in (0..2 * count).rev().map(|place| place % count) {
+    for index in (0..2 * count).rev().map(|index| index % count) {
         let neighbour = (index + 1) % count;
         next[index] = if prompts[neighbour] == prompts[index] { next[neighbour] } else { Some(neighbour) };
     }
-    let behind = |(row, other): (&Row, &Option<usize>)| other.map(|other| row.behind(prompts[other].clone()));
-    rows.iter().zip(&next).map(behind).collect()
+    let exchanged = |(row, other): (&Row, &Option<usize>)| other.map(|other| row.with_prompt(prompts[other].clone()));
+    rows.iter().zip(&next).map(exchanged).collect()
 }
 
-/// The pairs of all comparisons, judged.
+/// The scored pairs of all comparisons.
 pub fn scored_pairs(
     rows: &[Row],
     scores: &[Vec<f64>],
     blind_scores: Option<&[Vec<f64>]>,
-    seen: Option<&SeenPairs>,
-) -> Vec<JudgedPair> {
-    let mut judged = Vec::new();
+    trained: Option<&TrainedPairs>,
+) -> Vec<ScoredPair> {
+    let mut pairs = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         for (better, worse) in row.pairs() {
-            judged.push(JudgedPair {
+            pairs.push(ScoredPair {
                 scores: [scores[index][better], scores[index][worse]],
                 blind_scores: blind_scores.map(|blind| [blind[index][better], blind[index][worse]]),
                 lengths: [row.num_answer_tokens(better), row.num_answer_tokens(worse)],
                 identical: row.tails[better] == row.tails[worse],
-                seen: seen.map(|seen| seen.contains(row, better, worse)),
+                trained_on: trained.map(|trained| trained.contains(row, better, worse)),
             });
         }
     }
-    judged
+    pairs
 }
 
 /// The (better, worse) score pairs of all comparisons.
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_gets_the_next_prompt_that_is_another() {
+    fn every_row_gets_the_next_other_prompt() {
         let prompts = |rows: &[i64]| -> Option<Vec<i64>> {
             let rows: Vec<Row> = rows.iter().map(|prompt| row(*prompt)).collect();
             let blind = with_other_prompts(&rows)?;
@@ -138,7 +137,7 @@ mod tests {
             [7, 30, 7, 90, 30, 7].map(|first| (0..40).map(|at| (first + at) % 300).collect()).into();
         let prefix: Vec<i64> = (0..50).collect();
         let branches = [Branches { prefix: &prefix, tails: &tails }, Branches { prefix: &[], tails: &tails }];
-        let scores = score_at_once(&model, branches.into_iter());
+        let scores = score_batch(&model, branches.into_iter());
         for own in scores.chunks(6) {
             assert_eq!([own[0], own[1], own[0], own[3], own[1], own[0]], own, "equal to the bit");
             assert!(own[0] != own[1] && own[1] != own[3]);
@@ -146,8 +145,7 @@ mod tests {
         assert_ne!(scores[0], scores[6], "another prefix");
     }
 
-    /// Beyond its trained length the first generation rotates tokens by the length of their sequence: a long answer beside a short
-    /// one must not change the short one's score.
+    /// Beyond its trained length, a first-generation model rotates tokens depending on the length of their sequence. A long answer must not change the score of a short one.
     #[test]
     fn a_score_does_not_depend_on_how_long_the_other_answers_are() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_models/qwen1_ntk_logn");
@@ -159,10 +157,10 @@ mod tests {
         let tokens = |from: i64, count: i64| (0..count).map(|at| (from + 7 * at) % 300).collect::<Vec<i64>>();
         let tails = vec![tokens(5, 3), tokens(90, 2 * trained), tokens(31, 1)];
         let prefix = tokens(200, trained - 4);
-        let together = score_at_once(&model, [Branches { prefix: &prefix, tails: &tails }].into_iter());
+        let together = score_batch(&model, [Branches { prefix: &prefix, tails: &tails }].into_iter());
         for (tail, together) in tails.iter().zip(together) {
             let alone =
-                score_at_once(&model, [Branches { prefix: &prefix, tails: std::slice::from_ref(tail) }].into_iter());
+                score_batch(&model, [Branches { prefix: &prefix, tails: std::slice::from_ref(tail) }].into_iter());
             assert!((alone[0] - together).abs() < 1e-6, "{} and {together}", alone[0]);
         }
     }

@@ -1,15 +1,13 @@
-//! The reward model: preference model pretraining, then finetuning, on comparisons; its evaluation, and its use.
+//! The reward model: preference model pretraining, then finetuning, on comparisons; its evaluation and its use.
 //!
-//! A run reads its config ([`config`]), turns comparisons into tokens whose shared prefix is computed once ([`data`], [`rows`]), and
-//! trains step by step ([`train`]) on the Bradley-Terry loss of scores read at the end token ([`loss`]). [`eval`] scores
-//! held-out comparisons, [`verdict`] says whether to trust the accuracy, [`seen`] which pairs are not new to the model, [`survey`] what a run's data holds;
-//! [`responses`] are scored without being compared.
+//! A run reads its config ([`config`]), renders comparisons as tokens with a shared prefix ([`data`], [`rows`]), and trains
+//! ([`train`]) on the Bradley-Terry loss of the scores at the end tokens ([`loss`]). [`eval`] scores held-out comparisons, [`diagnostics`] lists warning signs about an accuracy, [`trained_pairs`] records the pairs that a model was trained on, [`survey`] counts over the data of a run, and [`responses`] are scored without a comparison.
 //!
 //! ```
 //! use align_reward::loss::{LossParams, Pairs, reward_loss};
 //! use tch::Tensor;
 //!
-//! // A pair whose chosen dialogue scores 1 more: −log σ(1).
+//! // A pair with a score difference of 1: −log σ(1).
 //! let mut pairs = Pairs::new();
 //! pairs.push_ranked(0..2);
 //! let loss = reward_loss(&Tensor::from_slice(&[1.5f32, 0.5]), &pairs, 1, &LossParams::default());
@@ -22,6 +20,7 @@
 mod checked;
 pub mod config;
 pub mod data;
+pub mod diagnostics;
 mod doctor;
 pub mod eval;
 pub mod loss;
@@ -29,12 +28,11 @@ mod plan;
 mod replay;
 pub mod responses;
 pub mod rows;
-pub mod seen;
 mod stage;
 pub mod stats;
 pub mod survey;
 pub mod train;
-pub mod verdict;
+pub mod trained_pairs;
 mod written;
 
 pub use checked::Rm;

@@ -1,15 +1,14 @@
-//! The reward model's loss over comparisons, and what is reported about it.
+//! The reward model's loss over comparisons, and its statistics.
 //!
-//! A comparison is a list of dialogues of which some are better than others: a chosen and a rejected one, or K ranked ones.
-//! A list contributes the mean of its pairs, and the loss is the mean over lists, so that a list of nine answers weighs no
-//! more than a pair. Scalars of a microbatch are one flat tensor; every number here is the microbatch's share of the
-//! *batch's* mean, so that shares add up.
+//! A comparison is a list of dialogues with an order: a chosen and a rejected one, or K ranked ones. A list contributes the mean of
+//! its pairs, and the loss is the mean over lists, so that a list of nine answers has the weight of a pair. The scalars of a microbatch are
+//! one flat tensor; losses and statistics are the microbatch's share of the *batch's* mean, so that the shares add up.
 
 use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
-/// The weights of the loss's parts.
+/// The weights of the terms of the loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LossParams {
     /// Weight of the mean of (chosen + rejected)², which keeps scores near 0. Arxiv 2312.09244, section 2.
@@ -18,7 +17,7 @@ pub struct LossParams {
     pub label_smoothing: f64,
 }
 
-/// The pairs of a microbatch: who is better than whom, how much each pair weighs.
+/// The pairs of a microbatch, as indices of scalars, with the margin and the weight of each pair.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pairs {
     chosen: Vec<i64>,
@@ -29,19 +28,18 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// None yet.
+    /// No pairs yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a comparison whose scalars stand at `scalars`, best first: each dialogue is better than all behind it.
+    /// Adds a comparison with the scalars at `scalars`, best first: each dialogue is better than all later ones.
     pub fn push_ranked(&mut self, scalars: Range<usize>) {
         let pairs = ranked_pairs(scalars.len());
         self.push(scalars.start, &pairs, |_| 0.0);
     }
 
-    /// Adds a comparison whose scalars stand at `scalars`, with people's scores of the same dialogues. Of two dialogues with
-    /// equal scores neither is better: that pair is left out. A comparison without a pair does not count.
+    /// Adds a comparison with the scalars at `scalars` and the data's scores of the same dialogues. Two dialogues with equal scores are no pair. A comparison without a pair does not count.
     ///
     /// # Panics
     /// When there are not as many scores as scalars.
@@ -49,7 +47,7 @@ impl Pairs {
         self.push_scored_pairs(scalars, scores, |_| 0.0);
     }
 
-    /// As [`Pairs::push_scored`], and the model is to tell a pair apart by at least the difference of its scores.
+    /// As [`Pairs::push_scored`], with the difference of the data's scores as the margin of each pair.
     ///
     /// # Panics
     /// When there are not as many scores as scalars.
@@ -59,12 +57,12 @@ impl Pairs {
         self.push_scored_pairs(scalars, scores, |(chosen, rejected)| scores[chosen] - scores[rejected]);
     }
 
-    /// How many comparisons count: those with a pair.
+    /// Number of comparisons with a pair.
     pub fn num_comparisons(&self) -> usize {
         self.num_comparisons
     }
 
-    /// How many pairs there are.
+    /// Number of pairs.
     pub fn len(&self) -> usize {
         self.chosen.len()
     }
@@ -90,13 +88,12 @@ impl Pairs {
     }
 }
 
-/// The pairs (better, worse) of a list of `len`, best first.
+/// The pairs (better, worse) of a list of `len` dialogues, best first.
 pub fn ranked_pairs(len: usize) -> Vec<(usize, usize)> {
     (0..len).flat_map(|better| (better + 1..len).map(move |worse| (better, worse))).collect()
 }
 
-/// The pairs (better, worse) of a list with scores: every two whose scores differ, in the order of their first and second
-/// place in the list.
+/// The pairs (better, worse) of a list with scores: any two dialogues whose scores differ, ordered by the lower and then the higher index.
 pub fn scored_pairs(scores: &[f64]) -> Vec<(usize, usize)> {
     let ordered = |(first, second): (usize, usize)| {
         let difference = scores[first] - scores[second];
@@ -116,16 +113,16 @@ pub fn scored_pairs(scores: &[f64]) -> Vec<(usize, usize)> {
 pub struct RewardLoss {
     /// (): the loss, differentiable through the scalars.
     pub loss: Tensor,
-    /// The numbers to report.
+    /// The statistics to report.
     pub stats: RewardStats,
 }
 
-/// What is reported about the loss; all are shares of the batch's mean over comparisons.
+/// Statistics of the loss; each is a share of the batch's mean over comparisons.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RewardStats {
     /// The loss.
     pub loss: f64,
-    /// The part of pairs whose chosen scalar is higher, a tie counting one half.
+    /// Share of pairs whose chosen scalar is higher; a tie counts one half.
     pub accuracy: f64,
     /// Chosen minus rejected scalar.
     pub margin: f64,
@@ -145,15 +142,15 @@ impl RewardStats {
 /// pairs and over the batch's `num_comparisons` lists. `ln σ` is computed without overflow at any x.
 ///
 /// # Shapes
-/// `scalars` (S), of any float kind; `pairs` point into it.
+/// `scalars` (S), of any float kind; `pairs` are indices into it.
 ///
 /// Source: arXiv 2203.02155, equation 1.
 pub fn reward_loss(scalars: &Tensor, pairs: &Pairs, num_comparisons: usize, params: &LossParams) -> RewardLoss {
     assert_eq!(scalars.dim(), 1, "`scalars` must be flat");
     let (kind, device) = (scalars.kind(), scalars.device());
     let to_scalars = |numbers: &[f64]| Tensor::from_slice(numbers).to_kind(kind).to_device(device);
-    let of = |places: &[i64]| scalars.index_select(0, &Tensor::from_slice(places).to_device(device));
-    let (chosen, rejected) = (of(&pairs.chosen), of(&pairs.rejected)); // (pairs)
+    let at = |indices: &[i64]| scalars.index_select(0, &Tensor::from_slice(indices).to_device(device));
+    let (chosen, rejected) = (at(&pairs.chosen), at(&pairs.rejected)); // (pairs)
     let difference = &chosen - &rejected;
     let logit = &difference - to_scalars(&pairs.margins);
     let weights = to_scalars(&pairs.weights) / num_comparisons.max(1) as f64;
@@ -171,8 +168,8 @@ pub fn reward_loss(scalars: &Tensor, pairs: &Pairs, num_comparisons: usize, para
         let _no_grad = tch::no_grad_guard();
         (per_pair.to_kind(Kind::Double) * weights.to_kind(Kind::Double)).sum(Kind::Double).double_value(&[])
     };
-    let right = (difference.sign() + 1.0) * 0.5;
-    let stats = RewardStats { loss: share(&per_pair), accuracy: share(&right), margin: share(&difference) };
+    let correct = (difference.sign() + 1.0) * 0.5;
+    let stats = RewardStats { loss: share(&per_pair), accuracy: share(&correct), margin: share(&difference) };
     RewardLoss { loss, stats }
 }
 

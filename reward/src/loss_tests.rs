@@ -14,7 +14,7 @@ fn close(found: &[f64], expected: &[f64]) {
     }
 }
 
-/// A pair and a list of three, of which two tie.
+/// A pair and a list of three with a tie.
 fn pair_and_list(margin: Margin) -> Pairs {
     let mut pairs = Pairs::new();
     pairs.push_ranked(0..2);
@@ -31,7 +31,7 @@ const SCALARS: [f64; 5] = [0.3, -1.2, 0.7, 2.0, 1.1];
 /// Expected values: `torch.nn.functional.binary_cross_entropy_with_logits` (torch 2.13, f64) with targets of 0.9 on the
 /// logits 1.5, −3.3 and −2.9 with weights ½, ¼, ¼, plus 0.05 times the weighted squared sums.
 #[test]
-fn every_part_together_equals_torch() {
+fn all_terms_together_equal_torch() {
     let scalars = Tensor::from_slice(&SCALARS).set_requires_grad(true);
     let params = LossParams { center_coef: 0.05, label_smoothing: 0.1 };
     let found = reward_loss(&scalars, &pair_and_list(Margin::OfScores), 2, &params);
@@ -43,13 +43,13 @@ fn every_part_together_equals_torch() {
 }
 
 #[test]
-fn a_list_weighs_as_much_as_a_pair() {
+fn a_list_has_the_weight_of_a_pair() {
     let found = reward_loss(&Tensor::from_slice(&SCALARS), &pair_and_list(Margin::None), 2, &LossParams::default());
     close(&[found.stats.loss, found.stats.accuracy, found.stats.margin], &[0.796_247_221_132_646_2, 0.5, 0.2]);
 }
 
 #[test]
-fn equal_scalars_cost_ln_2_and_count_half() {
+fn equal_scalars_have_a_loss_of_ln_2_and_count_half() {
     let mut pairs = Pairs::new();
     pairs.push_ranked(0..2);
     let found = reward_loss(&Tensor::from_slice(&[3.0f32, 3.0]), &pairs, 1, &LossParams::default());
@@ -59,19 +59,19 @@ fn equal_scalars_cost_ln_2_and_count_half() {
 
 #[test]
 fn far_apart_scalars_stay_finite() {
-    for (scalars, loss, slope) in [([-500.0f32, 500.0], 1000.0, 1.0), ([500.0, -500.0], 0.0, 0.0)] {
+    for (scalars, loss, gradient) in [([-500.0f32, 500.0], 1000.0, 1.0), ([500.0, -500.0], 0.0, 0.0)] {
         let scalars = Tensor::from_slice(&scalars).set_requires_grad(true);
         let mut pairs = Pairs::new();
         pairs.push_ranked(0..2);
         let found = reward_loss(&scalars, &pairs, 1, &LossParams::default());
         assert_eq!(found.stats.loss, loss);
         found.loss.backward();
-        assert_eq!(numbers(&scalars.grad()), [-slope, slope]);
+        assert_eq!(numbers(&scalars.grad()), [-gradient, gradient]);
     }
 }
 
 #[test]
-fn ties_leave_a_list_without_a_pair_uncounted() {
+fn a_list_of_ties_does_not_count() {
     let mut pairs = Pairs::new();
     pairs.push_scored(0..3, &[1.0, 1.0, 1.0]);
     assert!(pairs.is_empty() && pairs.num_comparisons() == 0);
@@ -118,7 +118,7 @@ proptest! {
         }
     }
 
-    /// Only differences matter without centring.
+    /// Without centring the loss depends on differences alone.
     #[test]
     fn a_common_shift_changes_nothing(scalars in prop::collection::vec(-5.0..5.0f64, 4..=4), shift in -50.0..50.0f64) {
         let mut pairs = Pairs::new();

@@ -1,4 +1,4 @@
-//! `align plan` for reward models: what a step needs of memory and arithmetic, for the comparisons that the run will take.
+//! `align plan` for reward models: the memory and the arithmetic of a step on the comparisons of the run.
 
 use align_kernels::HOST;
 use align_kernels::kind_of;
@@ -12,9 +12,9 @@ use crate::checked::Rm;
 use crate::config::Stage as RmStage;
 use crate::data::{Row, flatten};
 
-/// A step's needs, of the comparisons that the run will take.
+/// The estimate for the first steps of the run.
 pub(crate) fn estimate(stage: Rm) -> StepEstimate {
-    let outset = stage.said_before();
+    let outset = stage.outset();
     let Rm { config, source, rows, .. } = stage;
     let train = &config.train;
     let options = ModelOptions {
@@ -28,12 +28,12 @@ pub(crate) fn estimate(stage: Rm) -> StepEstimate {
     let memory = ModelMemory { config: source.header.config, options, has_lm_head, dropout: false, result_dtype };
     let targets = move |row: &Row| if has_lm_head { row.num_answer_tokens(row.best) } else { 0 };
     let rows = Rc::new(rows);
-    let again = Rc::clone(&rows);
+    let layout_rows = Rc::clone(&rows);
     let rows = footprint::Rows {
         steps: rows.batches.steps().min(STEPS),
         sizes: Box::new(move |step| rows.batch(step).map(|row| (row.len(), targets(row))).collect()),
         layout: Box::new(move |step, range| {
-            let rows: Vec<&Row> = again.batch(step).take(range.end).skip(range.start).collect();
+            let rows: Vec<&Row> = layout_rows.batch(step).take(range.end).skip(range.start).collect();
             BatchCost::of(&flatten(&rows, HOST).flat, rows.iter().map(|row| targets(row)).sum())
         }),
     };

@@ -32,15 +32,15 @@ impl Stage for Rm {
     }
 
     fn outset(&self) -> Outset {
-        self.said_before()
+        self.outset()
     }
 
     fn plan(&self) -> Result<Plan<'_>> {
         let Self { config, source, format, rows } = self;
-        let mut facts = vec![("parameters", json!(source.header.num_parameters))];
-        facts.extend(rows.facts());
-        facts.extend(format.system_note().map(|note| ("system text", json!(note))));
-        facts.extend(ignored_files(source_paths(&config.data.train, &config.data.mix, &config.data.eval)));
+        let mut metadata = vec![("parameters", json!(source.header.num_parameters))];
+        metadata.extend(rows.metadata());
+        metadata.extend(format.system_note().map(|note| ("system text", json!(note))));
+        metadata.extend(ignored_files(source_paths(&config.data.train, &config.data.mix, &config.data.eval)));
         Ok(Plan {
             stage: config.stage.map_or("", RmStage::name),
             section: &config.run,
@@ -48,7 +48,7 @@ impl Stage for Rm {
             seed: config.train.seed,
             steps: rows.batches.steps(),
             schedule: Some(&config.schedule),
-            metadata: facts,
+            metadata,
             outset: self.outset(),
             skipped: &rows.skipped,
             inputs: self.inputs()?,

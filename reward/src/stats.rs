@@ -1,36 +1,36 @@
-//! How often a reward model prefers what people prefer, and how sure one can be of it.
+//! The accuracy of a reward model on pairs, and its confidence interval.
 
 use serde::Serialize;
 
 /// The 97.5 % point of the normal distribution, for two-sided 95 % intervals.
 const Z_95: f64 = 1.959_963_984_540_054;
 
-/// Accuracy over pairs of scores. Pairs count alike, whatever batch they came in.
+/// Accuracy over pairs of scores. All pairs have the same weight.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PairAccuracy {
-    /// How many pairs were compared.
+    /// Number of pairs.
     pub pairs: u64,
-    /// The part of pairs whose chosen score is higher, a tie counting one half; 0 without pairs.
+    /// Share of pairs whose chosen score is higher; a tie counts one half; 0 without pairs.
     pub accuracy: f64,
-    /// How many pairs have equal scores.
+    /// Number of pairs with equal scores.
     pub ties: u64,
     /// Wilson's 95 % interval of the accuracy.
     pub ci95: [f64; 2],
 }
 
-/// The accuracy over (chosen score, rejected score) pairs. A score that is not a number makes its pair wrong.
+/// The accuracy over (chosen score, rejected score) pairs. A pair with a NaN score counts as wrong.
 pub fn pair_accuracy(scores: impl IntoIterator<Item = (f64, f64)>) -> PairAccuracy {
-    let (mut pairs, mut ties, mut right) = (0, 0, 0.0);
+    let (mut pairs, mut ties, mut correct) = (0, 0, 0.0);
     for (chosen, rejected) in scores {
         pairs += 1;
         ties += u64::from(chosen == rejected);
-        right += agreement(chosen, rejected);
+        correct += agreement(chosen, rejected);
     }
-    let accuracy = right / pairs.max(1) as f64;
+    let accuracy = correct / pairs.max(1) as f64;
     PairAccuracy { pairs, accuracy, ties, ci95: wilson(accuracy, pairs) }
 }
 
-/// 1 where the chosen score is higher, ½ where the scores are equal, 0 elsewhere.
+/// 1 if the chosen score is higher, ½ if the scores are equal, 0 otherwise.
 pub fn agreement(chosen: f64, rejected: f64) -> f64 {
     if chosen > rejected {
         1.0
@@ -41,12 +41,12 @@ pub fn agreement(chosen: f64, rejected: f64) -> f64 {
     }
 }
 
-/// The highest score's place; the lowest place among equals. 0 without scores.
+/// The index of the highest score, the first of equal ones; 0 without scores.
 pub fn best(scores: &[f64]) -> usize {
     (1..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best })
 }
 
-/// Wilson's 95 % score interval of a proportion seen in `count` trials; [0, 1] without trials.
+/// Wilson's 95 % score interval of a proportion observed in `count` trials; [0, 1] without trials.
 ///
 /// Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
 pub fn wilson(proportion: f64, count: u64) -> [f64; 2] {
@@ -54,10 +54,10 @@ pub fn wilson(proportion: f64, count: u64) -> [f64; 2] {
         return [0.0, 1.0];
     }
     let (count, z2) = (count as f64, Z_95 * Z_95);
-    let centre = proportion + z2 / (2.0 * count);
-    let reach = Z_95 * (proportion * (1.0 - proportion) / count + z2 / (4.0 * count * count)).sqrt();
+    let center = proportion + z2 / (2.0 * count);
+    let half_width = Z_95 * (proportion * (1.0 - proportion) / count + z2 / (4.0 * count * count)).sqrt();
     let scale = 1.0 + z2 / count;
-    [((centre - reach) / scale).max(0.0), ((centre + reach) / scale).min(1.0)]
+    [((center - half_width) / scale).max(0.0), ((center + half_width) / scale).min(1.0)]
 }
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ mod tests {
         }
     }
 
-    /// The interval's ends are the proportions from which what was seen is just 1.96 standard errors away.
+    /// The observed proportion is 1.96 standard errors away from either end of the interval.
     #[test]
     fn wilson_bounds_solve_their_equation() {
         for (proportion, count) in [(0.5, 1), (0.5, 7), (0.625, 4), (0.7, 10_000)] {

@@ -23,10 +23,10 @@ use crate::data::{Margin, RmBatch, Row, flatten, pairs};
 use crate::eval::{score, score_pairs};
 use crate::loss::{LossParams, RewardStats, reward_loss};
 use crate::rows::{EvalSet, Rows};
-use crate::seen;
+use crate::trained_pairs;
 use crate::stats::pair_accuracy;
 
-/// How many comparisons of each held-out set are shown at each evaluation.
+/// Number of comparisons of each held-out set that are shown at each evaluation.
 const SAMPLES: usize = 4;
 
 /// Trains a reward model on comparisons.
@@ -36,19 +36,19 @@ pub struct Trainer {
     format: ChatFormat,
     pub(crate) model: ScalarModel,
     pub(crate) optimizer: AdamW,
-    /// Raw scores of every held-out set, where they were asked for since the last step.
+    /// Raw scores of every held-out set; empty if not evaluated since the last step.
     held_out: Vec<Vec<Vec<f64>>>,
 }
 
 impl Trainer {
-    /// A trainer whose moments are zero.
+    /// A trainer with zero moments.
     pub fn new(config: RmConfig, rows: Rows, format: ChatFormat, model: ScalarModel) -> Self {
         let named = model.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor));
         let optimizer = AdamW::new(named, &config.optimizer);
         Self { config, rows, format, optimizer, model, held_out: Vec::new() }
     }
 
-    /// Where the language-model loss on the best dialogue's last answer reads each of its targets, and these; nothing without `loss.lm_coef`.
+    /// The token indices that predict the last answer of each row's best dialogue, and the target tokens, for the language-model loss. Empty without `loss.lm_coef`.
     fn lm_targets(&self, rows: &[&Row], flat: &RmBatch) -> (Vec<i64>, Vec<i64>) {
         let (mut before, mut targets) = (Vec::new(), Vec::new());
         if self.model.lm_head().is_none() {
@@ -60,7 +60,7 @@ impl Trainer {
             let tails: Vec<_> = segments.by_ref().take(row.tails.len()).map(|segment| segment.range.clone()).collect();
             let (shared, tail) = (row.prefix.len(), &row.tails[row.best]);
             for index in row.answer_starts[row.best]..shared + tail.len() {
-                // Each token is predicted at the place before it, in the shared prefix or behind it.
+                // Each token is predicted at the index before it, in the shared prefix or in the tail.
                 before.push(match &prefix {
                     Some(prefix) if index <= shared => prefix.start + index - 1,
                     _ => tails[row.best].start + index - shared - 1,
@@ -71,8 +71,7 @@ impl Trainer {
         (before, targets)
     }
 
-    /// The language-model loss, on the same forward pass: its share of the batch's token mean, and a term whose gradient is that of
-    /// lm_coef · loss. `hidden` (N, D) is read for `targets` (N). `None` without `loss.lm_coef`.
+    /// The language-model loss on the same forward pass: its share of the batch's token mean, and a term with the gradient of lm_coef · loss. `hidden` (N, D) predicts `targets` (N). `None` without `loss.lm_coef`.
     fn lm_gradient(&self, hidden: &Tensor, targets: &[i64], lm_tokens: usize) -> Option<(f64, Tensor)> {
         let head = self.model.lm_head()?;
         let targets = Tensor::from_slice(targets).to_device(hidden.device());
@@ -83,7 +82,7 @@ impl Trainer {
         Some((share, (hidden.to_kind(Kind::Float) * grad.to_kind(Kind::Float)).sum(Kind::Float)))
     }
 
-    /// The loss of scored comparisons, averaged over them.
+    /// The mean loss of scored comparisons.
     fn eval_loss(&self, rows: &[Row], scores: &[Vec<f64>]) -> f64 {
         let _no_grad = tch::no_grad_guard();
         let rows: Vec<&Row> = rows.iter().collect();
@@ -92,7 +91,7 @@ impl Trainer {
         reward_loss(&scalars, &pairs, rows.len(), &self.loss_params()).stats.loss
     }
 
-    /// Raw scores of a held-out set as they were asked for last, where that was since the last step.
+    /// Raw scores of a held-out set, if evaluated since the last step.
     pub(crate) fn held_out_scores(&self, set: usize) -> Option<&Vec<Vec<f64>>> {
         self.held_out.get(set)
     }
@@ -119,22 +118,22 @@ impl Trainer {
         microbatches(&lengths, self.config.train.microbatch_tokens)
     }
 
-    /// The rows laid out flat, as they are computed.
+    /// The rows as a flat batch.
     pub(crate) fn flatten(&self, rows: &[&Row]) -> RmBatch {
         flatten(rows, self.model.device())
     }
 
-    /// Accumulates the gradient of some rows' part of the loss over `num_rows`; its statistics, and the part of the language-model loss.
+    /// Accumulates the gradient of these rows' share of the loss over `num_rows`. Returns the share's statistics and the share of the language-model loss.
     pub(crate) fn backward(&self, rows: &[&Row], num_rows: usize, lm_tokens: usize) -> (RewardStats, f64) {
         let flat = self.flatten(rows);
         let (before, targets) = self.lm_targets(rows, &flat);
         let (num_ends, num_targets) = (flat.ends.size()[0], targets.len() as i64);
-        let places = Tensor::cat(&[&flat.ends, &Tensor::from_slice(&before).to_device(flat.ends.device())], 0);
-        let forward = self.model.forward_train(&flat.flat, Some(&places), None); // (S + N, D)
+        let indices = Tensor::cat(&[&flat.ends, &Tensor::from_slice(&before).to_device(flat.ends.device())], 0);
+        let forward = self.model.forward_train(&flat.flat, Some(&indices), None); // (S + N, D)
         let scalars = self.model.scalars(&forward.hidden.narrow(0, 0, num_ends)); // (S)
         let loss = reward_loss(&scalars, &pairs(rows, self.margin()), num_rows, &self.loss_params());
-        let read = forward.hidden.narrow(0, num_ends, num_targets);
-        let (total, share) = match self.lm_gradient(&read, &targets, lm_tokens) {
+        let lm_hidden = forward.hidden.narrow(0, num_ends, num_targets);
+        let (total, share) = match self.lm_gradient(&lm_hidden, &targets, lm_tokens) {
             Some((share, extra)) => (loss.loss + extra, share),
             None => (loss.loss, 0.0),
         };
@@ -143,7 +142,7 @@ impl Trainer {
     }
 }
 
-/// Targets of the language-model loss.
+/// Number of targets of the language-model loss.
 pub(crate) fn num_lm_tokens(batch: &[&Row]) -> usize {
     batch.iter().map(|row| row.num_answer_tokens(row.best)).sum()
 }
@@ -156,11 +155,11 @@ impl stage::Trainer for Trainer {
         let batch: Vec<&Row> = self.rows.batch(step).collect();
         let lm_tokens = num_lm_tokens(&batch);
 
-        // The mean over the batch's comparisons, however it is cut.
+        // The mean over the batch's comparisons, independent of the microbatches.
         let (mut stats, mut lm_loss) = (RewardStats::default(), 0.0);
         for range in self.microbatches(&batch) {
-            let (of_part, share) = self.backward(&batch[range], batch.len(), lm_tokens);
-            stats.add(&of_part);
+            let (microbatch_stats, share) = self.backward(&batch[range], batch.len(), lm_tokens);
+            stats.add(&microbatch_stats);
             lm_loss += share;
         }
         let grad_norm = self.optimizer.grad_norm();
@@ -217,7 +216,7 @@ impl stage::Trainer for Trainer {
         format!("loss {:.4} accuracy {:.2}", number("train/loss"), number("train/accuracy"))
     }
 
-    /// The model with its score contract, mean and spread taken on the first held-out set.
+    /// The model with its score contract, whose mean and standard deviation are those of the first held-out set.
     fn snapshot(&self) -> Snapshot {
         let mut contract = ScoreContract::new(&self.format);
         if let (Some(set), Some(file)) = (self.rows.eval.first(), self.config.data.eval.first()) {
@@ -228,7 +227,7 @@ impl stage::Trainer for Trainer {
         let mut model =
             self.model.saved(Writing::of(self.config.run.result_dtype, Face::Scalar, self.config.train.seed));
         model.add_file(contract::FILE, contract.to_bytes());
-        model.add_file(seen::FILE, self.rows.seen.to_bytes());
+        model.add_file(trained_pairs::FILE, self.rows.trained_pairs.to_bytes());
         model.add_scoring_files(&self.format);
         let mut state = State::new();
         self.optimizer.save("model", &mut state);

@@ -1,4 +1,4 @@
-//! What the written model says of held-out comparisons, beside what the trained one does.
+//! Compares the scores of the written model with those of the trained one on held-out comparisons.
 
 use std::path::Path;
 
@@ -13,11 +13,11 @@ use crate::eval::{score, score_pairs};
 use crate::stats::pair_accuracy;
 use crate::train::Trainer;
 
-/// Without a held-out set, the first training comparisons of so many tokens together.
+/// Without a held-out set: the number of tokens of the training comparisons to compare.
 const COMPARED_TOKENS: usize = 8192;
 
 impl CompareWritten for Trainer {
-    /// The scores of every held-out set, or without one those of the first training comparisons.
+    /// On every held-out set, or the first training comparisons if there is none.
     fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
         compare(self, checkpoint, progress)
     }
@@ -44,7 +44,7 @@ fn compare(trainer: &Trainer, checkpoint: &Path, progress: &mut dyn Progress) ->
         let compute = dtype_name(trainer.compute());
         let [before, after] = accuracies.map(|accuracy| 100.0 * accuracy);
         found.lines.push(format!(
-            "{name}: accuracy in training ({compute}) {before:.2} %, as `align eval` computes it on the result {after:.2} %; scores differ by {rms:.1e} rms (mean {mean:+.1e}), {reordered} of {pairs} pairs change their order"
+            "{name}: accuracy of the trained model ({compute}) {before:.2} %, of the result in `align eval` {after:.2} %; scores differ by {rms:.1e} rms (mean {mean:+.1e}), {reordered} of {pairs} pairs change their order"
         ));
         found.sets.push(json!({
             "set": name, "pairs": pairs, "accuracy_trained": accuracies[0], "accuracy_written": accuracies[1],
@@ -57,24 +57,24 @@ fn compare(trainer: &Trainer, checkpoint: &Path, progress: &mut dyn Progress) ->
 fn first_comparisons(trainer: &Trainer) -> Vec<Row> {
     let mut tokens = 0;
     let within = |row: &&Row| {
-        let goes_on = tokens < COMPARED_TOKENS;
+        let is_within = tokens < COMPARED_TOKENS;
         tokens += row.len();
-        goes_on
+        is_within
     };
     let rows = trainer.rows.batches.first_epoch().map(|row| &trainer.rows.train.rows[row]);
     rows.take_while(within).cloned().collect()
 }
 
-/// How two models' scores of the same comparisons differ.
+/// The differences of two models' scores of the same comparisons.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Differences {
-    /// Of single scores: written − trained.
+    /// Of written − trained, over scores.
     rms: f64,
     mean: f64,
     pairs: usize,
-    /// Pairs of which another answer has the higher score, or has it no longer.
+    /// Pairs whose order changed.
     reordered: usize,
-    /// Trained and written.
+    /// Of the trained and of the written model.
     accuracies: [f64; 2],
 }
 
@@ -120,7 +120,7 @@ mod tests {
             location: RowLocation { file: Path::new("rows.jsonl").into(), line: 1, index: 0 },
         };
         let rows = [row(), row(), row()];
-        // In order, tied, out of order; then out of order, in order, out of order.
+        // Correct, tied, wrong; then wrong, correct, wrong.
         let trained = [vec![1.0, 0.0], vec![2.0, 2.0], vec![0.0, 1.0]];
         let written = [vec![1.0, 2.0], vec![3.0, 2.0], vec![0.0, 2.0]];
         let found = Differences::of(&rows, &trained, &written);

@@ -9,8 +9,8 @@ use align_data::{BadRows, Found, Unread};
 use align_model::{ScalarModel, require_finite};
 use align_reward::data::{Comparisons, Row};
 use align_reward::eval::{score, scored_pairs, with_other_prompts};
-use align_reward::seen::SeenPairs;
-use align_reward::verdict::Evaluation;
+use align_reward::trained_pairs::TrainedPairs;
+use align_reward::diagnostics::Evaluation;
 use align_text::chatml::ChatFormat;
 use align_train::stage::{Scorer, check_reward_model, evaluation_options, misfits, set_names};
 use anyhow::Result;
@@ -32,7 +32,7 @@ struct Checked {
     /// The assumptions about a model of another program.
     assumed: Option<String>,
     sets: Vec<Comparisons>,
-    seen: Option<SeenPairs>,
+    seen: Option<TrainedPairs>,
 }
 
 /// The evaluation of one model on one set.
@@ -96,7 +96,7 @@ fn check(args: &EvalRmArgs, given: &[Found]) -> Result<Vec<Checked>> {
     let mut checked = Vec::new();
     for dir in &args.model {
         let scorer = check_reward_model(dir, &args.reading.score_options(), &mut problems)?;
-        let seen = problems.absorb(SeenPairs::read(dir))?.flatten();
+        let seen = problems.absorb(TrainedPairs::read(dir))?.flatten();
         let Some(Scorer { format, assumed, .. }) = scorer else { continue };
         let mut sets = Vec::new();
         for set in given {

@@ -72,7 +72,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<ExitCode> {
         if files.len() > 1 {
             line.insert("file".to_owned(), json!(&*location.file));
         }
-        line.extend(row.verdict(scores));
+        line.extend(row.to_json(scores));
         if row.is_list {
             line.insert("best_response".to_owned(), json!(answers[best(scores)]));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use align_model::ScalarModel;
-use align_reward::eval::score_at_once;
+use align_reward::eval::score_batch;
 use align_reward::responses::Responses;
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
@@ -44,7 +44,7 @@ pub(super) fn start(
         loaded.send(Ok(())).expect("the caller waits");
         work(jobs, |parts: &[Part]| {
             let branches = parts.iter().map(|part| part.rows[part.row].branches(part.run.clone()));
-            score_at_once(&model, branches)
+            score_batch(&model, branches)
         });
     };
     let thread = std::thread::Builder::new().name("model".to_owned()).spawn(run);

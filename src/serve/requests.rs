@@ -174,7 +174,7 @@ impl Asked {
         let of_row = |row: &Responses| {
             let (own, others) = rest.split_at(row.tails.len());
             rest = others;
-            Value::Object(row.verdict(own))
+            Value::Object(row.to_json(own))
         };
         let mut results: Vec<Value> = self.rows.iter().map(of_row).collect();
         let mut response = if self.is_batch { json!({ "results": results }) } else { results.swap_remove(0) };

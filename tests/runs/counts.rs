@@ -54,7 +54,7 @@ fn comparisons() {
     assert_eq!(reported.len(), 3, "{reported:?}");
     assert!(reported[0].starts_with("data.train: 1 of 15 pairs are the same text twice"), "{reported:?}");
     assert!(
-        reported[1].starts_with("data.train: 2 of 15 pairs (13 %) are also there the other way round"),
+        reported[1].starts_with("data.train: 2 of 15 pairs (13 %) also occur in the opposite order"),
         "{reported:?}"
     );
     assert!(

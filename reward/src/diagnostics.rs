@@ -1,31 +1,30 @@
-//! Whether to trust a reward model, from what it does to a set of pairs: accuracy by margin and length, calibration, and what can be
-//! had without reading the prompt, or without reading at all.
+//! Diagnostics of a reward model on a set of pairs: accuracy by margin and by length, calibration, and the baselines of other prompts and of the longer answer.
 
 use serde::Serialize;
 
 use crate::stats::{PairAccuracy, agreement, pair_accuracy};
 
-/// A pair as it was judged; first the better one, then the worse.
+/// A scored pair: first the better answer, then the worse.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct JudgedPair {
+pub struct ScoredPair {
     /// Raw scores.
     pub scores: [f64; 2],
-    /// Raw scores of the same answers behind the prompt of another row, where there is one.
+    /// Raw scores of the same answers after another row's prompt, if there is one.
     pub blind_scores: Option<[f64; 2]>,
-    /// Answer tokens.
+    /// Number of answer tokens.
     pub lengths: [usize; 2],
     /// Whether both dialogues are the same text.
     pub identical: bool,
-    /// Whether the model was trained on the pair; `None` where that is not known.
-    pub seen: Option<bool>,
+    /// Whether the model was trained on the pair; `None` when unknown.
+    pub trained_on: Option<bool>,
 }
 
-/// Pairs that are alike in something.
+/// A group of pairs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bucket {
-    /// What they have in common.
+    /// What the pairs have in common.
     pub name: String,
-    /// How the model does on them.
+    /// The accuracy on these pairs.
     #[serde(flatten)]
     pub accuracy: PairAccuracy,
 }
@@ -33,19 +32,19 @@ pub struct Bucket {
 /// Pairs of about the same confidence σ(|score difference|).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct CalibrationBin {
-    /// From this confidence …
+    /// Lower bound of the confidence.
     pub low: f64,
-    /// … to below this one.
+    /// Upper bound of the confidence, exclusive.
     pub high: f64,
-    /// How many there are.
+    /// Number of pairs.
     pub pairs: u64,
     /// Their mean confidence; 0 without pairs.
     pub confidence: f64,
-    /// How often the higher score was the better answer's, a tie counting one half; 0 without pairs.
+    /// Share of pairs whose better answer has the higher score; a tie counts one half. 0 without pairs.
     pub accuracy: f64,
 }
 
-/// How far confidence and accuracy agree.
+/// The agreement of confidence and accuracy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Calibration {
     /// Ten bins from ½ to 1.
@@ -56,7 +55,7 @@ pub struct Calibration {
     pub ece: f64,
 }
 
-/// One model on one set.
+/// The evaluation of a model on a set.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Accuracy over all pairs.
@@ -64,29 +63,29 @@ pub struct Evaluation {
     pub accuracy: PairAccuracy,
     /// Mean of chosen − rejected.
     pub margin: f64,
-    /// What "the longer answer is better" would get.
+    /// The accuracy of the rule "the longer answer is better".
     pub longer_wins: PairAccuracy,
-    /// How often the model scores the longer answer higher; pairs of equal length left out.
+    /// Share of pairs of different length whose longer answer has the higher score.
     pub picks_longer: f64,
-    /// What the model gets behind other rows' prompts; absent where all rows have one prompt.
+    /// The model's accuracy after other rows' prompts; absent when all rows have the same prompt.
     pub prompt_blind: Option<PairAccuracy>,
-    /// By the model's own margin |score difference|, in five groups of equal size.
+    /// Accuracy by |score difference|, in five groups of equal size.
     pub by_margin: Vec<Bucket>,
-    /// By how much longer the better answer is.
+    /// Accuracy by the relative length of the better answer.
     pub by_length: Vec<Bucket>,
     /// Confidence against accuracy.
     pub calibration: Calibration,
-    /// Pairs of two equal texts.
+    /// Number of pairs of two equal texts.
     pub identical: u64,
-    /// Pairs that the model was trained on; absent where that is not known.
+    /// Number of pairs that the model was trained on; absent when unknown.
     pub seen_in_training: Option<u64>,
-    /// What to know before trusting the accuracy, a sentence each; empty when nothing was found.
+    /// Warning signs about the accuracy, one sentence each.
     pub verdict: Vec<String>,
 }
 
 const MARGIN_GROUPS: usize = 5;
 const CALIBRATION_BINS: usize = 10;
-/// (L_better − L_worse) / max, up to which a pair belongs to a group.
+/// The groups of (L_better − L_worse) / max, each with its upper bound.
 const LENGTH_GROUPS: [(f64, &str); 5] = [
     (-0.5, "less than half as long"),
     (-0.1, "shorter"),
@@ -94,33 +93,33 @@ const LENGTH_GROUPS: [(f64, &str); 5] = [
     (0.5, "longer"),
     (1.0, "more than twice as long"),
 ];
-/// Fewer pairs than this say nothing for themselves.
+/// Minimum number of pairs for a warning sign about a group. Our choice.
 const FEW: u64 = 30;
 
 impl Evaluation {
-    /// Looks at the pairs from every side.
-    pub fn new(pairs: &[JudgedPair]) -> Self {
+    /// Evaluates the pairs.
+    pub fn new(pairs: &[ScoredPair]) -> Self {
         let accuracy = accuracy_of(pairs.iter());
-        let lengths = |pair: &JudgedPair| (pair.lengths[0] as f64, pair.lengths[1] as f64);
+        let lengths = |pair: &ScoredPair| (pair.lengths[0] as f64, pair.lengths[1] as f64);
         let unequal = || pairs.iter().filter(|pair| pair.lengths[0] != pair.lengths[1]);
-        let picks = unequal().map(|pair| match agreement(pair.scores[0], pair.scores[1]) {
+        let agreements = unequal().map(|pair| match agreement(pair.scores[0], pair.scores[1]) {
             agreement if pair.lengths[0] > pair.lengths[1] => agreement,
             agreement => 1.0 - agreement,
         });
         let blind: Option<Vec<(f64, f64)>> =
             pairs.iter().map(|pair| pair.blind_scores.map(|[better, worse]| (better, worse))).collect();
-        let seen = |pair: &JudgedPair| pair.seen.map(u64::from);
+        let trained_on = |pair: &ScoredPair| pair.trained_on.map(u64::from);
         let mut evaluation = Self {
             accuracy,
             margin: pairs.iter().map(|pair| pair.scores[0] - pair.scores[1]).sum::<f64>() / pairs.len().max(1) as f64,
             longer_wins: pair_accuracy(pairs.iter().map(lengths)),
-            picks_longer: picks.sum::<f64>() / unequal().count().max(1) as f64,
+            picks_longer: agreements.sum::<f64>() / unequal().count().max(1) as f64,
             prompt_blind: blind.filter(|blind| !blind.is_empty()).map(pair_accuracy),
             by_margin: by_margin(pairs),
             by_length: by_length(pairs),
             calibration: calibration(pairs),
             identical: pairs.iter().filter(|pair| pair.identical).count() as u64,
-            seen_in_training: pairs.iter().map(seen).sum(),
+            seen_in_training: pairs.iter().map(trained_on).sum(),
             verdict: Vec::new(),
         };
         evaluation.verdict = evaluation.findings(pairs);
@@ -128,7 +127,7 @@ impl Evaluation {
     }
 
     /// What stands between the accuracy and trust in it.
-    fn findings(&self, pairs: &[JudgedPair]) -> Vec<String> {
+    fn findings(&self, pairs: &[ScoredPair]) -> Vec<String> {
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let [low, high] = self.accuracy.ci95;
         let count = self.accuracy.pairs;
@@ -193,25 +192,25 @@ impl Evaluation {
     }
 }
 
-fn accuracy_of<'a>(pairs: impl Iterator<Item = &'a JudgedPair>) -> PairAccuracy {
+fn accuracy_of<'a>(pairs: impl Iterator<Item = &'a ScoredPair>) -> PairAccuracy {
     pair_accuracy(pairs.map(|pair| (pair.scores[0], pair.scores[1])))
 }
 
-fn gap(pair: &JudgedPair) -> f64 {
+fn gap(pair: &ScoredPair) -> f64 {
     (pair.scores[0] - pair.scores[1]).abs()
 }
 
-/// σ(|score difference|): how sure the model is of its choice, at least ½.
-fn confidence(pair: &JudgedPair) -> f64 {
+/// σ(|score difference|): the probability that the model gives its choice, at least ½.
+fn confidence(pair: &ScoredPair) -> f64 {
     1.0 / (1.0 + (-gap(pair)).exp())
 }
 
-fn mean_confidence(pairs: &[JudgedPair]) -> f64 {
+fn mean_confidence(pairs: &[ScoredPair]) -> f64 {
     pairs.iter().map(confidence).sum::<f64>() / pairs.len().max(1) as f64
 }
 
-fn by_margin(pairs: &[JudgedPair]) -> Vec<Bucket> {
-    let mut sorted: Vec<&JudgedPair> = pairs.iter().collect();
+fn by_margin(pairs: &[ScoredPair]) -> Vec<Bucket> {
+    let mut sorted: Vec<&ScoredPair> = pairs.iter().collect();
     sorted.sort_by(|one, other| gap(one).total_cmp(&gap(other)));
     let ends = (1..=MARGIN_GROUPS).map(|group| group * sorted.len() / MARGIN_GROUPS);
     let mut start = 0;
@@ -227,12 +226,12 @@ fn by_margin(pairs: &[JudgedPair]) -> Vec<Bucket> {
     buckets
 }
 
-fn by_length(pairs: &[JudgedPair]) -> Vec<Bucket> {
-    let difference = |pair: &JudgedPair| {
+fn by_length(pairs: &[ScoredPair]) -> Vec<Bucket> {
+    let difference = |pair: &ScoredPair| {
         let [better, worse] = pair.lengths.map(|length| length as f64);
         (better - worse) / better.max(worse).max(1.0)
     };
-    let group_of = |pair: &JudgedPair| {
+    let group_of = |pair: &ScoredPair| {
         let difference = difference(pair);
         LENGTH_GROUPS.iter().position(|(up_to, _)| difference <= *up_to).unwrap_or(LENGTH_GROUPS.len() - 1)
     };
@@ -243,12 +242,12 @@ fn by_length(pairs: &[JudgedPair]) -> Vec<Bucket> {
     LENGTH_GROUPS.iter().enumerate().map(bucket).collect()
 }
 
-fn calibration(pairs: &[JudgedPair]) -> Calibration {
+fn calibration(pairs: &[ScoredPair]) -> Calibration {
     let width = 0.5 / CALIBRATION_BINS as f64;
-    let bin_of = |pair: &JudgedPair| (((confidence(pair) - 0.5) / width) as usize).min(CALIBRATION_BINS - 1);
+    let bin_of = |pair: &ScoredPair| (((confidence(pair) - 0.5) / width) as usize).min(CALIBRATION_BINS - 1);
     let mut ece = 0.0;
     let bins = (0..CALIBRATION_BINS).map(|bin| {
-        let own: Vec<JudgedPair> = pairs.iter().filter(|pair| bin_of(pair) == bin).copied().collect();
+        let own: Vec<ScoredPair> = pairs.iter().filter(|pair| bin_of(pair) == bin).copied().collect();
         let (confidence, accuracy) = (mean_confidence(&own), accuracy_of(own.iter()).accuracy);
         ece += (accuracy - confidence).abs() * own.len() as f64 / pairs.len().max(1) as f64;
         let low = 0.5 + width * bin as f64;
@@ -262,8 +261,8 @@ fn calibration(pairs: &[JudgedPair]) -> Calibration {
 mod tests {
     use super::*;
 
-    fn pair(scores: [f64; 2], lengths: [usize; 2]) -> JudgedPair {
-        JudgedPair { scores, blind_scores: Some([0.0, 0.0]), lengths, identical: false, seen: Some(false) }
+    fn pair(scores: [f64; 2], lengths: [usize; 2]) -> ScoredPair {
+        ScoredPair { scores, blind_scores: Some([0.0, 0.0]), lengths, identical: false, trained_on: Some(false) }
     }
 
     fn named(evaluation: &Evaluation, name: &str) -> bool {
@@ -271,8 +270,8 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_knows_its_answers_is_not_accused() {
-        let pairs: Vec<JudgedPair> = (0..200)
+    fn an_unbiased_model_has_no_warning_signs() {
+        let pairs: Vec<ScoredPair> = (0..200)
             .map(|index| {
                 pair(
                     if index % 20 == 0 || index % 20 == 9 { [0.0, 2.0] } else { [2.0, 0.0] },
@@ -287,17 +286,17 @@ mod tests {
     }
 
     #[test]
-    fn a_set_whose_longer_answer_always_wins_shows_nothing() {
-        let pairs: Vec<JudgedPair> = (0..100).map(|index| pair([1.0, 0.0], [20 + index, 10])).collect();
+    fn a_set_whose_longer_answer_is_always_better_has_length_bias() {
+        let pairs: Vec<ScoredPair> = (0..100).map(|index| pair([1.0, 0.0], [20 + index, 10])).collect();
         let evaluation = Evaluation::new(&pairs);
         assert_eq!((evaluation.longer_wins.accuracy, evaluation.picks_longer), (1.0, 1.0));
         assert!(named(&evaluation, "length bias"), "{:?}", evaluation.verdict);
     }
 
     #[test]
-    fn a_model_that_likes_long_answers_is_called_so_on_a_balanced_set() {
+    fn a_model_that_prefers_long_answers_has_length_bias_on_a_balanced_set() {
         // Half of the better answers are longer; the model is right there alone.
-        let pairs: Vec<JudgedPair> = (0..200)
+        let pairs: Vec<ScoredPair> = (0..200)
             .map(|index| if index % 2 == 0 { pair([1.0, 0.0], [20, 10]) } else { pair([0.0, 1.0], [10, 20]) })
             .collect();
         let evaluation = Evaluation::new(&pairs);
@@ -310,17 +309,17 @@ mod tests {
     }
 
     #[test]
-    fn other_findings_are_named() {
-        let mut pairs: Vec<JudgedPair> = (0..100).map(|_| pair([5.0, 0.0], [10, 10])).collect();
+    fn other_warning_signs() {
+        let mut pairs: Vec<ScoredPair> = (0..100).map(|_| pair([5.0, 0.0], [10, 10])).collect();
         pairs.extend((0..50).map(|_| pair([0.0, 5.0], [10, 10])));
         pairs[0].identical = true;
-        pairs[1].seen = Some(true);
+        pairs[1].trained_on = Some(true);
         pairs.iter_mut().for_each(|pair| pair.blind_scores = Some(pair.scores));
         let evaluation = Evaluation::new(&pairs);
         for name in ["training overlap: 1 of 150", "identical pairs: 1 of 150", "prompt-blind", "overconfident"] {
             assert!(named(&evaluation, name), "{name}: {:?}", evaluation.verdict);
         }
-        pairs[7].seen = None;
+        pairs[7].trained_on = None;
         assert_eq!(Evaluation::new(&pairs).seen_in_training, None);
     }
 
