@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders that are checked.
-const CHECKED: [&str; 23] = [
+const CHECKED: [&str; 25] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -22,6 +22,8 @@ const CHECKED: [&str; 23] = [
     "common/tokens",
     "common/train",
     "configs",
+    "ppo",
+    "reward",
     "curation",
     "datasets",
     "docs",

@@ -1,4 +1,5 @@
-//! From a score to advantages, one token after the other: `cargo run --release -p align-ppo --example gae_by_hand`.
+//! From a score to advantages, one token after the other: `cargo run --release -p align-ppo --example
+//! gae_by_hand`.
 #![allow(clippy::print_stdout)] // An example shows what it does.
 
 use align_ppo::gae::{GaeParams, gae};

@@ -1,32 +1,32 @@
-//! What an evaluation shows at a glance: what the score was bought with, and whether it hangs on length.
+//! Plots of an evaluation: score against KL, and score by response length.
 
 use align_run::plot::{Line, Plot, Shape};
 
 use crate::findings::{Log, series};
 use crate::held_out::Decile;
 
-/// Who scores held-out responses, and under which names.
-pub struct Judge {
+/// A reward model that scores held-out responses, and its metrics.
+pub struct ScoreSource {
     name: &'static str,
     score: &'static str,
     reference_score: &'static str,
 }
 
 /// The reward model that is trained on, and the second one.
-pub const JUDGES: [Judge; 2] = [
-    Judge { name: "reward model", score: "score_mean", reference_score: "reference_score_mean" },
-    Judge { name: "second reward model", score: "second_score_mean", reference_score: "reference_second_score_mean" },
+pub const SCORE_SOURCES: [ScoreSource; 2] = [
+    ScoreSource { name: "reward model", score: "score_mean", reference_score: "reference_score_mean" },
+    ScoreSource { name: "second reward model", score: "second_score_mean", reference_score: "reference_second_score_mean" },
 ];
 
-/// Mean score over KL: the way from the reference, whose KL is 0, evaluation by evaluation.
-pub fn frontier(log: &Log, set: &str, caption: &str, judges: &[Judge]) -> Plot {
+/// Mean score against KL: a path of one point per evaluation, from the reference, whose KL is 0.
+pub fn frontier(log: &Log, set: &str, caption: &str, sources: &[ScoreSource]) -> Plot {
     let of = |metric: &str| series(log, &format!("eval/{set}/{metric}"));
     let kl = of("kl_ref");
     let at = |step: u64| kl.iter().find(|(other, _)| *other == step).map(|(_, kl)| *kl);
-    let way = |judge: &Judge| {
-        let start = of(judge.reference_score).first().map(|(_, score)| (0.0, *score));
-        let measured = of(judge.score).into_iter().filter_map(|(step, score)| Some((at(step)?, score)));
-        Line { name: judge.name.to_owned(), points: start.into_iter().chain(measured).collect() }
+    let path = |source: &ScoreSource| {
+        let start = of(source.reference_score).first().map(|(_, score)| (0.0, *score));
+        let measured = of(source.score).into_iter().filter_map(|(step, score)| Some((at(step)?, score)));
+        Line { name: source.name.to_owned(), points: start.into_iter().chain(measured).collect() }
     };
     let note = kl
         .last()
@@ -36,21 +36,23 @@ pub fn frontier(log: &Log, set: &str, caption: &str, judges: &[Judge]) -> Plot {
         x: "KL to the reference, nats a response",
         y: "mean score",
         range: Some(kl_range(&kl)),
-        lines: judges.iter().map(way).collect(),
+        lines: sources.iter().map(path).collect(),
         ends: true,
         note,
         ..Plot::default()
     }
 }
 
-/// From 0 to the farthest, with room for the dots. In the value warm-up the policy is the reference, and there is no distance yet.
+/// From 0 to the farthest, with room for the dots. In the value warm-up the policy is the reference, and
+/// there is no distance yet.
 fn kl_range(kl: &[(u64, f64)]) -> (f64, f64) {
     let (low, high) = kl.iter().fold((0.0f64, 0.1f64), |(low, high), (_, kl)| (low.min(*kl), high.max(*kl)));
     let room = 0.04 * (high - low);
     (low - room, high + room)
 }
 
-/// Mean score by length, a group of bars for each tenth of the responses; the evaluations given stand side by side.
+/// Mean score by length, a group of bars for each tenth of the responses; the bars of several evaluations are
+/// side by side.
 pub fn by_length(evaluations: &[(u64, Vec<Decile>)]) -> Plot {
     let line = |(step, deciles): &(u64, Vec<Decile>)| {
         let points = deciles.iter().zip(1..).map(|(decile, group)| (f64::from(group), decile.score)).collect();
@@ -92,7 +94,7 @@ mod tests {
             (20, line(&[("score_mean", 9.0), ("kl_ref", f64::NAN)])),
             (30, line(&[("score_mean", 2.0), ("kl_ref", 4.5), ("second_score_mean", 6.0)])),
         ];
-        let plot = frontier(&log, "held", "score over KL", &JUDGES);
+        let plot = frontier(&log, "held", "score over KL", &SCORE_SOURCES);
         assert_eq!(plot.lines[0].points, [(0.0, 1.0), (0.5, 1.5), (4.5, 2.0)]);
         assert_eq!(plot.lines[1].points, [(0.5, 7.0), (4.5, 6.0)]);
         assert!(plot.note.contains("to step 30") && plot.range.is_some_and(|(low, high)| low < 0.0 && high > 4.5));

@@ -72,7 +72,7 @@ impl Ppo {
         for source in std::iter::once(policy.as_ref()).chain(scorers).flatten() {
             let longest =
                 data.prompts.tokens.iter().map(Vec::len).max().unwrap_or(0) + config.rollout.max_response_tokens;
-            let what = "behind the longest prompt makes a dialogue";
+            let what = "after the longest prompt makes a dialogue";
             check_trained_length(&source.header, longest, "rollout.max_response_tokens", what, &mut problems);
         }
         let ((policy, reward), format) = problems.into_checked(policy.zip(reward).zip(format))?;
@@ -103,7 +103,8 @@ impl Ppo {
     }
 }
 
-/// Checks a reward model, and whether it fits what the policy writes. With a system text of its own it reads that one.
+/// Checks a reward model, and whether it fits what the policy writes. With a system text of its own it reads
+/// that one.
 fn check_reader(
     path: &Path,
     format: Option<&ChatFormat>,

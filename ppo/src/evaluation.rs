@@ -1,5 +1,5 @@
-//! What a policy is watched by: its responses to held-out prompts, beside those of the reference to the same prompts with the
-//! same draws.
+//! What a policy is watched by: its responses to held-out prompts, beside those of the reference to the same
+//! prompts with the same draws.
 
 use align_core::error::Result;
 use align_core::random::{self, Purpose};
@@ -11,7 +11,7 @@ use align_run::run::Run;
 use align_text::chatml::ChatFormat;
 use serde_json::{Map, json};
 
-use crate::charts::{JUDGES, by_length, frontier};
+use crate::charts::{SCORE_SOURCES, by_length, frontier};
 use crate::findings::Log;
 use crate::held_out::{self, measured_deciles};
 use crate::masked::{self, mask};
@@ -77,7 +77,7 @@ impl Evaluation {
         for EvalSet { name, .. } in &self.sets {
             let deciles = log.last().map_or_else(Vec::new, |(_, metrics)| measured_deciles(metrics, name));
             let plots = [
-                ("frontier", frontier(log, name, "score over KL", &JUDGES)),
+                ("frontier", frontier(log, name, "score over KL", &SCORE_SOURCES)),
                 ("reward_by_length", by_length(&[(done, deciles)])),
             ];
             for (tag, plot) in plots {
@@ -122,8 +122,8 @@ fn measure(
     Ok((metrics, scored))
 }
 
-/// One response to every prompt. The draws depend on the prompt alone, so that evaluations, and policy and reference, differ by
-/// the model only.
+/// One response to every prompt. The draws depend on the prompt alone, so that evaluations, and policy and
+/// reference, differ by the model only.
 pub(crate) fn respond(trainer: &Trainer, model: &CausalLm, prompts: &[Vec<i64>]) -> Result<Rollout> {
     let seed = trainer.config.ppo.seed;
     let responses = trainer.respond(model, &trainer.sampling, prompts, 1, &|prompt, _, position| {
@@ -137,14 +137,16 @@ fn measure_policy(trainer: &Trainer, rollout: Rollout) -> (Metrics, ScoredRollou
     let scores = trainer.score(&rollout);
     let RolloutStats { old_logprobs, ref_logprobs, .. } = trainer.evaluate_only(&rollout);
     let response_mask = mask(&rollout.lengths());
-    // The difference of two fp32 numbers, in fp32: what evaluations log, where a step's own divergence is taken in f64.
+    // The difference of two fp32 numbers, in fp32: what evaluations log, where a step's own divergence is
+    // taken in f64.
     let difference = |policy: f64, reference: f64| f64::from(policy as f32 - reference as f32);
     let kl = masked::zip_with(&old_logprobs, &ref_logprobs, &response_mask, difference); // (B, R)
     let metrics = of_held_out(&rollout, &scores, kl_per_response(&kl, &response_mask), trainer.end_id);
     (metrics, ScoredRollout { kl: masked::row_sums(&kl, &response_mask), rollout, scores })
 }
 
-/// Writes the first prompts' responses to samples.jsonl and TensorBoard, and how scores, KL and lengths of all are spread.
+/// Writes the first prompts' responses to samples.jsonl and TensorBoard, and how scores, KL and lengths of
+/// all are spread.
 fn write_samples(
     run: &mut Run,
     done: u64,

@@ -1,7 +1,8 @@
-//! What speaks against a run, from its metrics alone: a sentence each, with numbers and the step since which it holds.
+//! Warning signs of a run, found in its metrics alone: one sentence each, with values and the step since
+//! which it holds.
 //!
-//! A pathology is one that holds at the end. Numbers of held-out responses are taken as they are, since every evaluation has the
-//! same draws; those of training steps are means over five logged ones.
+//! A pathology must hold at the end. Metrics of held-out responses are not smoothed, since every evaluation
+//! uses the same random numbers; those of training steps are means over five logged steps.
 
 use align_run::metrics::Metrics;
 use align_train::stage::Alert;
@@ -9,19 +10,19 @@ use align_train::stage::Alert;
 /// What was logged, by steps done, in their order.
 pub type Log = [(u64, Metrics)];
 
-/// Logged training steps that are averaged, so that a single one is no finding. Our choice.
+/// Logged training steps that are averaged, so that a single step is no finding. Our choice.
 const WINDOW: usize = 5;
-/// Nats a response beyond which a KL speaks for itself. Our choice.
+/// KL in nats per response that is a finding by itself. Our choice.
 pub const KL_LIMIT: f64 = 20.0;
-/// Part of the score's rise after which the rest is looked at. Our choice.
+/// The share of the score's rise at the knee of the frontier. Our choice.
 const MOST_OF_RISE: f64 = 0.8;
-/// Growth of the KL, as a multiple and in nats a response, that the rest must not cost. Our choice.
+/// The growth of the KL after the knee that is a finding, as a multiple and in nats per response. Our choice.
 const REST_COSTS: (f64, f64) = (2.0, 5.0);
 /// Growth of held-out length. Our choice.
 const LENGTH_GROWTH: f64 = 1.5;
-/// Growth of held-out length that makes a score that hangs on length suspicious. Our choice.
+/// Growth of held-out length that makes a score that correlates with length suspicious. Our choice.
 const LENGTH_DRIFT: f64 = 1.1;
-/// Correlation of score and length from which the score hangs on length. Our choice.
+/// Correlation of score and length from which the score depends on length. Our choice.
 const LENGTH_CORRELATION: f64 = 0.5;
 /// Part of the first entropy. Our choice.
 const ENTROPY_LEFT: f64 = 0.1;
@@ -40,7 +41,7 @@ pub fn findings(log: &Log, kl_limit: Option<f64>) -> Vec<String> {
     of_held_out.chain(of_training(log)).collect()
 }
 
-/// What the evaluations alone say. A finding's name is the pathology and the set.
+/// Findings of the evaluations. A finding's name is the pathology and the set.
 pub fn held_out_findings(log: &Log, kl_limit: Option<f64>) -> Vec<Alert> {
     let mut found = Vec::new();
     for set in sets(log) {
@@ -71,7 +72,7 @@ pub fn sets(log: &Log) -> Vec<&str> {
     names
 }
 
-/// A metric where it was measured and is a number, by step.
+/// The finite values of a metric, by step.
 pub fn series(log: &Log, name: &str) -> Vec<(u64, f64)> {
     let measured = log.iter().filter_map(|(step, metrics)| metrics.get(name).map(|value| (*step, value)));
     measured.filter(|(_, value)| value.is_finite()).collect()
@@ -96,9 +97,9 @@ fn standing(values: &[(u64, f64)], holds: impl Fn(f64) -> bool) -> Option<(f64, 
     values.last().map(|(_, last)| (*last, since.0))
 }
 
-/// The score that is trained on rises while another reward model's falls from its best by more than noise (two standard errors
-/// of the difference of two means); else what the rise has cost, and the distance from the reference: another reward model may be
-/// fooled as well.
+/// The score of the reward model rises while that of the second one falls from its best by more than noise
+/// (two standard errors of the difference of two means); otherwise the KL that the rise has cost, and the KL
+/// to the reference: the second reward model may be fooled, too.
 fn over_optimisation(log: &Log, set: &str, kl_limit: f64) -> Option<String> {
     falling_second_score(log, set).or_else(|| dear_score(log, set)).or_else(|| {
         let (kl, since) = standing(&of_set(log, set, "kl_ref"), |kl| kl > kl_limit)?;
@@ -114,8 +115,8 @@ fn over_optimisation(log: &Log, set: &str, kl_limit: f64) -> Option<String> {
     })
 }
 
-/// Most of the score's rise was there early, and the policy has gone far from there for the rest: behind the knee of the frontier, what
-/// is bought is seldom what was meant (Gao et al. 2022, arXiv 2210.10760).
+/// Most of the score's rise came early, and the rest has cost much KL: after the knee of the frontier, a
+/// higher score rarely means better responses (Gao et al. 2022, arXiv 2210.10760).
 fn dear_score(log: &Log, set: &str) -> Option<String> {
     let start = of_set(log, set, "reference_score_mean").first()?.1;
     let (scores, kl) = (of_set(log, set, "score_mean"), of_set(log, set, "kl_ref"));
@@ -144,7 +145,7 @@ fn falling_second_score(log: &Log, set: &str) -> Option<String> {
     let first = with_start("score_mean", "reference_score_mean");
     let at = |step: u64| first.iter().find(|(other, _)| *other == step).map(|(_, score)| *score);
     let at_best = at(best_step)?;
-    // Where the first has not risen since then, nothing was bought with the fall.
+    // If the first score has not risen since then, the fall is no over-optimisation.
     let later = second.iter().filter(|(step, _)| *step > best_step);
     let falls: Vec<(u64, f64)> = later
         .filter_map(|(step, second)| Some((*step, if at(*step)? > at_best { best - second } else { 0.0 })))
@@ -158,7 +159,7 @@ fn falling_second_score(log: &Log, set: &str) -> Option<String> {
     ))
 }
 
-/// Held-out responses have become much longer, or the score has come to hang on a length that grows.
+/// Held-out responses have become much longer, or the score depends on a length that grows.
 fn length_hacking(log: &Log, set: &str) -> Option<String> {
     let tokens = of_set(log, set, "tokens");
     let start = of_set(log, set, "reference_tokens").first().or(tokens.first())?.1;
@@ -204,7 +205,7 @@ fn no_end(log: &Log, set: &str) -> Option<String> {
     Some(format!("only {} of the responses end by themselves, below half since step {since}", percent(share)))
 }
 
-/// What the training steps say.
+/// Findings of the training steps.
 fn of_training(log: &Log) -> Vec<String> {
     let mut found = Vec::new();
     let entropy = series(log, "policy/entropy");
@@ -230,7 +231,7 @@ fn of_training(log: &Log) -> Vec<String> {
     let explained = standing(&smooth(&series(&trained, "value/explained_variance")), |share| share < 0.0);
     found.extend(explained.map(|(share, since)| {
         format!(
-            "blind value model: behind the value warm-up it predicts returns worse than a constant, explained variance {share:.2}, \
+            "blind value model: after the value warm-up it predicts returns worse than a constant, explained variance {share:.2}, \
              below 0 since step {since}"
         )
     }));

@@ -1,4 +1,5 @@
-//! Each pathology, planted alone in numbers made by hand, is named with its step; what is just within the limits is not.
+//! Each pathology, planted alone in numbers made by hand, is named with its step; what is just within the
+//! limits is not.
 
 use super::*;
 
@@ -45,7 +46,7 @@ fn a_second_reward_model_that_falls_while_the_first_rises() {
 
     let falling: (&str, &[f64]) = ("eval/held/score_mean", &[4.0, 3.0, 2.0, 1.0]);
     let columns = [&[falling, ("eval/held/second_score_mean", &[1.0, 0.7, 0.4, 0.1])], &SECOND[..]].concat();
-    assert_finds_nothing(&columns); // both fall: bad, but nobody is fooled
+    assert_finds_nothing(&columns); // both fall: bad, but no reward model is fooled
 }
 
 #[test]

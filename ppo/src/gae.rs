@@ -23,8 +23,8 @@ pub struct Credit {
 /// Generalised advantage estimation, backwards over each response:
 /// `δ_t = r_t + γ·V_{t+1} − V_t`, `A_t = δ_t + γ·λ·A_{t+1}`, with V = A = 0 after the last token.
 ///
-/// `values[t]` is read before token t, so that `values[0]` is the value of the prompt. What stands in entries that do not
-/// count is never read.
+/// `values[t]` is read before token t, so that `values[0]` is the value of the prompt. Entries that do not
+/// count are never read.
 ///
 /// # Shapes
 /// All (B, R).
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_behind_the_response_change_nothing() {
+    fn columns_after_the_response_change_nothing() {
         let params = GaeParams { gamma: 1.0, gae_lambda: 0.95 };
         let wide = gae(
             &array![[0.0, 0.0, 1.0, 7.0, f64::NAN]],

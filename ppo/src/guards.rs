@@ -1,4 +1,4 @@
-//! Guards: what tells that a run has gone wrong, from the numbers that every step logs.
+//! Guards: limits on the metrics of every step, which detect that a run has gone wrong.
 
 use align_run::metrics::Metrics;
 use align_train::stage::{Action, ActiveAlerts, Alert, AlertEvent, StepCheck};
@@ -13,11 +13,11 @@ pub struct Guards {
     limits: GuardsSection,
     value_warmup_steps: u64,
     state: GuardState,
-    /// What was known before an evaluation that is made only because the run ends here.
+    /// The evaluations before one that is made only because the run ends here.
     before_extra: Option<Evaluations>,
 }
 
-/// What a resume needs: how the run began, and for how long something has been wrong.
+/// The state for a resume: how the run began, and for how long limits have been broken.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GuardState {
     /// Entropy of the first step.
@@ -36,16 +36,16 @@ pub(crate) struct GuardState {
 struct Evaluations {
     /// What was measured on held-out prompts, by steps done.
     log: Vec<(u64, Metrics)>,
-    /// How many in a row speak against the run, up to the latest.
+    /// How many evaluations in a row had findings, up to the latest.
     bad: u64,
-    /// Steps done at the last one that did not.
+    /// Steps done at the last evaluation without findings.
     good: u64,
     /// What the latest one found.
     found: ActiveAlerts,
 }
 
 impl Guards {
-    /// Guards that have seen nothing yet.
+    /// Guards before the first step.
     pub fn new(limits: GuardsSection, value_warmup_steps: u64) -> Self {
         Self { limits, value_warmup_steps, state: GuardState::default(), before_extra: None }
     }
@@ -60,8 +60,8 @@ impl Guards {
         &self.state.evaluations.log
     }
 
-    /// Called before an evaluation that is made only because the run ends here: one that is given more steps has no such
-    /// evaluation, so none of it is in the state.
+    /// Called before an evaluation that is made only because the run ends here: one that is given more steps
+    /// has no such evaluation, so none of it is in the state.
     pub(crate) fn expect_extra_evaluation(&mut self) {
         self.before_extra = Some(self.state.evaluations.clone());
     }
@@ -72,12 +72,12 @@ impl Guards {
         GuardState { evaluations: evaluations.clone(), ..self.state.clone() }
     }
 
-    /// Takes a state back.
+    /// Restores a state.
     pub(crate) fn load(&mut self, state: GuardState) {
         self.state = state;
     }
 
-    /// Looks at the metrics of the step that makes `done` steps, an evaluation's among them.
+    /// Checks the metrics of the step that makes `done` steps, including those of an evaluation.
     pub fn watch(&mut self, done: u64, metrics: &Metrics) -> StepCheck {
         let mut alarms = self.broken_limits(metrics);
         self.state.streak = if alarms.is_empty() { 0 } else { self.state.streak + 1 };
@@ -224,17 +224,17 @@ mod tests {
         assert_eq!(guards.watch(3, &metrics(9.0, 0.2, 50.0, 0.9)), StepCheck::default());
     }
 
-    fn told(guards: &mut Guards, done: u64, metrics: &Metrics) -> Vec<String> {
+    fn events(guards: &mut Guards, done: u64, metrics: &Metrics) -> Vec<String> {
         guards.watch(done, metrics).events.iter().map(|news| news.line(done)).collect()
     }
 
     #[test]
-    fn a_broken_limit_is_told_once_and_once_when_it_holds_again() {
+    fn a_broken_limit_is_reported_once_and_once_when_it_holds_again() {
         let mut guards = guards(Action::Warn);
         let lines: Vec<String> = [(9.0, 0.0), (10.5, 0.0), (11.5, 1.0), (12.5, 0.0), (9.5, 0.0), (9.0, 0.0)]
             .into_iter()
             .zip(1..)
-            .flat_map(|((kl, identical), done)| told(&mut guards, done, &metrics(kl, 2.0, 20.0, identical)))
+            .flat_map(|((kl, identical), done)| events(&mut guards, done, &metrics(kl, 2.0, 20.0, identical)))
             .collect();
         let expected = [
             "warning: step 2: kl/ref is 10.5000, above guards.kl_max = 10",
@@ -245,7 +245,8 @@ mod tests {
         assert_eq!(lines, expected);
     }
 
-    /// Metrics of an evaluation at which responses to `held` have `tokens` tokens, and those of the reference 12.
+    /// Metrics of an evaluation at which responses to `held` have `tokens` tokens, and those of the reference
+    /// 12.
     fn evaluated(tokens: f64, distinct: f64) -> Metrics {
         let mut metrics = metrics(1.0, 2.0, 20.0, 0.0);
         for (name, value) in
@@ -265,8 +266,8 @@ mod tests {
          step 30",
     ];
 
-    /// What is told of evaluations every ten steps; behind the step `stop` the state is written and read again.
-    fn told_of_evaluations(stop: u64) -> Vec<String> {
+    /// The events of evaluations every ten steps; after the step `stop` the state is saved and loaded.
+    fn events_of_evaluations(stop: u64) -> Vec<String> {
         let mut guards = guards(Action::Warn);
         let (calm, lengths, collapsed) = (metrics(1.0, 2.0, 20.0, 0.0), [12.0, 19.0, 20.0, 12.0], [1.0, 1.0, 0.25]);
         let mut lines = Vec::new();
@@ -274,7 +275,7 @@ mod tests {
             let index = (done / 10) as usize;
             let at = |values: &[f64]| values.get(index - 1).or(values.last()).copied().unwrap();
             let metrics = if done % 10 == 0 { evaluated(at(&lengths), at(&collapsed)) } else { calm.clone() };
-            lines.extend(told(&mut guards, done, &metrics));
+            lines.extend(events(&mut guards, done, &metrics));
             if done == stop {
                 let state = serde_json::to_string(&guards.state()).unwrap();
                 guards = self::guards(Action::Warn);
@@ -285,9 +286,9 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_is_told_when_it_is_new_and_a_stop_in_between_changes_nothing() {
+    fn a_new_finding_is_reported_and_a_stop_in_between_changes_nothing() {
         for stop in 0..90 {
-            assert_eq!(told_of_evaluations(stop), FINDINGS, "stopped at {stop}");
+            assert_eq!(events_of_evaluations(stop), FINDINGS, "stopped at {stop}");
         }
     }
 
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_model_that_has_learned_nothing_is_told_when_its_time_is_over() {
+    fn a_value_model_that_has_learned_nothing_is_reported_after_its_warmup() {
         let mut guards = guards(Action::Warn);
         let alarms: Vec<usize> = [(6, -0.2), (7, -0.2), (8, -0.2), (7, 0.1)]
             .into_iter()
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_halt_needs_a_streak_and_names_the_last_good_step() {
+    fn a_run_ends_after_a_streak_and_names_the_last_good_step() {
         let (good, bad) = (metrics(1.0, 2.0, 20.0, 0.0), metrics(11.0, 2.0, 20.0, 0.0));
         let mut guards = guards(Action::Rollback);
         let halts: Vec<_> = [&good, &bad, &good, &bad, &bad]
@@ -341,7 +342,7 @@ mod tests {
             .map(|(metrics, done)| guards.watch(done, metrics).last_good_step)
             .collect();
         assert_eq!(halts, [None, None, None, None, Some(3)]);
-        // A resume goes on with the streak.
+        // A resume continues the streak.
         let mut resumed = guards.clone();
         resumed.load(GuardState { streak: 1, ..guards.state() });
         assert_eq!(resumed.watch(9, &bad).last_good_step, Some(7));

@@ -1,5 +1,5 @@
-//! What is looked for in held-out responses beside their scores: how varied they are, whether they repeat themselves, and how the
-//! score hangs on their length.
+//! Statistics of held-out responses other than their scores: how varied they are, whether they repeat
+//! themselves, and how the score correlates with their length.
 
 use std::collections::HashSet;
 
@@ -19,7 +19,7 @@ pub struct Decile {
     pub tokens: f64,
 }
 
-/// Everything below, by the names of the run folder's metrics.jsonl behind `eval/<set>/`.
+/// All statistics of this module, under their names in metrics.jsonl without the prefix `eval/<set>/`.
 ///
 /// # Shapes
 /// `responses` and `scores`: (B).
@@ -39,7 +39,8 @@ pub fn describe(responses: &[&[i64]], scores: &[f64]) -> Metrics {
     metrics
 }
 
-/// The groups that [`describe`] wrote, where `metrics` has them as `eval/<set>/…`; none where the set was too small.
+/// The groups that [`describe`] wrote, where `metrics` has them as `eval/<set>/…`; none where the set was too
+/// small.
 pub fn measured_deciles(metrics: &Metrics, set: &str) -> Vec<Decile> {
     let of = |group: usize, what: &str| metrics.get(&format!("eval/{set}/decile_{group}/{what}"));
     (1..=GROUPS).filter_map(|group| Some(Decile { score: of(group, "score")?, tokens: of(group, "tokens")? })).collect()
@@ -50,10 +51,11 @@ pub fn distinct(responses: &[&[i64]]) -> f64 {
     responses.iter().collect::<HashSet<_>>().len() as f64 / responses.len().max(1) as f64
 }
 
-/// Different n-grams over all n-grams of all responses; 0 where no response has n tokens. None reaches from one response into the
-/// next.
+/// Different n-grams over all n-grams of all responses; 0 where no response has n tokens. None reaches from
+/// one response into the next.
 ///
-/// Source: Li et al., "A diversity-promoting objective function for neural conversation models", arXiv 1510.03055.
+/// Source: Li et al., "A diversity-promoting objective function for neural conversation models", arXiv
+/// 1510.03055.
 ///
 /// # Panics
 /// When `n` is 0.
@@ -62,8 +64,8 @@ pub fn distinct_n(responses: &[&[i64]], n: usize) -> f64 {
     all().collect::<HashSet<_>>().len() as f64 / all().count().max(1) as f64
 }
 
-/// The share of a response's 4-grams that have occurred in it before, mean over responses. A response without a 4-gram repeats
-/// nothing.
+/// The share of a response's 4-grams that have occurred in it before, mean over responses. A response without
+/// a 4-gram repeats nothing.
 pub fn repetition(responses: &[&[i64]]) -> f64 {
     let share = |response: &&[i64]| {
         let mut seen = HashSet::new();
@@ -92,8 +94,8 @@ pub fn correlation(xs: &[f64], ys: &[f64]) -> f64 {
     if found.is_finite() { found } else { 0.0 }
 }
 
-/// The responses, sorted by length (equal ones as they come) and cut into ten groups of equal size as far as that goes; `None`
-/// where there are fewer than ten.
+/// The responses, sorted by length (equal ones as they come) and cut into ten groups of equal size as far as
+/// that goes; `None` where there are fewer than ten.
 ///
 /// # Shapes
 /// `scores` and `lengths`: (B).

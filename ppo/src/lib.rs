@@ -1,11 +1,13 @@
-//! PPO with four models: a policy and a value model that learn, a reference and a reward model that never change.
+//! PPO with four models: a policy and a value model that learn, a reference and a reward model that never
+//! change.
 //!
-//! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), has the models evaluate them ([`models`]), rewards tokens
-//! ([`rewards`]), finds their advantages ([`gae`]) and updates policy and value model ([`update`], [`loss`]), with pretraining text mixed
-//! in ([`ptx`]). What is known of a rollout is one [`trajectory`]; what is logged of a step is computed after it ([`statistics`]).
-//! [`Ppo`] is what is checked before it, [`Session`] the trainer that runs; [`held_out`] says what is looked for in responses to held-out prompts,
-//! [`charts`] draw it, and [`findings`] say what speaks against a run; [`guards`] watch every step, and keep the [`record`] of one that
-//! went wrong.
+//! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), has the models evaluate them
+//! ([`models`]), rewards tokens ([`rewards`]), finds their advantages ([`gae`]) and updates policy and value
+//! model ([`update`], [`loss`]), with pretraining text mixed in ([`ptx`]). A rollout with everything computed
+//! from it is one [`trajectory`]; the metrics of a step are computed after it ([`statistics`]). [`Ppo`] is
+//! the checked stage, [`Session`] the running trainer. [`held_out`] describes responses to held-out prompts,
+//! [`charts`] plots them, and [`findings`] lists warning signs. [`guards`] checks the metrics of every step,
+//! and [`record`] keeps a step that went wrong.
 //!
 //! ```
 //! use align_ppo::masked::{mask, table};

@@ -1,8 +1,8 @@
 //! The losses of PPO over the flat response tokens of a minibatch, and what is reported about them.
 //!
-//! A minibatch is worked through in chunks. Every number here is a chunk's share of the minibatch's mean (a sum over the
-//! chunk's tokens, divided by the *minibatch's* number of tokens), so that shares add up, and how a minibatch is cut into
-//! chunks changes nothing but rounding.
+//! A minibatch is worked through in chunks. Every number here is a chunk's share of the minibatch's mean (a
+//! sum over the chunk's tokens, divided by the *minibatch's* number of tokens), so that shares add up, and
+//! how a minibatch is cut into chunks changes nothing but rounding.
 
 use crate::masked::{self, Mask, Table};
 use tch::{Kind, Tensor};
@@ -48,13 +48,15 @@ impl PolicyStats {
     }
 }
 
-/// The clipped policy objective, to be minimised:
-/// `loss = Σ max(−A·ratio, −A·clip(ratio, 1 ± cliprange)) / num_tokens`, `ratio = exp(clamp(logprob − old_logprob, ±20))`.
+/// The clipped policy objective, to be minimised: `loss = Σ max(−A·ratio, −A·clip(ratio, 1 ± cliprange)) /
+/// num_tokens`, `ratio = exp(clamp(logprob − old_logprob, ±20))`.
 ///
-/// The gradient is `−A·ratio / num_tokens`, and 0 where clipping binds or the log-ratio is limited. No graph is recorded.
+/// The gradient is `−A·ratio / num_tokens`, and 0 where clipping binds or the log-ratio is limited. No graph
+/// is recorded.
 ///
 /// # Shapes
-/// `logprobs`, `old_logprobs`, `advantages` (N), of one kind; `num_tokens` counts the whole minibatch's tokens.
+/// `logprobs`, `old_logprobs`, `advantages` (N), of one kind; `num_tokens` counts the whole minibatch's
+/// tokens.
 ///
 /// Source: arXiv 1707.06347, equation 7.
 pub fn policy_loss(
@@ -99,13 +101,15 @@ pub struct ValueLoss {
     pub clip_frac: f64,
 }
 
-/// Half the squared error of the values, which may gain nothing by moving further than `cliprange_value` from the old ones:
-/// `½ · Σ max((V − R)², (clip(V, V_old ± cliprange_value) − R)²) / num_tokens`. An infinite range does not clip.
+/// Half the squared error of the values, which may gain nothing by moving further than `cliprange_value` from
+/// the old ones: `½ · Σ max((V − R)², (clip(V, V_old ± cliprange_value) − R)²) / num_tokens`. An infinite
+/// range does not clip.
 ///
 /// # Shapes
 /// `values`, `old_values`, `returns` (N), of one kind; `num_tokens` counts the whole minibatch's tokens.
 ///
-/// Source: `pposgd`/`ppo2` of openai/baselines, as in arXiv 1909.08593's code; the range 0.15 is the Qwen report's.
+/// Source: `pposgd`/`ppo2` of openai/baselines, as in arXiv 1909.08593's code; the range 0.15 is the Qwen
+/// report's.
 pub fn value_loss(
     values: &Tensor,
     old_values: &Tensor,
@@ -124,7 +128,8 @@ pub fn value_loss(
     ValueLoss { loss: loss.maximum(&clipped_loss).sum(loss.kind()) * (0.5 / num_tokens.max(1) as f64), clip_frac }
 }
 
-/// A chunk's share of a token mean, such as the entropy's: the sum (in f64) over the chunk, divided by the whole's tokens.
+/// A chunk's share of a token mean, such as the entropy's: the sum (in f64) over the chunk, divided by the
+/// whole's tokens.
 ///
 /// # Shapes
 /// `tensor` (N).
@@ -132,8 +137,9 @@ pub fn token_mean(tensor: &Tensor, num_tokens: usize) -> f64 {
     tensor.detach().sum(Kind::Double).double_value(&[]) / num_tokens.max(1) as f64
 }
 
-/// How much of the returns' spread the values explain: `1 − Var(R − V) / Var(R)` over counted tokens. 1 is perfect, 0 no better than
-/// a constant, below 0 worse. Returns without spread (such as a single token) give 0.
+/// How much of the returns' spread the values explain: `1 − Var(R − V) / Var(R)` over counted tokens. 1 is
+/// perfect, 0 no better than a constant, below 0 worse. Returns without spread (such as a single token) give
+/// 0.
 ///
 /// # Shapes
 /// All (B, R).
@@ -194,7 +200,8 @@ mod tests {
 
     #[test]
     fn clipping_binds_on_the_side_that_gains() {
-        // Ratios 1.5, 1.5, 0.5, 0.5 with advantages 1, −1, 1, −1: only the first and the last gain by moving on.
+        // Ratios 1.5, 1.5, 0.5, 0.5 with advantages 1, −1, 1, −1: only the first and the last gain by moving
+        // on.
         let (up, down) = (1.5f64.ln(), 0.5f64.ln());
         let policy =
             policy_loss(&tensor(&[up, up, down, down]), &tensor(&[0.0; 4]), &tensor(&[1.0, -1.0, 1.0, -1.0]), 0.2, 4);
@@ -264,7 +271,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// The closed form is what automatic differentiation finds for the same objective, written with other operations.
+        /// The closed form is what automatic differentiation finds for the same objective, written with other
+        /// operations.
         #[test]
         fn the_gradient_is_the_objectives(tokens in prop::collection::vec((-3.0..0.0f64, -3.0..0.0f64, -2.0..2.0f64), 1..8)) {
             let column = |f: fn(&(f64, f64, f64)) -> f64| tensor(&tokens.iter().map(f).collect::<Vec<_>>());

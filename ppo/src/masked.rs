@@ -1,8 +1,8 @@
 //! Statistics over the counted entries of host tables.
 //!
-//! A table is (B, R): row b is a response, column t its token t. Its mask says which entries count; each row counts a prefix
-//! (the response's tokens, its end token included) and nothing after it, so that widening a table changes no result. All
-//! sums run in f64, row by row, so that results do not depend on threads.
+//! A table is (B, R): row b is a response, column t its token t. Its mask says which entries count; each row
+//! counts a prefix (the response's tokens, its end token included) and nothing after it, so that widening a
+//! table changes no result. All sums run in f64, row by row, so that results do not depend on threads.
 
 use ndarray::{Array2, Zip};
 
@@ -86,9 +86,9 @@ pub fn row_sums(table: &Table, mask: &Mask) -> Vec<f64> {
     table.rows().into_iter().zip(mask.rows()).map(sum_of).collect()
 }
 
-/// Moves the counted entries to mean 0 and scales them to variance 1:
-/// `(x − mean) / √(variance + `[`EPSILON`]`)`, with the biased variance over the whole table, so that a table of one
-/// token gives 0 and the result does not depend on how the rollout is cut into minibatches. Other entries become 0.
+/// Moves the counted entries to mean 0 and scales them to variance 1: `(x − mean) / √(variance +
+/// `[`EPSILON`]`)`, with the biased variance over the whole table, so that a table of one token gives 0 and
+/// the result does not depend on how the rollout is cut into minibatches. Other entries become 0.
 ///
 /// Source: `whiten` of arXiv 1909.08593's code, which also takes the biased variance.
 pub fn whiten(table: &Table, mask: &Mask) -> Table {
@@ -102,7 +102,7 @@ pub fn whiten(table: &Table, mask: &Mask) -> Table {
     whitened
 }
 
-/// Applies `f` to the counted entries of two tables; 0 elsewhere, whatever stands there.
+/// Applies `f` to the counted entries of two tables; 0 elsewhere, whatever the tables hold there.
 ///
 /// # Shapes
 /// (B, R), (B, R), (B, R) → (B, R).

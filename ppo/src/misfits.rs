@@ -1,4 +1,4 @@
-//! What of a config of ppo does not fit together, or does nothing.
+//! Warnings about settings of ppo that contradict each other or have no effect.
 
 use align_core::config::Dtype;
 use align_model::ModelConfig;
@@ -8,7 +8,8 @@ use crate::config::{KlControl, PpoConfig};
 use crate::inputs::{Data, duplicates};
 use crate::rewards::MissingEnd;
 
-/// Everything that is told before the first step. `models` are the config's key and architecture of each that reads dialogues.
+/// All warnings before the first step. `models` are the config's key and architecture of each that reads
+/// dialogues.
 pub(crate) fn misfits(config: &PpoConfig, data: &Data, models: &[(&str, &ModelConfig)]) -> Vec<String> {
     let mut found = schedule(config);
     found.extend(dead_keys(config));
@@ -22,7 +23,7 @@ pub(crate) fn misfits(config: &PpoConfig, data: &Data, models: &[(&str, &ModelCo
     let per_step = config.rollout.prompts_per_step;
     found.extend(misfits::repeated("rollout.prompts_per_step", per_step, "prompts", count));
     let response = config.rollout.max_response_tokens;
-    // The model with the fewest positions says it for all.
+    // The model with the fewest positions limits all.
     if let Some((key, model)) = models.iter().min_by_key(|(_, model)| model.meant_positions().unwrap_or(usize::MAX)) {
         let longer_than = |limit| misfits::longer(prompts.tokens.iter().map(|prompt| prompt.len() + response), limit);
         let what = format!("with a response of {response} tokens, dialogues for {key} are");
@@ -31,7 +32,7 @@ pub(crate) fn misfits(config: &PpoConfig, data: &Data, models: &[(&str, &ModelCo
     found
 }
 
-/// Steps and rates at which nothing is learned.
+/// Steps and learning rates at which nothing is learned.
 fn schedule(config: &PpoConfig) -> Vec<String> {
     let ppo = &config.ppo;
     let mut found = Vec::new();
@@ -59,7 +60,7 @@ fn schedule(config: &PpoConfig) -> Vec<String> {
     found
 }
 
-/// Keys that were changed and do nothing beside the others.
+/// Keys that were changed and have no effect with the other settings.
 fn dead_keys(config: &PpoConfig) -> Vec<String> {
     let (usual, mut found) = (PpoConfig::default(), Vec::new());
     let mut dead = |is_dead: bool, key: &str, value: String, why: &str| {
@@ -103,7 +104,7 @@ fn dead_keys(config: &PpoConfig) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn told(edit: impl FnOnce(&mut PpoConfig)) -> Vec<String> {
+    fn warnings(edit: impl FnOnce(&mut PpoConfig)) -> Vec<String> {
         let mut config = PpoConfig::default();
         edit(&mut config);
         [schedule(&config), dead_keys(&config)].concat()
@@ -111,35 +112,35 @@ mod tests {
 
     #[test]
     fn the_defaults_fit_together() {
-        assert_eq!(told(|_| {}), Vec::<String>::new());
+        assert_eq!(warnings(|_| {}), Vec::<String>::new());
         let adaptive = |config: &mut PpoConfig| {
             config.reward.kl_controller = KlControl::Adaptive;
             config.reward.kl_target = 3.0;
             config.ppo.value_warmup_steps = 0;
             config.ptx.coef = 0.0;
         };
-        assert_eq!(told(adaptive), Vec::<String>::new());
+        assert_eq!(warnings(adaptive), Vec::<String>::new());
     }
 
     #[test]
     fn a_run_within_its_warm_up_leaves_the_policy_as_it_is() {
         for (warmup, steps, expected) in [(50, 50, 1), (50, 40, 1), (50, 51, 0)] {
-            let found = told(|config| (config.ppo.value_warmup_steps, config.ppo.steps) = (warmup, steps));
+            let found = warnings(|config| (config.ppo.value_warmup_steps, config.ppo.steps) = (warmup, steps));
             assert_eq!(found.len(), expected, "{found:?}");
             assert!(found.iter().all(|line| line.contains("the policy comes out as it went in")));
         }
-        assert!(told(|config| config.ppo.policy_lr = 0.0)[0].contains("the policy learns nothing"));
+        assert!(warnings(|config| config.ppo.policy_lr = 0.0)[0].contains("the policy learns nothing"));
     }
 
     /// 128 responses by 50: the last 28 of an epoch get an optimiser step of their own.
     #[test]
     fn minibatches_that_are_not_alike() {
-        let found = told(|config| config.ppo.minibatch_size = Some(50));
+        let found = warnings(|config| config.ppo.minibatch_size = Some(50));
         assert!(
             found.len() == 1 && found[0].contains("takes 28, so that each of them weighs 1.8 times as much"),
             "{found:?}"
         );
-        assert_eq!(told(|config| config.ppo.minibatch_size = Some(32)), Vec::<String>::new());
+        assert_eq!(warnings(|config| config.ppo.minibatch_size = Some(32)), Vec::<String>::new());
     }
 
     #[test]
@@ -171,7 +172,7 @@ mod tests {
             (|c| c.guards.patience = 7, "guards.patience = 7", "guards.action = \"warn\""),
         ];
         for (edit, key, other) in cases {
-            let found = told(edit);
+            let found = warnings(edit);
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].starts_with(key) && found[0].contains(other), "{found:?}");
         }

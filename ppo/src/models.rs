@@ -21,8 +21,8 @@ pub struct Models {
     pub reward_model: ScalarModel,
 }
 
-/// How log-probabilities are taken: over the softmax at the sampling temperature, whole or renormalised over the nucleus that
-/// was recorded at rollout. One convention for old, new and reference.
+/// How log-probabilities are taken: over the softmax at the sampling temperature, whole or renormalised over
+/// the nucleus that was recorded at rollout. One convention for old, new and reference.
 #[derive(Debug, Clone, Copy)]
 pub struct Convention {
     /// The sampling temperature.
@@ -89,7 +89,8 @@ impl FlatStats {
 }
 
 impl Models {
-    /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches of the update.
+    /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches
+    /// of the update.
     pub fn evaluate(
         &self,
         rollout: &Rollout,
@@ -104,8 +105,8 @@ impl Models {
         stats.into_tables(&rollout.lengths())
     }
 
-    /// As [`Models::evaluate`], for a rollout that is one microbatch and the first update's minibatch: the passes through the models
-    /// that `phase` trains record their graphs, and the update goes on from them.
+    /// As [`Models::evaluate`], for a rollout that is one microbatch and the first update's minibatch: the
+    /// passes through the models that `phase` trains record their graphs, and the update reuses them.
     pub fn evaluate_for_update(
         &self,
         rollout: &Rollout,
@@ -118,7 +119,8 @@ impl Models {
         (stats.into_tables(&rollout.lengths()), reused.expect("a phase trains the value model"))
     }
 
-    /// Adds what the models say of the tokens of `rows`. Graphs are recorded for the models that `trained` trains.
+    /// Adds the log-probabilities, values and entropies of the tokens of `rows`. Graphs are recorded for the
+    /// models that `trained` trains.
     fn evaluate_rows(
         &self,
         rollout: &Rollout,

@@ -1,4 +1,5 @@
-//! `align plan` for PPO: what its three phases need of memory and arithmetic. Responses are taken as long as they may be.
+//! `align plan` for PPO: what its three phases need of memory and arithmetic. Responses are taken as long as
+//! they may be.
 
 use align_kernels::HOST;
 use align_kernels::batch::microbatches;
@@ -157,7 +158,8 @@ impl Step<'_> {
         let value_work = BatchCost { targets: work.targets, ..work };
         let [policy_kept, policy_peak] = policy.training(&work);
         let [value_kept, value_peak] = value.training(&value_work);
-        // Where the update reuses the evaluation's passes, the value model's is retained during the policy's backward pass.
+        // Where the update reuses the evaluation's passes, the value model's is retained during the policy's
+        // backward pass.
         let waiting = if self.may_be_one_microbatch() { value_kept.1 } else { 0 };
         let mut ways = vec![(value_kept, value_peak, 0), (policy_kept, policy_peak, waiting)];
         let mut parts = self.resident();

@@ -6,7 +6,7 @@ use align_tokens::{LmRow, Piece};
 use align_train::lm;
 use tch::Tensor;
 
-/// Pieces of documents in an order that is a pure function of (seed, epoch), taken one after the other.
+/// Pieces of documents in an order that is a pure function of (seed, epoch).
 pub struct PtxStream {
     pieces: Vec<Piece>,
     order: Order,
@@ -15,7 +15,8 @@ pub struct PtxStream {
 }
 
 impl PtxStream {
-    /// A stream over documents (token ids without an end token): each is closed with `end` and cut to pieces of `max_tokens`.
+    /// A stream over documents (token ids without an end token): each is closed with `end` and cut to pieces
+    /// of `max_tokens`.
     ///
     /// # Panics
     /// When no document has a token to predict.
@@ -31,14 +32,15 @@ impl PtxStream {
         Self { pieces, order, taken: 0 }
     }
 
-    /// The next pieces, together exactly `num_targets` targets: the last piece is cut to fit, and its rest is passed over.
+    /// The next pieces, together exactly `num_targets` targets: the last piece is cut to fit, and its rest is
+    /// skipped.
     pub fn take(&mut self, num_targets: usize) -> Vec<LmRow> {
         let (rows, taken) = self.peek(num_targets);
         self.taken = taken;
         rows
     }
 
-    /// What [`PtxStream::take`] would give, and the pieces taken then.
+    /// The rows that [`PtxStream::take`] would return, and the number of pieces taken then.
     pub fn peek(&self, num_targets: usize) -> (Vec<LmRow>, u64) {
         let (mut rows, mut missing, mut taken) = (Vec::new(), num_targets, self.taken);
         while missing > 0 {
@@ -61,8 +63,9 @@ pub fn ptx_backward(policy: &CausalLm, rows: &[LmRow], coef: f64, microbatch_tok
     microbatches.map(|range| lm::backward(policy, &rows[range], None, coef / num_targets)).sum::<f64>() / num_targets
 }
 
-/// Moves the accumulated gradients out, leaving zeros, so that the next loss's gradient can be measured alone. They go where a parameter
-/// of `room` has a gradient of the same name and shape, which must be zero; where none has, into new memory.
+/// Moves the accumulated gradients out, leaving zeros, so that the next loss's gradient can be measured
+/// alone. They go where a parameter of `room` has a gradient of the same name and shape, which must be zero;
+/// where none has, into new memory.
 pub fn take_grads(parameters: &[Parameter], room: &[Parameter]) -> Vec<Tensor> {
     let _no_grad = tch::no_grad_guard();
     let take = |parameter: &Parameter| {

@@ -63,7 +63,8 @@ impl Record {
         })
     }
 
-    /// Reads back what [`Record::to_json`] wrote; a `null` is NaN, and so are the entropies, which are not written.
+    /// Reads back what [`Record::to_json`] wrote; a `null` is NaN, and so are the entropies, which are not
+    /// written.
     ///
     /// # Errors
     /// [`Error::Invalid`] when something is missing.
@@ -111,7 +112,7 @@ impl Record {
     }
 }
 
-/// A record as it stands in its file.
+/// A record as it is serialised.
 #[derive(Deserialize)]
 struct Written {
     step: u64,

@@ -12,8 +12,8 @@ use crate::session::Session;
 use crate::train::Trainer;
 
 impl Replay for Session {
-    /// Repeats the step, or, where it had updated something before it failed, the optimiser step in which it did: on the recorded
-    /// responses, since the policy that wrote them is gone.
+    /// Repeats the step, or, where it had updated something before it failed, the optimiser step in which it
+    /// did: on the recorded responses, since the policy that wrote them is gone.
     fn replay(&mut self, recorded: &Recorded) -> Result<NanReport> {
         examine(self, recorded)
     }

@@ -1,18 +1,18 @@
-//! From the reward model's scores to a reward for every token: what becomes of responses without an end, normalising by
-//! running statistics, clipping, and the KL penalty.
+//! From the reward model's scores to a reward for every token: responses without an end token, normalisation
+//! by running statistics, clipping, and the KL penalty.
 
 use crate::masked::{self, EPSILON, Mask, Table};
 use serde::{Deserialize, Serialize};
 
-/// What becomes of the score of a response that was cut off before its end token.
+/// How the score of a response that was cut off before its end token changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MissingEnd {
-    /// The score stays.
+    /// Not at all.
     None,
     /// A value is subtracted from the score.
     Subtract,
-    /// A value takes the score's place.
+    /// A value replaces the score.
     Replace,
 }
 
@@ -43,8 +43,8 @@ pub enum Normalize {
     RunningMeanStd,
 }
 
-/// Mean and variance of every number seen so far, all with equal weight. Numbers are taken one by one (Welford), so that the
-/// state after a stream does not depend on how it was cut into batches, to the last bit.
+/// Mean and variance of all values so far, with equal weight. Values are added one by one (Welford), so that
+/// the state after a stream does not depend on how it was split into batches, to the last bit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunningMoments {
@@ -55,12 +55,12 @@ pub struct RunningMoments {
 }
 
 impl RunningMoments {
-    /// Nothing seen yet.
+    /// No values yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in a batch.
+    /// Adds a batch.
     pub fn update(&mut self, numbers: &[f64]) {
         for &number in numbers {
             self.count += 1;
@@ -70,7 +70,7 @@ impl RunningMoments {
         }
     }
 
-    /// How many numbers were seen.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -107,10 +107,10 @@ pub fn clip_scores(scores: &[f64], clip: Option<f64>) -> Vec<f64> {
     scores.iter().map(|score| score.clamp(-clip, clip)).collect()
 }
 
-/// What turns raw scores into the ones that are rewarded.
+/// How raw scores are converted to those that are rewarded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScoreNormalization {
-    /// What becomes of responses without an end.
+    /// How scores of responses without an end token change.
     pub missing_end: MissingEnd,
     /// The number [`MissingEnd`] subtracts or puts in place.
     pub missing_end_value: f64,
@@ -121,8 +121,8 @@ pub struct ScoreNormalization {
 }
 
 impl ScoreNormalization {
-    /// The scores to reward, in this order: missing ends, running statistics (which see the scores after missing ends were
-    /// handled, and this batch before it is normalised), normalising, clipping.
+    /// The scores to reward, in this order: missing ends, running statistics (which see the scores after
+    /// missing ends were handled, and this batch before it is normalised), normalising, clipping.
     ///
     /// # Shapes
     /// `scores` and `ended` (B) → (B).
@@ -133,8 +133,8 @@ impl ScoreNormalization {
     }
 }
 
-/// The constant that turns a reward model into the first value model: with it, the value at an end token is the normalised
-/// score there. `moments` has seen the first rollout and nothing else.
+/// The constant that turns a reward model into the first value model: with it, the value at an end token is
+/// the normalised score there. `moments` has seen the first rollout and nothing else.
 ///
 /// A constant cannot divide, so under [`Normalize::RunningMeanStd`] the value starts centred but not scaled.
 pub fn value_shift(moments: &RunningMoments, normalize: Normalize) -> f64 {
@@ -144,8 +144,8 @@ pub fn value_shift(moments: &RunningMoments, normalize: Normalize) -> f64 {
     }
 }
 
-/// The per-token estimate of KL(policy ‖ reference) whose mean is right: `logprob − ref_logprob` ("k1"); 0 where no token
-/// counts.
+/// The per-token estimate of KL(policy ‖ reference) whose mean is right: `logprob − ref_logprob` ("k1"); 0
+/// where no token counts.
 ///
 /// # Shapes
 /// All (B, R).
@@ -155,8 +155,8 @@ pub fn kl_k1(logprobs: &Table, ref_logprobs: &Table, response_mask: &Mask) -> Ta
     masked::zip_with(logprobs, ref_logprobs, response_mask, |policy, reference| policy - reference)
 }
 
-/// The per-token estimate of KL(policy ‖ reference) that is never negative: `exp(d) − 1 − d` with `d = ref_logprob −
-/// logprob` ("k3"); 0 where no token counts. For reporting: as a reward its gradient is biased.
+/// The per-token estimate of KL(policy ‖ reference) that is never negative: `exp(d) − 1 − d` with `d =
+/// ref_logprob − logprob` ("k3"); 0 where no token counts. For reporting: as a reward its gradient is biased.
 ///
 /// # Shapes
 /// All (B, R).
@@ -169,7 +169,8 @@ pub fn kl_k3(logprobs: &Table, ref_logprobs: &Table, response_mask: &Mask) -> Ta
     })
 }
 
-/// The divergence of whole responses: each summed over its tokens, then averaged over responses. 0 without responses.
+/// The divergence of whole responses: each summed over its tokens, then averaged over responses. 0 without
+/// responses.
 ///
 /// # Shapes
 /// Both (B, R).
@@ -177,8 +178,9 @@ pub fn kl_per_response(kl: &Table, response_mask: &Mask) -> f64 {
     masked::sum(kl, response_mask) / kl.nrows().max(1) as f64
 }
 
-/// The reward of each token: `−kl_coef · kl`, plus the score on the last counted token, which is the one that ended the
-/// response, or the last one of a response that was cut off; 0 where no token counts. A response of no tokens gets none.
+/// The reward of each token: `−kl_coef · kl`, plus the score on the last counted token, which is the one that
+/// ended the response, or the last one of a response that was cut off; 0 where no token counts. A response of
+/// no tokens gets none.
 ///
 /// # Shapes
 /// `scores` (B), `kl` and `response_mask` (B, R) → (B, R).
@@ -226,8 +228,8 @@ impl KlController {
         }
     }
 
-    /// Takes in a step: its mean divergence per response, and its number of responses. The adaptive weight is multiplied by
-    /// `1 + clip(kl/target − 1, ±0.2) · num_responses / horizon`.
+    /// Takes in a step: its mean divergence per response, and its number of responses. The adaptive weight is
+    /// multiplied by `1 + clip(kl/target − 1, ±0.2) · num_responses / horizon`.
     ///
     /// Source: arXiv 1909.08593, section 2.2.
     pub fn update(&mut self, kl: f64, num_responses: usize) {

@@ -23,8 +23,8 @@ pub struct Rollout {
 
 /// Responses laid out flat for one forward pass: every prompt once, its responses after it.
 ///
-/// N is the number of response tokens. Entry t of every (N) tensor belongs to response token t and is computed from the hidden state one
-/// token earlier.
+/// N is the number of response tokens. Entry t of every (N) tensor belongs to response token t and is
+/// computed from the hidden state one token earlier.
 pub struct Layout {
     /// The flat batch.
     pub flat: FlatBatch,
@@ -59,12 +59,12 @@ pub fn layout<'a>(groups: impl IntoIterator<Item = (&'a [i64], Vec<&'a [i64]>)>,
     Layout { flat, predict_indices: tensor(&predict_indices), tokens: tensor(&tokens), ranges }
 }
 
-/// How a reward model reads what the policy writes, where that is not to the token the same.
+/// How a reward model tokenizes the policy's dialogues, where its tokens differ from the policy's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Prompts in the reward model's rendering, by the policy's; those that both render alike are left out.
     pub prompts: HashMap<Vec<i64>, Vec<i64>>,
-    /// The tokens behind a response's end token, up to the one at which the score is read.
+    /// The tokens after a response's end token, up to the one at which the score is read.
     pub tokens_after_end: Vec<i64>,
 }
 
@@ -99,7 +99,8 @@ impl Rollout {
         self.responses.iter().map(|response| response.tokens.last() == Some(&end_id)).collect()
     }
 
-    /// Cuts ordered rows into microbatches of whole prompt groups: up to `microbatch_tokens`, a longer group alone.
+    /// Cuts ordered rows into microbatches of whole prompt groups: up to `microbatch_tokens`, a longer group
+    /// alone.
     pub fn split_into_microbatches(&self, rows: &[usize], microbatch_tokens: usize) -> Vec<Rows> {
         let groups: Vec<&[usize]> = self.by_prompt(rows).collect();
         let lengths: Vec<usize> =
@@ -116,8 +117,9 @@ impl Rollout {
         layout(groups, device)
     }
 
-    /// What the reward model reads: whole responses, each ending with the chat format's end token, which is appended where the
-    /// policy did not write it, and with what `reading` has after it. Returns the batch and the index of every response's last token.
+    /// What the reward model reads: whole responses, each ending with the chat format's end token, which is
+    /// appended where the policy did not write it, and with what `reading` has after it. Returns the batch
+    /// and the index of every response's last token.
     pub fn reward_model_batch(
         &self,
         rows: &[usize],
@@ -176,7 +178,7 @@ mod tests {
         let (flat, ends) = rollout.reward_model_batch(&[0, 1], 5, &Reading::default(), HOST);
         assert_eq!(flat.tokens(), &[7, 8, 1, 5, 2, 0, 5]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![3, 6]);
-        // A reward model that renders prompts in another way, and is read behind the end token.
+        // A reward model that renders prompts in another way, and is read after the end token.
         let reading = Reading { prompts: [(vec![7, 8], vec![9, 9, 8])].into(), tokens_after_end: vec![6] };
         let (flat, ends) = rollout.reward_model_batch(&[0, 1], 5, &reading, HOST);
         assert_eq!(flat.tokens(), &[9, 9, 8, 1, 5, 6, 2, 0, 5, 6]);

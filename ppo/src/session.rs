@@ -28,8 +28,8 @@ use crate::rewards::{KlController, RunningMoments};
 use crate::train::Trainer;
 use crate::trajectory::Trajectory;
 
-/// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length; of fewer where a
-/// first-generation policy was trained for fewer.
+/// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length;
+/// of fewer where a first-generation policy was trained for fewer.
 const PTX_TOKENS: usize = 2048;
 
 /// A trainer, and what it is watched by.
@@ -148,7 +148,8 @@ impl stage::Trainer for Session {
         self.evaluation.sets.iter_mut().for_each(|set| set.latest = None);
         let (moments, shift) = (self.trainer.moments, self.trainer.value_shift);
         let report = self.trainer.step(step);
-        // A step that is not finite in its first update leaves everything as it was, so that it can be repeated from its beginning.
+        // A step that is not finite in its first update leaves everything as it was, so that it can be
+        // repeated from its beginning.
         let updates = self.trainer.record.as_ref().map_or(0, |record| record.minibatches.len());
         if report.is_err() && updates <= 1 {
             self.trainer.moments = moments;

@@ -1,5 +1,5 @@
-//! The numbers that a step logs, computed after it, by the names of metrics.jsonl. Every mean over tokens uses the response mask, like
-//! the losses.
+//! The numbers that a step logs, computed after it, by the names of metrics.jsonl. Every mean over tokens
+//! uses the response mask, like the losses.
 
 use std::rc::Rc;
 use std::time::Instant;

@@ -103,8 +103,8 @@ impl Trainer {
         Ok(StepReport { trajectory, phase, update, kl_coef, running_mean, has_text, end_id, seconds })
     }
 
-    /// Samples responses to the prompts of `step`. The draws of a response depend on its prompt and sample alone, and on how often
-    /// the step has had that prompt before.
+    /// Samples responses to the prompts of `step`. The draws of a response depend on its prompt and sample
+    /// alone, and on how often the step has had that prompt before.
     pub(crate) fn sample(&self, step: u64) -> Result<Rollout> {
         let prompt_rows = self.prompt_rows(step);
         let prompts: Vec<Vec<i64>> = prompt_rows.iter().map(|row| self.prompts[*row].clone()).collect();
@@ -130,7 +130,7 @@ impl Trainer {
         self.batches.rows(step).collect()
     }
 
-    /// Generates with a model as it stands: the policy or its reference.
+    /// Generates with the policy or the reference.
     ///
     /// # Errors
     /// As [`generate`].
@@ -169,8 +169,8 @@ impl Trainer {
         normalization.apply(scores, ended, &mut self.moments)
     }
 
-    /// Shifts a value model that starts as the reward model by what normalising took from the first rollout's scores. Later calls
-    /// change nothing.
+    /// Shifts a value model that starts as the reward model by what normalisation subtracted from the first
+    /// rollout's scores. Later calls change nothing.
     pub(crate) fn shift_new_value_model(&mut self) {
         if self.value_shift.is_none() {
             let shift = value_shift(&self.moments, self.config.reward.normalize);
@@ -179,8 +179,8 @@ impl Trainer {
         }
     }
 
-    /// What policy, reference and value model say of a rollout's tokens. Where the step's first minibatch is the whole rollout in one
-    /// microbatch, the update goes on from these passes.
+    /// Log-probabilities of policy and reference, values and entropies of a rollout. If the step's first
+    /// minibatch is the whole rollout in one microbatch, the update reuses these forward passes.
     fn evaluate(
         &self,
         rollout: &Rollout,
@@ -199,7 +199,7 @@ impl Trainer {
         (self.models.evaluate(rollout, &microbatches, convention, reference), None)
     }
 
-    /// What policy, reference and value model say of a rollout that is not trained on.
+    /// The same for a rollout that is not trained on.
     pub(crate) fn evaluate_only(&self, rollout: &Rollout) -> RolloutStats {
         self.models.evaluate(rollout, &self.microbatches(rollout), self.convention(), ReferencePass::Own)
     }
@@ -217,7 +217,8 @@ impl Trainer {
     }
 }
 
-/// Responses that grow at once. A growing token costs its keys and values alone, so there may be more of them than in an update.
+/// The number of responses that are decoded at once. A decoded token costs only its keys and values, so there
+/// may be more rows than in an update.
 pub(crate) fn rollout_rows(microbatch_tokens: usize, longest: usize, samples: usize) -> usize {
     (4 * microbatch_tokens / longest.max(1)).max(samples)
 }

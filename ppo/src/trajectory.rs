@@ -1,5 +1,6 @@
-//! One rollout with everything that a step finds about it. What is known of every response token is a (B, R) table in f64: models give
-//! it flat in fp32 ([`masked::table`]), and losses and records take it flat in fp32 again ([`Trajectory::flat`]).
+//! One rollout with everything that a step finds about it. What is known of every response token is a (B, R)
+//! table in f64: models give it flat in fp32 ([`masked::table`]), and losses and records take it flat in fp32
+//! again ([`Trajectory::flat`]).
 
 use ndarray::Axis;
 use tch::{Device, Tensor};
@@ -7,7 +8,8 @@ use tch::{Device, Tensor};
 use crate::masked::{self, Mask, Table};
 use crate::rollout::Rollout;
 
-/// What policy, reference and value model say of every response token, before anything is updated. All (B, R).
+/// What policy, reference and value model say of every response token, before anything is updated. All (B,
+/// R).
 #[derive(Debug, Clone)]
 pub struct RolloutStats {
     /// Log-probabilities under the policy that is about to be trained.

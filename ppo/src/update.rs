@@ -46,7 +46,8 @@ impl Trainer {
         }
         let (policy, value_model) = reused.map(|reused| (reused.policy, reused.value_model)).unzip();
         let mut stats = MinibatchStats::default();
-        // The policy first: while the text's gradient is computed, the PPO loss's waits in the value model's, which is zero.
+        // The policy first: while the text's gradient is computed, the PPO loss's waits in the value model's,
+        // which is zero.
         let policy_grad_norm = match phase {
             Phase::Ppo => self.policy_gradient(&minibatch, policy.flatten(), &text, &mut stats)?,
             Phase::ValueWarmup => 0.0,
@@ -66,7 +67,8 @@ impl Trainer {
         Ok(stats)
     }
 
-    /// The pretraining text beside a minibatch of so many response tokens, and the pieces taken after it. None in the value warm-up.
+    /// The pretraining text beside a minibatch of so many response tokens, and the pieces taken after it.
+    /// None in the value warm-up.
     fn next_text(&self, phase: Phase, num_tokens: usize) -> (Vec<LmRow>, Option<u64>) {
         match (phase, &self.ptx) {
             (Phase::Ppo, Some(stream)) => {
@@ -78,8 +80,8 @@ impl Trainer {
         }
     }
 
-    /// Accumulates the policy's gradient: of the PPO loss over the microbatches, and of the text's. The value model's must be zero,
-    /// and are so after. Returns the norm of both together.
+    /// Accumulates the policy's gradient: of the PPO loss over the microbatches, and of the text's. The value
+    /// model's must be zero, and are so after. Returns the norm of both together.
     fn policy_gradient(
         &self,
         minibatch: &Cut<'_>,
@@ -135,7 +137,8 @@ impl Trainer {
         }
     }
 
-    /// Repeats the last optimiser step of a record, with the weights as they stand, on the recorded trajectory.
+    /// Repeats the last optimiser step of a record, with the weights as they stand, on the recorded
+    /// trajectory.
     pub(crate) fn repeat_update(&mut self, mut record: Record) -> Result<()> {
         let (trajectory, phase) = (record.trajectory.clone(), self.config.phase(record.step));
         let minibatch = record.minibatches.pop().expect("a record of an optimiser step").rows;

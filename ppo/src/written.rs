@@ -22,8 +22,8 @@ const COMPARED_TOKENS: usize = 2048;
 const PROMPTS: usize = 16;
 
 impl CompareWritten for Session {
-    /// On the policy's responses to the first prompts of every held-out set, or to the first training prompts: the KL over the whole
-    /// vocabulary, and the values.
+    /// On the policy's responses to the first prompts of every held-out set, or to the first training
+    /// prompts: the KL over the whole vocabulary, and the values.
     fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
         compare(self, checkpoint, progress)
     }

@@ -16,7 +16,8 @@ use crate::stats::best;
 pub struct Row {
     /// The tokens that all dialogues begin with.
     pub prefix: Vec<i64>,
-    /// The remaining tokens of each dialogue, up to the end token at which it is scored. The first dialogue of a pair is the chosen one.
+    /// The remaining tokens of each dialogue, up to the end token at which it is scored. The first dialogue
+    /// of a pair is the chosen one.
     pub tails: Vec<Vec<i64>>,
     /// The best dialogue: the first with the highest score, or the first one without scores.
     pub best: usize,
@@ -173,7 +174,8 @@ impl Branches<'_> {
     }
 }
 
-/// The longest common prefix of dialogues, and the remaining tokens of each: at least its end token. The prefix of a single dialogue is empty.
+/// The longest common prefix of dialogues, and the remaining tokens of each: at least its end token. The
+/// prefix of a single dialogue is empty.
 pub(crate) fn share_prefix(dialogues: &[Encoded]) -> (Vec<i64>, Vec<Vec<i64>>) {
     let (first, rest) = dialogues.split_first().expect("there are dialogues");
     let shared = |other: &Encoded| first.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
@@ -199,10 +201,12 @@ pub struct Comparisons {
     pub unread: Unread,
 }
 
-/// Reads comparison files. Comparisons with a dialogue of more than `max_tokens` and comparisons without a better answer are left out and counted.
+/// Reads comparison files. Comparisons with a dialogue of more than `max_tokens` and comparisons without a
+/// better answer are left out and counted.
 ///
 /// # Errors
-/// [`align_core::error::Error::Invalid`] for bad rows (unless skipped), and for a file without a remaining comparison.
+/// [`align_core::error::Error::Invalid`] for bad rows (unless skipped), and for a file without a remaining
+/// comparison.
 pub fn read(
     files: &[PathBuf],
     format: &ChatFormat,
@@ -241,7 +245,8 @@ pub fn read(
     Ok(result)
 }
 
-/// A flat batch of dialogues, and the (S) indices of their end tokens. If a dialogue has more than `longest_shared` tokens, its branches are computed without a shared prefix.
+/// A flat batch of dialogues, and the (S) indices of their end tokens. If a dialogue has more than
+/// `longest_shared` tokens, its branches are computed without a shared prefix.
 pub fn lay_out<'a>(
     branches: impl Iterator<Item = Branches<'a>>,
     longest_shared: usize,

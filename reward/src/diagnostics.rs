@@ -1,4 +1,5 @@
-//! Diagnostics of a reward model on a set of pairs: accuracy by margin and by length, calibration, and the baselines of other prompts and of the longer answer.
+//! Diagnostics of a reward model on a set of pairs: accuracy by margin and by length, calibration, and the
+//! baselines of other prompts and of the longer answer.
 
 use serde::Serialize;
 
@@ -51,7 +52,8 @@ pub struct Calibration {
     pub bins: Vec<CalibrationBin>,
     /// Expected calibration error: mean |accuracy − confidence| over bins, weighted by their pairs.
     ///
-    /// Source: Naeini, Cooper, Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015.
+    /// Source: Naeini, Cooper, Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning",
+    /// AAAI 2015.
     pub ece: f64,
 }
 
@@ -126,7 +128,7 @@ impl Evaluation {
         evaluation
     }
 
-    /// What stands between the accuracy and trust in it.
+    /// Reasons not to trust the accuracy.
     fn findings(&self, pairs: &[ScoredPair]) -> Vec<String> {
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let [low, high] = self.accuracy.ci95;
@@ -173,7 +175,7 @@ impl Evaluation {
         }
         if let Some(blind) = self.prompt_blind.filter(|blind| blind.accuracy >= low && low > 0.5) {
             found.push(format!(
-                "prompt-blind: behind other rows' prompts it is right in {}, behind their own in {}; it hardly reads the prompt, or this set does not need it",
+                "prompt-blind: after the prompts of other rows it is right in {}, after their own in {}; it hardly reads the prompt, or this set does not need it",
                 percent(blind.accuracy),
                 percent(self.accuracy.accuracy)
             ));

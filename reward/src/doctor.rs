@@ -1,4 +1,5 @@
-//! `align doctor` for reward models: whether scores are read at the end token and depend on the dialogue alone, checked on the user's checkpoint and comparisons.
+//! `align doctor` for reward models: whether scores are read at the end token and depend on the dialogue
+//! alone, checked on the user's checkpoint and comparisons.
 
 use align_core::error::Result;
 use align_core::progress::Progress;

@@ -8,7 +8,8 @@ use crate::data::{Branches, Row, lay_out};
 use crate::trained_pairs::TrainedPairs;
 use crate::diagnostics::ScoredPair;
 
-/// The raw scores of every comparison's dialogues, in order; calls `done` with the number of comparisons finished since the last call.
+/// The raw scores of every comparison's dialogues, in order; calls `done` with the number of comparisons
+/// finished since the last call.
 pub fn score(
     model: &impl ScalarReader,
     rows: &[Row],
@@ -26,7 +27,8 @@ pub fn score(
     scores
 }
 
-/// The raw scores of dialogues, computed as one flat batch, in order. Equal dialogues with a shared prefix have the same score, to the bit.
+/// The raw scores of dialogues, computed as one flat batch, in order. Equal dialogues with a shared prefix
+/// have the same score, to the bit.
 pub fn score_batch<'a>(model: &impl ScalarReader, branches: impl Iterator<Item = Branches<'a>>) -> Vec<f64> {
     let branches: Vec<Branches<'a>> = branches.collect();
     let (flat, ends) = lay_out(branches.iter().copied(), model.longest_shared(), model.device());
@@ -45,11 +47,13 @@ pub fn score_batch<'a>(model: &impl ScalarReader, branches: impl Iterator<Item =
     scores
 }
 
-/// Every row's answers after the prompt of the next row with another prompt; `None` when all rows have the same prompt.
+/// Every row's answers after the prompt of the next row with another prompt; `None` when all rows have the
+/// same prompt.
 pub fn with_other_prompts(rows: &[Row]) -> Option<Vec<Row>> {
     let prompts: Vec<Vec<i64>> = rows.iter().map(Row::prompt).collect();
     let count = rows.len();
-    // From the back: the next row with another prompt is the neighbour, or that of the neighbour. The second pass covers rows whose next such row is before them.
+    // From the back: the next row with another prompt is the neighbour, or that of the neighbour. The second
+    // pass covers rows whose next such row is before them.
     let mut next: Vec<Option<usize>> = vec![None; count];
     for index in (0..2 * count).rev().map(|index| index % count) {
         let neighbour = (index + 1) % count;
@@ -145,7 +149,8 @@ mod tests {
         assert_ne!(scores[0], scores[6], "another prefix");
     }
 
-    /// Beyond its trained length, a first-generation model rotates tokens depending on the length of their sequence. A long answer must not change the score of a short one.
+    /// Beyond its trained length, a first-generation model rotates tokens depending on the length of their
+    /// sequence. A long answer must not change the score of a short one.
     #[test]
     fn a_score_does_not_depend_on_how_long_the_other_answers_are() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_models/qwen1_ntk_logn");

@@ -1,7 +1,11 @@
-//! The reward model: preference model pretraining, then finetuning, on comparisons; its evaluation and its use.
+//! The reward model: preference model pretraining, then finetuning, on comparisons; its evaluation and its
+//! use.
 //!
-//! A run reads its config ([`config`]), renders comparisons as tokens with a shared prefix ([`data`], [`rows`]), and trains
-//! ([`train`]) on the Bradley-Terry loss of the scores at the end tokens ([`loss`]). [`eval`] scores held-out comparisons, [`diagnostics`] lists warning signs about an accuracy, [`trained_pairs`] records the pairs that a model was trained on, [`survey`] counts over the data of a run, and [`responses`] are scored without a comparison.
+//! A run reads its config ([`config`]), renders comparisons as tokens with a shared prefix ([`data`],
+//! [`rows`]), and trains ([`train`]) on the Bradley-Terry loss of the scores at the end tokens ([`loss`]).
+//! [`eval`] scores held-out comparisons, [`diagnostics`] lists warning signs about an accuracy,
+//! [`trained_pairs`] records the pairs that a model was trained on, [`survey`] counts over the data of a run,
+//! and [`responses`] are scored without a comparison.
 //!
 //! ```
 //! use align_reward::loss::{LossParams, Pairs, reward_loss};

@@ -1,8 +1,9 @@
 //! The reward model's loss over comparisons, and its statistics.
 //!
-//! A comparison is a list of dialogues with an order: a chosen and a rejected one, or K ranked ones. A list contributes the mean of
-//! its pairs, and the loss is the mean over lists, so that a list of nine answers has the weight of a pair. The scalars of a microbatch are
-//! one flat tensor; losses and statistics are the microbatch's share of the *batch's* mean, so that the shares add up.
+//! A comparison is a list of dialogues with an order: a chosen and a rejected one, or K ranked ones. A list
+//! contributes the mean of its pairs, and the loss is the mean over lists, so that a list of nine answers has
+//! the weight of a pair. The scalars of a microbatch are one flat tensor; losses and statistics are the
+//! microbatch's share of the *batch's* mean, so that the shares add up.
 
 use std::ops::Range;
 
@@ -33,13 +34,15 @@ impl Pairs {
         Self::default()
     }
 
-    /// Adds a comparison with the scalars at `scalars`, best first: each dialogue is better than all later ones.
+    /// Adds a comparison with the scalars at `scalars`, best first: each dialogue is better than all later
+    /// ones.
     pub fn push_ranked(&mut self, scalars: Range<usize>) {
         let pairs = ranked_pairs(scalars.len());
         self.push(scalars.start, &pairs, |_| 0.0);
     }
 
-    /// Adds a comparison with the scalars at `scalars` and the data's scores of the same dialogues. Two dialogues with equal scores are no pair. A comparison without a pair does not count.
+    /// Adds a comparison with the scalars at `scalars` and the data's scores of the same dialogues. Two
+    /// dialogues with equal scores are no pair. A comparison without a pair does not count.
     ///
     /// # Panics
     /// When there are not as many scores as scalars.
@@ -93,7 +96,8 @@ pub fn ranked_pairs(len: usize) -> Vec<(usize, usize)> {
     (0..len).flat_map(|better| (better + 1..len).map(move |worse| (better, worse))).collect()
 }
 
-/// The pairs (better, worse) of a list with scores: any two dialogues whose scores differ, ordered by the lower and then the higher index.
+/// The pairs (better, worse) of a list with scores: any two dialogues whose scores differ, ordered by the
+/// lower and then the higher index.
 pub fn scored_pairs(scores: &[f64]) -> Vec<(usize, usize)> {
     let ordered = |(first, second): (usize, usize)| {
         let difference = scores[first] - scores[second];
@@ -137,9 +141,9 @@ impl RewardStats {
     }
 }
 
-/// The Bradley-Terry loss, per pair with `x = chosen − rejected − margin`:
-/// `−(1 − label_smoothing)·ln σ(x) − label_smoothing·ln σ(−x) + center_coef·(chosen + rejected)²`, averaged over each list's
-/// pairs and over the batch's `num_comparisons` lists. `ln σ` is computed without overflow at any x.
+/// The Bradley-Terry loss, per pair with `x = chosen − rejected − margin`: `−(1 − label_smoothing)·ln σ(x) −
+/// label_smoothing·ln σ(−x) + center_coef·(chosen + rejected)²`, averaged over each list's pairs and over the
+/// batch's `num_comparisons` lists. `ln σ` is computed without overflow at any x.
 ///
 /// # Shapes
 /// `scalars` (S), of any float kind; `pairs` are indices into it.

@@ -28,8 +28,8 @@ fn pair_and_list(margin: Margin) -> Pairs {
 
 const SCALARS: [f64; 5] = [0.3, -1.2, 0.7, 2.0, 1.1];
 
-/// Expected values: `torch.nn.functional.binary_cross_entropy_with_logits` (torch 2.13, f64) with targets of 0.9 on the
-/// logits 1.5, −3.3 and −2.9 with weights ½, ¼, ¼, plus 0.05 times the weighted squared sums.
+/// Expected values: `torch.nn.functional.binary_cross_entropy_with_logits` (torch 2.13, f64) with targets of
+/// 0.9 on the logits 1.5, −3.3 and −2.9 with weights ½, ¼, ¼, plus 0.05 times the weighted squared sums.
 #[test]
 fn all_terms_together_equal_torch() {
     let scalars = Tensor::from_slice(&SCALARS).set_requires_grad(true);

@@ -43,7 +43,8 @@ impl Responses {
         self.branches(0..self.tails.len()).longest()
     }
 
-    /// Splits the responses into microbatches of at most `microbatch_tokens`, prefix included, or of a single response.
+    /// Splits the responses into microbatches of at most `microbatch_tokens`, prefix included, or of a single
+    /// response.
     pub fn microbatches(&self, microbatch_tokens: usize) -> Vec<Range<usize>> {
         let lengths: Vec<usize> = self.tails.iter().map(Vec::len).collect();
         microbatches(&lengths, microbatch_tokens.saturating_sub(self.prefix.len()))
@@ -64,7 +65,8 @@ impl Responses {
     }
 }
 
-/// The raw scores of every row's responses, in order; calls `done` with the number of responses finished since the last call.
+/// The raw scores of every row's responses, in order; calls `done` with the number of responses finished
+/// since the last call.
 pub fn score(
     model: &ScalarModel,
     rows: &[Responses],

@@ -48,7 +48,8 @@ pub fn best(scores: &[f64]) -> usize {
 
 /// Wilson's 95 % score interval of a proportion observed in `count` trials; [0, 1] without trials.
 ///
-/// Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+/// Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
+/// (1927).
 pub fn wilson(proportion: f64, count: u64) -> [f64; 2] {
     if count == 0 {
         return [0.0, 1.0];
@@ -79,7 +80,8 @@ mod tests {
         assert_eq!(pair_accuracy([]), PairAccuracy { pairs: 0, accuracy: 0.0, ties: 0, ci95: [0.0, 1.0] });
     }
 
-    /// Expected values: the roots of `(p − s)² = z²·p·(1 − p)/n` for 8 and 0 successes of 10, found by bisection.
+    /// Expected values: the roots of `(p − s)² = z²·p·(1 − p)/n` for 8 and 0 successes of 10, found by
+    /// bisection.
     #[test]
     fn wilson_of_known_proportions() {
         for (proportion, [low, high]) in [(0.8, [0.490_162_5, 0.943_317_8]), (0.0, [0.0, 0.277_532_8])] {

@@ -48,7 +48,8 @@ impl Trainer {
         Self { config, rows, format, optimizer, model, held_out: Vec::new() }
     }
 
-    /// The token indices that predict the last answer of each row's best dialogue, and the target tokens, for the language-model loss. Empty without `loss.lm_coef`.
+    /// The token indices that predict the last answer of each row's best dialogue, and the target tokens, for
+    /// the language-model loss. Empty without `loss.lm_coef`.
     fn lm_targets(&self, rows: &[&Row], flat: &RmBatch) -> (Vec<i64>, Vec<i64>) {
         let (mut before, mut targets) = (Vec::new(), Vec::new());
         if self.model.lm_head().is_none() {
@@ -71,7 +72,8 @@ impl Trainer {
         (before, targets)
     }
 
-    /// The language-model loss on the same forward pass: its share of the batch's token mean, and a term with the gradient of lm_coef · loss. `hidden` (N, D) predicts `targets` (N). `None` without `loss.lm_coef`.
+    /// The language-model loss on the same forward pass: its share of the batch's token mean, and a term with
+    /// the gradient of lm_coef · loss. `hidden` (N, D) predicts `targets` (N). `None` without `loss.lm_coef`.
     fn lm_gradient(&self, hidden: &Tensor, targets: &[i64], lm_tokens: usize) -> Option<(f64, Tensor)> {
         let head = self.model.lm_head()?;
         let targets = Tensor::from_slice(targets).to_device(hidden.device());
@@ -123,7 +125,8 @@ impl Trainer {
         flatten(rows, self.model.device())
     }
 
-    /// Accumulates the gradient of these rows' share of the loss over `num_rows`. Returns the share's statistics and the share of the language-model loss.
+    /// Accumulates the gradient of these rows' share of the loss over `num_rows`. Returns the share's
+    /// statistics and the share of the language-model loss.
     pub(crate) fn backward(&self, rows: &[&Row], num_rows: usize, lm_tokens: usize) -> (RewardStats, f64) {
         let flat = self.flatten(rows);
         let (before, targets) = self.lm_targets(rows, &flat);
@@ -216,7 +219,8 @@ impl stage::Trainer for Trainer {
         format!("loss {:.4} accuracy {:.2}", number("train/loss"), number("train/accuracy"))
     }
 
-    /// The model with its score contract, whose mean and standard deviation are those of the first held-out set.
+    /// The model with its score contract, whose mean and standard deviation are those of the first held-out
+    /// set.
     fn snapshot(&self) -> Snapshot {
         let mut contract = ScoreContract::new(&self.format);
         if let (Some(set), Some(file)) = (self.rows.eval.first(), self.config.data.eval.first()) {

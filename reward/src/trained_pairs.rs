@@ -1,4 +1,5 @@
-//! The pairs that a reward model was trained on, as fingerprints in the folder of its weights, so that an evaluation can report an overlap of its set with them.
+//! The pairs that a reward model was trained on, as fingerprints in the folder of its weights, so that an
+//! evaluation can report an overlap of its set with them.
 
 use std::collections::BTreeSet;
 use std::fs;

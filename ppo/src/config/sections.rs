@@ -312,7 +312,8 @@ impl Default for PtxSection {
 }
 
 documented! {
-    /// `[guards]`: when a run has gone wrong. Limits and actions are our choice; every breach is reported and recorded.
+    /// `[guards]`: when a run has gone wrong. Limits and actions are our choice; every breach is reported and
+    /// recorded.
     pub struct GuardsSection {
         /// When a limit stays broken for `patience` steps: "warn" only, "stop" the run, or "rollback": stop,
         /// with the last checkpoint from before as the result. A non-finite loss or gradient ends the run at

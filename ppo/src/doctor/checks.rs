@@ -41,7 +41,8 @@ const DRAWS: usize = 2000;
 const DRAWS_AT_ONCE: usize = 200;
 /// A sampler that is right is called wrong once in a million times.
 const LEAST_P: f64 = 1e-6;
-/// How near to a token's edge of the cumulative distribution a draw may fall for rounding to change the token.
+/// How near to a token's edge of the cumulative distribution a draw may fall for rounding to change the
+/// token.
 const EDGE: f64 = 2e-3;
 
 /// All checks.
@@ -120,7 +121,8 @@ fn nucleus(probabilities: &[f64], top_p: f64) -> Vec<(i64, f64)> {
     cumulated.collect()
 }
 
-/// Every sampled token against the distribution that the policy has, without its cache, at that place, and the draw that was made.
+/// Every sampled token against the distribution that the policy has, without its cache, at that place, and
+/// the draw that was made.
 fn sampled_tokens(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Check {
     let (mut wrong, mut tokens) = (0, 0);
     for (row, response) in rollout.responses.iter().enumerate() {
@@ -201,7 +203,8 @@ fn chi_square_p(statistic: f64, degrees: f64) -> f64 {
     normal_tail(z)
 }
 
-/// P(Z > z). Abramowitz and Stegun 26.2.17 for z ≥ 0, absolute error below 7.5e-8; beyond 5 the asymptotic series' first term.
+/// P(Z > z). Abramowitz and Stegun 26.2.17 for z ≥ 0, absolute error below 7.5e-8; beyond 5 the asymptotic
+/// series' first term.
 fn normal_tail(z: f64) -> f64 {
     if z < 0.0 {
         return 1.0 - normal_tail(-z);
@@ -278,8 +281,8 @@ impl Evaluated {
     }
 }
 
-/// Log-probabilities, values and scores of the whole rollout against those of each response alone; the reference against the policy;
-/// a second look against the first.
+/// Log-probabilities, values and scores of the whole rollout against those of each response alone; the
+/// reference against the policy; a second look against the first.
 fn evaluation(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Vec<Check> {
     let (evaluated, scores) = (Evaluated::new(subject, rollout), subject.score(rollout));
     let truths: Vec<Truth> = rollout
@@ -322,7 +325,7 @@ fn evaluation(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Vec<Check>
     ]
 }
 
-/// A pad id that stands inside a response is a token like any other.
+/// A pad id inside a response is a token like any other.
 fn inner_pad(subject: &dyn Subject, bed: &Bed, rollout: &Rollout) -> Check {
     let name = "a pad id inside a response counts as a token";
     let first = rollout.responses[0].tokens[0];
@@ -412,7 +415,7 @@ mod arithmetic {
     }
 
     #[test]
-    fn a_nucleus_is_cut_behind_the_token_that_reaches_it() {
+    fn a_nucleus_ends_with_the_token_that_reaches_top_p() {
         let ids = |top_p| nucleus(&[0.15, 0.5, 0.05, 0.3], top_p).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
         assert_eq!(ids(0.9), [0, 1, 3]);
         assert_eq!(ids(0.4), [1]);

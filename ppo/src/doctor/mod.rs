@@ -1,6 +1,6 @@
-//! `align doctor`: before any training, on the user's own checkpoints and prompts, whether the pieces of a step do what they say.
-//! Every number that a run's own code gives for a batch is computed again here one sequence at a time, without batches, prefixes,
-//! caches and samplers.
+//! `align doctor`: before any training, on the user's own checkpoints and prompts, whether the pieces of a
+//! step do what they say. Every number that a run's own code gives for a batch is computed again here one
+//! sequence at a time, without batches, prefixes, caches and samplers.
 
 mod checks;
 mod subject;

@@ -19,7 +19,8 @@ pub(super) trait Subject {
     /// Hashes of the policy's and of the reward model's tokenizer.
     fn tokenizers(&self) -> [String; 2];
 
-    /// Responses of at most `max_tokens` to prompts, prompt by prompt; `draws(prompt, sample, position)` is uniform in [0, 1).
+    /// Responses of at most `max_tokens` to prompts, prompt by prompt; `draws(prompt, sample, position)` is
+    /// uniform in [0, 1).
     ///
     /// # Errors
     /// When the policy's logits are not numbers.

@@ -43,7 +43,7 @@ struct Faulty {
 impl Subject for Faulty {
     fn prompt(&self, dialogue: &Dialogue) -> Vec<i64> {
         match self.fault {
-            // The newline behind `<|im_end|>` is forgotten.
+            // The newline after `<|im_end|>` is forgotten.
             Fault::WrongTemplate => {
                 let ids = self.pieces.prompt(dialogue);
                 let ends: Vec<bool> =
@@ -72,7 +72,7 @@ impl Subject for Faulty {
                 let trainer = &self.pieces.trainer;
                 trainer.respond(&trainer.models.policy, &sampling, prompts, samples, draws)
             }
-            // Every prompt but the first goes on from what the cache holds of the one before.
+            // Every prompt but the first continues from the cached keys of the previous one.
             Fault::StaleCache if prompts.len() > 1 => {
                 let stale: Vec<Vec<i64>> = (0..prompts.len()).map(|at| prompts[at.saturating_sub(1)].clone()).collect();
                 self.pieces.respond(&stale, samples, max_tokens, draws)

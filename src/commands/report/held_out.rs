@@ -1,6 +1,6 @@
 //! The section on held-out sets of a PPO run: scores against KL and response length.
 
-use align_ppo::charts::{JUDGES, by_length, frontier};
+use align_ppo::charts::{SCORE_SOURCES, by_length, frontier};
 use align_ppo::findings::{Log, series, sets};
 use align_ppo::held_out::{Decile, measured_deciles};
 use align_run::metrics::Metrics;
@@ -42,8 +42,8 @@ fn of_set(log: &Log, set: &str, steps: &Steps) -> Result<Value> {
     };
     let plots = [
         // One plot per score: scores of two models may have different scales.
-        frontier(log, set, "score over KL", &JUDGES[..1]),
-        frontier(log, set, "second score over KL", &JUDGES[1..]),
+        frontier(log, set, "score over KL", &SCORE_SOURCES[..1]),
+        frontier(log, set, "second score over KL", &SCORE_SOURCES[1..]),
         over_steps("score", &[("policy", "score_mean"), ("reference", "reference_score_mean")]),
         over_steps("second score", &[("policy", "second_score_mean"), ("reference", "reference_second_score_mean")]),
         over_steps("length, tokens", &[("policy", "tokens"), ("reference", "reference_tokens")]),
