@@ -15,7 +15,11 @@ pub struct ScoreSource {
 /// The reward model that is trained on, and the second one.
 pub const SCORE_SOURCES: [ScoreSource; 2] = [
     ScoreSource { name: "reward model", score: "score_mean", reference_score: "reference_score_mean" },
-    ScoreSource { name: "second reward model", score: "second_score_mean", reference_score: "reference_second_score_mean" },
+    ScoreSource {
+        name: "second reward model",
+        score: "second_score_mean",
+        reference_score: "reference_second_score_mean",
+    },
 ];
 
 /// Mean score against KL: a path of one point per evaluation, from the reference, whose KL is 0.

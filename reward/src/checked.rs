@@ -15,9 +15,9 @@ use align_train::stage::{
 use crate::config::RmConfig;
 use crate::data;
 use crate::rows::{EvalSet, Rows};
-use crate::trained_pairs::TrainedPairs;
 use crate::survey::Survey;
 use crate::train::Trainer;
+use crate::trained_pairs::TrainedPairs;
 
 /// `align rm`: preference model pretraining, or finetuning.
 pub struct Rm {
@@ -134,6 +134,16 @@ fn read_rows(config: &RmConfig, format: &ChatFormat, problems: &mut Problems) ->
         trained_pairs.extend(&train.rows);
         unread.add(&train.unread);
         let uses = sources.metadata(&batches);
-        Rows { survey: Survey::new(&train), key: sources.key(), uses, train, batches, eval, skipped, unread, trained_pairs }
+        Rows {
+            survey: Survey::new(&train),
+            key: sources.key(),
+            uses,
+            train,
+            batches,
+            eval,
+            skipped,
+            unread,
+            trained_pairs,
+        }
     }))
 }

@@ -5,8 +5,8 @@ use align_kernels::batch::microbatches;
 use align_model::ScalarReader;
 
 use crate::data::{Branches, Row, lay_out};
-use crate::trained_pairs::TrainedPairs;
 use crate::diagnostics::ScoredPair;
+use crate::trained_pairs::TrainedPairs;
 
 /// The raw scores of every comparison's dialogues, in order; calls `done` with the number of comparisons
 /// finished since the last call.

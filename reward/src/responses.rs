@@ -73,8 +73,7 @@ pub fn score(
     microbatch_tokens: usize,
     done: &mut dyn FnMut(usize),
 ) -> Vec<Vec<f64>> {
-    let branches: Vec<Branches<'_>> =
-        rows
+    let branches: Vec<Branches<'_>> = rows
         .iter()
         .flat_map(|row| row.microbatches(microbatch_tokens).into_iter().map(|range| row.branches(range)))
         .collect();

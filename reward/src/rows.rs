@@ -8,8 +8,8 @@ use align_train::stage::misfits;
 use serde_json::{Value, json};
 
 use crate::data::{Comparisons, Row};
-use crate::trained_pairs::TrainedPairs;
 use crate::survey::{Survey, overlap};
+use crate::trained_pairs::TrainedPairs;
 
 /// A held-out file.
 pub struct EvalSet {

@@ -23,8 +23,8 @@ use crate::data::{Margin, RmBatch, Row, flatten, pairs};
 use crate::eval::{score, score_pairs};
 use crate::loss::{LossParams, RewardStats, reward_loss};
 use crate::rows::{EvalSet, Rows};
-use crate::trained_pairs;
 use crate::stats::pair_accuracy;
+use crate::trained_pairs;
 
 /// Number of comparisons of each held-out set that are shown at each evaluation.
 const SAMPLES: usize = 4;

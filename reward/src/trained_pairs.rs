@@ -47,7 +47,9 @@ impl TrainedPairs {
 
     /// Adds every pair of `rows`.
     pub fn extend(&mut self, rows: &[Row]) {
-        self.0.extend(rows.iter().flat_map(|row| row.pairs().into_iter().map(|(one, other)| pair_fingerprint(row, one, other))));
+        self.0.extend(
+            rows.iter().flat_map(|row| row.pairs().into_iter().map(|(one, other)| pair_fingerprint(row, one, other))),
+        );
     }
 
     /// Whether a pair was trained on, in either order.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use align_reward::diagnostics::{Bucket, Evaluation};
 use align_reward::eval::score_pairs;
 use align_reward::stats::PairAccuracy;
-use align_reward::diagnostics::{Bucket, Evaluation};
 use align_run::plot::{GREY, INK, failed, svg};
 use align_train::stage::set_names;
 use anyhow::Result;

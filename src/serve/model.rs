@@ -72,7 +72,7 @@ impl Turn {
     fn new(job: Job) -> Self {
         let of_row = |(row, responses): (usize, &Responses)| -> Vec<_> {
             let tokens = |run: &Range<usize>| responses.branches(run.clone()).len();
-            responses.runs(BATCH_TOKENS).into_iter().map(|run| (row, run.clone(), tokens(&run))).collect()
+            responses.microbatches(BATCH_TOKENS).into_iter().map(|run| (row, run.clone(), tokens(&run))).collect()
         };
         let rest = job.rows.iter().enumerate().flat_map(of_row).collect();
         Self { job, rest, scores: Vec::new() }
