@@ -159,7 +159,7 @@ fn every_metric_is_documented_and_every_documented_metric_is_logged() {
 /// The warning signs in the tables of docs/evaluation.md are called as the program calls them.
 #[test]
 fn every_documented_warning_sign_is_in_the_code() {
-    let code = [page("ppo/src/findings.rs"), page("reward/src/verdict.rs")].concat();
+    let code = [page("ppo/src/findings.rs"), page("reward/src/diagnostics.rs")].concat();
     let evaluation = page("docs/evaluation.md");
     let tables = evaluation.split("| warning sign | when |\n|---|---|\n").skip(1);
     let rows = tables.flat_map(|table| table.lines().take_while(|line| line.starts_with('|')));
