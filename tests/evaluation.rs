@@ -26,7 +26,10 @@ fn a_set_in_which_the_longer_answer_always_wins_is_called_out() {
     folder.write_rows("long.jsonl", &rows);
     let set = evaluation(&folder, "long.jsonl");
     assert_eq!(set["longer_wins"]["accuracy"], json!(1.0), "{set}");
-    assert!(verdict(&set).contains("length bias: the longer answer alone is right in 100.0 %"), "{set}");
+    assert!(
+        verdict(&set).contains("length bias: the rule \"the longer answer is better\" is right in 100.0 %"),
+        "{set}"
+    );
     let said = folder.succeed(&[&RM[..], &["long.jsonl"]].concat());
     assert!(said.stdout.contains("length bias") && said.stdout.contains("the longer answer wins"), "{said}");
 }

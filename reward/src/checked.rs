@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use align_core::error::{Problems, Result};
 use align_data::{Unread, files_of};
 use align_kernels::kind_of;
-use align_model::{Face, ModelOptions, ScalarModel};
+use align_model::{ModelOptions, ScalarModel};
 use align_text::chatml::ChatFormat;
 use align_train::stage::{
-    Mixture, Outset, Source, check_device, check_format, check_source, check_trained_length, checked_device, misfits,
-    set_names,
+    Mixture, Source, check_device, check_format, check_source, check_trained_length, checked_device, misfits, set_names,
 };
 
 use crate::config::RmConfig;
@@ -67,14 +66,10 @@ impl Rm {
         Ok(Self { config: config.clone(), source, format, rows })
     }
 
-    /// The initial model, and warnings about the config.
-    pub(crate) fn outset(&self) -> Outset {
+    /// Warnings about the config.
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let Self { config, source, rows, .. } = self;
         let (data, train) = (&config.data, &config.train);
-        let starts_from = match source.header.face {
-            Face::CausalLm => "a language model: the reward head is new",
-            Face::Scalar => "a reward model: its head is kept",
-        };
         let mut found = misfits::schedule(config.optimizer.lr, &config.schedule, rows.batches.steps());
         found.extend(rows.warnings(data.max_tokens));
         if train.steps.is_some() {
@@ -84,7 +79,7 @@ impl Rm {
         let longer_than = |limit| misfits::longer(rows.train.rows.iter().map(data::Row::longest), limit);
         let what = "comparisons have a dialogue";
         found.extend(misfits::beyond_positions(&source.header.config, "data.max_tokens", what, longer_than));
-        Outset { starts_from: starts_from.to_owned(), warnings: found }
+        found
     }
 
     /// The initial model. A resume loads the weights of the checkpoint into it.

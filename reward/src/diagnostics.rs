@@ -52,8 +52,8 @@ pub struct Calibration {
     pub bins: Vec<CalibrationBin>,
     /// Expected calibration error: mean |accuracy − confidence| over bins, weighted by their pairs.
     ///
-    /// Source: Naeini, Cooper, Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning",
-    /// AAAI 2015.
+    /// Source: Naeini, Cooper, Hauskrecht, "Obtaining well calibrated probabilities using Bayesian
+    /// binning", AAAI 2015.
     pub ece: f64,
 }
 
@@ -124,74 +124,108 @@ impl Evaluation {
             seen_in_training: pairs.iter().map(trained_on).sum(),
             verdict: Vec::new(),
         };
-        evaluation.verdict = evaluation.findings(pairs);
+        evaluation.verdict = evaluation.warning_signs(pairs);
         evaluation
     }
 
-    /// Reasons not to trust the accuracy.
-    fn findings(&self, pairs: &[ScoredPair]) -> Vec<String> {
-        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-        let [low, high] = self.accuracy.ci95;
+    /// The warning signs about the accuracy, in a fixed order.
+    fn warning_signs(&self, pairs: &[ScoredPair]) -> Vec<String> {
+        let signs = [
+            self.training_overlap(),
+            self.identical_pairs(),
+            self.coin(),
+            self.length_bias(pairs),
+            self.ignored_prompt(),
+            self.miscalibration(pairs),
+        ];
+        signs.into_iter().flatten().collect()
+    }
+
+    /// Pairs that the model was trained on.
+    fn training_overlap(&self) -> Option<String> {
+        let trained_on = self.seen_in_training.filter(|pairs| *pairs > 0)?;
         let count = self.accuracy.pairs;
-        let mut found = Vec::new();
-        if let Some(seen) = self.seen_in_training.filter(|seen| *seen > 0) {
-            found.push(format!(
-                "training overlap: {seen} of {count} pairs were trained on; the accuracy is not that on new pairs"
+        Some(format!(
+            "training overlap: {trained_on} of {count} pairs were trained on; the accuracy is not that on new pairs"
+        ))
+    }
+
+    /// Pairs of two equal texts.
+    fn identical_pairs(&self) -> Option<String> {
+        let (identical, count) = (self.identical, self.accuracy.pairs);
+        (identical > 0)
+            .then(|| format!("identical pairs: {identical} of {count} hold the same text twice and can only tie"))
+    }
+
+    /// An accuracy that may be that of random guesses.
+    fn coin(&self) -> Option<String> {
+        let [low, high] = self.accuracy.ci95;
+        (low <= 0.5 && high >= 0.5)
+            .then(|| format!("no better than a coin: the interval {} to {} contains 50 %", percent(low), percent(high)))
+    }
+
+    /// A rule about length that is as accurate as the model, or an accuracy that depends on which answer is
+    /// longer.
+    fn length_bias(&self, pairs: &[ScoredPair]) -> Option<String> {
+        let rule_accuracy = self.longer_wins.accuracy.max(1.0 - self.longer_wins.accuracy);
+        let [rule_low, rule_high] = self.longer_wins.ci95;
+        if rule_accuracy >= self.accuracy.ci95[0] && (rule_low > 0.5 || rule_high < 0.5) {
+            let rule = if self.longer_wins.accuracy >= 0.5 { "longer" } else { "shorter" };
+            return Some(format!(
+                "length bias: the rule \"the {rule} answer is better\" is right in {}, the model in {}; this set does not show that the \
+                 model reads more than the length",
+                percent(rule_accuracy),
+                percent(self.accuracy.accuracy)
             ));
         }
-        if self.identical > 0 {
-            found.push(format!(
-                "identical pairs: {} of {count} hold the same text twice and can only tie",
-                self.identical
-            ));
-        }
-        if low <= 0.5 && high >= 0.5 {
-            found.push(format!("no better than a coin: the interval {} to {} holds 50 %", percent(low), percent(high)));
-        }
-        let ruler = self.longer_wins.accuracy.max(1.0 - self.longer_wins.accuracy);
         let (longer, shorter): (Vec<_>, Vec<_>) = pairs
             .iter()
             .filter(|pair| pair.lengths[0] != pair.lengths[1])
             .partition(|pair| pair.lengths[0] > pair.lengths[1]);
         let [longer, shorter] = [longer, shorter].map(|pairs| accuracy_of(pairs.into_iter()));
-        let [ruler_low, ruler_high] = self.longer_wins.ci95;
-        if ruler >= low && (ruler_low > 0.5 || ruler_high < 0.5) {
-            let rule = if self.longer_wins.accuracy >= 0.5 { "longer" } else { "shorter" };
-            found.push(format!(
-                "length bias: the {rule} answer alone is right in {}, the model in {}; this set cannot tell the model from a ruler",
-                percent(ruler),
-                percent(self.accuracy.accuracy)
-            ));
-        } else if longer.pairs >= FEW
-            && shorter.pairs >= FEW
-            && (longer.ci95[0] > shorter.ci95[1] || shorter.ci95[0] > longer.ci95[1])
-        {
-            found.push(format!(
-                "length bias: right in {} of pairs whose better answer is longer, in {} of those where it is shorter; it picks the longer one in {}",
+        let are_enough = longer.pairs >= FEW && shorter.pairs >= FEW;
+        let are_apart = longer.ci95[0] > shorter.ci95[1] || shorter.ci95[0] > longer.ci95[1];
+        (are_enough && are_apart).then(|| {
+            format!(
+                "length bias: right in {} of the pairs whose better answer is longer, in {} of those whose better answer is shorter; the \
+                 longer answer has the higher score in {}",
                 percent(longer.accuracy),
                 percent(shorter.accuracy),
                 percent(self.picks_longer)
-            ));
-        }
-        if let Some(blind) = self.prompt_blind.filter(|blind| blind.accuracy >= low && low > 0.5) {
-            found.push(format!(
-                "prompt-blind: after the prompts of other rows it is right in {}, after their own in {}; it hardly reads the prompt, or this set does not need it",
-                percent(blind.accuracy),
-                percent(self.accuracy.accuracy)
-            ));
-        }
-        if self.calibration.ece > 0.1 && count >= FEW {
-            let confidence = mean_confidence(pairs);
-            let way = if confidence > self.accuracy.accuracy { "overconfident" } else { "underconfident" };
-            found.push(format!(
-                "{way}: its margins mean {} on average, it is right in {} (expected calibration error {:.3})",
-                percent(confidence),
-                percent(self.accuracy.accuracy),
-                self.calibration.ece
-            ));
-        }
-        found
+            )
+        })
     }
+
+    /// An accuracy that other rows' prompts do not lower.
+    fn ignored_prompt(&self) -> Option<String> {
+        let low = self.accuracy.ci95[0];
+        let blind = self.prompt_blind.filter(|blind| blind.accuracy >= low && low > 0.5)?;
+        Some(format!(
+            "ignores the prompt: right in {} after other rows' prompts, in {} after the own ones; the model hardly reads the prompt, or this \
+             set does not need it",
+            percent(blind.accuracy),
+            percent(self.accuracy.accuracy)
+        ))
+    }
+
+    /// A confidence that differs from the accuracy.
+    fn miscalibration(&self, pairs: &[ScoredPair]) -> Option<String> {
+        if self.calibration.ece <= 0.1 || self.accuracy.pairs < FEW {
+            return None;
+        }
+        let confidence = mean_confidence(pairs);
+        let sign = if confidence > self.accuracy.accuracy { "overconfident" } else { "underconfident" };
+        Some(format!(
+            "{sign}: the mean confidence is {}, the accuracy {} (expected calibration error {:.3})",
+            percent(confidence),
+            percent(self.accuracy.accuracy),
+            self.calibration.ece
+        ))
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 fn accuracy_of<'a>(pairs: impl Iterator<Item = &'a ScoredPair>) -> PairAccuracy {
@@ -318,7 +352,7 @@ mod tests {
         pairs[1].trained_on = Some(true);
         pairs.iter_mut().for_each(|pair| pair.blind_scores = Some(pair.scores));
         let evaluation = Evaluation::new(&pairs);
-        for name in ["training overlap: 1 of 150", "identical pairs: 1 of 150", "prompt-blind", "overconfident"] {
+        for name in ["training overlap: 1 of 150", "identical pairs: 1 of 150", "ignores the prompt", "overconfident"] {
             assert!(named(&evaluation, name), "{name}: {:?}", evaluation.verdict);
         }
         pairs[7].trained_on = None;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use align_model::{Face, ModelOptions};
 use align_train::footprint::{self, BatchCost, ModelMemory, STEPS, StepEstimate};
+use align_train::stage::Stage as _;
 
 use crate::checked::Rm;
 use crate::config::Stage as RmStage;

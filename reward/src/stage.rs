@@ -3,6 +3,7 @@
 use align_core::config::{RunSection, to_toml};
 use align_core::error::Result;
 use align_core::progress::Progress;
+use align_model::Face;
 use align_run::run::Input;
 use align_train::footprint::StepEstimate;
 use align_train::stage::doctor::Check;
@@ -32,7 +33,11 @@ impl Stage for Rm {
     }
 
     fn outset(&self) -> Outset {
-        self.outset()
+        let starts_from = match self.source.header.face {
+            Face::CausalLm => "a language model: the reward head is new",
+            Face::Scalar => "a reward model: its head is kept",
+        };
+        Outset { starts_from: starts_from.to_owned(), warnings: self.warnings() }
     }
 
     fn plan(&self) -> Result<Plan<'_>> {

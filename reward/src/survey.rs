@@ -36,14 +36,14 @@ struct Orders {
 impl Survey {
     /// Counts over comparisons.
     pub fn new(comparisons: &Comparisons) -> Self {
-        let (mut found, mut seen) = (Self::default(), HashSet::new());
+        let (mut found, mut fingerprints) = (Self::default(), HashSet::new());
         let mut orders: HashMap<Fingerprint, Orders> = HashMap::new();
         for row in &comparisons.rows {
             found.turns += row.turns;
             found.tokens += row.len_unshared() as u64;
             found.computed += row.len() as u64;
             found.special_text += u64::from(row.has_special_text);
-            found.duplicates += u64::from(!seen.insert(comparison_fingerprint(row)));
+            found.duplicates += u64::from(!fingerprints.insert(comparison_fingerprint(row)));
             for (better, worse) in row.pairs() {
                 found.pairs += 1;
                 if row.tails[better] == row.tails[worse] {

@@ -71,7 +71,7 @@ struct Turn {
 impl Turn {
     fn new(job: Job) -> Self {
         let of_row = |(row, responses): (usize, &Responses)| -> Vec<_> {
-            let tokens = |run: &Range<usize>| responses.branches(run.clone()).len();
+            let tokens = |range: &Range<usize>| responses.branches(range.clone()).len();
             responses.microbatches(BATCH_TOKENS).into_iter().map(|run| (row, run.clone(), tokens(&run))).collect()
         };
         let rest = job.rows.iter().enumerate().flat_map(of_row).collect();
