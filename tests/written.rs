@@ -240,7 +240,7 @@ fn ppo_says_how_far_its_results_are_from_what_was_trained() {
     assert!((1e-9..1e-1).contains(&number(&set["kl"])), "{set}");
     assert!((1e-6..1.0).contains(&number(&set["value_difference_rms"])), "{set}");
     assert!(number(&set["tokens"]) > 10.0, "{set}");
-    assert!(stderr.contains("KL of the trained policy against the written one"), "{stderr}");
+    assert!(stderr.contains("KL(trained ‖ written) of the policy"), "{stderr}");
     // A run that was stopped after its last checkpoint measures the same.
     fs::remove_dir_all(folder.join("runs/ppo/model")).unwrap();
     let mut run = run_json(&folder, "runs/ppo");

@@ -1,4 +1,4 @@
-//! From a score to advantages, one token after the other: `cargo run --release -p align-ppo --example
+//! Rewards, advantages and returns from a score, token by token: `cargo run --release -p align-ppo --example
 //! gae_by_hand`.
 #![allow(clippy::print_stdout)] // An example shows what it does.
 
@@ -7,7 +7,8 @@ use align_ppo::masked::{mask, table, whiten};
 use align_ppo::rewards::{kl_k1, token_rewards};
 
 fn main() {
-    // Two responses of three and two tokens to the same prompt, and what the models said of each token.
+    // Two responses of three and two tokens to the same prompt, with the log-probabilities and values of
+    // their tokens.
     let lengths = [3, 2];
     let logprobs = table(&[-0.9, -1.2, -0.3, -0.7, -0.5], &lengths); // (B, R)
     let ref_logprobs = table(&[-1.0, -1.1, -0.4, -0.7, -0.6], &lengths);

@@ -47,16 +47,15 @@ pub fn frontier(log: &Log, set: &str, caption: &str, sources: &[ScoreSource]) ->
     }
 }
 
-/// From 0 to the farthest, with room for the dots. In the value warm-up the policy is the reference, and
-/// there is no distance yet.
+/// The range of the axis: from 0 to the maximum KL, with a margin for the dots, and at least 0.1 wide: in the
+/// value warm-up the KL is 0.
 fn kl_range(kl: &[(u64, f64)]) -> (f64, f64) {
     let (low, high) = kl.iter().fold((0.0f64, 0.1f64), |(low, high), (_, kl)| (low.min(*kl), high.max(*kl)));
     let room = 0.04 * (high - low);
     (low - room, high + room)
 }
 
-/// Mean score by length, a group of bars for each tenth of the responses; the bars of several evaluations are
-/// side by side.
+/// Mean score by length: a group of bars for each tenth of the responses, with a bar per evaluation.
 pub fn by_length(evaluations: &[(u64, Vec<Decile>)]) -> Plot {
     let line = |(step, deciles): &(u64, Vec<Decile>)| {
         let points = deciles.iter().zip(1..).map(|(decile, group)| (f64::from(group), decile.score)).collect();
@@ -75,7 +74,7 @@ pub fn by_length(evaluations: &[(u64, Vec<Decile>)]) -> Plot {
     }
 }
 
-/// Short enough to stand below a bar.
+/// A label short enough for a bar.
 fn length(decile: &Decile) -> String {
     if decile.tokens < 100.0 { format!("{:.1}", decile.tokens) } else { format!("{:.0}", decile.tokens) }
 }

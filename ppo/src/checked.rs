@@ -1,4 +1,4 @@
-//! What `align ppo` read and checked.
+//! The checked inputs of `align ppo`.
 
 use std::path::Path;
 
@@ -6,13 +6,12 @@ use align_core::error::{Problems, Result};
 use align_model::contract::ScoreContract;
 use align_text::chatml::ChatFormat;
 use align_train::stage::{
-    Outset, ScoreOptions, Scorer, Source, check_causal_lm, check_device, check_format, check_reward_model,
-    check_scalar_model, check_trained_length,
+    ScoreOptions, Scorer, Source, check_causal_lm, check_device, check_format, check_reward_model, check_scalar_model,
+    check_trained_length,
 };
 
 use crate::config::PpoConfig;
 use crate::inputs::{Data, Reader};
-use crate::misfits::misfits;
 use crate::rollout::Reading;
 
 /// `align ppo`.
@@ -22,11 +21,11 @@ pub struct Ppo {
     pub(crate) reward: Source,
     pub(crate) reading: Reading,
     pub(crate) second_reading: Reading,
-    /// What is taken for granted of reward models that say nothing of themselves, by their keys.
+    /// What is assumed about reward models without align.json, by config key.
     pub(crate) assumed: Vec<(&'static str, String)>,
     pub(crate) format: ChatFormat,
     pub(crate) data: Data,
-    /// The shift of a value model that brings its own.
+    /// The shift in the align.json of `models.value`.
     pub(crate) value_shift: Option<f64>,
 }
 
@@ -41,8 +40,8 @@ impl Ppo {
         }
         let policy = check_causal_lm(&models.policy, &mut problems)?;
         let format = check_format(&models.policy, policy.as_ref(), &config.data.system, &mut problems)?;
-        let wish = ScoreOptions { position: config.reward.score_at, system: config.reward.system.clone() };
-        let reward = check_reader(&models.reward, format.as_ref(), &wish, &mut problems)?;
+        let options = ScoreOptions { position: config.reward.score_at, system: config.reward.system.clone() };
+        let reward = check_reader(&models.reward, format.as_ref(), &options, &mut problems)?;
         let mut value_shift = None;
         if let Some(path) = &models.value {
             let value = check_scalar_model(path, &ScoreOptions::default(), &mut problems)?;
@@ -53,11 +52,11 @@ impl Ppo {
         }
         let second = match &config.reward.second {
             Some(path) => {
-                let wish = ScoreOptions {
+                let options = ScoreOptions {
                     position: config.reward.second_score_at,
                     system: config.reward.second_system.clone(),
                 };
-                check_reader(path, format.as_ref(), &wish, &mut problems)?
+                check_reader(path, format.as_ref(), &options, &mut problems)?
             }
             None => None,
         };
@@ -67,7 +66,7 @@ impl Ppo {
             Some(format) => Data::read(config, format, &mut readers, &mut problems)?,
             None => Data::default(),
         };
-        // The value model has the reward model's length.
+        // The value model has the reward model's context length.
         let scorers = [&reward, &second].map(|scorer| scorer.as_ref().map(|scorer| &scorer.source));
         for source in std::iter::once(policy.as_ref()).chain(scorers).flatten() {
             let longest =
@@ -84,36 +83,19 @@ impl Ppo {
         let (config, reward) = (config.clone(), reward.source);
         Ok(Self { config, policy, reward, reading, second_reading, assumed, format, data, value_shift })
     }
-
-    /// What is said before the first step.
-    pub(crate) fn said_before(&self) -> Outset {
-        let config = &self.config;
-        let models = &config.models;
-        let (policy, reward) = (models.policy.display(), models.reward.display());
-        let starts_from = match &models.value {
-            Some(value) => {
-                format!("the policy in {policy}, the reward model in {reward}, the value model in {}", value.display())
-            }
-            None => {
-                format!("the policy in {policy}, the reward model in {reward}, as which the value model starts, too")
-            }
-        };
-        let readers = [("models.policy", &self.policy.header.config), ("models.reward", &self.reward.header.config)];
-        Outset { starts_from, warnings: misfits(config, &self.data, &readers) }
-    }
 }
 
-/// Checks a reward model, and whether it fits what the policy writes. With a system text of its own it reads
-/// that one.
+/// Checks a reward model, and whether its contract fits the dialogues of the policy. `options.system`
+/// overrides the system text of the contract.
 fn check_reader(
     path: &Path,
     format: Option<&ChatFormat>,
-    wish: &ScoreOptions,
+    options: &ScoreOptions,
     problems: &mut Problems,
 ) -> Result<Option<Scorer>> {
-    let scorer = check_reward_model(path, wish, problems)?;
+    let scorer = check_reward_model(path, options, problems)?;
     if let (Some(scorer), Some(format)) = (&scorer, format) {
-        let contract = scorer.source.contract.clone().map(|contract| match wish.system {
+        let contract = scorer.source.contract.clone().map(|contract| match options.system {
             Some(_) => ScoreContract { system: format.system().to_owned(), ..contract },
             None => contract,
         });
@@ -122,7 +104,7 @@ fn check_reader(
     Ok(scorer)
 }
 
-/// Adds every way in which a reward or value model with this contract would misread what the policy writes.
+/// Reports every difference between the contract of a reward or value model and the dialogues of the policy.
 fn check_contract(
     path: &Path,
     scorer: &Scorer,

@@ -1,5 +1,5 @@
-//! What a policy is watched by: its responses to held-out prompts, beside those of the reference to the same
-//! prompts with the same draws.
+//! The evaluation on held-out prompts: responses of the policy and of the reference, sampled with the same
+//! random numbers.
 
 use align_core::error::Result;
 use align_core::random::{self, Purpose};
@@ -21,16 +21,17 @@ use crate::statistics::{mean_std, of_held_out};
 use crate::train::Trainer;
 use crate::trajectory::{RolloutStats, ScoredRollout, Trajectory};
 
-/// How many prompts of a rollout, and of each held-out set, are written to samples.jsonl.
+/// Number of prompts of a rollout, and of each held-out set, in samples.jsonl.
 const SAMPLES: usize = 4;
 
 /// A held-out file of prompts.
 pub(crate) struct EvalSet {
     pub(crate) name: String,
     pub(crate) prompts: Vec<Vec<i64>>,
-    /// The policy's responses, where it has not been trained since.
+    /// The policy's responses, if evaluated since the last step.
     pub(crate) latest: Option<Rollout>,
-    /// What the reference makes of them, once that was needed. It never changes, and neither do its draws.
+    /// The reference's responses, computed at the first evaluation. Neither the reference nor the random
+    /// numbers change.
     pub(crate) reference: Option<Reference>,
 }
 
@@ -38,20 +39,20 @@ pub(crate) struct EvalSet {
 pub(crate) struct Reference {
     rollout: Rollout,
     scores: Vec<f64>,
-    /// The second reward model's, where there is one.
+    /// Scores of the second reward model, if any.
     second_scores: Option<Vec<f64>>,
 }
 
-/// All held-out sets, and who looks at them.
+/// All held-out sets, and the models that score them.
 pub(crate) struct Evaluation {
     pub(crate) sets: Vec<EvalSet>,
     pub(crate) format: ChatFormat,
-    /// Scores held-out responses and nothing else; and how it reads them.
+    /// The second reward model, which scores held-out responses only, and how it reads them.
     pub(crate) second_reward_model: Option<(ScalarModel, Reading)>,
 }
 
 impl Evaluation {
-    /// Measures the policy on every set, and writes samples of them and of the latest step.
+    /// Evaluates the policy on every set, and writes samples of the sets and of the latest step.
     pub(crate) fn measure(
         &mut self,
         trainer: &Trainer,
@@ -72,7 +73,7 @@ impl Evaluation {
         Ok(metrics)
     }
 
-    /// Draws what was measured so far, set by set, into TensorBoard.
+    /// Plots the evaluations so far in TensorBoard, set by set.
     pub(crate) fn draw(&self, run: &mut Run, done: u64, log: &Log) -> Result<()> {
         for EvalSet { name, .. } in &self.sets {
             let deciles = log.last().map_or_else(Vec::new, |(_, metrics)| measured_deciles(metrics, name));
@@ -91,7 +92,7 @@ impl Evaluation {
     }
 }
 
-/// One sampled response to every prompt of a set: what is found of it, and the responses themselves.
+/// The metrics of one sampled response to every prompt of a set, and the responses.
 fn measure(
     trainer: &Trainer,
     set: &mut EvalSet,
@@ -122,8 +123,8 @@ fn measure(
     Ok((metrics, scored))
 }
 
-/// One response to every prompt. The draws depend on the prompt alone, so that evaluations, and policy and
-/// reference, differ by the model only.
+/// One response to every prompt. The random numbers depend on the prompt alone, so that evaluations differ
+/// only by the model, and so do policy and reference.
 pub(crate) fn respond(trainer: &Trainer, model: &CausalLm, prompts: &[Vec<i64>]) -> Result<Rollout> {
     let seed = trainer.config.ppo.seed;
     let responses = trainer.respond(model, &trainer.sampling, prompts, 1, &|prompt, _, position| {
@@ -132,21 +133,20 @@ pub(crate) fn respond(trainer: &Trainer, model: &CausalLm, prompts: &[Vec<i64>])
     Ok(Rollout { prompt_rows: (0..prompts.len()).collect(), prompts: prompts.to_vec(), samples: 1, responses })
 }
 
-/// The policy's responses with their scores and divergences, and what is measured of them.
+/// The metrics of responses of the policy, and the responses with their scores and divergences.
 fn measure_policy(trainer: &Trainer, rollout: Rollout) -> (Metrics, ScoredRollout) {
     let scores = trainer.score(&rollout);
     let RolloutStats { old_logprobs, ref_logprobs, .. } = trainer.evaluate_only(&rollout);
     let response_mask = mask(&rollout.lengths());
-    // The difference of two fp32 numbers, in fp32: what evaluations log, where a step's own divergence is
-    // taken in f64.
+    // Evaluations compute the difference in fp32; a training step computes it in f64.
     let difference = |policy: f64, reference: f64| f64::from(policy as f32 - reference as f32);
     let kl = masked::zip_with(&old_logprobs, &ref_logprobs, &response_mask, difference); // (B, R)
     let metrics = of_held_out(&rollout, &scores, kl_per_response(&kl, &response_mask), trainer.end_id);
     (metrics, ScoredRollout { kl: masked::row_sums(&kl, &response_mask), rollout, scores })
 }
 
-/// Writes the first prompts' responses to samples.jsonl and TensorBoard, and how scores, KL and lengths of
-/// all are spread.
+/// Writes the responses to the first prompts to samples.jsonl and TensorBoard, and histograms of all scores,
+/// divergences and lengths.
 fn write_samples(
     run: &mut Run,
     done: u64,

@@ -7,7 +7,7 @@
 use align_run::metrics::Metrics;
 use align_train::stage::Alert;
 
-/// What was logged, by steps done, in their order.
+/// The logged metrics, by steps done, in order.
 pub type Log = [(u64, Metrics)];
 
 /// Logged training steps that are averaged, so that a single step is no finding. Our choice.
@@ -18,24 +18,25 @@ pub const KL_LIMIT: f64 = 20.0;
 const MOST_OF_RISE: f64 = 0.8;
 /// The growth of the KL after the knee that is a finding, as a multiple and in nats per response. Our choice.
 const REST_COSTS: (f64, f64) = (2.0, 5.0);
-/// Growth of held-out length. Our choice.
+/// Growth of the held-out length that is a finding. Our choice.
 const LENGTH_GROWTH: f64 = 1.5;
 /// Growth of held-out length that makes a score that correlates with length suspicious. Our choice.
 const LENGTH_DRIFT: f64 = 1.1;
 /// Correlation of score and length from which the score depends on length. Our choice.
 const LENGTH_CORRELATION: f64 = 0.5;
-/// Part of the first entropy. Our choice.
+/// Share of the first entropy below which the policy has collapsed. Our choice.
 const ENTROPY_LEFT: f64 = 0.1;
-/// Share of held-out responses that differ, and of prompts whose responses do not. Our choice.
+/// Minimum share of distinct held-out responses; maximum share of prompts with identical responses. Our
+/// choice.
 const HALF: f64 = 0.5;
-/// Share of 4-grams that a response has had before. Our choice.
+/// Share of the 4-grams of a response that are repetitions above which it is a finding. Our choice.
 const REPETITION: f64 = 0.3;
-/// Share of held-out responses that end by themselves. Our choice.
+/// Share of held-out responses with an end token below which it is a finding. Our choice.
 const ENDED: f64 = 0.5;
-/// Share of tokens where the policy's ratio is clipped. Our choice.
+/// Share of tokens with a clipped ratio above which it is a finding. Our choice.
 const CLIP_FRAC: f64 = 0.3;
 
-/// Everything found. `kl_limit` takes the place of 20 nats where a run has a limit of its own.
+/// All findings. `kl_limit` replaces [`KL_LIMIT`] in a run with a limit of its own.
 pub fn findings(log: &Log, kl_limit: Option<f64>) -> Vec<String> {
     let of_held_out = held_out_findings(log, kl_limit).into_iter().map(|finding| finding.text);
     of_held_out.chain(of_training(log)).collect()
@@ -82,7 +83,7 @@ fn of_set(log: &Log, set: &str, metric: &str) -> Vec<(u64, f64)> {
     series(log, &format!("eval/{set}/{metric}"))
 }
 
-/// Each value as the mean of the last [`WINDOW`] up to it.
+/// Each value replaced by the mean of the last [`WINDOW`] values up to it.
 fn smooth(values: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let mean = |until: usize| {
         let window = &values[(until + 1).saturating_sub(WINDOW)..=until];
@@ -91,7 +92,8 @@ fn smooth(values: &[(u64, f64)]) -> Vec<(u64, f64)> {
     values.iter().enumerate().map(|(index, (step, _))| (*step, mean(index))).collect()
 }
 
-/// The last value, and the step since which `holds` is true of all; `None` where it is not true of the last.
+/// The last value, and the step since which `holds` is true of all values; `None` if it is not true of the
+/// last one.
 fn standing(values: &[(u64, f64)], holds: impl Fn(f64) -> bool) -> Option<(f64, u64)> {
     let since = values.iter().rev().take_while(|(_, value)| holds(*value)).last()?;
     values.last().map(|(_, last)| (*last, since.0))

@@ -2,19 +2,19 @@
 
 use crate::masked::{self, Mask, Table};
 
-/// How far credit reaches back.
+/// The parameters of GAE.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GaeParams {
     /// Discount per token.
     pub gamma: f64,
-    /// Weight of longer estimates: 0 trusts the value model, 1 the rewards.
+    /// Weight of longer estimates: 0 relies on the value model, 1 on the rewards.
     pub gae_lambda: f64,
 }
 
-/// What GAE finds; 0 where no token counts.
+/// The result of GAE; 0 outside the mask.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Credit {
-    /// (B, R): how much better each token did than the value model expected. Not whitened.
+    /// (B, R): how much higher the return is than the value model's estimate. Not whitened.
     pub advantages: Table,
     /// (B, R): advantages + values, the value model's targets.
     pub returns: Table,
@@ -23,8 +23,8 @@ pub struct Credit {
 /// Generalised advantage estimation, backwards over each response:
 /// `δ_t = r_t + γ·V_{t+1} − V_t`, `A_t = δ_t + γ·λ·A_{t+1}`, with V = A = 0 after the last token.
 ///
-/// `values[t]` is read before token t, so that `values[0]` is the value of the prompt. Entries that do not
-/// count are never read.
+/// `values[t]` is the value before token t, so that `values[0]` is the value of the prompt. Entries outside
+/// the mask are never read.
 ///
 /// # Shapes
 /// All (B, R).

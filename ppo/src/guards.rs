@@ -24,7 +24,7 @@ pub(crate) struct GuardState {
     entropy: Option<f64>,
     /// Mean response tokens of the first step.
     tokens: Option<f64>,
-    /// Steps in a row that broke a limit, up to the latest.
+    /// Number of consecutive steps that broke a limit, up to the latest.
     streak: u64,
     /// The limits that are broken.
     broken: ActiveAlerts,
@@ -34,13 +34,13 @@ pub(crate) struct GuardState {
 /// The evaluations so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Evaluations {
-    /// What was measured on held-out prompts, by steps done.
+    /// The metrics on held-out prompts, by steps done.
     log: Vec<(u64, Metrics)>,
-    /// How many evaluations in a row had findings, up to the latest.
+    /// Number of consecutive evaluations with findings, up to the latest.
     bad: u64,
     /// Steps done at the last evaluation without findings.
     good: u64,
-    /// What the latest one found.
+    /// The findings of the latest evaluation.
     found: ActiveAlerts,
 }
 
@@ -50,23 +50,23 @@ impl Guards {
         Self { limits, value_warmup_steps, state: GuardState::default(), before_extra: None }
     }
 
-    /// What is done when limits stay broken, or a number is not finite.
+    /// The action when a limit stays broken or a number is non-finite.
     pub fn action(&self) -> Action {
         self.limits.action
     }
 
-    /// What was measured on held-out prompts so far.
+    /// The metrics on held-out prompts so far.
     pub(crate) fn evaluations(&self) -> &Log {
         &self.state.evaluations.log
     }
 
-    /// Called before an evaluation that is made only because the run ends here: one that is given more steps
-    /// has no such evaluation, so none of it is in the state.
+    /// Called before an evaluation that is made only because the run ends here. A run with more steps would
+    /// not have it, so the saved state excludes it.
     pub(crate) fn expect_extra_evaluation(&mut self) {
         self.before_extra = Some(self.state.evaluations.clone());
     }
 
-    /// What a resume needs.
+    /// The state for a resume.
     pub(crate) fn state(&self) -> GuardState {
         let evaluations = self.before_extra.as_ref().unwrap_or(&self.state.evaluations);
         GuardState { evaluations: evaluations.clone(), ..self.state.clone() }
@@ -110,7 +110,7 @@ impl Guards {
         })
     }
 
-    /// What all evaluations so far say, when this step has one.
+    /// The findings over all evaluations so far, when this step has an evaluation.
     fn evaluation(&mut self, done: u64, metrics: &Metrics) -> Option<Vec<Alert>> {
         let held_out = metrics.iter().filter(|(name, value)| name.starts_with("eval/") && value.is_finite());
         let held_out: Metrics = held_out.collect();
@@ -128,7 +128,7 @@ impl Guards {
         Some(found)
     }
 
-    /// The limits that a step breaks. An alarm's name is the limit's key in `[guards]`.
+    /// The limits that a step breaks. An alert's name is the limit's key in `[guards]`.
     fn broken_limits(&mut self, metrics: &Metrics) -> Vec<Alert> {
         let number = |name: &str| metrics.get(name).unwrap_or(f64::NAN);
         let (entropy, tokens) = (number("policy/entropy"), number("response/tokens"));
@@ -292,7 +292,7 @@ mod tests {
         }
     }
 
-    /// A run of 25 steps evaluates there because it ends; one of 40 does not.
+    /// A run of 25 steps evaluates at its end; one of 40 steps does not evaluate there.
     #[test]
     fn an_evaluation_that_only_the_end_calls_for_is_forgotten_when_the_run_goes_on() {
         let mut whole = guards(Action::Warn);

@@ -5,17 +5,17 @@ use std::collections::HashSet;
 
 use align_run::metrics::Metrics;
 
-/// Tokens of the n-grams in which a response repeats itself.
+/// Length of the n-grams that are counted as repetitions.
 const REPEATED: usize = 4;
-/// Groups by length.
+/// Number of groups by length.
 const GROUPS: usize = 10;
 
-/// Responses of about the same length.
+/// A group of responses of about the same length.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decile {
-    /// Their mean score.
+    /// Mean score.
     pub score: f64,
-    /// Their mean length, in tokens.
+    /// Mean length, in tokens.
     pub tokens: f64,
 }
 
@@ -39,20 +39,19 @@ pub fn describe(responses: &[&[i64]], scores: &[f64]) -> Metrics {
     metrics
 }
 
-/// The groups that [`describe`] wrote, where `metrics` has them as `eval/<set>/…`; none where the set was too
-/// small.
+/// The groups in metrics with names `eval/<set>/…`; empty if the set was too small.
 pub fn measured_deciles(metrics: &Metrics, set: &str) -> Vec<Decile> {
     let of = |group: usize, what: &str| metrics.get(&format!("eval/{set}/decile_{group}/{what}"));
     (1..=GROUPS).filter_map(|group| Some(Decile { score: of(group, "score")?, tokens: of(group, "tokens")? })).collect()
 }
 
-/// The share of different responses among all.
+/// The share of distinct responses.
 pub fn distinct(responses: &[&[i64]]) -> f64 {
     responses.iter().collect::<HashSet<_>>().len() as f64 / responses.len().max(1) as f64
 }
 
-/// Different n-grams over all n-grams of all responses; 0 where no response has n tokens. None reaches from
-/// one response into the next.
+/// Distinct n-grams over all n-grams of all responses; 0 if no response has n tokens. An n-gram does not
+/// cross responses.
 ///
 /// Source: Li et al., "A diversity-promoting objective function for neural conversation models", arXiv
 /// 1510.03055.
@@ -64,8 +63,8 @@ pub fn distinct_n(responses: &[&[i64]], n: usize) -> f64 {
     all().collect::<HashSet<_>>().len() as f64 / all().count().max(1) as f64
 }
 
-/// The share of a response's 4-grams that have occurred in it before, mean over responses. A response without
-/// a 4-gram repeats nothing.
+/// The share of a response's 4-grams that occur earlier in it, averaged over responses; 0 for a response
+/// without a 4-gram.
 pub fn repetition(responses: &[&[i64]]) -> f64 {
     let share = |response: &&[i64]| {
         let mut seen = HashSet::new();
@@ -75,7 +74,7 @@ pub fn repetition(responses: &[&[i64]]) -> f64 {
     responses.iter().map(share).sum::<f64>() / responses.len().max(1) as f64
 }
 
-/// Pearson's correlation; 0 where one side does not vary.
+/// Pearson's correlation; 0 if either side is constant.
 ///
 /// # Shapes
 /// `xs` and `ys`: (B).
@@ -94,8 +93,8 @@ pub fn correlation(xs: &[f64], ys: &[f64]) -> f64 {
     if found.is_finite() { found } else { 0.0 }
 }
 
-/// The responses, sorted by length (equal ones as they come) and cut into ten groups of equal size as far as
-/// that goes; `None` where there are fewer than ten.
+/// The responses, sorted by length (stable) and split into ten groups of equal size up to rounding; `None`
+/// with fewer than ten responses.
 ///
 /// # Shapes
 /// `scores` and `lengths`: (B).
@@ -134,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_response_repeats_what_it_has_said_not_what_others_have() {
-        // 1234 2341 3412 4123 1234 2341 3412: the last three of seven are repetitions.
+        // The last three of 1234 2341 3412 4123 1234 2341 3412 are repetitions.
         let said_again: &[i64] = &[1, 2, 3, 4, 1, 2, 3, 4, 1, 2];
         assert_close(repetition(&[said_again]), 3.0 / 7.0);
         assert_close(repetition(&[said_again, &[5, 6]]), 3.0 / 14.0);

@@ -1,4 +1,4 @@
-//! The prompts and texts of a run, and what is said of them.
+//! The prompts and texts of a run, and their metadata.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -15,25 +15,25 @@ use crate::rollout::Reading;
 /// Prompts of one or several files.
 #[derive(Debug, Default)]
 pub(crate) struct Prompts {
-    /// In file order, rendered up to where the response begins.
+    /// Token ids in file order, up to the first token of the response.
     pub(crate) tokens: Vec<Vec<i64>>,
-    /// Those left out for their length.
+    /// Number of prompts left out because of their length.
     pub(crate) dropped: u64,
     turns: u64,
-    /// Prompts with a text that spells a special token, which it does not become.
+    /// Number of prompts with a text that spells a special token; it is tokenized as ordinary text.
     special_text: u64,
 }
 
-/// A reward model's own rendering of prompts, while they are read.
+/// Collects a reward model's own rendering of the prompts while they are read.
 pub(crate) struct Reader {
-    /// Where it may render another text than the policy.
+    /// The format, if it may render another text than the policy's.
     format: Option<ChatFormat>,
-    /// What was found of it.
+    /// How the reward model reads responses, so far.
     pub(crate) reading: Reading,
 }
 
 impl Reader {
-    /// Of a reward model, beside the policy's format.
+    /// The reader of a reward model, given the format of the policy.
     pub(crate) fn new(scorer: Option<&Scorer>, policy: Option<&ChatFormat>) -> Self {
         let format = scorer.map(|scorer| scorer.format.clone());
         let tokens_after_end = format.as_ref().map_or_else(Vec::new, |format| format.tokens_after_end().to_vec());
@@ -43,7 +43,7 @@ impl Reader {
         Self { format: format.filter(differs), reading: Reading { tokens_after_end, ..Reading::default() } }
     }
 
-    /// The prompt as this model reads it, where it has a rendering of its own.
+    /// The prompt in the rendering of this model, if it has its own.
     fn other(&self, dialogue: &Dialogue) -> Parsed<Option<Vec<i64>>> {
         self.format.as_ref().map(|format| format.prompt(dialogue)).transpose()
     }
@@ -55,26 +55,26 @@ impl Reader {
     }
 }
 
-/// Everything that is read of data.
+/// The data of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Data {
     /// Prompts to train on.
     pub(crate) prompts: Prompts,
     /// Held-out files.
     pub(crate) eval: Vec<(String, Prompts)>,
-    /// Text of the pretrained gradient; none where that is off.
+    /// Pretraining text; none when `ptx.coef` is 0.
     pub(crate) documents: Vec<Vec<i64>>,
-    /// Bad rows of all files that were left out, by name.
+    /// Bad rows that were skipped, with location and reason.
     pub(crate) skipped: Vec<Problem>,
-    /// Keys of rows that nothing reads.
+    /// Keys of rows that are not read.
     pub(crate) unread: Unread,
 }
 
 impl Data {
-    /// Reads what a config names, and how the reward models read the prompts; mistakes land in `problems`.
+    /// Reads the files of a config, and how the reward models read the prompts; adds bad data to `problems`.
     ///
     /// # Errors
-    /// What is not the user's mistake.
+    /// Errors other than bad data.
     pub(crate) fn read(
         config: &PpoConfig,
         format: &ChatFormat,
@@ -136,13 +136,13 @@ impl Data {
         Ok(found)
     }
 
-    /// What became of the data: shown before the first step, and in run.json.
-    pub(crate) fn facts(&self) -> Vec<(&'static str, Value)> {
+    /// Counts of the data: shown before the first step, and in run.json.
+    pub(crate) fn metadata(&self) -> Vec<(&'static str, Value)> {
         let prompts = &self.prompts;
         let held_out = |count: fn(&Prompts) -> u64| json!(self.eval.iter().map(|(_, set)| count(set)).sum::<u64>());
-        let tokens = |lists: &[Vec<i64>]| json!(lists.iter().map(Vec::len).sum::<usize>());
-        let known: u64 = self.known().iter().map(|(known, _)| known).sum();
-        let mut facts = vec![
+        let tokens = |sequences: &[Vec<i64>]| json!(sequences.iter().map(Vec::len).sum::<usize>());
+        let trained_on: u64 = self.overlaps().iter().map(|(trained_on, _)| trained_on).sum();
+        let mut metadata = vec![
             ("prompts", json!(prompts.tokens.len())),
             ("turns", json!(prompts.turns)),
             ("prompt tokens", tokens(&prompts.tokens)),
@@ -151,7 +151,7 @@ impl Data {
             ("prompts with special-token text", json!(prompts.special_text)),
             ("held-out prompts", held_out(|set| set.tokens.len() as u64)),
             ("held-out prompts dropped", held_out(|set| set.dropped)),
-            ("held-out prompts trained on", json!(known)),
+            ("held-out prompts trained on", json!(trained_on)),
             ("pretraining documents", json!(self.documents.len())),
             ("pretraining tokens", tokens(&self.documents)),
             ("duplicate pretraining documents", json!(duplicates(&self.documents))),
@@ -160,16 +160,16 @@ impl Data {
         let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
         self.skipped.iter().for_each(|problem| *reasons.entry(cause(&problem.what)).or_default() += 1);
         if !self.unread.is_empty() {
-            facts.push(("keys that are not read", json!(self.unread)));
+            metadata.push(("keys that are not read", json!(self.unread)));
         }
         if !reasons.is_empty() {
-            facts.push(("bad rows by reason", json!(reasons)));
+            metadata.push(("bad rows by reason", json!(reasons)));
         }
-        facts
+        metadata
     }
 
-    /// Of each held-out file, how many prompts are also trained on, and how many there are.
-    pub(crate) fn known(&self) -> Vec<(u64, u64)> {
+    /// For each held-out file, the number of prompts that are also trained on, and of all prompts.
+    pub(crate) fn overlaps(&self) -> Vec<(u64, u64)> {
         let trained: HashSet<&Vec<i64>> = self.prompts.tokens.iter().collect();
         let of_set = |(_, set): &(String, Prompts)| {
             (set.tokens.iter().filter(|prompt| trained.contains(prompt)).count() as u64, set.tokens.len() as u64)
@@ -178,10 +178,10 @@ impl Data {
     }
 }
 
-/// How many equal an earlier one.
-pub(crate) fn duplicates(lists: &[Vec<i64>]) -> u64 {
+/// Number of sequences that equal an earlier one.
+pub(crate) fn duplicates(sequences: &[Vec<i64>]) -> u64 {
     let mut seen = HashSet::new();
-    lists.iter().filter(|list| !seen.insert(*list)).count() as u64
+    sequences.iter().filter(|sequence| !seen.insert(*sequence)).count() as u64
 }
 
 #[cfg(test)]
@@ -193,18 +193,18 @@ mod tests {
     }
 
     #[test]
-    fn copies_and_known_prompts_are_counted() {
+    fn duplicates_and_overlaps_are_counted() {
         let data = Data {
             prompts: prompts(&[&[1, 2], &[1, 3], &[1, 2], &[1, 2], &[4]]),
             eval: vec![("a".to_owned(), prompts(&[&[1, 2], &[9]])), ("b".to_owned(), prompts(&[&[4], &[4], &[1, 3]]))],
             documents: vec![vec![7], vec![7, 8], vec![7]],
             ..Data::default()
         };
-        assert_eq!(data.known(), [(1, 2), (3, 3)]);
-        let facts = data.facts();
-        let fact = |name: &str| facts.iter().find(|(own, _)| *own == name).unwrap().1.as_u64().unwrap();
-        assert_eq!((fact("duplicate prompts"), fact("prompt tokens")), (2, 9));
-        assert_eq!((fact("held-out prompts"), fact("held-out prompts trained on")), (5, 4));
-        assert_eq!((fact("pretraining tokens"), fact("duplicate pretraining documents")), (4, 1));
+        assert_eq!(data.overlaps(), [(1, 2), (3, 3)]);
+        let metadata = data.metadata();
+        let count = |name: &str| metadata.iter().find(|(own, _)| *own == name).unwrap().1.as_u64().unwrap();
+        assert_eq!((count("duplicate prompts"), count("prompt tokens")), (2, 9));
+        assert_eq!((count("held-out prompts"), count("held-out prompts trained on")), (5, 4));
+        assert_eq!((count("pretraining tokens"), count("duplicate pretraining documents")), (4, 1));
     }
 }

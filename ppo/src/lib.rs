@@ -1,22 +1,21 @@
-//! PPO with four models: a policy and a value model that learn, a reference and a reward model that never
-//! change.
+//! PPO with four models: policy and value model are trained, reference and reward model are frozen.
 //!
-//! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), has the models evaluate them
-//! ([`models`]), rewards tokens ([`rewards`]), finds their advantages ([`gae`]) and updates policy and value
-//! model ([`update`], [`loss`]), with pretraining text mixed in ([`ptx`]). A rollout with everything computed
-//! from it is one [`trajectory`]; the metrics of a step are computed after it ([`statistics`]). [`Ppo`] is
-//! the checked stage, [`Session`] the running trainer. [`held_out`] describes responses to held-out prompts,
-//! [`charts`] plots them, and [`findings`] lists warning signs. [`guards`] checks the metrics of every step,
-//! and [`record`] keeps a step that went wrong.
+//! A step ([`train::Trainer::step`]) samples responses ([`rollout`]), evaluates them with the models
+//! ([`models`]), computes token rewards ([`rewards`]) and advantages ([`gae`]), and updates policy and value
+//! model ([`update`], [`loss`]), with a gradient on pretraining text ([`ptx`]). A rollout and everything
+//! computed from it is a [`trajectory`]; the metrics of a step are computed after it ([`statistics`]).
+//! [`Ppo`] is the checked stage, [`Session`] the running trainer. [`held_out`] describes responses to
+//! held-out prompts, [`charts`] plots them, and [`findings`] lists warning signs. [`guards`] checks the
+//! metrics of every step, and [`record`] keeps the data of a step that failed.
 //!
 //! ```
 //! use align_ppo::masked::{mask, table};
 //! use align_ppo::gae::{GaeParams, gae};
 //!
-//! // Two tokens, rewarded with 1 at the end, that the value model expected to bring 0.5 and 0.4.
+//! // Two tokens with a reward of 1 at the end, and the values 0.5 and 0.4.
 //! let params = GaeParams { gamma: 1.0, gae_lambda: 0.95 };
 //! let credit = gae(&table(&[0.0, 1.0], &[2]), &table(&[0.5, 0.4], &[2]), &mask(&[2]), &params);
-//! // The last token: δ = 1 − 0.4. The first: δ = 0.4 − 0.5, and 0.95 of what came after.
+//! // The last token: δ = 1 − 0.4. The first: δ = 0.4 − 0.5, plus 0.95 times the last advantage.
 //! assert!((credit.advantages[(0, 1)] - 0.6).abs() < 1e-12);
 //! assert!((credit.advantages[(0, 0)] - (-0.1 + 0.95 * 0.6)).abs() < 1e-12);
 //! ```

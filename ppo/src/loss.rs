@@ -1,13 +1,13 @@
-//! The losses of PPO over the flat response tokens of a minibatch, and what is reported about them.
+//! The losses of PPO over the flat response tokens of a minibatch, and their statistics.
 //!
-//! A minibatch is worked through in chunks. Every number here is a chunk's share of the minibatch's mean (a
-//! sum over the chunk's tokens, divided by the *minibatch's* number of tokens), so that shares add up, and
-//! how a minibatch is cut into chunks changes nothing but rounding.
+//! A minibatch is computed in chunks. Losses and statistics are the share of a chunk in the mean of the
+//! minibatch (the sum over the tokens of the chunk, divided by the number of tokens of the *minibatch*), so
+//! that the shares add up, and the division into chunks changes only rounding.
 
 use crate::masked::{self, Mask, Table};
 use tch::{Kind, Tensor};
 
-/// Log-ratios are held within ± this before the exponential, so that no ratio overflows.
+/// Log-ratios are clamped to ± this before the exponential, so that no ratio overflows.
 pub const LOG_RATIO_LIMIT: f64 = 20.0;
 
 /// A chunk's share of the policy loss, with the loss's gradient in closed form.
@@ -15,24 +15,24 @@ pub const LOG_RATIO_LIMIT: f64 = 20.0;
 pub struct PolicyLoss {
     /// (N): ∂loss/∂logprob.
     pub grad: Tensor,
-    /// The numbers to report.
+    /// The statistics to report.
     pub stats: PolicyStats,
 }
 
-/// What is reported about the policy loss. All but the last two are shares of the minibatch's token mean.
+/// Statistics of the policy loss. All but the last three are shares of the minibatch's token mean.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PolicyStats {
     /// The loss.
     pub loss: f64,
-    /// The part of tokens where clipping binds: the clipped objective is strictly worse.
+    /// Share of tokens where clipping binds: the clipped objective is strictly worse.
     pub clip_frac: f64,
     /// KL(old ‖ new) by `ratio − 1 − ln ratio`, which is never negative.
     pub approx_kl: f64,
-    /// The largest ratio seen.
+    /// The maximum ratio.
     pub ratio_max: f64,
-    /// The largest |log-ratio| seen.
+    /// The maximum |log-ratio|.
     pub log_ratio_max: f64,
-    /// How many tokens hit ±[`LOG_RATIO_LIMIT`]: a policy that has left the data.
+    /// Number of tokens whose log-ratio exceeds ±[`LOG_RATIO_LIMIT`].
     pub num_limited: usize,
 }
 
@@ -51,7 +51,7 @@ impl PolicyStats {
 /// The clipped policy objective, to be minimised: `loss = Σ max(−A·ratio, −A·clip(ratio, 1 ± cliprange)) /
 /// num_tokens`, `ratio = exp(clamp(logprob − old_logprob, ±20))`.
 ///
-/// The gradient is `−A·ratio / num_tokens`, and 0 where clipping binds or the log-ratio is limited. No graph
+/// The gradient is `−A·ratio / num_tokens`, and 0 where clipping binds or the log-ratio is clamped. No graph
 /// is recorded.
 ///
 /// # Shapes
@@ -97,12 +97,12 @@ fn largest(tensor: &Tensor) -> f64 {
 pub struct ValueLoss {
     /// (): the loss, differentiable through the values.
     pub loss: Tensor,
-    /// The part of tokens where clipping binds; they have no gradient.
+    /// Share of tokens where clipping binds; they have no gradient.
     pub clip_frac: f64,
 }
 
-/// Half the squared error of the values, which may gain nothing by moving further than `cliprange_value` from
-/// the old ones: `½ · Σ max((V − R)², (clip(V, V_old ± cliprange_value) − R)²) / num_tokens`. An infinite
+/// Half the squared error of the values. Moving further than `cliprange_value` from the old values does not
+/// lower the loss: `½ · Σ max((V − R)², (clip(V, V_old ± cliprange_value) − R)²) / num_tokens`. An infinite
 /// range does not clip.
 ///
 /// # Shapes
@@ -122,14 +122,14 @@ pub fn value_loss(
     let clipped = old_values + moved.clamp(-cliprange_value, cliprange_value);
     let loss = (values - returns).square();
     let clipped_loss = (clipped - returns).square();
-    // Within the range both are the same but for rounding, which is no clipping.
+    // Within the range both losses are equal up to rounding, which does not count as clipping.
     let binds = moved.abs().gt(cliprange_value).logical_and(&clipped_loss.gt_tensor(&loss));
     let clip_frac = token_mean(&binds, num_tokens);
     ValueLoss { loss: loss.maximum(&clipped_loss).sum(loss.kind()) * (0.5 / num_tokens.max(1) as f64), clip_frac }
 }
 
-/// A chunk's share of a token mean, such as the entropy's: the sum (in f64) over the chunk, divided by the
-/// whole's tokens.
+/// A chunk's share of a token mean: the sum over the chunk (in f64), divided by the number of tokens of the
+/// minibatch.
 ///
 /// # Shapes
 /// `tensor` (N).
@@ -137,9 +137,8 @@ pub fn token_mean(tensor: &Tensor, num_tokens: usize) -> f64 {
     tensor.detach().sum(Kind::Double).double_value(&[]) / num_tokens.max(1) as f64
 }
 
-/// How much of the returns' spread the values explain: `1 − Var(R − V) / Var(R)` over counted tokens. 1 is
-/// perfect, 0 no better than a constant, below 0 worse. Returns without spread (such as a single token) give
-/// 0.
+/// The share of the returns' variance that the values explain: `1 − Var(R − V) / Var(R)` over the response
+/// tokens. 1 is perfect, 0 no better than a constant, below 0 worse. 0 if the returns do not vary.
 ///
 /// # Shapes
 /// All (B, R).
@@ -152,7 +151,7 @@ pub fn explained_variance(values: &Table, returns: &Table, response_mask: &Mask)
     1.0 - masked::variance(&residual, response_mask) / spread
 }
 
-/// Checks that the tensors are (N) with one N and one kind.
+/// Checks that all tensors are (N), with the same N and kind.
 fn flat_alike(tensors: &[(&str, &Tensor)]) {
     let (first_name, first) = tensors[0];
     for (name, tensor) in tensors {
@@ -200,8 +199,8 @@ mod tests {
 
     #[test]
     fn clipping_binds_on_the_side_that_gains() {
-        // Ratios 1.5, 1.5, 0.5, 0.5 with advantages 1, −1, 1, −1: only the first and the last gain by moving
-        // on.
+        // Ratios 1.5, 1.5, 0.5, 0.5 with advantages 1, −1, 1, −1: a further move improves the objective only
+        // at the first and the last.
         let (up, down) = (1.5f64.ln(), 0.5f64.ln());
         let policy =
             policy_loss(&tensor(&[up, up, down, down]), &tensor(&[0.0; 4]), &tensor(&[1.0, -1.0, 1.0, -1.0]), 0.2, 4);
@@ -271,8 +270,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// The closed form is what automatic differentiation finds for the same objective, written with other
-        /// operations.
+        /// The closed form equals the gradient by automatic differentiation of the same objective, written
+        /// with other operations.
         #[test]
         fn the_gradient_is_the_objectives(tokens in prop::collection::vec((-3.0..0.0f64, -3.0..0.0f64, -2.0..2.0f64), 1..8)) {
             let column = |f: fn(&(f64, f64, f64)) -> f64| tensor(&tokens.iter().map(f).collect::<Vec<_>>());

@@ -1,21 +1,21 @@
 //! Statistics over the counted entries of host tables.
 //!
-//! A table is (B, R): row b is a response, column t its token t. Its mask says which entries count; each row
-//! counts a prefix (the response's tokens, its end token included) and nothing after it, so that widening a
-//! table changes no result. All sums run in f64, row by row, so that results do not depend on threads.
+//! A table is (B, R): row b is a response, column t its token t. In each row of the mask, the tokens of the
+//! response are true (its end token included), all later entries false, so that a wider table changes no
+//! result. All sums run in f64, row by row, so that results do not depend on threads.
 
 use ndarray::{Array2, Zip};
 
-/// (B, R) numbers, one row a response.
+/// (B, R) values, one row per response.
 pub type Table = Array2<f64>;
 
-/// (B, R): true where the token counts; every row is a run of true, then a run of false.
+/// (B, R): true where the response has a token; every row is a run of true, then a run of false.
 pub type Mask = Array2<bool>;
 
-/// Added to a variance before its root is taken.
+/// Added to a variance before its square root.
 pub const EPSILON: f64 = 1e-8;
 
-/// The mask of responses with these many tokens.
+/// The mask of responses of these lengths.
 ///
 /// # Shapes
 /// `lengths` (B) → (B, R), R the longest length.
@@ -24,7 +24,7 @@ pub fn mask(lengths: &[usize]) -> Mask {
     Mask::from_shape_fn((lengths.len(), width), |(row, column)| column < lengths[row])
 }
 
-/// Lays per-token numbers, response after response, out as a table; zero where nothing counts.
+/// A table of per-token values, given response after response; zero outside the responses.
 ///
 /// # Shapes
 /// `flat` (N), `lengths` (B) summing to N → (B, R).
@@ -45,7 +45,7 @@ pub fn table<T: Copy + Into<f64>>(flat: &[T], lengths: &[usize]) -> Table {
     table
 }
 
-/// The counted entries, response after response: [`table`] undone.
+/// The counted entries, response after response: the inverse of [`table`].
 ///
 /// # Shapes
 /// (B, R) → (N).
@@ -53,7 +53,7 @@ pub fn flat(table: &Table, mask: &Mask) -> Vec<f64> {
     counted(table, mask).collect()
 }
 
-/// How many entries count.
+/// Number of counted entries.
 pub fn count(mask: &Mask) -> usize {
     mask.iter().filter(|&&counts| counts).count()
 }
@@ -86,7 +86,9 @@ pub fn row_sums(table: &Table, mask: &Mask) -> Vec<f64> {
     table.rows().into_iter().zip(mask.rows()).map(sum_of).collect()
 }
 
-/// Moves the counted entries to mean 0 and scales them to variance 1: `(x − mean) / √(variance +
+/// Whitens the counted entries to mean 0 and variance 1: `(x − mean) / √(variance + `[`EPSILON`]`)`, with the
+/// biased variance over the whole table, so that a table of one token gives 0 and the result does not depend
+/// on the minibatches. Other entries become 0.
 /// `[`EPSILON`]`)`, with the biased variance over the whole table, so that a table of one token gives 0 and
 /// the result does not depend on how the rollout is cut into minibatches. Other entries become 0.
 ///
@@ -102,7 +104,7 @@ pub fn whiten(table: &Table, mask: &Mask) -> Table {
     whitened
 }
 
-/// Applies `f` to the counted entries of two tables; 0 elsewhere, whatever the tables hold there.
+/// Applies `f` to the counted entries of two tables; 0 elsewhere.
 ///
 /// # Shapes
 /// (B, R), (B, R), (B, R) → (B, R).
@@ -115,7 +117,7 @@ pub fn zip_with(left: &Table, right: &Table, mask: &Mask, f: impl Fn(f64, f64) -
 /// Each row's number of tokens.
 ///
 /// # Panics
-/// When a row's counted entries are not a prefix: a mask that would silently shift tokens.
+/// When a row's counted entries are not a prefix: such a mask would shift tokens.
 pub fn lengths(mask: &Mask) -> Vec<usize> {
     let length = |row: ndarray::ArrayView1<'_, bool>| {
         let length = row.iter().take_while(|&&counts| counts).count();

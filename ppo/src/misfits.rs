@@ -17,8 +17,8 @@ pub(crate) fn misfits(config: &PpoConfig, data: &Data, models: &[(&str, &ModelCo
     let (dropped, limit) = (prompts.dropped, config.data.max_prompt_tokens);
     found.extend(misfits::dropped("data.max_prompt_tokens", limit, "prompts", dropped, count as u64 + dropped));
     found.extend(misfits::duplicates("data.prompts", "prompts", duplicates(&prompts.tokens), count as u64));
-    for ((name, _), (known, all)) in data.eval.iter().zip(data.known()) {
-        found.extend(misfits::known("data.eval_prompts", name, "prompts", known, all));
+    for ((name, _), (trained_on, all)) in data.eval.iter().zip(data.overlaps()) {
+        found.extend(misfits::known("data.eval_prompts", name, "prompts", trained_on, all));
     }
     let per_step = config.rollout.prompts_per_step;
     found.extend(misfits::repeated("rollout.prompts_per_step", per_step, "prompts", count));
@@ -132,7 +132,7 @@ mod tests {
         assert!(warnings(|config| config.ppo.policy_lr = 0.0)[0].contains("the policy learns nothing"));
     }
 
-    /// 128 responses by 50: the last 28 of an epoch get an optimiser step of their own.
+    /// 128 responses in minibatches of 50: the last 28 of an epoch are an optimiser step.
     #[test]
     fn minibatches_that_are_not_alike() {
         let found = warnings(|config| config.ppo.minibatch_size = Some(50));

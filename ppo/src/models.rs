@@ -1,4 +1,4 @@
-//! The four models, and who is frozen.
+//! The four models, and their evaluation of a rollout.
 
 use align_kernels::HOST;
 use align_model::{CausalLm, Forward, Over, ScalarModel};
@@ -9,20 +9,20 @@ use crate::masked;
 use crate::rollout::{Layout, Reading, Rollout, Rows};
 use crate::trajectory::RolloutStats;
 
-/// Policy and value model are trained; the reference and the reward model never change.
+/// The models of PPO.
 pub struct Models {
-    /// Writes the responses; trained.
+    /// Samples the responses; trained.
     pub policy: CausalLm,
     /// The policy as it was before the first step; frozen.
     pub ref_policy: CausalLm,
-    /// Predicts the rest of the rewards before every token; trained.
+    /// Predicts the return before every token; trained.
     pub value_model: ScalarModel,
     /// Scores whole responses; frozen.
     pub reward_model: ScalarModel,
 }
 
-/// How log-probabilities are taken: over the softmax at the sampling temperature, whole or renormalised over
-/// the nucleus that was recorded at rollout. One convention for old, new and reference.
+/// The convention of log-probabilities: of the softmax at the sampling temperature, either full or
+/// renormalised over the nucleus recorded at rollout. The same for old, new and reference.
 #[derive(Debug, Clone, Copy)]
 pub struct Convention {
     /// The sampling temperature.
@@ -43,18 +43,19 @@ impl Convention {
     }
 }
 
-/// Which forward pass gives the reference's log-probabilities.
+/// The forward pass that gives the log-probabilities of the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReferencePass {
-    /// The reference's own.
+    /// That of the reference.
     Own,
-    /// The policy's, which has not moved yet, where both compute in one dtype; else the reference's own.
+    /// That of the policy, whose weights still equal those of the reference, if both compute in the same
+    /// dtype; otherwise that of the reference.
     OfPolicy,
 }
 
 /// Forward passes of the evaluation that the first update reuses.
 pub struct ReusedForward {
-    /// The policy's, at the indices that predict response tokens (N); where the policy is trained.
+    /// The policy's, at the indices that predict response tokens (N), in a phase that trains the policy.
     pub policy: Option<Forward>,
     /// The value model's.
     pub value_model: ValueForward,
@@ -64,11 +65,11 @@ pub struct ReusedForward {
 pub struct ValueForward {
     /// The value before every response token (N), differentiable.
     pub values: Tensor,
-    /// What its backward pass needs.
+    /// The saved forward pass, for its backward pass.
     pub forward: Forward,
 }
 
-/// What the models say of response tokens, flat (N), as it comes from the device.
+/// The evaluation of response tokens by the models, flat (N).
 #[derive(Default)]
 struct FlatStats {
     old_logprobs: Vec<f32>,
@@ -89,8 +90,8 @@ impl FlatStats {
 }
 
 impl Models {
-    /// Log-probabilities, values and entropies of every response token, by the code, dtype and microbatches
-    /// of the update.
+    /// Log-probabilities, values and entropies of every response token, computed with the code, dtype and
+    /// microbatches of the update.
     pub fn evaluate(
         &self,
         rollout: &Rollout,
@@ -105,8 +106,8 @@ impl Models {
         stats.into_tables(&rollout.lengths())
     }
 
-    /// As [`Models::evaluate`], for a rollout that is one microbatch and the first update's minibatch: the
-    /// passes through the models that `phase` trains record their graphs, and the update reuses them.
+    /// As [`Models::evaluate`], for a rollout that is a single microbatch and the first minibatch. The
+    /// forward passes of the models that `phase` trains are saved, and the update reuses them.
     pub fn evaluate_for_update(
         &self,
         rollout: &Rollout,
@@ -119,8 +120,8 @@ impl Models {
         (stats.into_tables(&rollout.lengths()), reused.expect("a phase trains the value model"))
     }
 
-    /// Adds the log-probabilities, values and entropies of the tokens of `rows`. Graphs are recorded for the
-    /// models that `trained` trains.
+    /// Adds the log-probabilities, values and entropies of the tokens of `rows`. The forward passes of the
+    /// models that `trained` trains are saved.
     fn evaluate_rows(
         &self,
         rollout: &Rollout,
@@ -159,7 +160,7 @@ impl Models {
     }
 }
 
-/// Raw scores of the rows of `microbatches`: a reward model at the end token, or where `reading` says.
+/// Raw scores of the rows of `microbatches`, read at the token that `reading` gives.
 ///
 /// # Shapes
 /// (rows) in order.
@@ -197,7 +198,7 @@ fn values_before_tokens(model: &ScalarModel, layout: &Layout) -> Tensor {
 }
 
 impl ValueForward {
-    /// A forward pass over a layout.
+    /// The forward pass of a layout, in training.
     pub fn before_tokens(model: &ScalarModel, layout: &Layout) -> Self {
         let indices = layout.predict_indices.to_device(model.device());
         let forward = model.forward_train(&layout.flat, Some(&indices), None);

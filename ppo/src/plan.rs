@@ -1,5 +1,4 @@
-//! `align plan` for PPO: what its three phases need of memory and arithmetic. Responses are taken as long as
-//! they may be.
+//! `align plan` for PPO: memory and arithmetic of its phases, for responses of maximum length.
 
 use align_kernels::HOST;
 use align_kernels::batch::microbatches;
@@ -7,6 +6,7 @@ use align_kernels::kind_of;
 use align_model::Writing;
 use align_model::{Face, Header, ModelOptions};
 use align_train::footprint::{BatchCost, ModelMemory, Phase, STEPS, StepEstimate, resident};
+use align_train::stage::Stage as _;
 
 use crate::checked::Ppo;
 use crate::config::PpoConfig;
@@ -14,7 +14,7 @@ use crate::rollout::layout;
 use crate::session::{frozen, trained};
 use crate::train::rollout_rows;
 
-/// The models, as a run holds them.
+/// The memory of the models of a run.
 struct Models {
     policy: ModelMemory,
     reference: ModelMemory,
@@ -29,17 +29,17 @@ impl Models {
     }
 }
 
-/// A step's needs.
+/// The estimate for the step with the most prompt tokens.
 pub(crate) fn estimate(stage: Ppo) -> StepEstimate {
-    let outset = stage.said_before();
+    let outset = stage.outset();
     let Ppo { config, policy, reward, data, .. } = stage;
     let (policy, reward) = (&policy.header, &reward.header);
     let models = Models {
-        policy: held(&config, policy, trained(&config, HOST), Face::CausalLm),
-        reference: held(&config, policy, frozen(&config, HOST), Face::CausalLm),
-        value: held(&config, reward, trained(&config, HOST), Face::Scalar),
-        reward: held(&config, reward, frozen(&config, HOST), Face::Scalar),
-        second: config.reward.second.as_ref().map(|_| held(&config, reward, frozen(&config, HOST), Face::Scalar)),
+        policy: memory(&config, policy, trained(&config, HOST), Face::CausalLm),
+        reference: memory(&config, policy, frozen(&config, HOST), Face::CausalLm),
+        value: memory(&config, reward, trained(&config, HOST), Face::Scalar),
+        reward: memory(&config, reward, frozen(&config, HOST), Face::Scalar),
+        second: config.reward.second.as_ref().map(|_| memory(&config, reward, frozen(&config, HOST), Face::Scalar)),
     };
     let batches = config.batches(data.prompts.tokens.len());
     // The step with the most prompt tokens.
@@ -63,7 +63,7 @@ pub(crate) fn estimate(stage: Ppo) -> StepEstimate {
     }
 }
 
-fn held(config: &PpoConfig, header: &Header, options: ModelOptions, face: Face) -> ModelMemory {
+fn memory(config: &PpoConfig, header: &Header, options: ModelOptions, face: Face) -> ModelMemory {
     ModelMemory {
         config: header.config.clone(),
         options,
@@ -73,11 +73,11 @@ fn held(config: &PpoConfig, header: &Header, options: ModelOptions, face: Face) 
     }
 }
 
-/// A step whose responses are all as long as they may be.
+/// A step with responses of maximum length.
 struct Step<'a> {
     config: &'a PpoConfig,
     models: &'a Models,
-    /// Lengths of its prompts.
+    /// Lengths of the prompts.
     prompts: &'a [usize],
     has_text: bool,
     microbatch_tokens: usize,
@@ -109,13 +109,13 @@ impl Step<'_> {
         self.prompts.iter().copied().max().unwrap_or(0) + self.config.rollout.max_response_tokens
     }
 
-    /// Responses that grow at once.
+    /// Number of responses that are decoded at once.
     fn rows(&self) -> usize {
         let samples = self.config.rollout.responses_per_prompt;
         rollout_rows(self.microbatch_tokens, self.longest(), samples).min(self.prompts.len() * samples)
     }
 
-    /// Prompts that are read at once.
+    /// The prompts of one prefill.
     fn prefill(&self) -> BatchCost {
         let prompts = self.rows().div_ceil(self.config.rollout.responses_per_prompt).min(self.prompts.len());
         Self::work(&self.prompts[..prompts], 0, 0)
@@ -148,7 +148,7 @@ impl Step<'_> {
     fn update(&self) -> Phase {
         let (config, Models { policy, value, .. }) = (self.config, self.models);
         let rows = config.minibatch_rows();
-        // The responses of a prompt meet in a minibatch when it is the whole rollout.
+        // The responses to a prompt share a prefix only if the minibatch is the whole rollout.
         let samples = config.rollout.responses_per_prompt;
         let work = if rows == config.rollout_rows() {
             self.heaviest(self.prompts.len(), samples)
@@ -158,10 +158,10 @@ impl Step<'_> {
         let value_work = BatchCost { targets: work.targets, ..work };
         let [policy_kept, policy_peak] = policy.training(&work);
         let [value_kept, value_peak] = value.training(&value_work);
-        // Where the update reuses the evaluation's passes, the value model's is retained during the policy's
-        // backward pass.
+        // If the update reuses the evaluation's forward passes, the saved activations of the value model are
+        // retained during the policy's backward pass.
         let waiting = if self.may_be_one_microbatch() { value_kept.1 } else { 0 };
-        let mut ways = vec![(value_kept, value_peak, 0), (policy_kept, policy_peak, waiting)];
+        let mut passes = vec![(value_kept, value_peak, 0), (policy_kept, policy_peak, waiting)];
         let mut parts = self.resident();
         let updates = (config.ppo.epochs * config.rollout_rows().div_ceil(rows.max(1)) as u64) as f64;
         let tokens = (rows * config.rollout.max_response_tokens) as f64;
@@ -174,21 +174,22 @@ impl Step<'_> {
             let at_once = targets.min(self.microbatch_tokens as f64) as u64;
             let text = BatchCost { tokens: at_once, targets: at_once, calls: 2, ..BatchCost::default() };
             let [text_kept, text_peak] = policy.training(&text);
-            ways.push((text_kept, text_peak, waiting));
-            // That of the PPO loss waits in the value model's place, where that is of the same shape.
+            passes.push((text_kept, text_peak, waiting));
+            // The gradient of the PPO loss is kept in the gradient buffers of the value model where their
+            // shapes are equal.
             parts.push(("waiting gradients", policy.gradients_without(value)));
             let whole = BatchCost { tokens: targets as u64, targets: targets as u64, ..BatchCost::default() };
             flops += 3.0 * policy.forward_flops(&whole) * updates;
             traffic += policy.traffic(&whole) * updates;
         }
-        let largest = ways.into_iter().max_by_key(|(kept, peak, waiting)| kept.1 + peak.1 + waiting);
+        let largest = passes.into_iter().max_by_key(|(kept, peak, waiting)| kept.1 + peak.1 + waiting);
         let (kept, peak, waiting) = largest.expect("two at least");
         parts.extend([kept, peak]);
         parts.push(("waiting activations", waiting));
         Phase { name: "update", parts, flops, traffic }
     }
 
-    /// Whether the update of a step whose responses are short reuses the evaluation's passes.
+    /// Whether the update of a step with short responses reuses the forward passes of the evaluation.
     fn may_be_one_microbatch(&self) -> bool {
         Self::work(self.prompts, self.config.rollout.responses_per_prompt, 1).tokens <= self.microbatch_tokens as u64
             && self.config.minibatch_rows() == self.config.rollout_rows()
@@ -198,20 +199,20 @@ impl Step<'_> {
         Phase { name: "save", parts: self.resident(), ..Phase::default() }
     }
 
-    /// The models, and a checkpoint that is being written beside every phase.
+    /// The models, and a checkpoint that is written during every phase.
     fn resident(&self) -> Vec<(&'static str, u64)> {
         let mut parts = resident(&self.models.all());
         parts.push(("checkpoint", self.models.policy.checkpoint().max(self.models.value.checkpoint())));
         parts
     }
 
-    /// All responses, as the update's minibatches have them.
+    /// All responses, as in the minibatches.
     fn total(&self) -> BatchCost {
         let (samples, response) = (self.config.rollout.responses_per_prompt, self.config.rollout.max_response_tokens);
         Self::work(self.prompts, samples, response)
     }
 
-    /// The heaviest microbatch of some prompts with some responses each.
+    /// The largest microbatch of this many prompts and samples.
     fn heaviest(&self, prompts: usize, samples: usize) -> BatchCost {
         let response = self.config.rollout.max_response_tokens;
         let mut lengths: Vec<usize> = self.prompts.iter().cycle().take(prompts).copied().collect();
@@ -225,7 +226,7 @@ impl Step<'_> {
             .unwrap_or_default()
     }
 
-    /// Prompts of these lengths with some responses each.
+    /// The cost of prompts of these lengths, with `samples` responses each.
     fn work(prompts: &[usize], samples: usize, response: usize) -> BatchCost {
         let token = vec![0i64; prompts.iter().copied().max().unwrap_or(0).max(response)];
         let groups = prompts.iter().map(|prompt| (&token[..*prompt], vec![&token[..response]; samples]));

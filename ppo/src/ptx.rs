@@ -1,4 +1,4 @@
-//! The pretrained gradient's data: a stream of document pieces, of far larger volume than the PPO text.
+//! The pretraining text of PPO: a stream of document pieces, and the gradient of the loss on them.
 
 use align_data::Order;
 use align_model::{CausalLm, Parameter};
@@ -10,13 +10,13 @@ use tch::Tensor;
 pub struct PtxStream {
     pieces: Vec<Piece>,
     order: Order,
-    /// Pieces taken so far: all the state a resume needs.
+    /// Number of pieces taken so far: the state for a resume.
     pub taken: u64,
 }
 
 impl PtxStream {
-    /// A stream over documents (token ids without an end token): each is closed with `end` and cut to pieces
-    /// of `max_tokens`.
+    /// A stream of documents (token ids without an end token). `end` is appended to each document, which is
+    /// split into pieces of `max_tokens`.
     ///
     /// # Panics
     /// When no document has a token to predict.
@@ -27,13 +27,13 @@ impl PtxStream {
             let cut = document.chunks(max_tokens).map(|tokens| Piece::new(tokens.to_vec(), vec![true; tokens.len()]));
             pieces.extend(cut.filter(|piece| piece.tokens.len() > 1));
         }
-        assert!(!pieces.is_empty(), "a pretraining stream without text");
+        assert!(!pieces.is_empty(), "a pretraining stream needs text");
         let order = Order::new(&[pieces.len()], None, Some(seed));
         Self { pieces, order, taken: 0 }
     }
 
-    /// The next pieces, together exactly `num_targets` targets: the last piece is cut to fit, and its rest is
-    /// skipped.
+    /// The next pieces, with exactly `num_targets` targets in total: the last piece is truncated, and its
+    /// rest is skipped.
     pub fn take(&mut self, num_targets: usize) -> Vec<LmRow> {
         let (rows, taken) = self.peek(num_targets);
         self.taken = taken;
@@ -63,10 +63,10 @@ pub fn ptx_backward(policy: &CausalLm, rows: &[LmRow], coef: f64, microbatch_tok
     microbatches.map(|range| lm::backward(policy, &rows[range], None, coef / num_targets)).sum::<f64>() / num_targets
 }
 
-/// Moves the accumulated gradients out, leaving zeros, so that the next loss's gradient can be measured
-/// alone. They go where a parameter of `room` has a gradient of the same name and shape, which must be zero;
-/// where none has, into new memory.
-pub fn take_grads(parameters: &[Parameter], room: &[Parameter]) -> Vec<Tensor> {
+/// Moves the accumulated gradients out of a model, which has zero gradients after it, so that the gradient of
+/// the next loss can be measured separately. A gradient is moved to the gradient buffer of the parameter of
+/// `buffers` with the same name and shape, which must be zero; without such a parameter, to new memory.
+pub fn take_grads(parameters: &[Parameter], buffers: &[Parameter]) -> Vec<Tensor> {
     let _no_grad = tch::no_grad_guard();
     let take = |parameter: &Parameter| {
         let mut grad = parameter.tensor.grad();
@@ -74,8 +74,8 @@ pub fn take_grads(parameters: &[Parameter], room: &[Parameter]) -> Vec<Tensor> {
             let (own, other) = (&parameter.tensor, &other.tensor);
             other.size() == own.size() && other.device() == own.device() && other.grad().defined()
         };
-        let place = room.iter().filter(|other| other.name == parameter.name).find(fits);
-        let mut taken = place.map_or_else(|| grad.empty_like(), |place| place.tensor.grad());
+        let buffer = buffers.iter().filter(|other| other.name == parameter.name).find(fits);
+        let mut taken = buffer.map_or_else(|| grad.empty_like(), |buffer| buffer.tensor.grad());
         taken.copy_(&grad);
         let _ = grad.zero_();
         taken
@@ -83,7 +83,7 @@ pub fn take_grads(parameters: &[Parameter], room: &[Parameter]) -> Vec<Tensor> {
     parameters.iter().map(take).collect()
 }
 
-/// Adds gradients that [`take_grads`] moved out; where they were is zero again.
+/// Adds gradients that [`take_grads`] moved out, and sets their buffers to zero.
 pub fn add_grads(parameters: &[Parameter], grads: Vec<Tensor>) {
     let _no_grad = tch::no_grad_guard();
     for (parameter, mut grad) in parameters.iter().zip(grads) {
@@ -125,12 +125,12 @@ mod tests {
 
         for room in [room.parameters(), &[]] {
             lm::backward(&model, &other, None, 0.5);
-            let waiting = take_grads(model.parameters(), room);
+            let moved = take_grads(model.parameters(), room);
             assert!(
                 (ptx_backward(&model, &text, 0.1, 4) - loss).abs() < 1e-9,
                 "the loss is reported without its weight"
             );
-            add_grads(model.parameters(), waiting);
+            add_grads(model.parameters(), moved);
             for (index, together) in take().iter().enumerate() {
                 let expected = &other_grads[index] + &text_grads[index] * 0.1;
                 let apart = (together - &expected).norm().double_value(&[]);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_wait_in_the_room_that_fits() {
+    fn gradients_are_moved_to_buffers_of_the_same_shape() {
         let model = CausalLm::load(Path::new(FOLDER), &options()).unwrap();
         let value_model = ScalarModel::load(Path::new(FOLDER), &options(), 1).unwrap();
         let taken = take_grads(model.parameters(), value_model.parameters());

@@ -1,4 +1,4 @@
-//! What one step worked on, in full: enough to compute its numbers again by other means.
+//! The full data of one step, sufficient to recompute its results by other means.
 
 use std::rc::Rc;
 
@@ -12,28 +12,28 @@ use crate::rewards::kl_k1;
 use crate::rollout::Rollout;
 use crate::trajectory::{RolloutStats, Trajectory};
 
-/// A step's trajectory, and the optimiser steps that were taken on it.
+/// A step's trajectory, and its optimiser steps.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The step, 0-based.
     pub step: u64,
-    /// Prompts, responses, and what was found about them.
+    /// Prompts, responses, and everything computed from them.
     pub trajectory: Rc<Trajectory>,
     /// The optimiser steps so far.
     pub minibatches: Vec<Minibatch>,
 }
 
-/// What one optimiser step saw.
+/// The data of one optimiser step.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Minibatch {
     /// Rows of the rollout.
     pub rows: Vec<usize>,
-    /// The pretraining pieces beside them; every token but a piece's first is a target.
+    /// The pretraining pieces; every token but the first of a piece is a target.
     pub ptx: Vec<Vec<i64>>,
 }
 
 impl Record {
-    /// As records/step-….json has it: per response, then per token.
+    /// The content of records/step-….json: per response, then per token.
     pub fn to_json(&self) -> Value {
         let trajectory = &*self.trajectory;
         let Trajectory { rollout, stats, .. } = trajectory;
@@ -63,8 +63,8 @@ impl Record {
         })
     }
 
-    /// Reads back what [`Record::to_json`] wrote; a `null` is NaN, and so are the entropies, which are not
-    /// written.
+    /// Parses the JSON of [`Record::to_json`]. A `null` is NaN, and the entropies are NaN: they are not
+    /// recorded.
     ///
     /// # Errors
     /// [`Error::Invalid`] when something is missing.

@@ -1,4 +1,4 @@
-//! A recorded step of ppo, repeated, and what is in it.
+//! The replay of a recorded step of ppo.
 
 use align_core::error::Result;
 use align_kernels::batch::FlatBatch;
@@ -12,8 +12,8 @@ use crate::session::Session;
 use crate::train::Trainer;
 
 impl Replay for Session {
-    /// Repeats the step, or, where it had updated something before it failed, the optimiser step in which it
-    /// did: on the recorded responses, since the policy that wrote them is gone.
+    /// Repeats the step. If it failed after an update, repeats the optimiser step that failed, on the
+    /// recorded responses: the policy that sampled them is gone.
     fn replay(&mut self, recorded: &Recorded) -> Result<NanReport> {
         examine(self, recorded)
     }
@@ -36,7 +36,7 @@ fn examine(session: &mut Session, recorded: &Recorded) -> Result<NanReport> {
         None => session.step(step).map(drop),
     })?;
     let trainer = &session.trainer;
-    found.sections = parts(trainer, step);
+    found.sections = sections(trainer, step);
     if found.failure.is_some() {
         found.sections[0].gradients = gradients(trainer.models.policy.parameters());
         found.sections[3].gradients = gradients(trainer.models.value_model.parameters());
@@ -58,8 +58,8 @@ fn examine(session: &mut Session, recorded: &Recorded) -> Result<NanReport> {
     Ok(found)
 }
 
-/// Every model on what the step works on: its responses, or its prompts where nothing could be sampled.
-fn parts(trainer: &Trainer, step: u64) -> Vec<Section> {
+/// Traces every model on the responses of the step, or on its prompts if sampling failed.
+fn sections(trainer: &Trainer, step: u64) -> Vec<Section> {
     let (models, tokens) = (&trainer.models, trainer.config.ppo.microbatch_tokens);
     let named = |name: &str| Section { name: name.to_owned(), ..Section::default() };
     let [mut policy, mut reference, mut reward, mut value] =
@@ -69,8 +69,8 @@ fn parts(trainer: &Trainer, step: u64) -> Vec<Section> {
             let mut flat = FlatBatch::new();
             flat.push(&trainer.prompts[row], None);
             let last = Tensor::from_slice(&[flat.len() as i64 - 1]);
-            for (part, model) in [(&mut policy, &models.policy), (&mut reference, &models.ref_policy)] {
-                show_logits(part, model, &flat, &last);
+            for (section, model) in [(&mut policy, &models.policy), (&mut reference, &models.ref_policy)] {
+                trace_logits(section, model, &flat, &last);
             }
         }
         return vec![policy, reference, reward, value];
@@ -78,33 +78,33 @@ fn parts(trainer: &Trainer, step: u64) -> Vec<Section> {
     let rollout = &record.trajectory.rollout;
     for rows in rollout.split_into_microbatches(&rollout.rows(), tokens) {
         let layout = rollout.layout(&rows, models.policy.device());
-        for (part, model) in [(&mut policy, &models.policy), (&mut reference, &models.ref_policy)] {
-            show_logits(part, model, &layout.flat, &layout.predict_indices);
+        for (section, model) in [(&mut policy, &models.policy), (&mut reference, &models.ref_policy)] {
+            trace_logits(section, model, &layout.flat, &layout.predict_indices);
         }
         let (flat, ends) =
             rollout.reward_model_batch(&rows, trainer.end_id, &trainer.reading, models.reward_model.device());
-        show_scalars(&mut reward, &models.reward_model, &flat, &ends);
-        show_scalars(&mut value, &models.value_model, &layout.flat, &layout.predict_indices);
+        trace_scalars(&mut reward, &models.reward_model, &flat, &ends);
+        trace_scalars(&mut value, &models.value_model, &layout.flat, &layout.predict_indices);
     }
     vec![policy, reference, reward, value]
 }
 
-fn show_logits(part: &mut Section, model: &CausalLm, flat: &FlatBatch, indices: &Tensor) {
-    let mut shown = Vec::new();
-    let mut see = |name, tensor: &Tensor| shown.push(TensorStats::of(name, tensor));
-    let hidden = model.trace(flat, None, &mut see).index_select(0, &indices.to_device(model.device()));
+fn trace_logits(section: &mut Section, model: &CausalLm, flat: &FlatBatch, indices: &Tensor) {
+    let mut traced = Vec::new();
+    let mut record = |name, tensor: &Tensor| traced.push(TensorStats::of(name, tensor));
+    let hidden = model.trace(flat, None, &mut record).index_select(0, &indices.to_device(model.device()));
     // Any token serves: one NaN logit makes every log-probability NaN.
     let targets = Tensor::zeros([hidden.size()[0]], (tch::Kind::Int64, model.device()));
-    see("log-probability of token 0".to_owned(), &model.logprobs(&hidden, &targets, &Over::full()).logprobs);
-    merge(&mut part.activations, shown);
-    part.tokens += flat.len();
+    record("log-probability of token 0".to_owned(), &model.logprobs(&hidden, &targets, &Over::full()).logprobs);
+    merge(&mut section.activations, traced);
+    section.tokens += flat.len();
 }
 
-fn show_scalars(part: &mut Section, model: &ScalarModel, flat: &FlatBatch, indices: &Tensor) {
-    let mut shown = Vec::new();
-    let mut see = |name, tensor: &Tensor| shown.push(TensorStats::of(name, tensor));
-    let hidden = model.trace(flat, None, &mut see).index_select(0, &indices.to_device(model.device()));
-    see("scalars".to_owned(), &tch::no_grad(|| model.scalars(&hidden)));
-    merge(&mut part.activations, shown);
-    part.tokens += flat.len();
+fn trace_scalars(section: &mut Section, model: &ScalarModel, flat: &FlatBatch, indices: &Tensor) {
+    let mut traced = Vec::new();
+    let mut record = |name, tensor: &Tensor| traced.push(TensorStats::of(name, tensor));
+    let hidden = model.trace(flat, None, &mut record).index_select(0, &indices.to_device(model.device()));
+    record("scalars".to_owned(), &tch::no_grad(|| model.scalars(&hidden)));
+    merge(&mut section.activations, traced);
+    section.tokens += flat.len();
 }

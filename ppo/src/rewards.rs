@@ -16,12 +16,12 @@ pub enum MissingEnd {
     Replace,
 }
 
-/// The scores after responses without an end are penalised; scores of ended responses stay.
+/// The scores with a penalty for responses without an end token; those of ended responses are unchanged.
 ///
 /// # Shapes
 /// `scores` and `ended` (B) → (B).
 pub fn apply_missing_end(scores: &[f64], ended: &[bool], missing_end: MissingEnd, value: f64) -> Vec<f64> {
-    assert_eq!(scores.len(), ended.len(), "every score needs to know whether its response ended");
+    assert_eq!(scores.len(), ended.len(), "one flag per score");
     let apply = |(&score, &ended): (&f64, &bool)| match missing_end {
         _ if ended => score,
         MissingEnd::None => score,
@@ -90,7 +90,7 @@ impl RunningMoments {
         self.variance().sqrt()
     }
 
-    /// The scores by this state. Update first: the running statistics include the current batch.
+    /// The normalised scores. Call `update` first: the running statistics include the current batch.
     pub fn normalize(&self, scores: &[f64], normalize: Normalize) -> Vec<f64> {
         let (shift, scale) = match normalize {
             Normalize::None => (0.0, 1.0),
@@ -101,7 +101,7 @@ impl RunningMoments {
     }
 }
 
-/// The scores held within ±`clip`; as they are where it is absent.
+/// The scores clipped to ±`clip`; unchanged when it is absent.
 pub fn clip_scores(scores: &[f64], clip: Option<f64>) -> Vec<f64> {
     let clip = clip.unwrap_or(f64::INFINITY);
     scores.iter().map(|score| score.clamp(-clip, clip)).collect()
@@ -112,7 +112,7 @@ pub fn clip_scores(scores: &[f64], clip: Option<f64>) -> Vec<f64> {
 pub struct ScoreNormalization {
     /// How scores of responses without an end token change.
     pub missing_end: MissingEnd,
-    /// The number [`MissingEnd`] subtracts or puts in place.
+    /// The value that [`MissingEnd`] subtracts or sets.
     pub missing_end_value: f64,
     /// How scores are normalised.
     pub normalize: Normalize,
@@ -121,8 +121,8 @@ pub struct ScoreNormalization {
 }
 
 impl ScoreNormalization {
-    /// The scores to reward, in this order: missing ends, running statistics (which see the scores after
-    /// missing ends were handled, and this batch before it is normalised), normalising, clipping.
+    /// The scores to reward. In order: missing ends; an update of the running statistics; normalisation;
+    /// clipping.
     ///
     /// # Shapes
     /// `scores` and `ended` (B) → (B).
@@ -133,10 +133,11 @@ impl ScoreNormalization {
     }
 }
 
-/// The constant that turns a reward model into the first value model: with it, the value at an end token is
-/// the normalised score there. `moments` has seen the first rollout and nothing else.
+/// The constant that is added to a reward model to initialise the value model: the value at an end token is
+/// then the normalised score. `moments` must be those of the first rollout alone.
 ///
-/// A constant cannot divide, so under [`Normalize::RunningMeanStd`] the value starts centred but not scaled.
+/// A constant does not scale: under [`Normalize::RunningMeanStd`] the initial value is centred, but not
+/// divided by the standard deviation.
 pub fn value_shift(moments: &RunningMoments, normalize: Normalize) -> f64 {
     match normalize {
         Normalize::None => 0.0,
@@ -144,8 +145,8 @@ pub fn value_shift(moments: &RunningMoments, normalize: Normalize) -> f64 {
     }
 }
 
-/// The per-token estimate of KL(policy ‖ reference) whose mean is right: `logprob − ref_logprob` ("k1"); 0
-/// where no token counts.
+/// The unbiased per-token estimate of KL(policy ‖ reference): `logprob − ref_logprob` ("k1"); 0 outside the
+/// mask.
 ///
 /// # Shapes
 /// All (B, R).
@@ -155,8 +156,8 @@ pub fn kl_k1(logprobs: &Table, ref_logprobs: &Table, response_mask: &Mask) -> Ta
     masked::zip_with(logprobs, ref_logprobs, response_mask, |policy, reference| policy - reference)
 }
 
-/// The per-token estimate of KL(policy ‖ reference) that is never negative: `exp(d) − 1 − d` with `d =
-/// ref_logprob − logprob` ("k3"); 0 where no token counts. For reporting: as a reward its gradient is biased.
+/// The non-negative per-token estimate of KL(policy ‖ reference): `exp(d) − 1 − d` with `d = ref_logprob −
+/// logprob` ("k3"); 0 outside the mask. For reports only: as a reward its gradient is biased.
 ///
 /// # Shapes
 /// All (B, R).
@@ -169,8 +170,7 @@ pub fn kl_k3(logprobs: &Table, ref_logprobs: &Table, response_mask: &Mask) -> Ta
     })
 }
 
-/// The divergence of whole responses: each summed over its tokens, then averaged over responses. 0 without
-/// responses.
+/// The mean over responses of the KL summed over tokens; 0 without responses.
 ///
 /// # Shapes
 /// Both (B, R).
@@ -178,9 +178,8 @@ pub fn kl_per_response(kl: &Table, response_mask: &Mask) -> f64 {
     masked::sum(kl, response_mask) / kl.nrows().max(1) as f64
 }
 
-/// The reward of each token: `−kl_coef · kl`, plus the score on the last counted token, which is the one that
-/// ended the response, or the last one of a response that was cut off; 0 where no token counts. A response of
-/// no tokens gets none.
+/// The reward of each token: `−kl_coef · kl`, plus the score on the last token of the response; 0 outside the
+/// mask. A response without tokens has no reward.
 ///
 /// # Shapes
 /// `scores` (B), `kl` and `response_mask` (B, R) → (B, R).
@@ -200,35 +199,35 @@ pub fn token_rewards(scores: &[f64], kl: &Table, response_mask: &Mask, kl_coef: 
     rewards
 }
 
-/// Decides the weight of the KL penalty, step after step. Its state travels in checkpoints.
+/// The weight of the KL penalty over the steps. Checkpoints save its state.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum KlController {
-    /// The weight stays.
+    /// A constant weight.
     Fixed {
         /// The weight.
         kl_coef: f64,
     },
-    /// The weight follows the divergence.
+    /// A weight that is adapted to the divergence.
     Adaptive {
-        /// The weight at present.
+        /// The current weight.
         kl_coef: f64,
-        /// The divergence aimed at, in nats a response.
+        /// The target divergence, in nats per response.
         target: f64,
-        /// How many responses it takes to answer an error in full.
+        /// Number of responses over which an error is corrected in full.
         horizon: f64,
     },
 }
 
 impl KlController {
-    /// The weight at present.
+    /// The current weight.
     pub fn kl_coef(&self) -> f64 {
         match self {
             KlController::Fixed { kl_coef } | KlController::Adaptive { kl_coef, .. } => *kl_coef,
         }
     }
 
-    /// Takes in a step: its mean divergence per response, and its number of responses. The adaptive weight is
+    /// Updates the weight after a step with this mean divergence per response. The adaptive weight is
     /// multiplied by `1 + clip(kl/target − 1, ±0.2) · num_responses / horizon`.
     ///
     /// Source: arXiv 1909.08593, section 2.2.

@@ -1,4 +1,4 @@
-//! Responses, as sampled, and the flat layout in which all four models read them.
+//! Sampled responses, and the flat layout in which all four models read them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use align_kernels::batch::microbatches;
 use align_model::generate::Response;
 use tch::{Device, Tensor};
 
-/// A batch of prompts and what the policy answered.
+/// A batch of prompts and the responses of the policy.
 #[derive(Debug, Clone)]
 pub struct Rollout {
     /// (B / samples) the prompts' rows in the data, for records.
@@ -21,14 +21,14 @@ pub struct Rollout {
     pub responses: Vec<Response>,
 }
 
-/// Responses laid out flat for one forward pass: every prompt once, its responses after it.
+/// Responses as a flat batch for one forward pass: every prompt once, then its responses.
 ///
 /// N is the number of response tokens. Entry t of every (N) tensor belongs to response token t and is
 /// computed from the hidden state one token earlier.
 pub struct Layout {
     /// The flat batch.
     pub flat: FlatBatch,
-    /// (N) index of the token before each response token, at which it is predicted.
+    /// (N) index of the token before each response token, which predicts it.
     pub predict_indices: Tensor,
     /// (N) the response tokens.
     pub tokens: Tensor,
@@ -36,7 +36,7 @@ pub struct Layout {
     pub ranges: Vec<Range<usize>>,
 }
 
-/// Lays out `(prompt, responses)` groups.
+/// The layout of `(prompt, responses)` groups.
 pub fn layout<'a>(groups: impl IntoIterator<Item = (&'a [i64], Vec<&'a [i64]>)>, device: Device) -> Layout {
     let (mut flat, mut predict_indices, mut tokens) = (FlatBatch::new(), Vec::new(), Vec::new());
     let mut ranges = Vec::new();
@@ -59,23 +59,24 @@ pub fn layout<'a>(groups: impl IntoIterator<Item = (&'a [i64], Vec<&'a [i64]>)>,
     Layout { flat, predict_indices: tensor(&predict_indices), tokens: tensor(&tokens), ranges }
 }
 
-/// How a reward model tokenizes the policy's dialogues, where its tokens differ from the policy's.
+/// How a reward model reads the policy's dialogues, where its tokens differ from the policy's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// Prompts in the reward model's rendering, by the policy's; those that both render alike are left out.
+    /// Prompts in the reward model's rendering, by the policy's rendering; those with equal renderings are
+    /// left out.
     pub prompts: HashMap<Vec<i64>, Vec<i64>>,
     /// The tokens after a response's end token, up to the one at which the score is read.
     pub tokens_after_end: Vec<i64>,
 }
 
 impl Reading {
-    /// Whether the reward model reads what the policy writes, and scores it at the end token.
-    pub fn is_the_policys(&self) -> bool {
+    /// Whether the reward model reads the tokens of the policy, and scores them at the end token.
+    pub fn equals_policy(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Some responses of a rollout, by row, ordered: what goes through the models at once.
+/// Some responses of a rollout, as sorted rows.
 pub type Rows = Vec<usize>;
 
 impl Rollout {
@@ -89,7 +90,7 @@ impl Rollout {
         (0..self.responses.len()).collect()
     }
 
-    /// Response tokens of some rows.
+    /// Number of response tokens of some rows.
     pub fn num_tokens(&self, rows: &[usize]) -> usize {
         rows.iter().map(|row| self.responses[*row].tokens.len()).sum()
     }
@@ -99,8 +100,8 @@ impl Rollout {
         self.responses.iter().map(|response| response.tokens.last() == Some(&end_id)).collect()
     }
 
-    /// Cuts ordered rows into microbatches of whole prompt groups: up to `microbatch_tokens`, a longer group
-    /// alone.
+    /// Splits sorted rows into microbatches of whole prompt groups: up to `microbatch_tokens`, or a single
+    /// larger group.
     pub fn split_into_microbatches(&self, rows: &[usize], microbatch_tokens: usize) -> Vec<Rows> {
         let groups: Vec<&[usize]> = self.by_prompt(rows).collect();
         let lengths: Vec<usize> =
@@ -117,9 +118,9 @@ impl Rollout {
         layout(groups, device)
     }
 
-    /// What the reward model reads: whole responses, each ending with the chat format's end token, which is
-    /// appended where the policy did not write it, and with what `reading` has after it. Returns the batch
-    /// and the index of every response's last token.
+    /// The batch of the reward model: whole responses, each with the end token, which is appended if the
+    /// policy did not sample it, and the tokens of `reading` after it. Returns the batch and the index of
+    /// every response's last token.
     pub fn reward_model_batch(
         &self,
         rows: &[usize],
@@ -178,7 +179,7 @@ mod tests {
         let (flat, ends) = rollout.reward_model_batch(&[0, 1], 5, &Reading::default(), HOST);
         assert_eq!(flat.tokens(), &[7, 8, 1, 5, 2, 0, 5]);
         assert_eq!(Vec::<i64>::try_from(&ends).unwrap(), vec![3, 6]);
-        // A reward model that renders prompts in another way, and is read after the end token.
+        // A reward model with another rendering of prompts that is read after the end token.
         let reading = Reading { prompts: [(vec![7, 8], vec![9, 9, 8])].into(), tokens_after_end: vec![6] };
         let (flat, ends) = rollout.reward_model_batch(&[0, 1], 5, &reading, HOST);
         assert_eq!(flat.tokens(), &[9, 9, 8, 1, 5, 6, 2, 0, 5, 6]);

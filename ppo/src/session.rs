@@ -1,4 +1,4 @@
-//! The trainer of a run with what it is watched by, and the models that it begins with.
+//! The running trainer with its evaluation and guards, and how its models are loaded.
 
 use std::rc::Rc;
 
@@ -28,21 +28,21 @@ use crate::rewards::{KlController, RunningMoments};
 use crate::train::Trainer;
 use crate::trajectory::Trajectory;
 
-/// Documents of the pretrained gradient are cut to pieces of this many tokens, the report's context length;
-/// of fewer where a first-generation policy was trained for fewer.
+/// Documents of the pretraining text are split into pieces of this many tokens, the report's context length;
+/// of fewer if a first-generation policy was trained with a shorter context.
 const PTX_TOKENS: usize = 2048;
 
-/// A trainer, and what it is watched by.
+/// The trainer with its evaluation and guards.
 pub struct Session {
     pub(crate) trainer: Trainer,
     pub(crate) evaluation: Evaluation,
     guards: Guards,
-    /// The latest step's: its responses are shown when an evaluation is due.
+    /// The trajectory of the latest step, whose responses an evaluation shows.
     last: Option<Rc<Trajectory>>,
 }
 
 impl Session {
-    /// Loads what was checked.
+    /// Loads the models of a checked stage.
     pub(crate) fn load(stage: Ppo) -> Result<Self> {
         let Ppo { config, reading, second_reading, format, data, value_shift, .. } = stage;
         let mut models = load_models(&config)?;
@@ -72,7 +72,7 @@ impl Session {
                 max_tokens: config.rollout.max_response_tokens,
                 stop_ids: format.stop_ids(),
                 vocab: tokenizer.vocab_size(),
-                // The nucleus of top-p 1 is the whole softmax: nothing to record.
+                // With top-p 1 the nucleus is the whole softmax: nothing to record.
                 record_nucleus: config.rollout.logprobs == Logprobs::Nucleus && config.rollout.top_p < 1.0,
             },
             end_id: tokenizer.special().im_end,
@@ -95,7 +95,7 @@ impl Session {
     }
 }
 
-/// How the models that are trained are loaded.
+/// Options of the trained models.
 pub(crate) fn trained(config: &PpoConfig, device: Device) -> ModelOptions {
     ModelOptions {
         device,
@@ -105,7 +105,7 @@ pub(crate) fn trained(config: &PpoConfig, device: Device) -> ModelOptions {
     }
 }
 
-/// How reference and reward model are loaded.
+/// Options of reference and reward model.
 pub(crate) fn frozen(config: &PpoConfig, device: Device) -> ModelOptions {
     ModelOptions { device, compute: kind_of(config.frozen_dtype()), trainable: false, recompute_layers: false }
 }
@@ -122,7 +122,7 @@ fn load_models(config: &PpoConfig) -> Result<Models> {
     })
 }
 
-/// AdamW as the report's sft has it, without weight decay.
+/// AdamW with the report's options for sft, but no weight decay.
 fn optimizer(parameters: &[Parameter]) -> AdamW {
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 };
     AdamW::new(parameters.iter().map(|parameter| (parameter.name.as_str(), &parameter.tensor)), options)
@@ -148,8 +148,8 @@ impl stage::Trainer for Session {
         self.evaluation.sets.iter_mut().for_each(|set| set.latest = None);
         let (moments, shift) = (self.trainer.moments, self.trainer.value_shift);
         let report = self.trainer.step(step);
-        // A step that is not finite in its first update leaves everything as it was, so that it can be
-        // repeated from its beginning.
+        // If the first update of a step is non-finite, no weight has changed. The remaining state is
+        // restored, so that a replay can repeat the step from its beginning.
         let updates = self.trainer.record.as_ref().map_or(0, |record| record.minibatches.len());
         if report.is_err() && updates <= 1 {
             self.trainer.moments = moments;

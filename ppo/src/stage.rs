@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::checked::Ppo;
 use crate::config::PpoConfig;
+use crate::misfits::misfits;
 use crate::session::Session;
 
 impl Stage for Ppo {
@@ -39,23 +40,34 @@ impl Stage for Ppo {
     }
 
     fn outset(&self) -> Outset {
-        self.said_before()
+        let (config, models) = (&self.config, &self.config.models);
+        let (policy, reward) = (models.policy.display(), models.reward.display());
+        let starts_from = match &models.value {
+            Some(value) => {
+                format!("the policy in {policy}, the reward model in {reward}, the value model in {}", value.display())
+            }
+            None => {
+                format!("the policy in {policy}, the reward model in {reward}, which also initialises the value model")
+            }
+        };
+        let readers = [("models.policy", &self.policy.header.config), ("models.reward", &self.reward.header.config)];
+        Outset { starts_from, warnings: misfits(config, &self.data, &readers) }
     }
 
     fn plan(&self) -> Result<Plan<'_>> {
         let config = &self.config;
-        let mut facts = vec![
+        let mut metadata = vec![
             ("policy parameters", json!(self.policy.header.num_parameters)),
             ("reward parameters", json!(self.reward.header.num_parameters)),
         ];
-        facts.extend(self.data.facts());
-        facts.extend([
+        metadata.extend(self.data.metadata());
+        metadata.extend([
             ("passes over the prompts", rounded(config.batches(self.data.prompts.tokens.len()).passes())),
             ("responses per step", json!(config.rollout_rows())),
         ]);
-        facts.extend(self.assumed.iter().map(|(key, assumed)| (*key, json!(assumed))));
-        facts.extend(self.format.system_note().map(|note| ("system text", json!(note))));
-        facts.extend(ignored_files([&config.data.prompts, &config.data.eval_prompts, &config.data.pretrain]));
+        metadata.extend(self.assumed.iter().map(|(key, assumed)| (*key, json!(assumed))));
+        metadata.extend(self.format.system_note().map(|note| ("system text", json!(note))));
+        metadata.extend(ignored_files([&config.data.prompts, &config.data.eval_prompts, &config.data.pretrain]));
         Ok(Plan {
             stage: "ppo",
             section: &config.run,
@@ -63,14 +75,14 @@ impl Stage for Ppo {
             seed: config.ppo.seed,
             steps: config.ppo.steps,
             schedule: None,
-            metadata: facts,
+            metadata,
             outset: self.outset(),
             skipped: &self.data.skipped,
             inputs: self.inputs()?,
         })
     }
 
-    /// The models as they were given. A checkpoint's state brings the weights of those that are trained.
+    /// The initial models. A resume loads the weights of the checkpoint into the trained ones.
     fn load(self, _start: Start) -> Result<Session> {
         Session::load(self)
     }

@@ -1,5 +1,5 @@
-//! The numbers that a step logs, computed after it, by the names of metrics.jsonl. Every mean over tokens
-//! uses the response mask, like the losses.
+//! The metrics of a step, computed after it, by their names in metrics.jsonl. Every mean over tokens uses the
+//! response mask, like the losses.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -13,33 +13,33 @@ use crate::rewards::{RunningMoments, kl_k3, kl_per_response};
 use crate::rollout::Rollout;
 use crate::trajectory::Trajectory;
 
-/// What one optimiser step found. What the value warm-up does not compute is 0.
+/// The statistics of one optimiser step. Fields that the value warm-up does not compute are 0.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MinibatchStats {
-    /// Of the policy's loss.
+    /// Of the policy loss.
     pub policy: PolicyStats,
     /// The norm of the policy loss's gradient.
     pub policy_grad_norm: f64,
     /// The value loss.
     pub value_loss: f64,
-    /// The part of tokens whose value loss is clipped.
+    /// Share of tokens whose value loss is clipped.
     pub value_clip_frac: f64,
     /// The norm of the value loss's gradient.
     pub value_grad_norm: f64,
     /// The loss on pretraining text, without its weight.
     pub ptx_loss: f64,
-    /// The norm of the text's gradient, with its weight.
+    /// The norm of the gradient on the text, with its weight.
     pub ptx_grad_norm: f64,
 }
 
 /// Sums over the optimiser steps of one PPO step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct UpdateStats {
-    /// How many there were.
+    /// Number of optimiser steps.
     pub updates: u64,
-    /// The sums; of maxima the largest.
+    /// The sums; for maxima the maximum.
     pub sums: MinibatchStats,
-    /// The largest |log-ratio| of the first optimiser step, which has the rollout's own weights.
+    /// The maximum |log-ratio| of the first optimiser step, which uses the weights that sampled the rollout.
     pub first_max_logratio: f64,
 }
 
@@ -61,15 +61,15 @@ impl UpdateStats {
     }
 }
 
-/// What a step did.
+/// The result of a step, for its metrics.
 pub struct StepReport {
-    /// Its rollout and what was found about it.
+    /// The rollout and everything computed from it.
     pub trajectory: Rc<Trajectory>,
-    /// What it trained.
+    /// The phase: which models were trained.
     pub phase: Phase,
-    /// Of its optimiser steps.
+    /// Statistics of the optimiser steps.
     pub update: UpdateStats,
-    /// The weight of the KL penalty that it used.
+    /// The weight of the KL penalty in this step.
     pub kl_coef: f64,
     /// The mean of all scores so far.
     pub running_mean: f64,
@@ -77,11 +77,11 @@ pub struct StepReport {
     pub has_text: bool,
     /// The token that ends a response.
     pub end_id: i64,
-    /// How long it took.
+    /// Its duration.
     pub seconds: Seconds,
 }
 
-/// How long the parts of a step took.
+/// The durations of the parts of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Seconds {
     /// Sampling.
@@ -93,7 +93,7 @@ pub struct Seconds {
 }
 
 impl Seconds {
-    /// Of a step that ends now.
+    /// The durations of a step that ends now.
     pub fn between(started: Instant, sampled: Instant, evaluated: Instant) -> Self {
         Self {
             rollout: (sampled - started).as_secs_f64(),
@@ -130,7 +130,8 @@ impl StepReport {
         metrics
     }
 
-    /// Means over the optimiser steps. What was not measured (the policy's loss in the value warm-up) is NaN.
+    /// Means over the optimiser steps. Values that the phase does not compute (the policy loss in the value
+    /// warm-up) are NaN.
     fn set_update(&self, metrics: &mut Metrics) {
         let Trajectory { response_mask, stats, .. } = &*self.trajectory;
         let UpdateStats { updates, sums, first_max_logratio } = &self.update;
@@ -154,7 +155,7 @@ impl StepReport {
     }
 }
 
-/// What is measured of responses to held-out prompts; `kl` is the divergence per response.
+/// Metrics of responses to held-out prompts; `kl` is the divergence per response.
 pub(crate) fn of_held_out(rollout: &Rollout, scores: &[f64], kl: f64, end_id: i64) -> Metrics {
     let mut metrics = Metrics::new();
     let (mean, std) = mean_std(scores);
@@ -166,7 +167,7 @@ pub(crate) fn of_held_out(rollout: &Rollout, scores: &[f64], kl: f64, end_id: i6
     metrics
 }
 
-/// Mean and standard deviation (biased) of whole-response numbers.
+/// Mean and biased standard deviation.
 pub(crate) fn mean_std(numbers: &[f64]) -> (f64, f64) {
     let mut moments = RunningMoments::new();
     moments.update(numbers);
@@ -178,13 +179,13 @@ fn mean_tokens(rollout: &Rollout) -> f64 {
     lengths.iter().sum::<usize>() as f64 / lengths.len() as f64
 }
 
-/// The part of responses that end with the end token.
+/// Share of responses with an end token.
 fn ended_share(rollout: &Rollout, end_id: i64) -> f64 {
     let ended = rollout.ended(end_id);
     ended.iter().filter(|ended| **ended).count() as f64 / ended.len() as f64
 }
 
-/// The part of prompts whose responses are all the same.
+/// Share of prompts whose responses are all equal.
 fn identical_share(rollout: &Rollout) -> f64 {
     let groups = rollout.responses.chunks(rollout.samples);
     let same = groups.filter(|group| group.len() > 1 && group.iter().all(|r| r.tokens == group[0].tokens)).count();

@@ -23,26 +23,26 @@ use crate::rollout::{Reading, Rollout};
 use crate::statistics::{Seconds, StepReport, UpdateStats};
 use crate::trajectory::{RolloutStats, Trajectory};
 
-/// Everything a step needs; its state carries what changes.
+/// The models, optimisers, data and state of PPO.
 pub struct Trainer {
     pub(crate) config: PpoConfig,
     pub(crate) models: Models,
     pub(crate) policy_optimizer: AdamW,
     pub(crate) value_optimizer: AdamW,
     pub(crate) prompts: Vec<Vec<i64>>,
-    /// Which of them each step takes.
+    /// The prompts of each step.
     pub(crate) batches: Batches,
     pub(crate) ptx: Option<PtxStream>,
     pub(crate) moments: RunningMoments,
     pub(crate) kl_controller: KlController,
     pub(crate) sampling: Sampling,
-    /// The token that ends a response and at which it is scored.
+    /// The token that ends a response, at which it is scored.
     pub(crate) end_id: i64,
     /// How the reward model reads responses.
     pub(crate) reading: Reading,
-    /// The constant added to the value model, once known.
+    /// The constant added to the value model; `None` before the first rollout.
     pub(crate) value_shift: Option<f64>,
-    /// What the latest step worked on.
+    /// The data of the latest step.
     pub(crate) record: Option<Record>,
 }
 
@@ -103,8 +103,8 @@ impl Trainer {
         Ok(StepReport { trajectory, phase, update, kl_coef, running_mean, has_text, end_id, seconds })
     }
 
-    /// Samples responses to the prompts of `step`. The draws of a response depend on its prompt and sample
-    /// alone, and on how often the step has had that prompt before.
+    /// Samples responses to the prompts of `step`. The random numbers of a response depend on its prompt and
+    /// its sample index, and on the number of earlier occurrences of the prompt in the step.
     pub(crate) fn sample(&self, step: u64) -> Result<Rollout> {
         let prompt_rows = self.prompt_rows(step);
         let prompts: Vec<Vec<i64>> = prompt_rows.iter().map(|row| self.prompts[*row].clone()).collect();
@@ -153,12 +153,12 @@ impl Trainer {
         self.score_by(&self.models.reward_model, &self.reading, rollout)
     }
 
-    /// As [`Trainer::score`], by any reward model.
+    /// As [`Trainer::score`], with another reward model.
     pub(crate) fn score_by(&self, model: &ScalarModel, reading: &Reading, rollout: &Rollout) -> Vec<f64> {
         score(model, rollout, &self.microbatches(rollout), self.end_id, reading)
     }
 
-    /// The scores to reward, by statistics that these scores update first.
+    /// The scores to reward. Updates the running statistics first.
     pub(crate) fn normalize_scores(&mut self, scores: &[f64], ended: &[bool]) -> Vec<f64> {
         let normalization = ScoreNormalization {
             missing_end: self.config.rollout.missing_end,
@@ -169,8 +169,8 @@ impl Trainer {
         normalization.apply(scores, ended, &mut self.moments)
     }
 
-    /// Shifts a value model that starts as the reward model by what normalisation subtracted from the first
-    /// rollout's scores. Later calls change nothing.
+    /// Shifts a value model that is initialised from the reward model by the mean that normalisation
+    /// subtracts from the first rollout's scores. Later calls have no effect.
     pub(crate) fn shift_new_value_model(&mut self) {
         if self.value_shift.is_none() {
             let shift = value_shift(&self.moments, self.config.reward.normalize);
@@ -188,7 +188,7 @@ impl Trainer {
         first_minibatch: &[usize],
     ) -> (RolloutStats, Option<ReusedForward>) {
         let (convention, microbatches) = (self.convention(), self.microbatches(rollout));
-        // The first step after the warm-up still samples from the policy as it was given.
+        // The first step after the warm-up still samples from the initial policy.
         let is_unmoved = step <= self.config.ppo.value_warmup_steps;
         let reference = if is_unmoved { ReferencePass::OfPolicy } else { ReferencePass::Own };
         if microbatches.len() == 1 && first_minibatch == microbatches[0] {
@@ -199,7 +199,7 @@ impl Trainer {
         (self.models.evaluate(rollout, &microbatches, convention, reference), None)
     }
 
-    /// The same for a rollout that is not trained on.
+    /// As [`Trainer::evaluate`], for a rollout that is not trained on.
     pub(crate) fn evaluate_only(&self, rollout: &Rollout) -> RolloutStats {
         self.models.evaluate(rollout, &self.microbatches(rollout), self.convention(), ReferencePass::Own)
     }

@@ -1,6 +1,6 @@
-//! One rollout with everything that a step finds about it. What is known of every response token is a (B, R)
-//! table in f64: models give it flat in fp32 ([`masked::table`]), and losses and records take it flat in fp32
-//! again ([`Trajectory::flat`]).
+//! A rollout with everything that a step computes from it. Per-token values are (B, R) tables in f64: models
+//! return them flat in fp32 ([`masked::table`]), and losses and records use them flat in fp32 again
+//! ([`Trajectory::flat`]).
 
 use ndarray::Axis;
 use tch::{Device, Tensor};
@@ -8,11 +8,10 @@ use tch::{Device, Tensor};
 use crate::masked::{self, Mask, Table};
 use crate::rollout::Rollout;
 
-/// What policy, reference and value model say of every response token, before anything is updated. All (B,
-/// R).
+/// The evaluation of a rollout by policy, reference and value model, before any update. All (B, R).
 #[derive(Debug, Clone)]
 pub struct RolloutStats {
-    /// Log-probabilities under the policy that is about to be trained.
+    /// Log-probabilities under the policy before the update.
     pub old_logprobs: Table,
     /// Log-probabilities under the reference.
     pub ref_logprobs: Table,
@@ -22,7 +21,7 @@ pub struct RolloutStats {
     pub entropy: Table,
 }
 
-/// A step's rollout, what the models say of it, and the targets that are made of that.
+/// A step's rollout, its evaluation by the models, and the targets of the update.
 #[derive(Debug, Clone)]
 pub struct Trajectory {
     /// Prompts and responses.
@@ -39,14 +38,14 @@ pub struct Trajectory {
     pub kl: Table,
     /// (B, R) the KL penalty, and the normalised score on the last token.
     pub rewards: Table,
-    /// (B, R) advantages, whitened where the config says so.
+    /// (B, R) advantages, whitened if `ppo.whiten_advantages` is set.
     pub advantages: Table,
-    /// (B, R) what the value model learns.
+    /// (B, R) the targets of the value model.
     pub returns: Table,
 }
 
 impl Trajectory {
-    /// A table's numbers for the tokens of some responses, in the order of `rows`, in fp32.
+    /// A table's values for the tokens of some responses, in the order of `rows`, in fp32.
     ///
     /// # Shapes
     /// `table` (B, R) → (N).
@@ -70,7 +69,7 @@ impl Trajectory {
     }
 }
 
-/// Responses with what is shown of each: in samples, histograms and held-out metrics.
+/// Responses with their scores and divergences, for samples, histograms and held-out metrics.
 #[derive(Debug, Clone)]
 pub struct ScoredRollout {
     /// Prompts and responses.

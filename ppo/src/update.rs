@@ -17,8 +17,8 @@ use crate::statistics::MinibatchStats;
 use crate::train::Trainer;
 use crate::trajectory::Trajectory;
 
-/// A minibatch, cut to what is computed at once.
-struct Cut<'a> {
+/// A minibatch, split into microbatches.
+struct SplitMinibatch<'a> {
     trajectory: &'a Trajectory,
     microbatches: Vec<Rows>,
     /// Response tokens of all microbatches.
@@ -38,7 +38,7 @@ impl Trainer {
         reused: Option<ReusedForward>,
     ) -> Result<MinibatchStats> {
         let microbatches = trajectory.rollout.split_into_microbatches(rows, self.config.ppo.microbatch_tokens);
-        let minibatch = Cut { trajectory, microbatches, num_tokens: trajectory.rollout.num_tokens(rows) };
+        let minibatch = SplitMinibatch { trajectory, microbatches, num_tokens: trajectory.rollout.num_tokens(rows) };
         let (text, text_taken) = self.next_text(phase, minibatch.num_tokens);
         if let Some(record) = &mut self.record {
             let ptx = text.iter().flat_map(|row| &row.pieces).map(|piece| piece.tokens.clone()).collect();
@@ -46,8 +46,8 @@ impl Trainer {
         }
         let (policy, value_model) = reused.map(|reused| (reused.policy, reused.value_model)).unzip();
         let mut stats = MinibatchStats::default();
-        // The policy first: while the text's gradient is computed, the PPO loss's waits in the value model's,
-        // which is zero.
+        // The policy comes first: while the gradient on the text is computed, the gradient of the PPO loss is
+        // kept in the value model's gradient buffers, which are zero until its own backward pass.
         let policy_grad_norm = match phase {
             Phase::Ppo => self.policy_gradient(&minibatch, policy.flatten(), &text, &mut stats)?,
             Phase::ValueWarmup => 0.0,
@@ -67,8 +67,8 @@ impl Trainer {
         Ok(stats)
     }
 
-    /// The pretraining text beside a minibatch of so many response tokens, and the pieces taken after it.
-    /// None in the value warm-up.
+    /// The pretraining text for a minibatch of this many response tokens, and the number of pieces taken
+    /// after it. None in the value warm-up.
     fn next_text(&self, phase: Phase, num_tokens: usize) -> (Vec<LmRow>, Option<u64>) {
         match (phase, &self.ptx) {
             (Phase::Ppo, Some(stream)) => {
@@ -80,17 +80,18 @@ impl Trainer {
         }
     }
 
-    /// Accumulates the policy's gradient: of the PPO loss over the microbatches, and of the text's. The value
-    /// model's must be zero, and are so after. Returns the norm of both together.
+    /// Accumulates the policy's gradient: that of the PPO loss over the microbatches, and that of the text.
+    /// The value model's gradients must be zero before, and are zero after. Returns the norm of the policy's
+    /// total gradient.
     fn policy_gradient(
         &self,
-        minibatch: &Cut<'_>,
+        minibatch: &SplitMinibatch<'_>,
         mut reused: Option<Forward>,
         text: &[LmRow],
         stats: &mut MinibatchStats,
     ) -> Result<f64> {
         let (config, model) = (&self.config.ppo, &self.models.policy);
-        let Cut { trajectory, microbatches, num_tokens } = minibatch;
+        let SplitMinibatch { trajectory, microbatches, num_tokens } = minibatch;
         for rows in microbatches {
             let layout = trajectory.rollout.layout(rows, model.device());
             let old_logprobs = trajectory.flat_tensor(&trajectory.stats.old_logprobs, rows, model.device()); // (N)
@@ -121,8 +122,13 @@ impl Trainer {
     }
 
     /// Accumulates the value model's gradient over the microbatches.
-    fn value_gradient(&self, minibatch: &Cut<'_>, mut reused: Option<ValueForward>, stats: &mut MinibatchStats) {
-        let Cut { trajectory, microbatches, num_tokens } = minibatch;
+    fn value_gradient(
+        &self,
+        minibatch: &SplitMinibatch<'_>,
+        mut reused: Option<ValueForward>,
+        stats: &mut MinibatchStats,
+    ) {
+        let SplitMinibatch { trajectory, microbatches, num_tokens } = minibatch;
         for rows in microbatches {
             let layout = trajectory.rollout.layout(rows, self.models.policy.device());
             let forward = reused.take();
@@ -137,8 +143,7 @@ impl Trainer {
         }
     }
 
-    /// Repeats the last optimiser step of a record, with the weights as they stand, on the recorded
-    /// trajectory.
+    /// Repeats the last optimiser step of a record with the current weights, on the recorded trajectory.
     pub(crate) fn repeat_update(&mut self, mut record: Record) -> Result<()> {
         let (trajectory, phase) = (record.trajectory.clone(), self.config.phase(record.step));
         let minibatch = record.minibatches.pop().expect("a record of an optimiser step").rows;
@@ -146,7 +151,7 @@ impl Trainer {
         self.update(&trajectory, &minibatch, phase, None).map(drop)
     }
 
-    /// The rows of each optimiser step: all epochs, minibatch by minibatch, each ordered.
+    /// The sorted rows of each optimiser step, over all epochs.
     pub(crate) fn minibatches(&self, step: u64, num_rows: usize) -> Vec<Rows> {
         let size = self.config.minibatch_rows();
         let mut minibatches = Vec::new();

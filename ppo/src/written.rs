@@ -1,4 +1,4 @@
-//! What the written policy and value model say of responses, beside what the trained ones do.
+//! Compares the written policy and value model with the trained ones, on responses.
 
 use align_kernels::HOST;
 use std::borrow::Cow;
@@ -16,14 +16,14 @@ use crate::rollout::{Layout, Rollout};
 use crate::session::Session;
 use crate::train::Trainer;
 
-/// Tokens of responses before which the models are compared, in each set.
+/// Number of response tokens on which the models are compared, in each set.
 const COMPARED_TOKENS: usize = 2048;
-/// Without a held-out set, the policy answers so many training prompts.
+/// Without a held-out set: the number of training prompts to compare on.
 const PROMPTS: usize = 16;
 
 impl CompareWritten for Session {
-    /// On the policy's responses to the first prompts of every held-out set, or to the first training
-    /// prompts: the KL over the whole vocabulary, and the values.
+    /// The KL over the whole vocabulary and the difference of the values, on the responses of the policy to
+    /// the first prompts of every held-out set, or to the first training prompts if there is none.
     fn compare_written(&mut self, checkpoint: &Path, progress: &mut dyn Progress) -> Result<Comparison> {
         compare(self, checkpoint, progress)
     }
@@ -58,22 +58,22 @@ fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn Progress) ->
         }
         progress.end();
         let tokens = rollout.num_tokens(&rows);
-        let (mut said, mut set) = (Vec::new(), json!({ "set": name, "responses": rows.len(), "tokens": tokens }));
+        let (mut parts, mut set) = (Vec::new(), json!({ "set": name, "responses": rows.len(), "tokens": tokens }));
         if policy.is_some() {
             let kl = kl / tokens as f64;
-            said.push(format!("KL of the trained policy against the written one {kl:.1e} nats a token"));
+            parts.push(format!("KL(trained ‖ written) of the policy {kl:.1e} nats per token"));
             set["kl"] = json!(kl);
         }
         if value_model.is_some() {
             let mean = |of: &dyn Fn(f64) -> f64| differences.iter().map(|x| of(*x)).sum::<f64>() / tokens as f64;
             let (rms, mean) = (mean(&|x| x * x).sqrt(), mean(&|x| x));
-            said.push(format!("values differ by {rms:.1e} rms (mean {mean:+.1e})"));
+            parts.push(format!("values differ by {rms:.1e} rms (mean {mean:+.1e})"));
             set["value_difference_rms"] = json!(rms);
             set["value_difference_mean"] = json!(mean);
         }
         found.lines.push(format!(
-            "{name}: {}, over {tokens} tokens of {} responses (trained: {}; written: computed in float32, as `align` reads it)",
-            said.join("; "),
+            "{name}: {}, over {tokens} tokens of {} responses (trained model in {}, written model in float32)",
+            parts.join("; "),
             rows.len(),
             dtype_name(compute),
         ));
@@ -82,7 +82,7 @@ fn compare(session: &Session, checkpoint: &Path, progress: &mut dyn Progress) ->
     Ok(found)
 }
 
-/// What the policy as it is now answers to each set.
+/// The responses of the current policy to each set.
 fn responses(session: &Session) -> Result<Vec<(String, Cow<'_, Rollout>)>> {
     let trainer = &session.trainer;
     let mut found = Vec::new();
@@ -101,18 +101,18 @@ fn responses(session: &Session) -> Result<Vec<(String, Cow<'_, Rollout>)>> {
     Ok(found)
 }
 
-/// The first rows that have enough tokens together.
+/// The first rows with at least [`COMPARED_TOKENS`] tokens in total, or all rows.
 fn first_rows(rollout: &Rollout) -> Vec<usize> {
     let mut tokens = 0;
     let within = |row: &usize| {
-        let goes_on = tokens < COMPARED_TOKENS;
+        let is_within = tokens < COMPARED_TOKENS;
         tokens += rollout.responses[*row].tokens.len();
-        goes_on
+        is_within
     };
     (0..rollout.responses.len()).take_while(within).collect()
 }
 
-/// Written − trained, before every response token.
+/// The differences written − trained of the values before every response token.
 fn value_differences(trainer: &Trainer, written: &WrittenScalar, layout: &Layout) -> Vec<f64> {
     let value_model = &trainer.models.value_model;
     let values = |values: Tensor| values.to_device(HOST).to_kind(Kind::Double);

@@ -11,32 +11,32 @@ use serde::{Deserialize, Serialize};
 
 pub use sections::{GuardsSection, ModelsSection, PpoData, PpoSection, PtxSection, RewardSection, RolloutSection};
 
-/// What a step trains.
+/// The models that a step trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The value model alone: policy, its moments and its schedule stay as they are.
+    /// The value model alone; the policy, its moments and its schedule do not change.
     ValueWarmup,
     /// Policy and value model.
     Ppo,
 }
 
-/// Over what a token's log-probability is taken; one convention for old, new and reference.
+/// The distribution of a token's log-probability; the same for old, new and reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Logprobs {
     /// The whole softmax at the sampling temperature.
     Full,
-    /// The nucleus that was recorded at rollout, renormalised.
+    /// The nucleus recorded at rollout, renormalised.
     Nucleus,
 }
 
-/// How the weight of the KL penalty moves.
+/// The schedule of the KL penalty's weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KlControl {
-    /// Not at all.
+    /// Constant.
     Fixed,
-    /// Towards a target divergence.
+    /// Adapted to a target divergence.
     Adaptive,
 }
 
@@ -71,18 +71,18 @@ impl PpoConfig {
         if step < self.ppo.value_warmup_steps { Phase::ValueWarmup } else { Phase::Ppo }
     }
 
-    /// The prompts of each step, of so many.
+    /// The prompts of each step, out of `num_prompts`.
     pub fn batches(&self, num_prompts: usize) -> Batches {
         let order = Order::new(&[num_prompts], None, self.data.shuffle.then_some(self.ppo.seed));
         Batches::new(order, self.rollout.prompts_per_step, Length::Steps(self.ppo.steps))
     }
 
-    /// What the value model starts from.
+    /// The checkpoint that initialises the value model.
     pub fn value_path(&self) -> &PathBuf {
         self.models.value.as_ref().unwrap_or(&self.models.reward)
     }
 
-    /// The device of a model: the one that its key names, or the run's.
+    /// The device of a model: that of its own key, or the device of the run.
     ///
     /// # Panics
     /// When the config was not validated.

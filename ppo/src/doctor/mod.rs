@@ -1,38 +1,40 @@
-//! `align doctor`: before any training, on the user's own checkpoints and prompts, whether the pieces of a
-//! step do what they say. Every number that a run's own code gives for a batch is computed again here one
-//! sequence at a time, without batches, prefixes, caches and samplers.
+//! `align doctor` for PPO: checks the pieces of a step on the user's own checkpoints and prompts. Every
+//! result that the code of a run computes for a batch is recomputed one sequence at a time, without batches,
+//! prefixes, caches and samplers.
 
 mod checks;
+mod sampling;
+mod setup;
 mod subject;
 #[cfg(test)]
 mod tests;
 
 use align_kernels::kind_of;
-use std::path::PathBuf;
 
 use align_core::error::Result;
 use align_core::progress::Progress;
 use align_core::random::{self, Purpose};
 use align_model::generate::Response;
-use align_text::chatml::{ChatFormat, Dialogue};
+use align_text::chatml::Dialogue;
 use align_train::stage::doctor::{Check, tolerance};
 
 use crate::checked::Ppo;
 use crate::config::Logprobs;
 use crate::rewards::{MissingEnd, Normalize};
-use crate::rollout::{Reading, Rollout};
+use crate::rollout::Rollout;
 use crate::session::Session;
 
-use checks::{Bed, examine};
+use checks::examine;
+use setup::Setup;
 use subject::{Pieces, Subject};
 
-/// Prompts and tokens that are enough to see a fault, and few enough to wait for.
+/// The number of prompts and response tokens to examine: enough to detect a fault, few enough to be fast.
 const PROMPTS: usize = 6;
 const MAX_TOKENS: usize = 48;
 
-/// Examines what `align ppo` would train with.
+/// Examines the models and the data of `align ppo`.
 pub(crate) fn doctor(mut stage: Ppo, progress: &mut dyn Progress) -> Result<Vec<Check>> {
-    // A learning step, large enough to be seen, of one optimiser step.
+    // A single optimiser step with a learning rate that has an effect.
     let config = &mut stage.config;
     config.ppo.value_warmup_steps = 0;
     config.ppo.epochs = 1;
@@ -47,7 +49,7 @@ pub(crate) fn doctor(mut stage: Ppo, progress: &mut dyn Progress) -> Result<Vec<
     let (trainer, format) = (session.trainer, session.evaluation.format);
     let prompts: Vec<Vec<i64>> = trainer.prompts.iter().take(PROMPTS).cloned().collect();
     let special = format.tokenizer().special();
-    let bed = Bed {
+    let setup = Setup {
         prompts,
         max_tokens: config.rollout.max_response_tokens,
         seed: config.ppo.seed,
@@ -65,5 +67,5 @@ pub(crate) fn doctor(mut stage: Ppo, progress: &mut dyn Progress) -> Result<Vec<
         format: format.clone(),
         folder: config.models.policy.clone(),
     };
-    examine(&mut Pieces { trainer, format, reward_tokenizer }, &bed, progress)
+    examine(&mut Pieces { trainer, format, reward_tokenizer }, &setup, progress)
 }

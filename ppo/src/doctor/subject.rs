@@ -1,4 +1,4 @@
-//! What the doctor examines: the pieces that a PPO step is made of, and the models to compare them with.
+//! The pieces of a PPO step that the doctor examines, and the models to compare them with.
 
 use align_core::error::Result;
 use align_model::generate::{Response, Sampling};
@@ -13,7 +13,7 @@ use crate::trajectory::RolloutStats;
 
 /// The pieces of a step, as a run uses them.
 pub(super) trait Subject {
-    /// Token ids of a dialogue to be answered.
+    /// Token ids of the prompt of a dialogue.
     fn prompt(&self, dialogue: &Dialogue) -> Vec<i64>;
 
     /// Hashes of the policy's and of the reward model's tokenizer.
@@ -23,7 +23,7 @@ pub(super) trait Subject {
     /// uniform in [0, 1).
     ///
     /// # Errors
-    /// When the policy's logits are not numbers.
+    /// When the policy's logits are non-finite.
     fn respond(
         &self,
         prompts: &[Vec<i64>],
@@ -35,10 +35,10 @@ pub(super) trait Subject {
     /// (B) raw scores.
     fn score(&self, rollout: &Rollout) -> Vec<f64>;
 
-    /// What policy, reference and value model say of every response token.
+    /// The evaluation of every response token by policy, reference and value model.
     fn evaluate(&self, rollout: &Rollout) -> RolloutStats;
 
-    /// Normalises the first rollout's scores, and shifts a new value model as they say.
+    /// Normalises the first rollout's scores, and shifts a new value model accordingly.
     fn shift_value_model(&mut self, scores: &[f64], ended: &[bool]);
 
     /// (B) values at the responses' end tokens.
@@ -50,14 +50,14 @@ pub(super) trait Subject {
     /// As [`Trainer::step`].
     fn step(&mut self, step: u64) -> Result<Metrics>;
 
-    /// The models, to be asked one sequence at a time.
+    /// The models, for evaluations of one sequence at a time.
     fn models(&self) -> &Models;
 
-    /// How tokens are drawn.
+    /// The options of sampling.
     fn sampling(&self) -> &Sampling;
 }
 
-/// A run's own pieces.
+/// The pieces of a run.
 pub(super) struct Pieces {
     pub(crate) trainer: Trainer,
     pub(crate) format: ChatFormat,

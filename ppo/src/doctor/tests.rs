@@ -1,23 +1,24 @@
-//! Ten faults, each put in place of a sound piece without a word to the doctor, and a sound run.
+//! A run without faults, and ten runs with one fault each, which the doctor must find.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use align_core::progress::Silent;
 use align_model::generate::Sampling;
 use align_model::{CausalLm, Dropout};
 use align_run::metrics::Metrics;
+use align_text::chatml::ChatFormat;
 use align_text::tokenizer::Tokenizer;
 
-use super::checks::Bed;
 use super::*;
 use crate::masked::{self, Table, mask};
 use crate::models::Models;
+use crate::rollout::Reading;
 use crate::train::tests::{END, PAD, trainer};
 use crate::trajectory::RolloutStats;
 use align_train::stage::doctor::{Check, to_host};
 
-/// What is wrong with a [`Faulty`] subject.
+/// The fault of a [`Faulty`] subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
@@ -33,7 +34,7 @@ enum Fault {
     TemperatureIgnored,
 }
 
-/// A run's pieces, one of them replaced.
+/// The pieces of a run with one fault.
 struct Faulty {
     pieces: Pieces,
     fault: Fault,
@@ -43,7 +44,7 @@ struct Faulty {
 impl Subject for Faulty {
     fn prompt(&self, dialogue: &Dialogue) -> Vec<i64> {
         match self.fault {
-            // The newline after `<|im_end|>` is forgotten.
+            // The newline after `<|im_end|>` is missing.
             Fault::WrongTemplate => {
                 let ids = self.pieces.prompt(dialogue);
                 let ends: Vec<bool> =
@@ -161,7 +162,8 @@ fn with_dropout(policy: &CausalLm, rollout: &Rollout, dropout: Dropout) -> Vec<f
     Vec::try_from(policy.logprobs(&hidden, &layout.tokens, &over).logprobs).unwrap()
 }
 
-/// A chat format of a published tokenizer; the tiny models' ids are not its own, which no check needs.
+/// The chat format of a published tokenizer. The ids of the tiny models are not its ids, which no check
+/// depends on.
 fn format() -> ChatFormat {
     let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tokenizer/qwen2_5");
     let folder = tempfile::tempdir().unwrap();
@@ -175,10 +177,9 @@ fn format() -> ChatFormat {
 
 fn examined(fault: Fault) -> Vec<Check> {
     let mut trainer = trainer(|config| config.rollout.temperature = 0.7);
-    // Logits as far apart as those of a trained model, so that a temperature is felt.
     trainer.sampling.stop_ids = vec![END];
     let format = format();
-    let bed = Bed {
+    let setup = Setup {
         prompts: trainer.prompts.clone(),
         max_tokens: 6,
         seed: 3,
@@ -198,7 +199,7 @@ fn examined(fault: Fault) -> Vec<Check> {
     };
     let reward_tokenizer = format.tokenizer().fingerprint();
     let pieces = Pieces { trainer, format, reward_tokenizer };
-    examine(&mut Faulty { pieces, fault, calls: std::cell::Cell::new(0) }, &bed, &mut Silent).unwrap()
+    examine(&mut Faulty { pieces, fault, calls: std::cell::Cell::new(0) }, &setup, &mut Silent).unwrap()
 }
 
 fn broken(fault: Fault) -> Vec<&'static str> {
@@ -218,7 +219,7 @@ fn each_of_ten_faults_is_found_by_the_check_that_names_it() {
     for (fault, name) in [
         (Fault::WrongTemplate, "prompts equal those of the chat template"),
         (Fault::HeadOnWrongToken, "scores are read at the end token"),
-        (Fault::ShiftedValues, "values stand before their tokens"),
+        (Fault::ShiftedValues, "values are read before their tokens"),
         (Fault::DropoutLeftOn, "deterministic: no dropout"),
         (Fault::ReferenceNotFrozen, "the reference is frozen"),
         (Fault::TokenizerSwapped, "policy and reward model have one tokenizer"),
