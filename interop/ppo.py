@@ -173,7 +173,7 @@ class Reference:
         return per_token, metrics
 
     def learn(self, rows, nuclei, batch, old, old_values, advantages, returns):
-        """One optimiser step of each model on a minibatch, and its metrics."""
+        """One optimizer step of each model on a minibatch, and its metrics."""
         policy_loss = value_loss = 0.0
         ratios, past, clipped_values = [], [], []
         for row in batch["rows"]:

@@ -1,4 +1,4 @@
-"""Ten optimiser steps of `align sft` and `align rm` against plain PyTorch loops, written here from the documented recipe alone:
+"""Ten optimizer steps of `align sft` and `align rm` against plain PyTorch loops, written here from the documented recipe alone:
 own ChatML, padded batches, torch's AdamW and gradient clipping, transformers' models."""
 import torch
 from torch.nn.functional import logsigmoid

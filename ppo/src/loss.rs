@@ -1,8 +1,8 @@
 //! The losses of PPO over the flat response tokens of a minibatch, and their statistics.
 //!
-//! A minibatch is computed in chunks. Losses and statistics are the share of a chunk in the mean of the
-//! minibatch (the sum over the tokens of the chunk, divided by the number of tokens of the *minibatch*), so
-//! that the shares add up, and the division into chunks changes only rounding.
+//! A minibatch is computed in chunks. Each chunk gives its sum over tokens, divided by the number of tokens
+//! of the whole *minibatch*. These shares add up to the mean over the minibatch; how it is split changes only
+//! rounding.
 
 use crate::masked::{self, Mask, Table};
 use tch::{Kind, Tensor};
@@ -24,7 +24,8 @@ pub struct PolicyLoss {
 pub struct PolicyStats {
     /// The loss.
     pub loss: f64,
-    /// Share of tokens where clipping binds: the clipped objective is strictly worse.
+    /// Share of tokens where clipping binds: the clipped loss is above the unclipped one, and the gradient is
+    /// 0.
     pub clip_frac: f64,
     /// KL(old ‖ new) by `ratio − 1 − ln ratio`, which is never negative.
     pub approx_kl: f64,

@@ -47,7 +47,7 @@ fn schedule(config: &PpoConfig) -> Vec<String> {
     if rollout % minibatch != 0 {
         let left = rollout % minibatch;
         found.push(format!(
-            "ppo.minibatch_size = {minibatch}: a rollout has {rollout} responses, of which the last optimiser step of an epoch takes {left}, so that each of \
+            "ppo.minibatch_size = {minibatch}: a rollout has {rollout} responses, of which the last optimizer step of an epoch takes {left}, so that each of \
              them weighs {:.1} times as much; set a divisor of {rollout}",
             minibatch as f64 / left as f64
         ));
@@ -132,7 +132,7 @@ mod tests {
         assert!(warnings(|config| config.ppo.policy_lr = 0.0)[0].contains("the policy learns nothing"));
     }
 
-    /// 128 responses in minibatches of 50: the last 28 of an epoch are an optimiser step.
+    /// 128 responses in minibatches of 50: the last 28 of an epoch are an optimizer step.
     #[test]
     fn minibatches_that_are_not_alike() {
         let found = warnings(|config| config.ppo.minibatch_size = Some(50));

@@ -12,18 +12,18 @@ use crate::rewards::kl_k1;
 use crate::rollout::Rollout;
 use crate::trajectory::{RolloutStats, Trajectory};
 
-/// A step's trajectory, and its optimiser steps.
+/// A step's trajectory, and its optimizer steps.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The step, 0-based.
     pub step: u64,
     /// Prompts, responses, and everything computed from them.
     pub trajectory: Rc<Trajectory>,
-    /// The optimiser steps so far.
+    /// The optimizer steps so far.
     pub minibatches: Vec<Minibatch>,
 }
 
-/// The data of one optimiser step.
+/// The data of one optimizer step.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Minibatch {
     /// Rows of the rollout.

@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::train::Trainer;
 
 impl Replay for Session {
-    /// Repeats the step. If it failed after an update, repeats the optimiser step that failed, on the
+    /// Repeats the step. If it failed after an update, repeats the optimizer step that failed, on the
     /// recorded responses: the policy that sampled them is gone.
     fn replay(&mut self, recorded: &Recorded) -> Result<NanReport> {
         examine(self, recorded)

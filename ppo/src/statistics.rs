@@ -13,7 +13,7 @@ use crate::rewards::{RunningMoments, kl_k3, kl_per_response};
 use crate::rollout::Rollout;
 use crate::trajectory::Trajectory;
 
-/// The statistics of one optimiser step. Fields that the value warm-up does not compute are 0.
+/// The statistics of one optimizer step. Fields that the value warm-up does not compute are 0.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MinibatchStats {
     /// Of the policy loss.
@@ -32,19 +32,20 @@ pub struct MinibatchStats {
     pub ptx_grad_norm: f64,
 }
 
-/// Sums over the optimiser steps of one PPO step.
+/// Sums over the optimizer steps of one PPO step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct UpdateStats {
-    /// Number of optimiser steps.
+    /// Number of optimizer steps.
     pub updates: u64,
     /// The sums; for maxima the maximum.
     pub sums: MinibatchStats,
-    /// The maximum |log-ratio| of the first optimiser step, which uses the weights that sampled the rollout.
+    /// The maximum |log-ratio| of the first optimizer step. The weights have not changed since sampling, so
+    /// it is 0 but for rounding.
     pub first_max_logratio: f64,
 }
 
 impl UpdateStats {
-    /// Adds an optimiser step.
+    /// Adds an optimizer step.
     pub fn add(&mut self, step: &MinibatchStats) {
         if self.updates == 0 {
             self.first_max_logratio = step.policy.log_ratio_max;
@@ -67,7 +68,7 @@ pub struct StepReport {
     pub trajectory: Rc<Trajectory>,
     /// The phase: which models were trained.
     pub phase: Phase,
-    /// Statistics of the optimiser steps.
+    /// Statistics of the optimizer steps.
     pub update: UpdateStats,
     /// The weight of the KL penalty in this step.
     pub kl_coef: f64,
@@ -88,7 +89,7 @@ pub struct Seconds {
     pub rollout: f64,
     /// Scores, log-probabilities and values.
     pub score: f64,
-    /// Rewards, advantages and optimiser steps.
+    /// Rewards, advantages and optimizer steps.
     pub update: f64,
 }
 
@@ -130,7 +131,7 @@ impl StepReport {
         metrics
     }
 
-    /// Means over the optimiser steps. Values that the phase does not compute (the policy loss in the value
+    /// Means over the optimizer steps. Values that the phase does not compute (the policy loss in the value
     /// warm-up) are NaN.
     fn set_update(&self, metrics: &mut Metrics) {
         let Trajectory { response_mask, stats, .. } = &*self.trajectory;

@@ -23,7 +23,7 @@ use crate::rollout::{Reading, Rollout};
 use crate::statistics::{Seconds, StepReport, UpdateStats};
 use crate::trajectory::{RolloutStats, Trajectory};
 
-/// The models, optimisers, data and state of PPO.
+/// The models, optimizers, data and state of PPO.
 pub struct Trainer {
     pub(crate) config: PpoConfig,
     pub(crate) models: Models,

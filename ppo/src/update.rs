@@ -1,4 +1,4 @@
-//! The update: optimiser steps of policy and value model on a trajectory, minibatch by minibatch.
+//! The update: optimizer steps of policy and value model on a trajectory, minibatch by minibatch.
 
 use align_core::error::{Result, finite};
 use align_core::random::{Permutation, Purpose};
@@ -26,7 +26,7 @@ struct SplitMinibatch<'a> {
 }
 
 impl Trainer {
-    /// One optimiser step on a minibatch (rows, ordered): forward and backward by microbatch, clip, step.
+    /// One optimizer step on a minibatch (rows, ordered): forward and backward by microbatch, clip, step.
     ///
     /// # Errors
     /// [`align_core::error::Error::NonFinite`] before anything is updated.
@@ -46,14 +46,14 @@ impl Trainer {
         }
         let (policy, value_model) = reused.map(|reused| (reused.policy, reused.value_model)).unzip();
         let mut stats = MinibatchStats::default();
-        // The policy comes first: while the gradient on the text is computed, the gradient of the PPO loss is
-        // kept in the value model's gradient buffers, which are zero until its own backward pass.
+        // The policy comes first. To save memory, its PPO gradient is parked in the value model's gradient
+        // buffers while the gradient on the text is computed: these are still zero then.
         let policy_grad_norm = match phase {
             Phase::Ppo => self.policy_gradient(&minibatch, policy.flatten(), &text, &mut stats)?,
             Phase::ValueWarmup => 0.0,
         };
         self.value_gradient(&minibatch, value_model, &mut stats);
-        // Every loss and norm is checked before the first optimiser step.
+        // Every loss and norm is checked before the first optimizer step.
         finite("value/loss", stats.value_loss)?;
         stats.value_grad_norm = finite("value/grad_norm", self.value_optimizer.grad_norm())?;
         let config = &self.config.ppo;
@@ -143,15 +143,15 @@ impl Trainer {
         }
     }
 
-    /// Repeats the last optimiser step of a record with the current weights, on the recorded trajectory.
+    /// Repeats the last optimizer step of a record with the current weights, on the recorded trajectory.
     pub(crate) fn repeat_update(&mut self, mut record: Record) -> Result<()> {
         let (trajectory, phase) = (record.trajectory.clone(), self.config.phase(record.step));
-        let minibatch = record.minibatches.pop().expect("a record of an optimiser step").rows;
+        let minibatch = record.minibatches.pop().expect("a record of an optimizer step").rows;
         self.record = Some(record);
         self.update(&trajectory, &minibatch, phase, None).map(drop)
     }
 
-    /// The sorted rows of each optimiser step, over all epochs.
+    /// The sorted rows of each optimizer step, over all epochs.
     pub(crate) fn minibatches(&self, step: u64, num_rows: usize) -> Vec<Rows> {
         let size = self.config.minibatch_rows();
         let mut minibatches = Vec::new();

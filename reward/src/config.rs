@@ -61,12 +61,12 @@ documented! {
 documented! {
     /// `[train]`: batches and steps.
     pub struct TrainSection {
-        /// Comparisons per optimiser step; a ranked list is one. Qwen report §3.2.1.
+        /// Comparisons per optimizer step; a ranked list is one. Qwen report §3.2.1.
         pub batch_size: usize,
         /// Maximum tokens computed at once; a longer comparison is computed alone. Changes memory use, not
         /// results. Our choice.
         pub microbatch_tokens: usize,
-        /// Optimiser steps, instead of `epochs`: whole batches, which continue from one pass over the data
+        /// Optimizer steps, instead of `epochs`: whole batches, which continue from one pass over the data
         /// into the next.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub steps: Option<u64>,

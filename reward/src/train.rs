@@ -151,7 +151,7 @@ pub(crate) fn num_lm_tokens(batch: &[&Row]) -> usize {
 }
 
 impl stage::Trainer for Trainer {
-    /// One optimiser step on the step's comparisons.
+    /// One optimizer step on the step's comparisons.
     fn step(&mut self, step: u64) -> Result<Metrics> {
         self.held_out.clear();
         let train = &self.config.train;

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 documented! {
     /// `[train]`: batches and steps.
     pub struct TrainSection {
-        /// Rows per optimiser step: dialogues (sft), or rows of `data.max_tokens` tokens (pretrain). Qwen
+        /// Rows per optimizer step: dialogues (sft), or rows of `data.max_tokens` tokens (pretrain). Qwen
         /// report §3.1.2: 128 (sft); our choice for pretraining.
         pub batch_size: usize,
         /// Maximum tokens computed at once; a longer row is computed alone. Changes memory use, not results.
         /// Our choice.
         pub microbatch_tokens: usize,
-        /// Optimiser steps, this or `epochs`: whole batches, which continue from one pass over the data into
+        /// Optimizer steps, this or `epochs`: whole batches, which continue from one pass over the data into
         /// the next. Qwen report §3.1.2: 4000 (sft).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub steps: Option<u64>,

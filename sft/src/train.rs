@@ -116,7 +116,7 @@ impl Trainer {
 }
 
 impl stage::Trainer for Trainer {
-    /// One optimiser step on the step's rows.
+    /// One optimizer step on the step's rows.
     fn step(&mut self, step: u64) -> Result<Metrics> {
         let started = Instant::now();
         self.held_out = None;

@@ -23,7 +23,7 @@ fn the_resolved_config_repeats_the_run() {
     assert_eq!(output.stdout, "runs/sft/model\n", "{output}");
     let config = folder.read("runs/sft/config.toml");
     assert!(output.stderr.starts_with(config.trim_end()), "{output}");
-    for part in ["# Rows per optimiser step", "Qwen report", "eps = 1e-8", "keep = 3"] {
+    for part in ["# Rows per optimizer step", "Qwen report", "eps = 1e-8", "keep = 3"] {
         assert!(config.contains(part), "{part}\n{config}");
     }
     folder.write("again.toml", config);

@@ -2,6 +2,8 @@
 //! files into them ([`raw`]), the supported row shapes ([`records`]) and their types ([`typed`]), files read
 //! into memory ([`reader`]) or streamed ([`stream`]), the order in which rows are used ([`order`]), and the
 //! rows of each step ([`batches`]).
+//!
+//! Imports `align-core` and `align-text`, and no libtorch.
 
 #![forbid(unsafe_code)]
 

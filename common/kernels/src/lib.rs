@@ -10,8 +10,9 @@
 //! To read: [`batch`], then [`attention`], then [`Ops`]. Shapes are written with one legend in the whole
 //! workspace: **B** rows, **P** prompt, **R** response, **T** tokens of a flat batch, **N** the tokens among
 //! them whose hidden states are needed, **V** vocabulary, **D** hidden, **H** query heads, **K** key/value
-//! heads, **E** head width. A mask is true where something counts. Entry t of a per-token tensor of a
-//! response belongs to its token t, and is computed from the hidden state one position earlier.
+//! heads, **E** head width, **I** feed-forward width, **S** scores. A mask is true where something counts. In
+//! a per-token tensor of a response, entry t describes its token t, and is computed from the hidden state of
+//! the token before it, which predicts token t.
 
 pub mod adamw;
 pub mod attention;

@@ -17,8 +17,8 @@ use crate::sampling::{Sample, Sampling};
 /// everywhere; a backend replaces what it computes better, and calls the reference for a case that it does
 /// not cover. No caller checks which backend it has.
 ///
-/// Nothing here needs gradients to be on: backward passes are operations of their own, but for the
-/// reference's attention, whose output carries libtorch's graph where gradients are on.
+/// Every method works without gradients enabled, because backward passes are methods of their own. The
+/// exception is the reference's attention, which uses libtorch's graph if gradients are enabled.
 pub trait Ops: Sync {
     /// The backend's name, as ALIGN_BACKEND names it.
     fn name(&self) -> &'static str;

@@ -61,7 +61,7 @@ impl PpoConfig {
         self.rollout.prompts_per_step * self.rollout.responses_per_prompt
     }
 
-    /// Responses per optimiser step.
+    /// Responses per optimizer step.
     pub fn minibatch_rows(&self) -> usize {
         self.ppo.minibatch_size.unwrap_or(self.rollout_rows())
     }

@@ -245,7 +245,7 @@ documented! {
         pub value_warmup_steps: u64,
         /// Passes over each rollout. Our choice.
         pub epochs: u64,
-        /// Responses per optimiser step; the whole rollout when absent. Our choice.
+        /// Responses per optimizer step; the whole rollout when absent. Our choice.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub minibatch_size: Option<usize>,
         /// Maximum tokens computed at once; a longer prompt group is computed alone. Changes memory use, not
@@ -264,7 +264,7 @@ documented! {
         /// Learning rate of the policy: AdamW, β 0.9 and 0.95, ε 1e-8, no weight decay, constant. Qwen report
         /// §3.2.2 (the rate).
         pub policy_lr: f64,
-        /// Learning rate of the value model, with the same optimiser. Qwen report §3.2.2 (the rate).
+        /// Learning rate of the value model, with the same optimizer. Qwen report §3.2.2 (the rate).
         pub value_lr: f64,
         /// Each model's gradient norm is clipped to this. Our choice.
         pub grad_clip: f64,

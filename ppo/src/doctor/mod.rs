@@ -34,7 +34,7 @@ const MAX_TOKENS: usize = 48;
 
 /// Examines the models and the data of `align ppo`.
 pub(crate) fn doctor(mut stage: Ppo, progress: &mut dyn Progress) -> Result<Vec<Check>> {
-    // A single optimiser step with a learning rate that has an effect.
+    // A single optimizer step with a learning rate that has an effect.
     let config = &mut stage.config;
     config.ppo.value_warmup_steps = 0;
     config.ppo.epochs = 1;

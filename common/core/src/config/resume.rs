@@ -51,8 +51,9 @@ pub fn resume_differences(location: &str, old: &str, new: &str, by_content: &BTr
     problems.into_result()
 }
 
-/// Keys that were added after the first release of the format, with the value that older runs used
-/// implicitly.
+/// Keys that older runs do not have. A resume accepts such a key if it has the value given here, which is how
+/// older runs behaved. Every new key that a saved
+/// config contains belongs here.
 const LATER: [(&str, &str); 1] = [("reward.score_at", "\"auto\"")];
 
 /// Whether two configs request the same result dtype.

@@ -1,4 +1,4 @@
-//! The optimiser's arithmetic in one pass over memory, for parameters on the CPU. Through libtorch a step is
+//! The optimizer's arithmetic in one pass over memory, for parameters on the CPU. Through libtorch a step is
 //! ten passes, each with a start and an end of all threads, which costs the most where it gains the least: on
 //! small parameters. The results do not depend on the number of threads.
 

@@ -41,7 +41,7 @@ pub(crate) fn as_f32_slice_mut(tensor: &mut Tensor) -> &mut [f32] {
     }
     // SAFETY: as for `as_f32_slice`. Other tensors share the memory (the model's own handle on a parameter),
     // but a model lives on one thread (tensors are not Sync), and that thread holds the slice. A thread that
-    // writes a checkpoint reads under a `SnapshotLock`, for which the optimiser waits.
+    // writes a checkpoint reads under a `SnapshotLock`, for which the optimizer waits.
     unsafe { std::slice::from_raw_parts_mut(data, numel) }
 }
 

@@ -7,7 +7,7 @@
 //! previous checkpoints and at most a folder whose name starts with `.tmp-`, which the next process removes.
 //!
 //! A [`Snapshot`] shares memory with the model that is trained, so that another thread can write it while the
-//! next step computes. The optimiser waits for a [`SnapshotLock`] before it changes that memory: until every
+//! next step computes. The optimizer waits for a [`SnapshotLock`] before it changes that memory: until every
 //! byte is handed to the operating system.
 
 mod snapshot_lock;
@@ -89,7 +89,7 @@ impl State {
     }
 }
 
-/// Everything that a checkpoint is written from. An optimiser whose tensors are in the state takes no step
+/// Everything that a checkpoint is written from. An optimizer whose tensors are in the state takes no step
 /// until it is dropped.
 pub struct Snapshot {
     /// The models.
@@ -170,7 +170,7 @@ fn write(folder: &Path, snapshot: Snapshot, more: impl FnOnce(&Path) -> Result<(
     let sum = write_summed(&tensors, &state.tensors)?;
     let written = models.write(folder);
     let json = state.json;
-    drop((state.tensors, state.guards)); // from here on, the optimiser may change the tensors
+    drop((state.tensors, state.guards)); // from here on, the optimizer may change the tensors
     if written.is_err() {
         model_folders(folder)?.iter().try_for_each(|model| remove_folder(model))?; // frees space on a full disk
     }

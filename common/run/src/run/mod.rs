@@ -248,7 +248,7 @@ impl Run {
     }
 
     /// Writes the checkpoint of `done` steps on another thread, after waiting for the previous one. Training
-    /// continues; an optimiser whose state is in `snapshot` waits with its next step until all bytes are
+    /// continues; an optimizer whose state is in `snapshot` waits with its next step until all bytes are
     /// handed to the operating system.
     ///
     /// # Errors

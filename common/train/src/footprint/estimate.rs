@@ -14,7 +14,7 @@ pub struct Phase {
     pub parts: Vec<(&'static str, u64)>,
     /// Floating-point operations in matmuls.
     pub flops: f64,
-    /// Bytes read and written outside matmuls: by the optimiser, by element-wise operations, by each decoding
+    /// Bytes read and written outside matmuls: by the optimizer, by element-wise operations, by each decoding
     /// step.
     pub traffic: f64,
 }

@@ -123,7 +123,7 @@ impl ModelMemory {
         ]
     }
 
-    /// Bytes that the optimiser reads and writes: for each parameter it reads four numbers and writes three.
+    /// Bytes that the optimizer reads and writes: for each parameter it reads four numbers and writes three.
     pub fn optimizer_traffic(&self) -> f64 {
         7.0 * self.weights() as f64
     }

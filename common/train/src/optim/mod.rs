@@ -59,8 +59,8 @@ impl AdamW {
             .into_iter()
             .filter(|(_, parameter)| parameter.requires_grad())
             .map(|(name, parameter)| {
-                assert_eq!(parameter.kind(), Kind::Float, "{name}: the optimiser works on fp32 masters");
-                assert!(parameter.is_contiguous(), "{name}: the optimiser works on contiguous masters");
+                assert_eq!(parameter.kind(), Kind::Float, "{name}: the optimizer works on fp32 masters");
+                assert!(parameter.is_contiguous(), "{name}: the optimizer works on contiguous masters");
                 AdamWSlot::new(name, parameter)
             })
             .collect();
@@ -107,7 +107,7 @@ impl AdamW {
 
     /// Adds masters and moments to `state`, under `prefix/master/NAME`, `prefix/exp_avg/NAME` and
     /// `prefix/exp_avg_sq/NAME`, and the number of steps under `prefix/steps`. The tensors share the
-    /// optimiser's memory: it takes no step as long as the state exists.
+    /// optimizer's memory: it takes no step as long as the state exists.
     pub fn save(&self, prefix: &str, state: &mut State) {
         for slot in &self.slots {
             for (part, tensor) in parts(slot) {

@@ -108,7 +108,7 @@ fn steps_and_norms_equal_pytorch() {
     }
 }
 
-/// Six steps of whole models. The recorded runs decay only matrices, so each run here uses two optimisers.
+/// Six steps of whole models. The recorded runs decay only matrices, so each run here uses two optimizers.
 #[test]
 fn six_steps_of_tiny_models_equal_transformers() {
     for name in ["qwen2_tied_gqa", "qwen2_yarn", "qwen3_untied_hd20"] {
@@ -276,7 +276,7 @@ fn no_gradient_is_a_zero_gradient() {
 }
 
 #[test]
-fn a_saved_optimiser_continues_bit_for_bit() {
+fn a_saved_optimizer_continues_bit_for_bit() {
     let options = AdamWOptions { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
     let grads = |step: usize| -> Vec<f64> { (0..7).map(|i| ((step * 7 + i) as f64).sin()).collect() };
     let step = |optimizer: &mut AdamW, parameter: &Tensor, number: usize| {

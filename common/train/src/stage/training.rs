@@ -35,7 +35,7 @@ pub struct StepCheck {
     pub last_good_step: Option<u64>,
 }
 
-/// The models, optimisers and data of one stage, for [`train`].
+/// The models, optimizers and data of one stage, for [`train`].
 pub trait Trainer {
     /// One step of training.
     ///
