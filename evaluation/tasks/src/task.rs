@@ -1,0 +1,140 @@
+//! A task in memory: its questions as prompts, and how answers to them are judged.
+
+use std::collections::BTreeMap;
+
+use align_text::chatml::Message;
+
+/// A benchmark, ready to be put to a model.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// As in `--task`: `mmlu`, or the name of a user's own task.
+    pub name: String,
+    /// The number of worked examples before each question.
+    pub shots: usize,
+    /// In the order of the benchmark's files.
+    pub subjects: Vec<Subject>,
+    /// The names of the metrics of its items; the first is the one that tables show.
+    pub metrics: Vec<String>,
+    /// How the subjects' means become one number.
+    pub average: Average,
+    /// Named groups of subjects, in the order of the report's tables; a subject may be in several.
+    pub categories: Vec<Category>,
+}
+
+/// A part of a task that has a mean of its own; tasks without parts have one subject.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// As in the benchmark's files.
+    pub name: String,
+    /// Its questions, in file order.
+    pub items: Vec<Item>,
+}
+
+/// How the means of subjects are averaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Average {
+    /// Over all questions.
+    Micro,
+    /// Over subjects: each counts the same.
+    Macro,
+}
+
+/// A group of subjects with a mean of its own, averaged like the task.
+#[derive(Debug, Clone)]
+pub struct Category {
+    /// As the report's table names it.
+    pub name: String,
+    /// Names of subjects.
+    pub subjects: Vec<String>,
+}
+
+/// One question.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Unique in the task, and the same whatever `--limit` and order are: `SUBJECT/ROW`, or the row's own id.
+    pub id: String,
+    /// What the model reads.
+    pub prompt: Prompt,
+    /// What the model does.
+    pub ask: Ask,
+    /// How its answer is judged.
+    pub judge: Judge,
+}
+
+/// What the model reads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// A text to continue.
+    Text(String),
+    /// A dialogue to answer.
+    Chat {
+        /// With the worked examples as turns; the last turn is a user's. A system turn, if any, comes first.
+        messages: Vec<Message>,
+        /// The beginning of the answer, which the model continues.
+        prefix: String,
+    },
+}
+
+/// What the model does with the prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ask {
+    /// Computes the log-probability of each of these continuations.
+    Choose(Vec<String>),
+    /// Writes a text, greedily.
+    Generate {
+        /// The text ends before the first occurrence of any of these.
+        stops: Vec<String>,
+        /// Its maximum length in tokens.
+        max_tokens: usize,
+    },
+}
+
+/// What a model answered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To [`Ask::Choose`]: one for each continuation.
+    Choice(Vec<Continuation>),
+    /// To [`Ask::Generate`]: the text, without the stop text.
+    Text(String),
+}
+
+/// How probable a continuation is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Continuation {
+    /// ln p of the whole continuation after the prompt.
+    pub logprob: f64,
+    /// Whether each of its tokens is the most probable one.
+    pub is_greedy: bool,
+}
+
+/// How an answer is judged: a function of the answer alone, so that answers can be judged again later.
+#[derive(Debug, Clone)]
+pub enum Judge {
+    // TODO(tasks): the variants the benchmarks need; data only (Clone + Debug), e.g. Choice { gold, .. },
+    // Extract { gold, extractor, .. }, Code { .. }.
+}
+
+/// What a judge says about one answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// The answer is known to be right or wrong.
+    Scored(Scored),
+    /// A program decides: the answer passes when the program runs to its end.
+    Program {
+        /// The extracted code, as it is shown; `None`: the answer contains none, and is wrong.
+        answer: Option<String>,
+        /// The whole program: Python source.
+        program: String,
+        /// Wall-clock limit in seconds.
+        seconds: f64,
+    },
+}
+
+/// The scores of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// What was taken from the answer; `None` when nothing was found.
+    pub answer: Option<String>,
+    /// By name, those of [`Task::metrics`].
+    pub metrics: BTreeMap<String, f64>,
+}
