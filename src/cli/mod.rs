@@ -1,11 +1,15 @@
 //! The command-line arguments: clap types only.
 
+mod tasks;
+
 use std::path::PathBuf;
 
 use align_core::config::Dtype;
 use align_text::chatml::SYSTEM;
 use align_train::stage::{ScoreOptions, ScorePosition};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::tasks::{EvalTasksArgs, ExecutionArgs, PresetName};
 
 /// The alignment recipe of the Qwen technical report: SFT, reward model, PPO.
 #[derive(Debug, Parser)]
@@ -201,6 +205,8 @@ pub(crate) enum Eval {
     Rm(EvalRmArgs),
     /// Loss, perplexity and token accuracy of a language model
     Lm(EvalLmArgs),
+    /// Benchmarks: choices, answers, programs; zero-shot or with worked examples
+    Tasks(EvalTasksArgs),
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `align chat`: a dialogue in the terminal.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use align_core::config::Dtype;
@@ -61,6 +62,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
             |_, _, position: usize| random::uniform(args.sampling.seed, Purpose::Generate, turn, 0, position as u64);
         let responses = generate(&model, &[prompt], 1, &sampling, 1, &draws, &mut |_, _, token| {
             print(&shown.next(token, |ids| source.tokenizer.decode_text(ids)));
+            ControlFlow::Continue(())
         })?;
         print_line("");
         let answer = source.tokenizer.decode_text(&responses[0][0].tokens);

@@ -1,5 +1,6 @@
 //! `align generate`: samples responses to prompts.
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -90,7 +91,8 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let mut first = None;
     let responses = generate(&model, prompts, args.n, &sampling, ROWS.max(args.n), &draws, &mut |_, _, _| {
         first.get_or_insert_with(Instant::now);
-        terminal.advance(1, "")
+        terminal.advance(1, "");
+        ControlFlow::Continue(())
     })?;
     let seconds = started.elapsed().as_secs_f64();
     terminal.end();

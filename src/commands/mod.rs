@@ -6,6 +6,7 @@ mod data;
 mod doctor;
 pub(crate) mod eval;
 mod eval_rm;
+mod eval_tasks;
 mod generate;
 mod html;
 mod inputs;
@@ -38,6 +39,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => crate::bench::run(args),
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
         Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
+        Command::Eval(Eval::Tasks(args)) => eval_tasks::tasks(args),
         Command::Score(args) => score::run(args),
         Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
         Command::Data(Data::Dedup(args)) => data::dedup(args),

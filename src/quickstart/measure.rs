@@ -123,7 +123,10 @@ fn respond(
         random::uniform(config.ppo.seed, Purpose::Generate, 0, prompt as u64, position as u64)
     };
     let mut begun = HashSet::new();
-    let mut on_token = |prompt: usize, _: usize, _: i64| terminal.advance(u64::from(begun.insert(prompt)), "");
+    let mut on_token = |prompt: usize, _: usize, _: i64| {
+        terminal.advance(u64::from(begun.insert(prompt)), "");
+        ControlFlow::Continue(())
+    };
     let responses = generate(policy, &prompts.tokens, 1, &sampling, ROWS, &draws, &mut on_token)?;
     Ok(responses.into_iter().flatten().collect())
 }

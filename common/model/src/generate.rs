@@ -4,7 +4,7 @@
 mod tests;
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
 
 use tch::Tensor;
@@ -30,7 +30,7 @@ pub struct Response {
 ///
 /// `draws(prompt, sample, position)` is uniform in [0, 1). At most `max_rows` responses are active at once;
 /// waiting ones are admitted as others end. `on_token(prompt, sample, token)` receives every token as it is
-/// drawn.
+/// drawn; [`ControlFlow::Break`] makes it the last one of its response, whose [`Response::ended`] stays false.
 ///
 /// # Errors
 /// [`align_core::error::Error::Failed`] when the model's logits are non-finite.
@@ -42,7 +42,7 @@ pub fn generate(
     sampling: &Sampling,
     max_rows: usize,
     draws: &dyn Fn(usize, usize, usize) -> f64,
-    on_token: &mut dyn FnMut(usize, usize, i64),
+    on_token: &mut dyn FnMut(usize, usize, i64) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<Response>>> {
     let responses = vec![vec![Response::default(); samples]; prompts.len()];
     if sampling.max_tokens == 0 || samples == 0 || prompts.is_empty() {
@@ -76,7 +76,7 @@ struct Generator<'a> {
     sampling: &'a Sampling,
     max_rows: usize,
     draws: &'a dyn Fn(usize, usize, usize) -> f64,
-    on_token: &'a mut dyn FnMut(usize, usize, i64),
+    on_token: &'a mut dyn FnMut(usize, usize, i64) -> ControlFlow<()>,
     responses: Vec<Vec<Response>>,
     cache: KvCache,
     /// One a row of the cache, in its order.
@@ -193,9 +193,9 @@ impl Generator<'_> {
             response.tokens.push(sample.token);
             response.nucleus.extend(sample.nucleus);
             response.ended = self.sampling.stop_ids.contains(&sample.token);
-            (self.on_token)(sequence.prompt, sequence.sample, sample.token);
+            let flow = (self.on_token)(sequence.prompt, sequence.sample, sample.token);
             sequence.last = sample.token;
-            is_running.push(!response.ended && response.tokens.len() < self.sampling.max_tokens);
+            is_running.push(flow.is_continue() && !response.ended && response.tokens.len() < self.sampling.max_tokens);
         }
         Ok(is_running)
     }

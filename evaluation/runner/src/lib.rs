@@ -1,5 +1,19 @@
-//! Evaluates models on tasks.
+//! Puts tasks to models: log-probabilities of choices with shared prompts, texts until a stop text, records,
+//! and results with their intervals.
 //!
-//! Imports every crate of `evaluation` and `common`, and no stage.
+//! Depends on the other crates of `evaluation` and on `common`, and on no stage.
+//!
+//! - [`encode`]: prompts and choices as tokens.
+//! - [`choose`]: log-probabilities of choices; [`write`]: texts.
+//! - [`answer`]: all answers to a task; [`journal`] keeps them, so that a run resumes.
+//! - [`records`]: every answer as it was judged; [`results`]: means, intervals, and comparisons of two models.
 
 #![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod choose;
+pub mod encode;
+pub mod journal;
+pub mod records;
+pub mod results;
+pub mod write;

@@ -49,7 +49,7 @@ fn greedy_tokens_equal_transformers() {
         let expected = ids(&json["greedy_from_first_9_tokens_of_row0"]);
         let model = CausalLm::load(&tiny(name), &options).unwrap();
         let prompts = [rows[0][..9].to_vec()];
-        let out = generate(&model, &prompts, 1, &greedy(expected.len()), 4, &|_, _, _| 0.5, &mut |_, _, _| {}).unwrap();
+        let out = generate(&model, &prompts, 1, &greedy(expected.len()), 4, &|_, _, _| 0.5, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
         assert_eq!(out[0][0].tokens, expected, "{name} {options:?}");
     }
 }
@@ -61,7 +61,7 @@ fn greedy_tokens_of_prompts_of_different_lengths_equal_left_padded_transformers(
         let expected: Vec<Vec<i64>> =
             json["greedy_left_padded_rows0to2_last20"].as_array().unwrap().iter().map(ids).collect();
         let prompts = [rows[0][4..].to_vec(), rows[1][..17].to_vec(), rows[2][..9].to_vec()];
-        let out = generate(&load(name), &prompts, 1, &greedy(12), 8, &|_, _, _| 0.5, &mut |_, _, _| {}).unwrap();
+        let out = generate(&load(name), &prompts, 1, &greedy(12), 8, &|_, _, _| 0.5, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
         for (responses, expected) in out.iter().zip(expected) {
             assert_eq!(responses[0].tokens, expected, "{name}");
         }
@@ -76,7 +76,7 @@ fn a_response_does_not_depend_on_who_shares_its_batch() {
     // Batches of other shapes round differently, so ids near the edge of a nucleus may come and go; tokens
     // stay.
     let sampling = Sampling { record_nucleus: false, ..sampled() };
-    let run = |max_rows| generate(&model, &prompts, 2, &sampling, max_rows, &draws, &mut |_, _, _| {}).unwrap();
+    let run = |max_rows| generate(&model, &prompts, 2, &sampling, max_rows, &draws, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
     let together = run(64);
     assert_eq!(run(1), together);
     assert_eq!(run(5), together);
@@ -91,6 +91,7 @@ fn every_token_is_reported_and_lies_in_its_nucleus() {
     let mut seen = vec![vec![Vec::new(); 3]; 2];
     let out = generate(&model, &prompts, 3, &sampled(), 4, &draws, &mut |prompt, sample, token| {
         seen[prompt][sample].push(token);
+        ControlFlow::Continue(())
     })
     .unwrap();
     for (prompt, responses) in out.iter().enumerate() {
@@ -153,4 +154,21 @@ fn unused_rows_of_the_vocabulary_are_never_drawn() {
         assert!(sample(&logits, &sampling, draw).unwrap()[0].token < 2);
     }
     assert_eq!(sample(&logits, &Sampling { vocab: 2, ..greedy(1) }, 0.0).unwrap()[0].token, 1);
+}
+
+#[test]
+fn a_break_ends_one_response_and_leaves_the_others_alone() {
+    let model = load("qwen3_tied_gqa");
+    let (_, rows) = golden("qwen3_tied_gqa");
+    let prompts = [rows[0][..5].to_vec(), rows[1][..8].to_vec(), rows[0][..3].to_vec()];
+    let whole = generate(&model, &prompts, 1, &greedy(9), 2, &|_, _, _| 0.5, &mut |_, _, _| ControlFlow::Continue(()));
+    let mut drawn = 0;
+    let cut = generate(&model, &prompts, 1, &greedy(9), 2, &|_, _, _| 0.5, &mut |prompt, _, _| {
+        drawn += usize::from(prompt == 1);
+        if prompt == 1 && drawn == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let (whole, cut) = (whole.unwrap(), cut.unwrap());
+    assert_eq!(cut[1][0].tokens, whole[1][0].tokens[..4]);
+    assert!(!cut[1][0].ended);
+    assert_eq!([&cut[0], &cut[2]], [&whole[0], &whole[2]]);
 }

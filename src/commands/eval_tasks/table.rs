@@ -1,0 +1,101 @@
+//! Results for people, in the layout of the report's Tables 2, 5, 13 and 14.
+
+use align_evaluation::results::{Paired, TaskResult, Value};
+use comfy_table::{Cell, Table};
+
+use super::Report;
+use crate::output::{align_right, print_line, table};
+
+/// Prints all tables.
+pub(super) fn print(report: &Report) {
+    print_line(&main_table(report));
+    for (at, result) in report.models.first().map(|(_, tasks)| tasks).into_iter().flatten().enumerate() {
+        if !result.categories.is_empty() {
+            print_line(&category_table(report, at, result));
+        }
+    }
+    if !report.paired.is_empty() {
+        print_line(&paired_table(&report.paired));
+    }
+    if let Some(execution) = &report.execution {
+        print_line(execution);
+    }
+}
+
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+pub(super) fn interval([low, high]: [f64; 2]) -> String {
+    format!("[{}, {}]", percent(low), percent(high))
+}
+
+pub(super) fn heading(task: &TaskResult) -> String {
+    format!("{} {}-shot", task.task, task.shots)
+}
+
+fn value(value: &Value) -> String {
+    format!("{} {}", percent(value.value), interval(value.ci95))
+}
+
+/// A row for each model, a column for each task, as in Tables 2 and 5.
+fn main_table(report: &Report) -> String {
+    let tasks = report.models.first().map(|(_, tasks)| tasks.as_slice()).unwrap_or_default();
+    let headings: Vec<String> = tasks.iter().map(heading).collect();
+    let mut header = vec!["%"];
+    header.extend(headings.iter().map(String::as_str));
+    let mut table = table(&header);
+    for (dir, results) in &report.models {
+        let mut row = vec![Cell::new(dir.display())];
+        row.extend(results.iter().map(|result| {
+            let mut lines = vec![value(&result.value), format!("{}, {} rows", result.metric, result.rows)];
+            lines.extend(lost(result));
+            Cell::new(lines.join("\n"))
+        }));
+        table.add_row(row);
+    }
+    align_right(table, 1).to_string()
+}
+
+/// What takes away from a result, in words.
+pub(super) fn lost(result: &TaskResult) -> Vec<String> {
+    let of = [
+        (result.not_found, "without an answer"),
+        (result.cut, "cut at max. length"),
+        (result.cut_prompts, "prompts cut"),
+    ];
+    of.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
+}
+
+/// The categories of one task, as in Tables 13 and 14.
+fn category_table(report: &Report, task: usize, result: &TaskResult) -> String {
+    let mut header = vec![result.task.as_str(), "average"];
+    header.extend(result.categories.iter().map(|(name, _)| name.as_str()));
+    let mut table: Table = table(&header);
+    for (dir, results) in &report.models {
+        let result = &results[task];
+        let mut row = vec![Cell::new(dir.display()), Cell::new(value(&result.value))];
+        row.extend(result.categories.iter().map(|(_, of)| Cell::new(value(of))));
+        table.add_row(row);
+    }
+    align_right(table, 1).to_string()
+}
+
+fn paired_table(paired: &[Paired]) -> String {
+    let mut table = table(&["second − first", "difference", "95 % interval", "only first right", "only second", "p"]);
+    for task in paired {
+        table.add_row([
+            task.task.clone(),
+            format!("{:+.1}", 100.0 * task.difference),
+            interval(task.ci95),
+            task.only_first.to_string(),
+            task.only_second.to_string(),
+            p_value(task.p),
+        ]);
+    }
+    align_right(table, 1).to_string()
+}
+
+pub(super) fn p_value(p: f64) -> String {
+    if p < 0.001 { "< 0.001".to_owned() } else { format!("{p:.3}") }
+}
