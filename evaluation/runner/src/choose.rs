@@ -114,3 +114,87 @@ fn logprobs(model: &CausalLm, hidden: &Tensor, positions: &[Position]) -> Vec<Ve
 fn vec_of<T: tch::kind::Element>(tensor: &Tensor) -> Vec<T> {
     Vec::try_from(tensor.to_device(tch::Device::Cpu)).expect("one dimension of this kind")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use align_model::ModelOptions;
+    use tch::Device;
+
+    use super::*;
+    use crate::encode::EncodedContinuation;
+
+    fn model() -> CausalLm {
+        let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny_models/qwen3_tied_gqa"));
+        let options = ModelOptions {
+            device: Device::Cpu,
+            compute: Kind::Float,
+            trainable: false,
+            recompute_layers: false,
+        };
+        CausalLm::load(&dir, &options).unwrap()
+    }
+
+    fn item(prompt: &[i64], continuations: &[&[i64]]) -> Encoded {
+        let continuation = |tokens: &&[i64]| EncodedContinuation { tokens: tokens.to_vec(), first_counted: 0 };
+        Encoded {
+            prompt: prompt.to_vec(),
+            continuations: continuations.iter().map(continuation).collect(),
+            cut_tokens: 0,
+        }
+    }
+
+    /// Each whole text alone, without sharing: the sum of log-softmax over all its logits, in float64.
+    fn expected(model: &CausalLm, item: &Encoded, choice: usize) -> (f64, bool) {
+        let EncodedContinuation { tokens, first_counted } = &item.continuations[choice];
+        let whole: Vec<i64> = item.prompt.iter().chain(tokens).copied().collect();
+        let mut batch = FlatBatch::new();
+        batch.push(&whole, None);
+        let logits = model.head().logits(&model.hidden(&batch, None)).to_kind(Kind::Double);
+        let logprobs = logits.log_softmax(-1, Kind::Double);
+        (*first_counted..tokens.len()).fold((0.0, true), |(sum, is_greedy), at| {
+            let row = logprobs.get((item.prompt.len() + at) as i64 - 1);
+            (sum + row.double_value(&[tokens[at]]), is_greedy && row.argmax(0, false).int64_value(&[]) == tokens[at])
+        })
+    }
+
+    #[test]
+    fn shared_prompts_give_the_logprobs_of_every_text_alone() {
+        let model = model();
+        let mut merged = item(&[5, 6, 7], &[&[8, 9, 10], &[11, 12]]);
+        merged.continuations[0].first_counted = 2;
+        merged.continuations[1].first_counted = 1;
+        let items = [
+            item(&[5, 6, 7, 20, 21], &[&[30], &[31], &[32], &[30, 31, 32]]),
+            item(&[5, 6, 7, 20, 22, 23], &[&[30, 40], &[31]]),
+            merged,
+            item(&[5, 6, 7, 20], &[&[21], &[22]]),
+        ];
+        let check = |items: &[Encoded]| {
+            for (item, found) in items.iter().zip(choose(&model, items)) {
+                assert_eq!(found.len(), item.continuations.len());
+                for (choice, found) in found.iter().enumerate() {
+                    let (logprob, is_greedy) = expected(&model, item, choice);
+                    assert!((found.logprob - logprob).abs() < 1e-5, "{} {logprob}", found.logprob);
+                    assert_eq!(found.is_greedy, is_greedy);
+                }
+            }
+        };
+        check(&items);
+        items.iter().for_each(|item| check(std::slice::from_ref(item)));
+        // Without a common beginning, and with equal prompts.
+        check(&[items[0].clone(), item(&[9], &[&[8], &[5]]), items[0].clone()]);
+        check(&[items[0].clone(), items[0].clone()]);
+    }
+
+    #[test]
+    fn batches_count_what_prompts_share_once() {
+        let long: Vec<i64> = (0..100).collect();
+        let items: Vec<Encoded> = (0..10).map(|at| item(&[&long[..], &[at, at]].concat(), &[&[1], &[2]])).collect();
+        // Room for 10 tokens besides the common 100: five questions of two tokens.
+        assert_eq!(batches(&items, 110), [0..5, 5..10]);
+        assert_eq!(batches(&items, 10_000), [0..10]);
+        assert_eq!(batches(&items, 1).len(), 10);
+    }
+}

@@ -106,26 +106,16 @@ pub fn write(
     let draws = |question: usize, sample: usize, position: usize| {
         random::uniform(drawing.seed, Purpose::Generate, questions[question].key, sample as u64, position as u64)
     };
-    let mut begun: HashMap<(usize, usize), Vec<i64>> = HashMap::new();
+    let mut begun: HashMap<(usize, usize), Answering> = HashMap::new();
     let mut failed = None;
     let mut take = |question: usize, sample: usize, token: i64| {
         on_token();
-        let Question { stops, max_tokens, .. } = &questions[question];
-        let tokens = begun.entry((question, sample)).or_default();
-        tokens.push(token);
-        let text = tokenizer.decode_text(tokens);
-        // A stop text may begin in the middle of a token, and end in another.
-        let stop = stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min();
-        let ended = match stop {
-            _ if stop_ids.contains(&token) => Ended::Token,
-            Some(_) => Ended::Stop,
-            None if tokens.len() >= *max_tokens => Ended::Length,
-            None => return ControlFlow::Continue(()),
+        let answering = begun.entry((question, sample)).or_default();
+        let Some(written) = answering.push(token, tokenizer, &stop_ids, &questions[question]) else {
+            return ControlFlow::Continue(());
         };
-        let count = tokens.len();
         begun.remove(&(question, sample));
-        let text = text[..stop.unwrap_or(text.len())].to_owned();
-        if let Err(error) = on_done(question, sample, Written { text, tokens: count, ended }) {
+        if let Err(error) = on_done(question, sample, written) {
             failed.get_or_insert(error);
         }
         ControlFlow::Break(())
@@ -133,4 +123,94 @@ pub fn write(
     let prompts: Vec<Vec<i64>> = questions.iter().map(|question| question.prompt.clone()).collect();
     generate(model, &prompts, drawing.samples, &sampling, drawing.rows, &draws, &mut take)?;
     failed.map_or(Ok(()), Err)
+}
+
+/// An answer that has not ended.
+#[derive(Debug, Default)]
+struct Answering {
+    tokens: Vec<i64>,
+}
+
+impl Answering {
+    /// Adds a token; the answer, if it ends with this token.
+    fn push(
+        &mut self,
+        token: i64,
+        tokenizer: &Tokenizer,
+        stop_ids: &[i64],
+        question: &Question<'_>,
+    ) -> Option<Written> {
+        self.tokens.push(token);
+        let mut text = tokenizer.decode_text(&self.tokens);
+        // A stop text may begin in the middle of a token, and end in another.
+        let stops = question.stops.iter().filter(|stop| !stop.is_empty());
+        let stop = stops.filter_map(|stop| text.find(stop.as_str())).min();
+        let ended = match stop {
+            Some(_) => Ended::Stop,
+            None if stop_ids.contains(&token) => Ended::Token,
+            None if self.tokens.len() >= question.max_tokens => Ended::Length,
+            None => return None,
+        };
+        text.truncate(stop.unwrap_or(text.len()));
+        Some(Written { text, tokens: self.tokens.len(), ended })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The answer to tokens that come one by one, with its number of tokens and its end.
+    fn answer(tokenizer: &Tokenizer, tokens: &[i64], stops: &[&str], max_tokens: usize) -> Option<Written> {
+        let stops: Vec<String> = stops.iter().map(|stop| (*stop).to_owned()).collect();
+        let question = Question { prompt: vec![], stops: &stops, max_tokens, key: 0 };
+        let mut answering = Answering::default();
+        let end = [tokenizer.special().im_end];
+        tokens.iter().find_map(|token| answering.push(*token, tokenizer, &end, &question))
+    }
+
+    fn tokenizer() -> Tokenizer {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizer/qwen2_5");
+        Tokenizer::open(Path::new(dir)).unwrap()
+    }
+
+    #[test]
+    fn a_stop_text_may_begin_and_end_inside_tokens() {
+        let tokenizer = tokenizer();
+        let tokens = tokenizer.encode("So it is.\n\nObservation: 3, and on");
+        for stop in ["Observation:", "servat", ".\n", " 3", "é"] {
+            let found = answer(&tokenizer, &tokens, &[stop, ""], 1000);
+            let text = tokenizer.decode(&tokens);
+            let Some(at) = text.find(stop) else {
+                assert_eq!(found, None);
+                continue;
+            };
+            let found = found.unwrap();
+            assert_eq!((found.text.as_str(), found.ended), (&text[..at], Ended::Stop));
+            // It ends at the first token with which the stop text is complete.
+            assert!(tokenizer.decode(&tokens[..found.tokens]).contains(stop));
+            assert!(!tokenizer.decode(&tokens[..found.tokens - 1]).contains(stop));
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_stop_texts_counts() {
+        let tokenizer = tokenizer();
+        let tokens = tokenizer.encode("one two three");
+        let found = answer(&tokenizer, &tokens, &["three", "two t", "two"], 1000).unwrap();
+        assert_eq!(found.text, "one ");
+    }
+
+    #[test]
+    fn end_tokens_are_not_text_and_a_long_answer_is_cut() {
+        let tokenizer = tokenizer();
+        let mut tokens = tokenizer.encode("yes");
+        tokens.push(tokenizer.special().im_end);
+        let whole = answer(&tokenizer, &tokens, &["<|im_end|>"], 1000).unwrap();
+        assert_eq!((whole.text.as_str(), whole.ended, whole.tokens), ("yes", Ended::Token, tokens.len()));
+        let cut = answer(&tokenizer, &tokens, &[], 1).unwrap();
+        assert_eq!((cut.tokens, cut.ended), (1, Ended::Length));
+    }
 }
