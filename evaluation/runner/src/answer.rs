@@ -11,7 +11,7 @@ use crate::journal::{Given, Journal};
 use crate::write::{Drawing, Question, write};
 
 /// A model that answers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Subject<'a> {
     /// Its weights.
     pub model: &'a CausalLm,

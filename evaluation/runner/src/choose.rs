@@ -1,7 +1,7 @@
 //! Log-probabilities of choices. What all prompts of a subject begin with, its worked examples, is computed
 //! once for many questions.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use align_kernels::batch::{FlatBatch, microbatches};
 use align_model::CausalLm;
@@ -105,14 +105,12 @@ fn logprobs(model: &CausalLm, hidden: &Tensor, positions: &[Position]) -> Vec<Ve
     let normalizer = logits.logsumexp([-1], false).index_select(0, &rows);
     let best = logits.argmax(-1, false).index_select(0, &rows);
     let flat = logits.view([-1]).index_select(0, &(&rows * logits.size()[1] + &tokens));
-    let values: Vec<f64> = vec_of(&(flat.to_kind(Kind::Double) - normalizer.to_kind(Kind::Double)));
-    let is_best: Vec<bool> = vec_of(&best.eq_tensor(&tokens));
+    let values = (flat.to_kind(Kind::Double) - normalizer.to_kind(Kind::Double)).to_device(Device::Cpu);
+    let is_best = best.eq_tensor(&tokens).to_device(Device::Cpu);
+    let values = Vec::<f64>::try_from(values).expect("one dimension of float64");
+    let is_best = Vec::<bool>::try_from(is_best).expect("one dimension of booleans");
     let mut found = values.into_iter().zip(is_best);
     positions.iter().map(|position| found.by_ref().take(position.targets.len()).collect()).collect()
-}
-
-fn vec_of<T: tch::kind::Element>(tensor: &Tensor) -> Vec<T> {
-    Vec::try_from(tensor.to_device(tch::Device::Cpu)).expect("one dimension of this kind")
 }
 
 #[cfg(test)]
@@ -120,7 +118,6 @@ mod tests {
     use std::path::PathBuf;
 
     use align_model::ModelOptions;
-    use tch::Device;
 
     use super::*;
     use crate::encode::EncodedContinuation;

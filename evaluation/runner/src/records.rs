@@ -44,8 +44,8 @@ pub struct Record {
     pub response: Value,
     /// What was taken from the response; null when nothing was found.
     pub answer: Option<String>,
-    /// How the item is judged: the expected answer and how an answer is found.
-    pub expected: Value,
+    /// The right answer, or the tests of a program.
+    pub expected: String,
     /// By name.
     pub metrics: BTreeMap<String, f64>,
     /// Why a text ended.
@@ -134,7 +134,7 @@ fn record(item: &Item, sample: usize, prompt: &str, cut_tokens: usize, given: &G
         prompt: prompt.to_owned(),
         response,
         answer: None,
-        expected: item.judge.expected(),
+        expected: item.judge.expected().to_owned(),
         metrics: BTreeMap::new(),
         ended: given.ended,
         tokens: given.ended.map(|_| given.tokens),
