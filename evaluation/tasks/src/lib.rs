@@ -2,7 +2,25 @@
 //!
 //! Imports `core`, `data`, `text` and `statistics`, and not libtorch. A benchmark's files become a
 //! [`task::Task`]: prompts, and judges for the answers. Which model answers, and how, is not known here.
+//!
+//! - [`request`]: what can be loaded, and [`load`](request::load).
+//! - [`task`]: a task in memory.
+//! - [`judge`]: how an answer is judged, by what is taken from it ([`extract`]) and when that is right
+//!   ([`equality`]).
+//! - `sets`: a file for each benchmark, and `own` for a user's own task.
+//! - `files`, `prompt`, `subjects`, `random`: what the benchmarks share.
 
 #![forbid(unsafe_code)]
 
+pub mod equality;
+pub mod extract;
+mod files;
+pub mod judge;
+mod prompt;
+mod random;
+pub mod request;
+mod sets;
+mod subjects;
 pub mod task;
+
+pub use request::{Preset, Request, Style, load};

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use align_text::chatml::Message;
 
+pub use crate::judge::Judge;
+
 /// A benchmark, ready to be put to a model.
 #[derive(Debug, Clone)]
 pub struct Task {
@@ -105,13 +107,6 @@ pub struct Continuation {
     pub logprob: f64,
     /// Whether each of its tokens is the most probable one.
     pub is_greedy: bool,
-}
-
-/// How an answer is judged: a function of the answer alone, so that answers can be judged again later.
-#[derive(Debug, Clone)]
-pub enum Judge {
-    // TODO(tasks): the variants the benchmarks need; data only (Clone + Debug), e.g. Choice { gold, .. },
-    // Extract { gold, extractor, .. }, Code { .. }.
 }
 
 /// What a judge says about one answer.
