@@ -71,6 +71,15 @@ pub struct Program {
 }
 
 impl Judge {
+    /// The right answer, as records show it; of a program, its tests.
+    pub fn expected(&self) -> &str {
+        match self {
+            Self::Choice { labels, gold, .. } => &labels[*gold],
+            Self::Text(comparisons) => comparisons.first().map_or("", |comparison| &comparison.gold),
+            Self::Program(program) => &program.after,
+        }
+    }
+
     /// Judges an answer.
     ///
     /// # Panics

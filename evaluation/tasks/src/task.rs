@@ -23,6 +23,13 @@ pub struct Task {
     pub categories: Vec<Category>,
 }
 
+impl Task {
+    /// Whether answers are programs, which have to be executed.
+    pub fn runs_programs(&self) -> bool {
+        self.subjects.iter().flat_map(|part| &part.items).any(|item| matches!(item.judge, Judge::Program(_)))
+    }
+}
+
 /// A part of a task that has a mean of its own; tasks without parts have one subject.
 #[derive(Debug, Clone)]
 pub struct Subject {
