@@ -178,6 +178,10 @@ syscall(58)
 syscall(435, ctypes.create_string_buffer(88), 88)
 #=== fails PermissionError x86_64 | clone that is not a thread
 syscall(56, 17, 0, 0, 0, 0)
+#=== fails PermissionError x86_64 | a thread with open files of its own, which are not counted
+syscall(56, 0x10000 | 0x100 | 0x800, 0, 0, 0, 0)
+#=== fails PermissionError | open files that are not the other threads'
+syscall(436, 60, 60, 2)
 #=== fails PermissionError | executes another program
 os.execv("/bin/sh", ["sh", "-c", "exit"])
 #=== fails PermissionError | executes a program that it wrote
