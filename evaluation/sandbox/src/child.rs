@@ -93,7 +93,7 @@ fn rlimits(sandbox: &Sandbox, cpu_time: Option<Duration>) -> Vec<(i32, libc::rli
         (libc::RLIMIT_NOFILE, limits.open_files),
         (libc::RLIMIT_STACK, 8 << 20),
     ];
-    values.extend(cpu_time.map(|time| (libc::RLIMIT_CPU, time.as_secs() + 1)));
+    values.extend(cpu_time.map(|time| (libc::RLIMIT_CPU, time.as_secs().saturating_add(1))));
     values.extend(sandbox.rules.contains(&Rule::Memory).then_some((libc::RLIMIT_AS, limits.memory)));
     values.into_iter().map(|(resource, value)| (resource as i32, lowered(resource as i32, value))).collect()
 }

@@ -49,6 +49,7 @@ fn an_error_is_a_traceback_of_the_block_and_state_stays() {
     let answer = session.run("x +").unwrap();
     assert!(answer.traceback.unwrap().contains("SyntaxError"));
     assert!(session.run("import sys; sys.exit(3)").unwrap().traceback.unwrap().contains("SystemExit: 3"));
+    assert!(session.run(r"raise ValueError('\ud800 ä')").unwrap().traceback.unwrap().ends_with("ValueError: ? ä\n"));
     assert!(session.run("open('/etc/passwd')").unwrap().traceback.unwrap().contains("PermissionError"));
     assert_eq!(value(&session.run("x").unwrap()), Some("7"));
 }
@@ -124,7 +125,8 @@ fn figures_become_files() {
         class Figure:\n    def savefig(self, file, format): file.write(b'\\x89PNG\\r\\n\\x1a\\n' + format.encode())\n\
         numbers = [1, 2]\npyplot.get_fignums = lambda: list(numbers)\npyplot.figure = lambda number: Figure()\n\
         pyplot.close = lambda which: numbers.clear()\nsys.modules['matplotlib.pyplot'] = pyplot";
-    let answer = session.run(stand_in).unwrap();
+    let answer = session.run(&format!("{stand_in}\nassert False")).unwrap();
+    assert!(answer.traceback.as_ref().unwrap().contains("AssertionError"));
     let names: Vec<_> = answer.figures.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["figure-2.png", "figure-3.png"], "{answer:?}");
     assert_eq!(fs::read(&answer.figures[0]).unwrap(), b"\x89PNG\r\n\x1a\npng");
