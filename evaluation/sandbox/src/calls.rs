@@ -1,5 +1,5 @@
-//! Which system calls a program may make: a seccomp filter that lists what CPython, numpy and matplotlib use. A call
-//! that is not listed fails with EPERM, also one that a later kernel adds.
+//! Which system calls a program may make: a seccomp filter that lists what CPython, numpy and matplotlib use.
+//! A call that is not listed fails with EPERM, also one that a later kernel adds.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ use crate::Rule;
 /// A compiled filter.
 pub(crate) type Filter = BpfProgram;
 
-/// Calls that are allowed whatever their arguments are. They reach the process itself, the files that Landlock lets it
-/// open, and nothing else.
+/// Calls that are allowed whatever their arguments are. They reach the process itself, the files that
+/// Landlock lets it open, and nothing else.
 #[rustfmt::skip]
 const ALLOWED: &[c_long] = &[
     // Files: Landlock decides which.
@@ -49,8 +49,8 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getegid, libc::SYS_getresuid, libc::SYS_getresgid, libc::SYS_getgroups, libc::SYS_getpgid,
     libc::SYS_getsid, libc::SYS_getpriority, libc::SYS_getrusage, libc::SYS_uname, libc::SYS_sysinfo,
     libc::SYS_getrandom, libc::SYS_exit, libc::SYS_exit_group,
-    // Landlock lets it execute the interpreter. clone3's arguments are in memory, where no filter can look: it is
-    // reported as missing, so that the C library calls clone.
+    // Landlock lets it execute the interpreter. clone3's arguments are in memory, where no filter can look:
+    // it is reported as missing, so that the C library calls clone.
     libc::SYS_execve, libc::SYS_clone3,
 ];
 
@@ -70,14 +70,15 @@ const OLDER: &[c_long] = &[libc::SYS_renameat];
 /// Calls that are allowed if one argument (its index) has one of the values.
 #[rustfmt::skip]
 const BY_VALUE: &[(c_long, u8, SeccompCmpArgLen, &[u64])] = &[
-    // F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_OFD_*, F_DUPFD_CLOEXEC, F_GETPIPE_SZ.
-    // Not F_SETOWN and F_SETSIG: they send any signal to any process.
+    // F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_OFD_*, F_DUPFD_CLOEXEC,
+    // F_GETPIPE_SZ. Not F_SETOWN and F_SETSIG: they send any signal to any process.
     (libc::SYS_fcntl, 1, Dword, &[0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032]),
     // TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
     (libc::SYS_ioctl, 1, Dword, &[0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451]),
     // PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: names of threads and of memory.
     (libc::SYS_prctl, 0, Dword, &[15, 16, 0x5356_4d41]),
-    // Connected pairs of Unix sockets, which asyncio wakes itself with. No address: they cannot send elsewhere.
+    // Connected pairs of Unix sockets, which asyncio wakes itself with. No address: they cannot send
+    // elsewhere.
     (libc::SYS_socketpair, 0, Dword, &[libc::AF_UNIX as u64]),
     (libc::SYS_sendto, 4, Qword, &[0]),
     // ARCH_SET_FS, ARCH_GET_FS.

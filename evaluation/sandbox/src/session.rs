@@ -18,8 +18,8 @@ use crate::work_folder::WorkFolder;
 const HEADER: usize = 24;
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// An interpreter that keeps its variables and files from block to block. It is stopped between blocks, and killed when
-/// this is dropped.
+/// An interpreter that keeps its variables and files from block to block. It is stopped between blocks, and
+/// killed when this is dropped.
 #[derive(Debug)]
 pub struct Session {
     sandbox: Sandbox,
@@ -79,8 +79,8 @@ struct Text {
 }
 
 impl Session {
-    /// Starts an interpreter. Figures become files `figure-1.png`, `figure-2.png`, … in the folder, which is made if it
-    /// is missing; existing files are kept.
+    /// Starts an interpreter. Figures become files `figure-1.png`, `figure-2.png`, … in the folder, which is
+    /// made if it is missing; existing files are kept.
     ///
     /// # Errors
     /// If the process cannot be started or the folder not be made.

@@ -1,4 +1,5 @@
-//! Every program of attacks.py ends as its first line says, as this user and, if this is root, as an ordinary one.
+//! Every program of attacks.py ends as its first line says, as this user and, if this is root, as an ordinary
+//! one.
 
 use std::collections::BTreeMap;
 use std::fs;
