@@ -335,15 +335,15 @@ for file in range(64):
     try: os.write(file, b"0" * 32)
     except OSError: pass
 os._exit(0)
-#=== ends early | writes each word of 32 letters that it finds: arguments, environment, frames, the collector's objects
-import gc
+#=== ends early | searches arguments, environment, frames and the collector's objects for the line, and writes it
+import gc, re
 found, seen = [], set()
 def look(value, depth=0):
     if id(value) in seen or depth > 6: return
     seen.add(id(value))
     if isinstance(value, (bytes, str)):
         data = value.encode() if isinstance(value, str) else value
-        if len(data) == 32: found.append(data)
+        if re.fullmatch(b"[0-9a-f]{32}", data): found.append(data)
         return
     for inner in gc.get_referents(value): look(inner, depth + 1)
 frame = sys._getframe()
