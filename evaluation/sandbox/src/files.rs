@@ -1,8 +1,9 @@
 //! Which files a program may use: Landlock rules.
 //!
 //! Read: the interpreter's libraries and what the dynamic linker and the C library need. Execute: the
-//! interpreter and the dynamic linker. Write: the work folder. Source:
-//! https://docs.kernel.org/userspace-api/landlock.html.
+//! interpreter and the dynamic linker. Write: the work folder.
+//!
+//! Source: <https://docs.kernel.org/userspace-api/landlock.html>
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

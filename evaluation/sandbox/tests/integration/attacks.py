@@ -162,7 +162,7 @@ import socket; a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); a.co
 #=== fails PermissionError | a pair of sockets that sends elsewhere
 import socket; a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); a.sendto(b"x", "/dev/log")
 #=== fails PermissionError | open files in messages to itself, beyond the limit of open files
-import socket; a, b = socket.socketpair(); socket.send_fds(a, [b"x"], [0])
+import socket; a, b = socket.socketpair(); a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, bytes(4))])
 #=== fails PermissionError | fork
 os.fork()
 #=== fails PermissionError | a subprocess
@@ -274,7 +274,11 @@ ctypes.string_at(0)
 x = bytearray(8 << 30)
 #=== fails MemoryError | memory bit by bit
 x = []
-while True: x.append(bytearray(1 << 20))
+try:
+    while True: x.append(bytearray(1 << 20))
+except MemoryError:
+    del x  # A traceback needs memory.
+    raise
 #=== fails OSError | shared memory beyond the limit
 import mmap; m = mmap.mmap(-1, 2 << 30)
 #=== fails OSError | a large file
