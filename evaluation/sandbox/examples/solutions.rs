@@ -1,5 +1,5 @@
-//! Runs the reference solutions of HumanEval (`HumanEval.jsonl`, unpacked) or MBPP (`mbpp.jsonl`, the test part: task_id 11 to
-//! 510) in the sandbox, and prints how many pass and how long they take.
+//! Runs the reference solutions of HumanEval (`HumanEval.jsonl`, unpacked) or MBPP (`mbpp.jsonl`, the test
+//! part: task_id 11 to 510) in the sandbox, and prints how many pass and how long they take.
 //!
 //!     cargo run -p align-sandbox --example solutions -- FILE [PYTHON]
 #![allow(clippy::print_stdout, reason = "an example prints its result")]

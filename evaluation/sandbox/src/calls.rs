@@ -1,5 +1,5 @@
-//! Which system calls a program may make: a seccomp filter that lists what CPython, numpy and matplotlib use. A call
-//! that is not listed fails with EPERM, also one that a later kernel adds.
+//! Which system calls a program may make: a seccomp filter that lists what CPython, numpy and matplotlib use.
+//! A call that is not listed fails with EPERM, also one that a later kernel adds.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +16,14 @@ use crate::Rule;
 /// A compiled filter.
 pub(crate) type Filter = BpfProgram;
 
-/// Calls that are allowed whatever their arguments are. They reach the process itself, the files that Landlock lets it
-/// open, and nothing else.
+/// Calls that are allowed whatever their arguments are. They reach the process itself, the files that
+/// Landlock lets it open, and nothing else.
 #[rustfmt::skip]
 const ALLOWED: &[c_long] = &[
     // Files: Landlock decides which.
     libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64,
     libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2, libc::SYS_openat, libc::SYS_close,
-    libc::SYS_close_range, libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_statfs,
+    libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_statfs,
     libc::SYS_fstatfs, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_readlinkat, libc::SYS_getdents64,
     libc::SYS_getcwd, libc::SYS_chdir, libc::SYS_fchdir, libc::SYS_unlinkat, libc::SYS_renameat2, libc::SYS_linkat,
     libc::SYS_symlinkat, libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync,
@@ -49,8 +49,8 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getegid, libc::SYS_getresuid, libc::SYS_getresgid, libc::SYS_getgroups, libc::SYS_getpgid,
     libc::SYS_getsid, libc::SYS_getpriority, libc::SYS_getrusage, libc::SYS_uname, libc::SYS_sysinfo,
     libc::SYS_getrandom, libc::SYS_exit, libc::SYS_exit_group,
-    // Landlock lets it execute the interpreter. clone3's arguments are in memory, where no filter can look: it is
-    // reported as missing, so that the C library calls clone.
+    // Landlock lets it execute the interpreter. clone3's arguments are in memory, where no filter can look:
+    // it is reported as missing, so that the C library calls clone.
     libc::SYS_execve, libc::SYS_clone3,
 ];
 
@@ -70,14 +70,15 @@ const OLDER: &[c_long] = &[libc::SYS_renameat];
 /// Calls that are allowed if one argument (its index) has one of the values.
 #[rustfmt::skip]
 const BY_VALUE: &[(c_long, u8, SeccompCmpArgLen, &[u64])] = &[
-    // F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_OFD_*, F_DUPFD_CLOEXEC, F_GETPIPE_SZ.
-    // Not F_SETOWN and F_SETSIG: they send any signal to any process.
+    // F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_OFD_*, F_DUPFD_CLOEXEC,
+    // F_GETPIPE_SZ. Not F_SETOWN and F_SETSIG: they send any signal to any process.
     (libc::SYS_fcntl, 1, Dword, &[0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032]),
     // TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
     (libc::SYS_ioctl, 1, Dword, &[0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451]),
     // PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: names of threads and of memory.
     (libc::SYS_prctl, 0, Dword, &[15, 16, 0x5356_4d41]),
-    // Connected pairs of Unix sockets, which asyncio wakes itself with. No address: they cannot send elsewhere.
+    // Connected pairs of Unix sockets, which asyncio wakes itself with. No address: they cannot send
+    // elsewhere.
     (libc::SYS_socketpair, 0, Dword, &[libc::AF_UNIX as u64]),
     (libc::SYS_sendto, 4, Qword, &[0]),
     // ARCH_SET_FS, ARCH_GET_FS.
@@ -85,10 +86,14 @@ const BY_VALUE: &[(c_long, u8, SeccompCmpArgLen, &[u64])] = &[
     (libc::SYS_arch_prctl, 0, Qword, &[0x1002, 0x1003]),
 ];
 
+/// What the C library's threads share.
+const THREAD: u64 = (libc::CLONE_THREAD | libc::CLONE_FILES | libc::CLONE_FS) as u64;
+
 /// Calls that are allowed if one argument has these bits of a mask.
 const BY_BITS: &[(c_long, u8, u64, u64)] = &[
-    // Threads, not processes.
-    (libc::SYS_clone, 0, libc::CLONE_THREAD as u64, libc::CLONE_THREAD as u64),
+    // Threads, not processes. They share their open files: those of another table would not be counted.
+    (libc::SYS_clone, 0, THREAD, THREAD),
+    (libc::SYS_close_range, 2, libc::CLOSE_RANGE_UNSHARE as u64, 0),
     // Folders stay readable for their owner, so that what is in them can be measured and removed.
     (libc::SYS_mkdirat, 2, 0o700, 0o700),
     (libc::SYS_umask, 0, 0o700, 0),

@@ -1,7 +1,7 @@
 //! Starts an interpreter under the rules.
 //!
-//! Everything that allocates is made before the fork. Between fork and exec the child makes system calls only, so this
-//! is safe in a process with many threads.
+//! Everything that allocates is made before the fork. Between fork and exec the child makes system calls
+//! only, so this is safe in a process with many threads.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -19,8 +19,8 @@ use align_core::error::{Error, Result};
 use crate::calls::Filter;
 use crate::{Isolation, Rule, Sandbox, files};
 
-/// Starts the interpreter with one of the drivers: its stdin is `control`, on which it reads a request and answers.
-/// Without `cpu_time`, only the parent limits its time.
+/// Starts the interpreter with one of the drivers: its stdin is `control`, on which it reads a request and
+/// answers. Without `cpu_time`, only the parent limits its time.
 ///
 /// # Errors
 /// If it cannot be started.
@@ -64,7 +64,8 @@ pub(crate) fn start(
     spawn(command).map_err(Error::io(sandbox.python.executable()))
 }
 
-/// Spawns on a thread that lasts as long as this process: a child is killed when the thread that started it ends.
+/// Spawns on a thread that lasts as long as this process: a child is killed when the thread that started it
+/// ends.
 fn spawn(command: Command) -> io::Result<Child> {
     type Request = (Command, Sender<io::Result<Child>>);
     static LAUNCHER: OnceLock<Mutex<Sender<Request>>> = OnceLock::new();
@@ -93,7 +94,7 @@ fn rlimits(sandbox: &Sandbox, cpu_time: Option<Duration>) -> Vec<(i32, libc::rli
         (libc::RLIMIT_NOFILE, limits.open_files),
         (libc::RLIMIT_STACK, 8 << 20),
     ];
-    values.extend(cpu_time.map(|time| (libc::RLIMIT_CPU, time.as_secs() + 1)));
+    values.extend(cpu_time.map(|time| (libc::RLIMIT_CPU, time.as_secs().saturating_add(1))));
     values.extend(sandbox.rules.contains(&Rule::Memory).then_some((libc::RLIMIT_AS, limits.memory)));
     values.into_iter().map(|(resource, value)| (resource as i32, lowered(resource as i32, value))).collect()
 }
@@ -134,14 +135,15 @@ impl Setup {
         const VERSION_3: u32 = 0x2008_0522;
         let header = [VERSION_3, 0];
         let no_capabilities = [0_u32; 6];
-        // SAFETY: the pointers are valid for the calls, and of the sizes that the kernel reads: a header of two words,
-        // and two sets of three.
+        // SAFETY: the pointers are valid for the calls, and of the sizes that the kernel reads: a header of
+        // two words, and two sets of three.
         unsafe {
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
             if libc::getppid().unsigned_abs() != self.parent {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            // Files that another library opened without O_CLOEXEC stay outside. Kernels before 5.11 do not have it.
+            // Files that another library opened without O_CLOEXEC stay outside. Kernels before 5.11 do not
+            // have it.
             libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             // With PR_SET_NO_NEW_PRIVS, root does not get them again when it executes a program.
             check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;

@@ -1,4 +1,5 @@
-//! Systems without Landlock and seccomp: [`crate::Isolation::Full`] is refused. Takes the places of `calls` and `files`.
+//! Systems without Landlock and seccomp: [`crate::Isolation::Full`] is refused. Takes the places of `calls`
+//! and `files`.
 #![allow(dead_code, reason = "each place uses one of the functions")]
 
 use std::os::fd::OwnedFd;

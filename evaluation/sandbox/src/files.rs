@@ -1,7 +1,9 @@
 //! Which files a program may use: Landlock rules.
 //!
-//! Read: the interpreter's libraries and what the dynamic linker and the C library need. Execute: the interpreter and
-//! the dynamic linker. Write: the work folder. Source: https://docs.kernel.org/userspace-api/landlock.html.
+//! Read: the interpreter's libraries and what the dynamic linker and the C library need. Execute: the
+//! interpreter and the dynamic linker. Write: the work folder.
+//!
+//! Source: <https://docs.kernel.org/userspace-api/landlock.html>
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -14,12 +16,12 @@ use landlock::{
 
 use crate::{Python, Rule};
 
-/// The version whose rights are asked for. A kernel that knows fewer applies those that it knows; the first version is
-/// required.
+/// The version whose rights are asked for. A kernel that knows fewer applies those that it knows; the first
+/// version is required.
 const RIGHTS: ABI = ABI::V6;
 
-/// Folders that every program may read, and files of the C library's. `/nix/store` and `/gnu/store` hold nothing
-/// private.
+/// Folders that every program may read, and files of the C library's. `/nix/store` and `/gnu/store` hold
+/// nothing private.
 const SYSTEM: [&str; 13] = [
     "/lib",
     "/lib32",

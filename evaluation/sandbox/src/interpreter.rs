@@ -68,8 +68,8 @@ impl Interpreter {
         })
     }
 
-    /// Sends a request and waits until `is_answer` accepts what came back, while the output is read. Unless there is an
-    /// answer, the process has ended afterwards.
+    /// Sends a request and waits until `is_answer` accepts what came back, while the output is read. Unless
+    /// there is an answer, the process has ended afterwards.
     ///
     /// # Errors
     /// If the process cannot be waited for.
@@ -113,8 +113,8 @@ impl Interpreter {
         }
     }
 
-    /// Waits until something can be read or sent, or for the time. After the end of all streams, the process is
-    /// about to end, or has closed them.
+    /// Waits until something can be read or sent, or for the time. After the end of all streams, the process
+    /// is about to end, or has closed them.
     fn wait(&self, is_sent: bool, time: Duration) {
         let control = self.control.as_ref().map(AsRawFd::as_raw_fd);
         let streams = [&self.stdout, &self.stderr].map(|stream| stream.file().map(AsRawFd::as_raw_fd));

@@ -11,7 +11,8 @@ pub(crate) enum Keep {
     Last,
 }
 
-/// Bytes that one call of [`Stream::drain`] reads at most, so that an endless stream does not hold its reader.
+/// Bytes that one call of [`Stream::drain`] reads at most, so that an endless stream does not hold its
+/// reader.
 const DRAINED: usize = 1 << 20;
 
 /// The parent's end of a stream, in non-blocking mode, and what was read since [`Stream::take`].

@@ -23,7 +23,7 @@ def run(program):
     """Executes the program as the main module. Returns nothing, as bytes."""
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
-    exec(compile(program, "<program>", "exec"), module.__dict__)
+    exec(compile(program.decode(), "<program>", "exec"), module.__dict__)
     for stream in (sys.stdout, sys.__stdout__):
         try:
             stream.flush()

@@ -48,8 +48,8 @@ pub struct Outcome {
 impl Sandbox {
     /// Runs a program for at most `wall`, in a fresh folder that is removed afterwards.
     ///
-    /// Its success is a random line that the driver writes after the program's end, and not the exit code. The line is
-    /// not in the program's text, arguments, environment, frames or open files.
+    /// Its success is a random line that the driver writes after the program's end, and not the exit code.
+    /// The line is not in the program's text, arguments, environment, frames or open files.
     ///
     /// # Errors
     /// If no process can be started; whatever the program does is an [`Outcome`].

@@ -6,7 +6,8 @@ use std::process::Command;
 use align_core::error::{Error, Result};
 use serde::Deserialize;
 
-/// The oldest version that is accepted: `sys.base_exec_prefix`, `ast` and `-X utf8` are as the drivers need them.
+/// The oldest version that is accepted: `sys.base_exec_prefix`, `ast` and `-X utf8` are as the drivers need
+/// them.
 const OLDEST: [u64; 2] = [3, 8];
 
 /// A Python interpreter, as it describes itself.
@@ -22,8 +23,8 @@ pub struct Python {
 }
 
 impl Python {
-    /// Finds an interpreter (`None`: `python3` of `PATH`), and asks it once, outside the sandbox, for its folders and
-    /// packages.
+    /// Finds an interpreter (`None`: `python3` of `PATH`), and asks it once, outside the sandbox, for its
+    /// folders and packages.
     ///
     /// # Errors
     /// If it cannot be started or is too old.

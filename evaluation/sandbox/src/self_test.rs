@@ -12,8 +12,9 @@ use crate::{Isolation, Rule, Sandbox, Verdict};
 const WALL: Duration = Duration::from_secs(60);
 
 impl Sandbox {
-    /// Tests that a program can print, and that what the rules refuse fails: reading, writing and removing a file
-    /// outside, connecting, forking, executing, signals, modes, memory. With [`Isolation::LimitsOnly`]: memory.
+    /// Tests that a program can print, and that what the rules refuse fails: reading, writing and removing a
+    /// file outside, connecting, forking, executing, signals, modes, memory. With [`Isolation::LimitsOnly`]:
+    /// memory.
     ///
     /// # Errors
     /// A line for each rule that does not hold.

@@ -53,12 +53,14 @@ def figures():
     """The open figures as PNG; they are closed."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     images = []
-    for number in pyplot.get_fignums() if pyplot else []:
-        image = io.BytesIO()
-        pyplot.figure(number).savefig(image, format="png")
-        images.append(image.getvalue())
-    if pyplot:
-        pyplot.close("all")
+    try:
+        for number in pyplot.get_fignums() if pyplot else []:
+            image = io.BytesIO()
+            pyplot.figure(number).savefig(image, format="png")
+            images.append(image.getvalue())
+    finally:
+        if pyplot:
+            pyplot.close("all")
     return images
 
 
@@ -75,16 +77,19 @@ def answer(block, name):
     value, error, images = None, None, []
     try:
         value = execute(block, name)
-        images = figures()
     except BaseException as raised:  # SystemExit as well: the session continues.
         error = without_driver(raised)
+    try:
+        images = figures()
+    except BaseException as raised:
+        error = error or without_driver(raised)
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):
             pass  # The block closed it, or put something else there.
     text = {"value": value, "traceback": error, "figures": [len(image) for image in images]}
-    return json.dumps(text).encode(), b"".join(images)
+    return json.dumps(text, ensure_ascii=False).encode(errors="replace"), b"".join(images)
 
 
 __file_of_driver__ = answer.__code__.co_filename
