@@ -1,0 +1,167 @@
+//! What a program may not do, and how much it may use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use align_core::error::Result;
+
+use crate::calls::{self, Filter};
+use crate::{Python, files};
+
+/// How programs are kept apart from the user's files and from the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Landlock, seccomp and limits.
+    Full,
+    /// Limits only: the program may read, write and send whatever the user may.
+    LimitsOnly,
+}
+
+/// What one program or one session may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of address space. Our choice: 1 GiB, in which numpy, sympy and matplotlib run.
+    pub memory: u64,
+    /// Bytes of one file. Our choice: 16 MiB.
+    pub file: u64,
+    /// Bytes of all files, removed ones that are still open included. Measured every 20 ms, so a program may exceed
+    /// it by what it writes in that time. Our choice: 64 MiB.
+    pub disk: u64,
+    /// Files and folders in the work folder, measured as `disk` is. Our choice: 4096.
+    pub files: u64,
+    /// Threads, measured as `disk` is. Our choice: 64.
+    pub threads: u64,
+    /// Open files. Our choice: 64.
+    pub open_files: u64,
+    /// Bytes of output that are kept of each stream; the rest is read and dropped. Our choice: 64 KiB.
+    pub output: usize,
+    /// Time for one block of a session. Our choice: 30 s.
+    pub block: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: 1 << 30,
+            file: 16 << 20,
+            disk: 64 << 20,
+            files: 4096,
+            threads: 64,
+            open_files: 64,
+            output: 64 << 10,
+            block: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Something that a program may not do. [`Sandbox::self_test`] tries each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Reading files and folders outside the work folder and the interpreter's libraries (Landlock).
+    Read,
+    /// Writing, creating, renaming and removing files outside the work folder (Landlock).
+    Write,
+    /// Executing any file but the interpreter and the dynamic linker (Landlock).
+    Execute,
+    /// Sockets, except connected pairs within the process (seccomp).
+    Sockets,
+    /// Further processes; threads are allowed (seccomp).
+    Processes,
+    /// Signals to other processes (seccomp, and Landlock where the kernel has it).
+    Signals,
+    /// Changing modes, owners, times and attributes of files, which Landlock leaves alone (seccomp).
+    Metadata,
+    /// More address space than [`Limits::memory`] (an rlimit).
+    Memory,
+}
+
+impl Rule {
+    /// Every rule.
+    pub const ALL: [Rule; 8] = [
+        Rule::Read,
+        Rule::Write,
+        Rule::Execute,
+        Rule::Sockets,
+        Rule::Processes,
+        Rule::Signals,
+        Rule::Metadata,
+        Rule::Memory,
+    ];
+
+    /// What the rule refuses, as the object of "a program can …".
+    pub(crate) fn refused(self) -> &'static str {
+        match self {
+            Rule::Read => "read files outside its folder",
+            Rule::Write => "write or remove files outside its folder",
+            Rule::Execute => "execute other programs",
+            Rule::Sockets => "open sockets",
+            Rule::Processes => "start processes",
+            Rule::Signals => "send signals to other processes",
+            Rule::Metadata => "change the modes of files",
+            Rule::Memory => "use more memory than its limit",
+        }
+    }
+}
+
+/// A Python interpreter, and the rules under which it runs programs. Copies share everything.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    pub(crate) python: Arc<Python>,
+    pub(crate) limits: Limits,
+    pub(crate) isolation: Isolation,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) filters: Arc<[Filter]>,
+}
+
+impl Sandbox {
+    /// Prepares the rules. Call [`Sandbox::self_test`] before the first program.
+    ///
+    /// # Errors
+    /// With [`Isolation::Full`], where the system has no Landlock or no seccomp.
+    pub fn new(python: Python, limits: Limits, isolation: Isolation) -> Result<Self> {
+        let rules = match isolation {
+            Isolation::Full => Rule::ALL.to_vec(),
+            Isolation::LimitsOnly => vec![Rule::Memory],
+        };
+        let python = Arc::new(python);
+        Self { python, limits, isolation, rules, filters: Arc::new([]) }.prepared()
+    }
+
+    /// The same sandbox without one rule: for tests of the self-test.
+    ///
+    /// # Errors
+    /// As [`Sandbox::new`].
+    #[doc(hidden)]
+    pub fn without(mut self, rule: Rule) -> Result<Self> {
+        self.rules.retain(|other| *other != rule);
+        self.prepared()
+    }
+
+    /// Tests that the kernel has what the rules need, and compiles the filters of system calls.
+    fn prepared(mut self) -> Result<Self> {
+        if self.isolation == Isolation::Full {
+            files::ruleset(&self.rules, &self.python, None)?;
+            self.filters = calls::filters(&self.rules)?.into();
+        }
+        Ok(self)
+    }
+
+    /// The interpreter.
+    pub fn python(&self) -> &Python {
+        &self.python
+    }
+
+    /// How programs are kept apart.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+}
+
+impl std::fmt::Display for Isolation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Isolation::Full => "Landlock, seccomp and limits",
+            Isolation::LimitsOnly => "limits only (--unsafe-execution)",
+        })
+    }
+}
