@@ -128,9 +128,10 @@ fn wait(child: &mut Child, deadline: Instant) -> Option<io::Result<std::process:
 
 /// Kills the program and the children that it left in its process group.
 fn kill(child: &Child) {
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    // An error means that none of them is left.
-    group.into_iter().for_each(|group| drop(kill_process_group(group, Signal::KILL)));
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // An error means that none of them is left.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
 }
 
 /// Reads a stream to its end in a thread, and sends what is kept of it piece by piece. Reading to the end

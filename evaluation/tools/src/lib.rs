@@ -21,6 +21,7 @@ pub mod functions;
 pub mod interpreter;
 pub mod react;
 mod rouge;
+pub mod sandboxed;
 pub mod selection;
 pub mod tool;
 pub mod tool_file;

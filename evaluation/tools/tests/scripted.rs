@@ -12,22 +12,22 @@ use align_tools::toolbox::{Observation, Tool, Toolbox};
 use serde_json::json;
 
 /// Writes the texts in order; the last one again and again. Like a generator, it cuts a text at a stop text.
-pub struct Scripted {
+pub(crate) struct Scripted {
     texts: Vec<&'static str>,
     ended: Ended,
     /// The prefixes that it was given.
-    pub prefixes: Vec<String>,
+    pub(crate) prefixes: Vec<String>,
     /// The turns that it was given.
-    pub messages: Vec<Message>,
+    pub(crate) messages: Vec<Message>,
 }
 
 impl Scripted {
-    pub fn new(texts: &[&'static str]) -> Self {
+    pub(crate) fn new(texts: &[&'static str]) -> Self {
         Self { texts: texts.to_vec(), ended: Ended::EndToken, prefixes: Vec::new(), messages: Vec::new() }
     }
 
     /// The same, with texts that are cut off.
-    pub fn cut_off(texts: &[&'static str]) -> Self {
+    pub(crate) fn cut_off(texts: &[&'static str]) -> Self {
         Self { ended: Ended::Length, ..Self::new(texts) }
     }
 }
@@ -47,7 +47,7 @@ impl Model for Scripted {
 }
 
 /// A tool that answers with a fixed text, and `{input}` in it replaced by its input.
-pub struct Fixed(pub ToolDescription, pub &'static str);
+pub(crate) struct Fixed(pub(crate) ToolDescription, pub(crate) &'static str);
 
 impl Tool for Fixed {
     fn description(&self) -> &ToolDescription {
@@ -59,7 +59,7 @@ impl Tool for Fixed {
     }
 }
 
-pub fn described(name: &str) -> ToolDescription {
+pub(crate) fn described(name: &str) -> ToolDescription {
     ToolDescription {
         name: name.to_owned(),
         human_name: name.to_owned(),
@@ -70,26 +70,26 @@ pub fn described(name: &str) -> ToolDescription {
 }
 
 /// A toolbox of one tool `find`.
-pub fn answering(text: &'static str) -> Toolbox {
+pub(crate) fn answering(text: &'static str) -> Toolbox {
     Toolbox::new(vec![Box::new(Fixed(described("find"), text))])
 }
 
 /// Runs a turn about a question.
-pub fn turn(model: &mut Scripted, tools: &mut Toolbox, limits: &Limits) -> Turn {
+pub(crate) fn turn(model: &mut Scripted, tools: &mut Toolbox, limits: &Limits) -> Turn {
     let messages = react::messages(&tools.descriptions(), react::Wording::Guide, &[], "Where?");
     run(model, tools, limits, &messages, "", &mut |_| {}).unwrap()
 }
 
 /// Limits that end at an error.
-pub fn ends_at_error() -> Limits {
+pub(crate) fn ends_at_error() -> Limits {
     Limits { on_error: OnError::End, ..Limits::default() }
 }
 
 /// An interpreter that records its code and gives fixed outputs in order.
 #[derive(Default)]
-pub struct FixedPython {
-    pub outputs: Vec<Output>,
-    pub codes: std::rc::Rc<std::cell::RefCell<Vec<String>>>,
+pub(crate) struct FixedPython {
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) codes: std::rc::Rc<std::cell::RefCell<Vec<String>>>,
 }
 
 impl Interpreter for FixedPython {

@@ -16,11 +16,11 @@ fn tool_and_input_are_scored_apart() {
     let exact = of("Thought: z\nAction:  FIND \nAction Input: {'a': 'x y', 'b': 1,}\nObservation: other");
     assert!(exact.calls && exact.is_selected && exact.input_parses);
     assert_eq!(exact.input_rouge_l, 1.0);
-    // Another tool, and of four words of the input three: 2·(3/4)·(3/5)/(3/4 + 3/5).
+    // Another tool. Of `{"a": "x y", "b": 1}` and `{"a": "x y z", "b": 2}` three words of five and of six are
+    // in both: `{"a":`, `"x` and `"b":`.
     let other = of("Thought: z\nAction: look\nAction Input: {'a': 'x y z', 'b': 2}");
     assert!(!other.is_selected);
-    // {"a": "x y", "b": 1} against {"a": "x y z", "b": 2}: `{"a":`, `"x` and `"b":` are in both.
-    assert_eq!(other.input_rouge_l, 2.0 * (3.0 / 5.0) * (3.0 / 5.0) / (6.0 / 5.0));
+    assert_eq!(other.input_rouge_l, 2.0 * (3.0 / 6.0) * (3.0 / 5.0) / (3.0 / 6.0 + 3.0 / 5.0));
     // No call: nothing is selected; `\nAction: ` with a space is what counts.
     let none = of("Thought: a\nFinal Answer: find");
     assert!(!none.calls && !none.is_selected && none.input_rouge_l == 0.0);

@@ -45,7 +45,8 @@ fn tokenizer(folder: &std::path::Path) -> Tokenizer {
 
 /// The texts of the runs of tokens with loss.
 fn trained_texts(row: &Value, format: &ChatFormat, tokenizer: &Tokenizer) -> Vec<String> {
-    let Chat(dialogue) = parse_row::<Chat>(row).unwrap();
+    let (Chat(dialogue), unread) = parse_row::<Chat>(row).unwrap();
+    assert!(unread.is_empty(), "{unread:?}");
     let encoded = format.dialogue(&dialogue, LossOn::Assistant).unwrap();
     let runs = encoded.tokens.iter().zip(&encoded.loss_mask).collect::<Vec<_>>();
     let runs = runs.chunk_by(|(_, one), (_, other)| one == other).filter(|run| *run[0].1);
@@ -60,7 +61,7 @@ fn the_tokens_with_loss_are_the_answers() {
     let (tools, worked) = dialogues();
     for worked in &worked {
         let row = worked.row(&tools, Wording::Guide, TrainedPart::Whole);
-        let Chat(dialogue) = parse_row::<Chat>(&row).unwrap();
+        let (Chat(dialogue), _) = parse_row::<Chat>(&row).unwrap();
         let answers = dialogue.messages.iter().filter(|message| message.role == Role::Assistant);
         let expected: Vec<String> = answers.map(|answer| format!("{}<|im_end|>", answer.content)).collect();
         assert_eq!(trained_texts(&row, &format, &tokenizer), expected);
