@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -158,11 +158,8 @@ fn read_in_background(mut stream: impl Read + Send + 'static, max_bytes: usize) 
 /// What a stream sent, as text. A child that left the group may keep the stream open: it is not waited for.
 fn received(stream: &Receiver<Vec<u8>>, max_bytes: usize) -> String {
     let (deadline, mut bytes) = (Instant::now() + GRACE, Vec::new());
-    loop {
-        match stream.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(piece) => bytes.extend(piece),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        }
+    while let Ok(piece) = stream.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        bytes.extend(piece);
     }
     let is_cut = bytes.len() > max_bytes;
     bytes.truncate(max_bytes);

@@ -4,7 +4,7 @@
 //! - [`tool`]: what a model reads about a tool; [`react`]: the prompt, and calls as text; [`arguments`]: the
 //!   input of a call; [`functions`]: OpenAI's `functions` as ReAct.
 //! - [`agent`]: the loop of a turn; [`toolbox`]: tools by name. Two kinds of tools: [`interpreter`] runs Python
-//!   in the sandbox, [`command`] a program of the user's, which [`tool_file`] reads from TOML.
+//!   ([`sandboxed`]: in the sandbox), [`command`] a program of the user's, which [`tool_file`] reads from TOML.
 //! - [`selection`] and `rouge`: Table 6. [`code_rows`] and [`code_scores`]: Tables 7 and 8.
 //! - [`training`]: worked dialogues as rows for sft.
 //!

@@ -7,11 +7,12 @@ use std::time::Duration;
 use align_core::error::{Error, Result};
 use align_sandbox::{Ended, Sandbox, Session};
 
+use crate::code_scores::Program;
 use crate::interpreter::{Interpreter, Output};
 
 /// What a session of Qwen-Agent's benchmark begins with, as far as the packages are there. Models write code
 /// that expects it. Source: QwenLM/Qwen-Agent, benchmark.
-pub const IMPORTS: &str = "\
+pub const SESSION_IMPORTS: &str = "\
 import json, math, os, re
 try:
     import numpy as np
@@ -51,7 +52,7 @@ pub struct SandboxedPython {
 
 impl SandboxedPython {
     /// An interpreter that is started when the first code runs. Pictures are written to the folder `figures`;
-    /// `imports` run before the first code ([`IMPORTS`], or "" for none).
+    /// `imports` run before the first code ([`SESSION_IMPORTS`], or "" for none).
     pub fn new(sandbox: Sandbox, figures: &Path, imports: &'static str) -> Self {
         Self { sandbox, figures: figures.to_owned(), files: Vec::new(), imports, session: None, is_fresh: true }
     }
@@ -79,6 +80,21 @@ impl SandboxedPython {
         };
         Ok(self.session.insert(session))
     }
+}
+
+/// Runs a row's program in a fresh interpreter, with its files. `None` if it ran to its end, else why not. The
+/// sandbox's time limit for a block must be [`Program::seconds`].
+///
+/// # Errors
+/// When no interpreter can run at all.
+pub fn failure(sandbox: &Sandbox, program: &Program, figures: &Path) -> Result<Option<String>> {
+    let mut python = SandboxedPython::new(sandbox.clone(), figures, "");
+    python.restart_with(&program.files)?;
+    let output = python.run(&program.source, Duration::from_secs_f64(program.seconds))?;
+    Ok(match output.timed_out {
+        Some(limit) => Some(format!("timed out after {} s", limit.as_secs_f64())),
+        None => output.error,
+    })
 }
 
 impl Interpreter for SandboxedPython {

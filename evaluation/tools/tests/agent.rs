@@ -84,7 +84,7 @@ fn what_ends_a_turn() {
     assert_eq!(finish(&["Final Answer: 1"]), (Finish::Answered, 0, some("1")));
     assert_eq!(finish(&["Thought: hm\r\nFinal Answer: 1\r\n"]), (Finish::Answered, 0, some("1")));
     assert_eq!(finish(&["Thought: only this"]), (Finish::Text, 0, some("only this")));
-    assert_eq!(finish(&["Thought: only this"]).0.is_whole(), true);
+    assert!(finish(&["Thought: only this"]).0.is_whole());
     assert_eq!(finish(&[""]), (Finish::Text, 0, None));
     // A stop text in a thought, after a missing input, and in an answer.
     assert_eq!(finish(&["Thought: I write Observation: now"]), (Finish::NoCall, 0, None));

@@ -8,6 +8,7 @@ mod commands;
 mod functions;
 mod golden;
 mod react;
+mod sandboxed;
 mod scripted;
 mod selection;
 mod training;
