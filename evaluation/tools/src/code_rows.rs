@@ -106,7 +106,7 @@ fn parsed(row: &Value, folder: &Path) -> std::result::Result<CodeRow, String> {
     };
     if row.get("query").is_none() && row.get("question").is_some() {
         let answer = text("answer")?;
-        if crate::code_scores::last_number(answer).is_none() {
+        if crate::numbers::last_number(answer).is_none() {
             return Err("`answer` has no number, expected one after `####`".to_owned());
         }
         let row = CodeRow { question: text("question")?.to_owned(), answer: Some(answer.to_owned()), ..empty() };

@@ -4,14 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
-use fancy_regex::Regex;
 use serde::Serialize;
 
 use crate::agent::Turn;
 use crate::code_rows::{CodeKind, CodeRow, with_base_names};
 use crate::interpreter::{code_of, runnable};
+use crate::numbers::{last_number, plain_number};
 
 /// What programs are given. Missing packages make programs fail that are right, so they are looked for
 /// before the first one.
@@ -63,19 +62,6 @@ pub fn program(row: &CodeRow, turn: &Turn) -> Option<Program> {
     Some(Program { source, seconds, files: row.files.clone() })
 }
 
-/// The last number of a text, by the published pattern. It finds no number at the end of a line that is not
-/// the last, takes `1,234` as 1, and finds nothing where the last match is empty or a sign alone.
-pub fn last_number(text: &str) -> Option<f64> {
-    static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
-        let pattern =
-            r"(?<=(\s|[\$%#{]))([+-])?(?=(\S))(0|([1-9](\d*|\d{0,2}(,\d{3})*)))?(\.\d*[1-9])?(?=(\s|[.,}]|$))";
-        fancy_regex::RegexBuilder::new(pattern).backtrack_limit(100_000_000).build().expect("a constant pattern")
-    });
-    let text = text.trim_matches('.').replace('\n', "\\n");
-    let last = NUMBER.find_iter(&text).filter_map(std::result::Result::ok).last()?;
-    last.as_str().replace([',', '+'], "").parse().ok()
-}
-
 /// Whether the last number of a turn's text, observations included, is that of the worked answer.
 pub fn is_correct(text: &str, answer: &str) -> bool {
     let gold = last_number(answer);
@@ -88,14 +74,6 @@ pub fn is_final_answer_correct(turn: &Turn, answer: &str) -> bool {
     let gold = answer.rsplit_once("####").map_or(answer, |(_, gold)| gold);
     let gold = plain_number(gold);
     gold.is_some() && turn.answer.as_deref().and_then(plain_number) == gold
-}
-
-/// The last number of a text, with or without separators of thousands.
-fn plain_number(text: &str) -> Option<f64> {
-    static NUMBER: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(?<![\d.])-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?").expect("a constant pattern"));
-    let last = NUMBER.find_iter(text).filter_map(std::result::Result::ok).last()?;
-    last.as_str().replace(',', "").parse().ok()
 }
 
 /// The pictures of a turn, if one of its results has a picture and no error. Only these are shown to a person
@@ -119,8 +97,8 @@ pub struct RowOutcome {
     pub has_code: bool,
     /// Whether it runs; false without code.
     pub is_executable: bool,
-    /// Whether the result is right; `None` where that is not known: general rows, math rows without an answer,
-    /// and pictures that were not looked at.
+    /// Whether the result is right; `None` where that is not known: general rows, math rows without an
+    /// answer, and pictures that were not looked at.
     pub is_correct: Option<bool>,
 }
 

@@ -47,7 +47,7 @@ pub fn request(messages: &[Value], functions: &[Value]) -> Result<Request, Strin
             ("user", _) => pairs.push((message.content, None)),
             ("assistant", None) => return refuse("an answer, expected a user message before it"),
             ("assistant", Some((_, answer))) => {
-                let text = message.answer(!tools.is_empty());
+                let text = message.answer(&tools);
                 match answer {
                     Some(answer) => *answer = format!("{answer}\n{text}"),
                     None => *answer = Some(text),
@@ -120,14 +120,14 @@ impl<'a> Incoming<'a> {
     }
 
     /// An assistant's message as ReAct.
-    fn answer(&self, has_tools: bool) -> String {
+    fn answer(&self, tools: &[ToolDescription]) -> String {
         let content = &self.content;
         let text = match self.call {
             Some((name, arguments)) => {
                 let thought = if content.starts_with("Thought:") { "" } else { "Thought: " };
                 format!("{thought}{content}\nAction: {name}\nAction Input: {arguments}")
             }
-            None if has_tools => format!("Thought: I now know the final answer.\nFinal Answer: {content}"),
+            None if !tools.is_empty() => format!("Thought: I now know the final answer.\nFinal Answer: {content}"),
             None => content.clone(),
         };
         stripped(&text).to_owned()
@@ -135,10 +135,11 @@ impl<'a> Incoming<'a> {
 }
 
 /// The choice that answers a request: a message, and `finish_reason` (`stop`, `length` or `function_call`).
+/// `functions` are those of the request; without any, the text is the content.
 /// Unlike [`react::last_call`], the first call of a text counts. A call in a text that was cut off is not
 /// reported, since it may be incomplete.
-pub fn choice(written: &Written, has_tools: bool) -> Value {
-    let text = written.text.as_str();
+pub fn choice(written: &Written, functions: &[Value]) -> Value {
+    let (text, has_tools) = (written.text.as_str(), !functions.is_empty());
     let is_cut = written.ended == Ended::Length;
     let call = if has_tools && !is_cut { first_call(text) } else { None };
     if let Some((thought, name, arguments)) = call {

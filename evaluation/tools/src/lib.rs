@@ -3,9 +3,10 @@
 //!
 //! - [`tool`]: what a model reads about a tool; [`react`]: the prompt, and calls as text; [`arguments`]: the
 //!   input of a call; [`functions`]: OpenAI's `functions` as ReAct.
-//! - [`agent`]: the loop of a turn; [`toolbox`]: tools by name. Two kinds of tools: [`interpreter`] runs Python
-//!   ([`sandboxed`]: in the sandbox), [`command`] a program of the user's, which [`tool_file`] reads from TOML.
-//! - [`selection`] and `rouge`: Table 6. [`code_rows`] and [`code_scores`]: Tables 7 and 8.
+//! - [`agent`]: the loop of a turn; [`toolbox`]: tools by name. Two kinds of tools: [`interpreter`] runs
+//!   Python ([`sandboxed`]: in the sandbox), [`command`] a program of the user's, which [`tool_file`] reads
+//!   from TOML.
+//! - [`selection`] and `rouge`: Table 6. [`code_rows`], [`code_scores`] and [`numbers`]: Tables 7 and 8.
 //! - [`training`]: worked dialogues as rows for sft.
 //!
 //! Imports `core`, `data`, `text` and `sandbox`, and not libtorch.
@@ -19,6 +20,7 @@ pub mod code_scores;
 pub mod command;
 pub mod functions;
 pub mod interpreter;
+pub mod numbers;
 pub mod react;
 mod rouge;
 pub mod sandboxed;

@@ -109,7 +109,8 @@ pub struct Call {
 /// before one. `None` also if the name is empty.
 ///
 /// ```
-/// let call = align_tools::react::last_call("Thought: look\nAction: find\nAction Input: {'q': 1}\n").unwrap();
+/// let text = "Thought: look\nAction: find\nAction Input: {'q': 1}\n";
+/// let call = align_tools::react::last_call(text).unwrap();
 /// assert_eq!((call.name.as_str(), call.input.as_str()), ("find", "{'q': 1}"));
 /// ```
 pub fn last_call(text: &str) -> Option<Call> {

@@ -82,8 +82,8 @@ impl SandboxedPython {
     }
 }
 
-/// Runs a row's program in a fresh interpreter, with its files. `None` if it ran to its end, else why not. The
-/// sandbox's time limit for a block must be [`Program::seconds`].
+/// Runs a row's program in a fresh interpreter, with its files. `None` if it ran to its end, else why not.
+/// The sandbox's time limit for a block must be [`Program::seconds`].
 ///
 /// # Errors
 /// When no interpreter can run at all.

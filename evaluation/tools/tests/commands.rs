@@ -169,3 +169,12 @@ command = []
     let error = tool_file::read(Path::new("/no/such/tools.toml")).unwrap_err();
     assert_eq!(error.exit_code(), 2);
 }
+
+#[test]
+fn the_file_of_the_page_is_valid() {
+    let page = fs::read_to_string(crate::repository("docs/tools.md")).unwrap();
+    let file = page.split("```text\n").find(|block| block.starts_with("[[tool]]")).unwrap();
+    let tools = read(file.split("```").next().unwrap()).unwrap();
+    assert_eq!((tools.len(), tools[0].description.name.as_str()), (1, "weather"));
+    assert_eq!((tools[0].limit, tools[0].max_output_bytes), (Duration::from_secs(30), 65_536));
+}

@@ -86,16 +86,17 @@ fn bad_requests_are_refused() {
 #[test]
 fn texts_become_choices() {
     let written = |text: &str, ended| Written { text: text.to_owned(), ended };
-    let call = choice(&written("Thought: I look.\nAction: weather\nAction Input: {\"a\": 1}\n", Ended::StopText), true);
+    let call =
+        choice(&written("Thought: I look.\nAction: weather\nAction Input: {\"a\": 1}\n", Ended::StopText), &weather());
     let message = json!({"role": "assistant", "content": "I look.", "function_call": {"name": "weather", "arguments": "{\"a\": 1}"}});
     assert_eq!(call, json!({"index": 0, "message": message, "finish_reason": "function_call"}));
-    let answer = choice(&written("Thought: ok\nFinal Answer: rain", Ended::EndToken), true);
+    let answer = choice(&written("Thought: ok\nFinal Answer: rain", Ended::EndToken), &weather());
     assert_eq!((&answer["message"]["content"], &answer["finish_reason"]), (&json!("rain"), &json!("stop")));
     // The first call counts; a text that was cut off has none; without functions a text is a text.
     let two = "x\nAction: a\nAction Input: 1\nObservation: o\nThought: y\nAction: b\nAction Input: 2";
-    let first = choice(&written(two, Ended::EndToken), true);
+    let first = choice(&written(two, Ended::EndToken), &weather());
     assert_eq!(first["message"]["function_call"], json!({"name": "a", "arguments": "1"}));
-    let cut = choice(&written(two, Ended::Length), true);
+    let cut = choice(&written(two, Ended::Length), &weather());
     assert_eq!((&cut["message"]["content"], &cut["finish_reason"]), (&json!(two), &json!("length")));
-    assert_eq!(choice(&written(two, Ended::EndToken), false)["message"]["content"], json!(two));
+    assert_eq!(choice(&written(two, Ended::EndToken), &[])["message"]["content"], json!(two));
 }

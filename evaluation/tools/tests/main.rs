@@ -7,6 +7,7 @@ mod code;
 mod commands;
 mod functions;
 mod golden;
+mod hostile;
 mod react;
 mod sandboxed;
 mod scripted;

@@ -1,5 +1,5 @@
-//! JSON as Python's `json.dumps` writes it, with Python's separators and floats, and non-ASCII text unescaped:
-//! a function, and the filter `tojson` of Python's transformers.
+//! JSON as Python's `json.dumps` writes it, with Python's separators and floats, and non-ASCII text
+//! unescaped: a function, and the filter `tojson` of Python's transformers.
 
 use std::io::{self, Write};
 
