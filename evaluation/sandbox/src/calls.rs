@@ -23,7 +23,7 @@ const ALLOWED: &[c_long] = &[
     // Files: Landlock decides which.
     libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64,
     libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2, libc::SYS_openat, libc::SYS_close,
-    libc::SYS_close_range, libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_statfs,
+    libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_statfs,
     libc::SYS_fstatfs, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_readlinkat, libc::SYS_getdents64,
     libc::SYS_getcwd, libc::SYS_chdir, libc::SYS_fchdir, libc::SYS_unlinkat, libc::SYS_renameat2, libc::SYS_linkat,
     libc::SYS_symlinkat, libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync,
@@ -85,10 +85,14 @@ const BY_VALUE: &[(c_long, u8, SeccompCmpArgLen, &[u64])] = &[
     (libc::SYS_arch_prctl, 0, Qword, &[0x1002, 0x1003]),
 ];
 
+/// What the C library's threads share.
+const THREAD: u64 = (libc::CLONE_THREAD | libc::CLONE_FILES | libc::CLONE_FS) as u64;
+
 /// Calls that are allowed if one argument has these bits of a mask.
 const BY_BITS: &[(c_long, u8, u64, u64)] = &[
-    // Threads, not processes.
-    (libc::SYS_clone, 0, libc::CLONE_THREAD as u64, libc::CLONE_THREAD as u64),
+    // Threads, not processes. They share their open files: those of another table would not be counted.
+    (libc::SYS_clone, 0, THREAD, THREAD),
+    (libc::SYS_close_range, 2, libc::CLOSE_RANGE_UNSHARE as u64, 0),
     // Folders stay readable for their owner, so that what is in them can be measured and removed.
     (libc::SYS_mkdirat, 2, 0o700, 0o700),
     (libc::SYS_umask, 0, 0o700, 0),

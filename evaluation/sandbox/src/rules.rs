@@ -24,8 +24,8 @@ pub struct Limits {
     pub memory: u64,
     /// Bytes of one file. Our choice: 16 MiB.
     pub file: u64,
-    /// Bytes of all files, removed ones that are still open included. Measured every 20 ms, so a program may exceed
-    /// it by what it writes in that time. Our choice: 64 MiB.
+    /// Bytes of all files, removed ones that are still open included; removed ones that are mapped are part of
+    /// `memory`. Measured every 20 ms, so a program may exceed it by what it writes in that time. Our choice: 64 MiB.
     pub disk: u64,
     /// Files and folders in the work folder, measured as `disk` is. Our choice: 4096.
     pub files: u64,

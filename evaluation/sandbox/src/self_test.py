@@ -2,6 +2,7 @@
 # OUTSIDE (a folder with a file `file`), PORT (someone listens there) and MEMORY (the limit, in bytes).
 import os
 import socket
+import sys
 
 
 def read():
@@ -64,7 +65,9 @@ for rule, attempt in [
 
 # Last, for if it is allowed then nothing comes after it.
 print("Execute", flush=True)
+with open(os.open("run", os.O_CREAT | os.O_WRONLY, 0o700), "w") as file:
+    file.write("#!" + sys.executable)
 try:
-    os.execv("/bin/sh", ["sh", "-c", "exit 0"])
+    os.execv("run", ["run"])
 except OSError:
     print("but refused")

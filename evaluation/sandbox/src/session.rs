@@ -116,7 +116,11 @@ impl Session {
         let (text, figures, mut ended) = match end {
             End::Answered(answer) => match parsed(&answer, number) {
                 Some((text, figures)) => (Some(text), figures, None),
-                None => (None, Vec::new(), Some(Ended::Crashed { reason: "answered for the interpreter".to_owned() })),
+                None => (
+                    None,
+                    Vec::new(),
+                    Some(Ended::Crashed { reason: "answered in the interpreter's place".to_owned() }),
+                ),
             },
             End::Exited(status) => {
                 let ended = signal_of(status).map_or(Ended::Exited, |reason| Ended::Crashed { reason });
@@ -184,7 +188,7 @@ impl fmt::Display for Ended {
         match self {
             Ended::TimedOut(limit) => write!(f, "The block was stopped after {} s", limit.as_secs_f64())?,
             Ended::Exited => f.write_str("The block ended the interpreter")?,
-            Ended::Crashed { reason } => write!(f, "The interpreter {reason}")?,
+            Ended::Crashed { reason } => write!(f, "The program {reason}")?,
             Ended::Exceeded { reason } => write!(f, "The block {reason} and was stopped; its files are removed")?,
         }
         f.write_str("; the interpreter is started again, without its variables.")

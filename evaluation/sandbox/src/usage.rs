@@ -11,33 +11,40 @@ pub(crate) fn excess(process: u32, work_folder: &Path, limits: &Limits) -> Optio
     if threads(process) > limits.threads {
         return Some(format!("had more than {} threads", limits.threads));
     }
-    let (files, bytes) = in_folder(work_folder, limits);
-    if files > limits.files {
-        return Some(format!("made more than {} files", limits.files));
+    match in_folder(work_folder, limits) {
+        Err(reason) => Some(reason),
+        Ok(bytes) => {
+            let bytes = bytes + removed_but_open(process);
+            (bytes > limits.disk).then(|| format!("wrote more than {} MiB", limits.disk >> 20))
+        }
     }
-    (bytes + removed_but_open(process) > limits.disk).then(|| format!("wrote more than {} MiB", limits.disk >> 20))
 }
 
-/// The number of files and folders, and the disk space that they take. Counting stops at the limits, and follows no
-/// links.
-fn in_folder(work_folder: &Path, limits: &Limits) -> (u64, u64) {
+/// The disk space of the files in a folder, or why they are too many. Follows no links.
+fn in_folder(work_folder: &Path, limits: &Limits) -> Result<u64, String> {
     let (mut files, mut bytes) = (0, 0);
     let mut folders = vec![work_folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        // The program may have removed it by now.
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+                return Err("nested its folders too deeply".to_owned());
+            }
+            entries => entries.into_iter().flatten(),
+        };
+        // The program may have removed an entry by now.
+        for entry in entries.flatten() {
             let Ok(metadata) = entry.metadata() else { continue };
             files += 1;
             bytes += metadata.blocks() * 512;
-            if files > limits.files || bytes > limits.disk {
-                return (files, bytes);
+            if files > limits.files {
+                return Err(format!("made more than {} files", limits.files));
             }
             if metadata.is_dir() {
                 folders.push(entry.path());
             }
         }
     }
-    (files, bytes)
+    Ok(bytes)
 }
 
 /// The disk space of files that have no name any more and are open.

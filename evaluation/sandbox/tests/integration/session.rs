@@ -3,13 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
-use align_sandbox::{Answer, Ended, Isolation, Limits, Sandbox, Session};
+use align_sandbox::{Answer, Ended, Limits, Session};
 use tempfile::TempDir;
 
-/// A session with blocks of at most five seconds, and its folder of figures.
-fn session() -> (Session, TempDir) {
-    let limits = Limits { block: Duration::from_secs(5), ..Limits::default() };
-    let sandbox = Sandbox::new(crate::sandbox().python().clone(), limits, Isolation::Full).unwrap();
+/// A session with blocks of at most so many seconds, and its folder of figures.
+fn session(seconds: u64) -> (Session, TempDir) {
+    let sandbox = crate::sandbox_with(Limits { block: Duration::from_secs(seconds), ..Limits::default() });
     let figures = tempfile::tempdir().unwrap();
     (Session::start(&sandbox, figures.path()).unwrap(), figures)
 }
@@ -20,7 +19,7 @@ fn value(answer: &Answer) -> Option<&str> {
 
 #[test]
 fn variables_files_and_imports_stay() {
-    let (mut session, _figures) = session();
+    let (mut session, _figures) = session(20);
     let first =
         session.run("import math\nx = 4\nprint('hello')\nopen('a.txt', 'w').write('abc')\nmath.sqrt(x)").unwrap();
     assert_eq!((value(&first), first.stdout.as_str(), first.is_executed()), (Some("2.0"), "hello\n", true));
@@ -36,7 +35,7 @@ fn variables_files_and_imports_stay() {
 
 #[test]
 fn an_error_is_a_traceback_of_the_block_and_state_stays() {
-    let (mut session, _figures) = session();
+    let (mut session, _figures) = session(20);
     let answer = session.run("x = 7\ndef f():\n    return 1 / 0\nf()").unwrap();
     let traceback = answer.traceback.clone().unwrap();
     assert!(
@@ -56,10 +55,7 @@ fn an_error_is_a_traceback_of_the_block_and_state_stays() {
 
 #[test]
 fn what_takes_too_long_or_exits_ends_the_interpreter_and_the_next_block_has_another() {
-    let limits = Limits { block: Duration::from_secs(2), ..Limits::default() };
-    let sandbox = Sandbox::new(crate::sandbox().python().clone(), limits, Isolation::Full).unwrap();
-    let figures = tempfile::tempdir().unwrap();
-    let mut session = Session::start(&sandbox, figures.path()).unwrap();
+    let (mut session, _figures) = session(2);
     session.run("x = 1; open('kept', 'w').write('y')").unwrap();
     let answer = session.run("print('before', flush=True)\nwhile True: pass").unwrap();
     assert_eq!(
@@ -83,7 +79,7 @@ fn what_takes_too_long_or_exits_ends_the_interpreter_and_the_next_block_has_anot
 
 #[test]
 fn output_stays_with_its_block_and_is_bounded() {
-    let (mut session, _figures) = session();
+    let (mut session, _figures) = session(20);
     for index in 0..20 {
         let answer = session.run(&format!("import os\nprint({index})\n_ = os.write(2, b'error {index}')")).unwrap();
         assert_eq!((answer.stdout, answer.stderr), (format!("{index}\n"), format!("error {index}")));
@@ -98,7 +94,7 @@ fn output_stays_with_its_block_and_is_bounded() {
 
 #[test]
 fn a_block_cannot_answer_for_the_interpreter() {
-    let (mut session, _figures) = session();
+    let (mut session, _figures) = session(20);
     // Prints that look like an answer are prints.
     let answer = session.run("print('{\"value\": \"1\", \"traceback\": null, \"figures\": []}')").unwrap();
     assert!(answer.value.is_none() && answer.stdout.starts_with("{\"value\""));
@@ -107,7 +103,7 @@ fn a_block_cannot_answer_for_the_interpreter() {
         frame = bytes(8) + len(text).to_bytes(8, 'little') + bytes(8) + text\n\
         for file in range(3, 64):\n    try: os.write(file, frame)\n    except OSError: pass\n";
     let answer = session.run(forged).unwrap();
-    let reason = "answered for the interpreter".to_owned();
+    let reason = "answered in the interpreter's place".to_owned();
     assert_eq!((answer.ended, answer.value), (Some(Ended::Crashed { reason }), None));
     // Lengths that no memory holds.
     let huge =
@@ -121,7 +117,7 @@ fn a_block_cannot_answer_for_the_interpreter() {
 
 #[test]
 fn figures_become_files() {
-    let (mut session, figures) = session();
+    let (mut session, figures) = session(20);
     fs::write(figures.path().join("figure-1.png"), "kept").unwrap();
     // A stand-in for matplotlib, which not every interpreter has: what the driver asks of it.
     let stand_in = "import sys, types\npyplot = types.ModuleType('matplotlib.pyplot')\n\
