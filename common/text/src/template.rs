@@ -1,7 +1,7 @@
 //! A checkpoint's chat template (Jinja). Templates are untrusted: they run without a loader, with a fuel
 //! limit and a bounded output.
 
-mod python_json;
+pub mod python_json;
 #[cfg(test)]
 mod tests;
 

@@ -1,5 +1,5 @@
-//! The filter `tojson` as in Python's transformers: `json.dumps` with Python's separators and floats, and
-//! non-ASCII text unescaped.
+//! JSON as Python's `json.dumps` writes it, with Python's separators and floats, and non-ASCII text
+//! unescaped: a function, and the filter `tojson` of Python's transformers.
 
 use std::io::{self, Write};
 
@@ -18,6 +18,14 @@ pub(super) fn filter(value: Value, arguments: Kwargs) -> Result<String, Error> {
     let fail = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
     value.serialize(&mut Serializer::with_formatter(&mut bytes, python)).map_err(fail)?;
     Ok(String::from_utf8(bytes).expect("JSON is UTF-8"))
+}
+
+/// `json.dumps(value, ensure_ascii=False)`.
+pub fn dumps(value: &serde_json::Value) -> String {
+    let mut bytes = Vec::new();
+    let python = Python { indent: None, ensure_ascii: false, depth: 0, has_value: false };
+    value.serialize(&mut Serializer::with_formatter(&mut bytes, python)).expect("a JSON value can be written");
+    String::from_utf8(bytes).expect("JSON is UTF-8")
 }
 
 struct Python {
@@ -123,7 +131,7 @@ impl Formatter for Python {
 
 /// A float as Python's `repr` writes it: the shortest digits that round-trip, with an exponent below 1e-4 and
 /// from 1e16 on.
-fn float(value: f64) -> String {
+pub fn float(value: f64) -> String {
     let shortest = format!("{value:e}");
     let (digits, exponent) = shortest.split_once('e').expect("`e` was asked for");
     let exponent: i32 = exponent.parse().expect("an exponent is an integer");
