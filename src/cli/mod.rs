@@ -1,6 +1,7 @@
 //! The command-line arguments: clap types only.
 
 mod tasks;
+mod tools;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use align_train::stage::{ScoreOptions, ScorePosition};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::tasks::{EvalTasksArgs, ExecutionArgs, PresetName};
+pub(crate) use self::tools::{EvalCodeArgs, EvalToolsArgs, Tools, ToolsRunArgs};
 
 /// The alignment recipe of the Qwen technical report: SFT, reward model, PPO.
 #[derive(Debug, Parser)]
@@ -64,6 +66,9 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Chat with a model in the terminal
     Chat(ChatArgs),
+    /// Models that call tools
+    #[command(subcommand)]
+    Tools(Tools),
 }
 
 #[derive(Debug, Args)]
@@ -207,6 +212,10 @@ pub(crate) enum Eval {
     Lm(EvalLmArgs),
     /// Benchmarks: choices, answers, programs; zero-shot or with worked examples
     Tasks(EvalTasksArgs),
+    /// Choice and arguments of tools in ReAct
+    Tools(EvalToolsArgs),
+    /// Code that a model writes for an interpreter: how often it runs, and how often it is right
+    Code(EvalCodeArgs),
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod doctor;
 pub(crate) mod eval;
 mod eval_rm;
 mod eval_tasks;
+mod execute;
 mod generate;
 mod html;
 mod inputs;
@@ -18,12 +19,13 @@ mod replay;
 mod report;
 mod score;
 pub(crate) mod stages;
+mod tools;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{Command, Data, Eval, Inspect, Serve};
+use crate::cli::{Command, Data, Eval, Inspect, Serve, Tools};
 
 /// Runs a command.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
@@ -40,6 +42,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
         Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
         Command::Eval(Eval::Tasks(args)) => eval_tasks::tasks(args),
+        Command::Eval(Eval::Tools(args)) => tools::selection(args),
+        Command::Eval(Eval::Code(args)) => tools::code(args),
+        Command::Tools(Tools::Run(args)) => tools::run(args),
         Command::Score(args) => score::run(args),
         Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
         Command::Data(Data::Dedup(args)) => data::dedup(args),

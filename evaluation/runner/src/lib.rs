@@ -6,11 +6,13 @@
 //! - [`encode`]: prompts and choices as tokens.
 //! - [`choose`]: log-probabilities of choices; [`write`]: texts.
 //! - [`answer`]: all answers to a task; [`journal`] keeps them, so that a run resumes.
+//! - [`assistant`]: a model that calls tools.
 //! - [`records`]: every answer as it was judged; [`results`]: means, intervals, and comparisons of two models.
 
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod assistant;
 pub mod choose;
 pub mod encode;
 pub mod journal;

@@ -1,6 +1,5 @@
 //! `align eval tasks`: benchmarks.
 
-mod execute;
 mod folder;
 mod page;
 mod table;
@@ -22,9 +21,9 @@ use align_train::stage::{Source, check_causal_lm, check_format, evaluation_optio
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use self::execute::Executor;
 use self::folder::Folder;
 use super::eval::MICROBATCH_TOKENS;
+use super::execute::Executor;
 use super::lines::Lines;
 use crate::cli::{EvalTasksArgs, PresetName};
 use crate::output::{print_line, say};
@@ -177,7 +176,7 @@ fn check_model(dir: &Path, args: &EvalTasksArgs, tasks: &[Task], problems: &mut 
 }
 
 /// The number of tokens that a model was trained to read.
-fn trained_length(config: &ModelConfig) -> usize {
+pub(super) fn trained_length(config: &ModelConfig) -> usize {
     let length = if config.family == Family::Qwen { config.seq_length } else { config.max_position_embeddings };
     length as usize
 }

@@ -1,4 +1,4 @@
-//! Runs the programs that decide about answers.
+//! Runs what models write: the sandbox of a command.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,19 +24,32 @@ impl Executor {
     /// # Errors
     /// [`Error::Invalid`] without an interpreter or a sandbox.
     pub(super) fn new(args: &ExecutionArgs) -> Result<Self> {
+        Self::with_limit(args, Limits::default().block)
+    }
+
+    /// The same with another time limit for a block of a session.
+    ///
+    /// # Errors
+    /// As [`Executor::new`].
+    pub(super) fn with_limit(args: &ExecutionArgs, block: Duration) -> Result<Self> {
         let python = Python::find(args.python.as_deref())?;
         let isolation = if args.unsafe_execution { Isolation::LimitsOnly } else { Isolation::Full };
-        let sandbox = Sandbox::new(python, Limits::default(), isolation)?;
+        let sandbox = Sandbox::new(python, Limits { block, ..Limits::default() }, isolation)?;
         sandbox.self_test()?;
         Ok(Self { sandbox })
+    }
+
+    /// The sandbox.
+    pub(super) fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
     }
 
     /// How programs were executed, for the result.
     pub(super) fn describe(&self) -> String {
         let python = self.sandbox.python().version();
         match self.sandbox.isolation() {
-            Isolation::Full => format!("programs: Python {python}, sandboxed"),
-            Isolation::LimitsOnly => format!("programs: Python {python}, NOT sandboxed (--unsafe-execution)"),
+            Isolation::Full => format!("programs run in Python {python}, in a sandbox"),
+            Isolation::LimitsOnly => format!("programs run in Python {python}, NOT in a sandbox (--unsafe-execution)"),
         }
     }
 
