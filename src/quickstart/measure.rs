@@ -2,6 +2,7 @@
 //! training nor for tuning.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
