@@ -1,4 +1,4 @@
-//! How an answer is judged: what is taken from it, and when it is right.
+//! How an answer is scored: what is taken from it, and when it is right.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use crate::equality::Equality;
 use crate::extract::{Code, Extractor};
 use crate::task::{Answer, Continuation, Scored, Verdict};
 
-/// How an answer is judged: a function of the answer alone, so that answers can be judged again later.
+/// How an answer is scored: a function of the answer alone, so that answers can be scored again later.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Judge {
     /// The most probable continuation is the answer; the first of equally probable ones.
     Choice {
-        /// What the continuations stand for; lengths for [`ChoiceMetric::AccNorm`] are theirs.
+        /// What the continuations mean; lengths for [`ChoiceMetric::AccNorm`] are theirs.
         labels: Vec<String>,
         /// The index of the right one.
         gold: usize,
@@ -71,7 +71,7 @@ pub struct Program {
 }
 
 impl Judge {
-    /// Judges an answer.
+    /// Scores an answer, or returns the program that does.
     ///
     /// # Panics
     /// When the answer is not one to the question that the item asks: a text for choices or the reverse.

@@ -1,11 +1,11 @@
 //! Benchmarks: their files, prompts, extractors and metrics.
 //!
 //! Imports `core`, `data`, `text` and `statistics`, and not libtorch. A benchmark's files become a
-//! [`task::Task`]: prompts, and judges for the answers. Which model answers, and how, is not known here.
+//! [`task::Task`]: prompts, and how answers are scored. Which model answers, and how, is not known here.
 //!
 //! - [`request`]: what can be loaded, and [`load`](request::load).
 //! - [`task`]: a task in memory.
-//! - [`judge`]: how an answer is judged, by what is taken from it ([`extract`]) and when that is right
+//! - [`mod@judge`]: how an answer is scored, by what is taken from it ([`extract`]) and when that is right
 //!   ([`equality`]).
 //! - `sets`: a file for each benchmark, and `own` for a user's own task.
 //! - `files`, `prompt`, `subjects`, `random`: what the benchmarks share.

@@ -10,8 +10,8 @@ use crate::task::Task;
 /// A task to be loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// A benchmark, a benchmark and some of its parts (`mmlu/STEM`, `bbh/navigate+snarks`), or the TOML file of
-    /// a user's own task.
+    /// A benchmark, a benchmark and some of its parts (`mmlu/STEM`, `bbh/navigate+snarks`), or the TOML file
+    /// of a user's own task.
     pub name: &'a str,
     /// The folder with the benchmarks' files.
     pub data: &'a Path,
@@ -35,7 +35,8 @@ pub enum Style {
 /// Whose prompts, extractors, metrics and averages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Preset {
-    /// Those that the report was measured with: Qwen's published scripts, and OpenCompass where there are none.
+    /// Those that the report was measured with: Qwen's published scripts, and OpenCompass where there are
+    /// none.
     Qwen,
     /// Those of lm-evaluation-harness 0.4.13, byte for byte.
     LmEval,

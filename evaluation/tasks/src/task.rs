@@ -1,4 +1,4 @@
-//! A task in memory: its questions as prompts, and how answers to them are judged.
+//! A task in memory: its questions as prompts, and how answers to them are scored.
 
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ pub struct Item {
     pub prompt: Prompt,
     /// What the model does.
     pub ask: Ask,
-    /// How its answer is judged.
+    /// How its answer is scored.
     pub judge: Judge,
 }
 
@@ -109,7 +109,7 @@ pub struct Continuation {
     pub is_greedy: bool,
 }
 
-/// What a judge says about one answer.
+/// What [`Judge::verdict`] returns.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// The answer is known to be right or wrong.
