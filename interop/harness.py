@@ -5,7 +5,7 @@ texts, limits, and what filters and metrics make of given answers.
 
 BINARY is the example `show_task` of the crate align-tasks. Without --data the benchmarks are made here; with it they are read from
 a folder in their published layouts. No model is needed: the harness' own Python interface builds the requests. The last line says
-how many checks passed; the exit code is 0 when all did. Install lm_eval==0.4.13 beside requirements.txt.
+how many checks passed; the exit code is 0 when all did. Install requirements-lm-eval.txt first.
 """
 import argparse
 import json
