@@ -5,7 +5,7 @@ texts, limits, and what filters and metrics make of given answers.
 
 BINARY is the example `show_task` of the crate align-tasks. Without --data the benchmarks are made here; with it they are read from
 a folder in their published layouts. No model is needed: the harness' own Python interface builds the requests. The last line says
-how many checks passed; the exit code is 0 when all did. Install lm_eval==0.4.13 beside requirements.txt.
+how many checks passed; the exit code is 0 when all did. Install requirements-lm-eval.txt first.
 """
 import argparse
 import json
@@ -33,7 +33,7 @@ TASKS = {
 ANSWERS = ["GOLD", "The answer is 18", "#### 18", "so #### 1,080.", "$1,234.50.", "2,4 and 6.", "-5.", "the answer is Yes.", "So the answer is (A).",
            "So the answer is (A)", "the answer is False.\nthe answer is True.", "", "CODE", "    return 0\n```\nDone.", "\ndef f(x):\n  return x\n```\nok",
            "no code", "Final Answer: The final answer is $\\frac12$. I hope it is correct.", "Final Answer: The final answer is $0.5$. I hope it",
-           "Final Answer: The final answer is $2,5$. I hope it is correct.", "Final Answer: The final answer is 3 cm. I hope it is correct."]
+           "Final Answer: The final answer is 3 cm. I hope it is correct."]
 LOGPROBS = [[-1.0, -2.0, -3.0, -4.0], [-2.0, -1.0, -1.0, -4.0], [-9.0, -8.0, -7.5, -7.0], [-5.0, -5.0, -5.0, -5.0]]
 
 
@@ -65,13 +65,14 @@ def main():
     sys.modules["evaluate"] = types.SimpleNamespace(load=lambda name: programs, __spec__=None)
     import lm_eval
     from lm_eval.tasks import TaskManager
+    from lm_eval.tasks.mbpp.utils import list_fewshot_samples
 
     package = pathlib.Path(lm_eval.__file__).parent
     shutil.rmtree(arguments.work, ignore_errors=True)
     work = arguments.work.resolve()
     data = arguments.data.resolve() if arguments.data else work / "data"
     if not arguments.data:
-        harness_data.make(data, package)
+        harness_data.make(data, package, list_fewshot_samples())
     found = harness_data.for_harness(data, work / "rows")
     harness_data.templates(package, work / "rows", work / "tasks", found)
     manager = TaskManager(include_path=str(work / "tasks"))

@@ -13,8 +13,8 @@ AWKWARD = ['He said "no", twice', "one,two,,three", "two\nlines", " spaces aroun
            "\\frac{1}{2} of $5", "emoji 🙂 and é", "Question: not one", "</s> is text"]
 
 
-def make(folder, lm_eval, num=20):
-    """Writes all benchmarks, `num` questions a subject."""
+def make(folder, lm_eval, mbpp_shots, num=20):
+    """Writes all benchmarks, `num` questions a subject. Worked examples that the harness has in its packages are in them, too."""
     for name, columns, title in (("mmlu", None, "{subject}_test"), ("ceval", "id,question,A,B,C,D,answer", "{subject}_val"),
                                  ("cmmlu", ",Question,A,B,C,D,Answer", "{subject}")):
         for subject in SUBJECTS[name]:
@@ -25,7 +25,7 @@ def make(folder, lm_eval, num=20):
     for split, rows in (("train", 300), ("test", num)):
         write_lines(folder / "gsm8k" / f"{split}.jsonl", [exercise(split, index) for index in range(rows)])
     write_lines(folder / "humaneval" / "HumanEval.jsonl", [function(index) for index in range(num)])
-    write_lines(folder / "mbpp" / "mbpp.jsonl", [program(index) for index in range(1, 511)])
+    write_lines(folder / "mbpp" / "mbpp.jsonl", [*map(worked, mbpp_shots), *map(program, range(11, 511))])
     write_lines(folder / "math" / "test.jsonl", [problem(index) for index in range(num)])
     for subject in SUBJECTS["bbh"]:
         write_bbh(folder / "bbh", subject, lm_eval, num)
@@ -60,6 +60,10 @@ def function(index):
     return {"task_id": f"HumanEval/{index}", "prompt": prompt, "entry_point": f"f{index}",
             "canonical_solution": f"    return a + b + {index}\n",
             "test": f"\n\ndef check(candidate):\n    assert candidate(1, 2) == {index + 3}\n\n"}
+
+
+def worked(shot):
+    return {**{key: value for key, value in shot.items() if key != "is_fewshot"}, "test_setup_code": ""}
 
 
 def program(index):

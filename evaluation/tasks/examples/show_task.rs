@@ -1,9 +1,9 @@
-//! Prints a task as JSON, a line for each question, and what its judge says about given answers:
+//! Prints a task as JSON, a line for each question, with the scores of given answers:
 //!
 //!     show_task NAME DATA qwen|lm-eval base|chat SHOTS LIMIT [ANSWERS]
 //!
-//! LIMIT is for each subject. ANSWERS is JSON Lines: the question's id, and `answers`, each a text or an array of
-//! log-probabilities.
+//! LIMIT is for each subject. ANSWERS is JSON Lines: the question's id, and `answers`, each a text or an
+//! array of log-probabilities.
 
 use std::collections::HashMap;
 use std::path::Path;

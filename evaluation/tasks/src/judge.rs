@@ -1,17 +1,17 @@
-//! How an answer is judged: what is taken from it, and when it is right.
+//! How an answer is scored: what is taken from it, and when it is right.
 
 use std::collections::BTreeMap;
 
+use crate::answer::{Answer, Continuation, Scored, Verdict};
 use crate::equality::Equality;
 use crate::extract::{Code, Extractor};
-use crate::task::{Answer, Continuation, Scored, Verdict};
 
-/// How an answer is judged: a function of the answer alone, so that answers can be judged again later.
+/// How an answer is scored: a function of the answer alone, so that answers can be scored again later.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Judge {
     /// The most probable continuation is the answer; the first of equally probable ones.
     Choice {
-        /// What the continuations stand for; lengths for [`ChoiceMetric::AccNorm`] are theirs.
+        /// What the continuations mean; lengths for [`ChoiceMetric::AccNorm`] are theirs.
         labels: Vec<String>,
         /// The index of the right one.
         gold: usize,
@@ -80,7 +80,7 @@ impl Judge {
         }
     }
 
-    /// Judges an answer.
+    /// Scores an answer, or returns the program that does.
     ///
     /// # Panics
     /// When the answer is not one to the question that the item asks: a text for choices or the reverse.
@@ -111,7 +111,8 @@ fn choice(labels: &[String], gold: usize, metrics: &[ChoiceMetric], continuation
         ChoiceMetric::Acc => chosen,
         ChoiceMetric::AccNorm => best(&|index| logprob(index) / labels[index].chars().count() as f64),
     };
-    let metrics = metrics.iter().map(|metric| (metric.name().to_owned(), is_right(value(metric) == gold))).collect();
+    let metrics =
+        metrics.iter().map(|metric| (metric.name().to_owned(), f64::from(u8::from(value(metric) == gold)))).collect();
     Scored { answer: labels.get(chosen).cloned(), metrics }
 }
 
@@ -122,17 +123,12 @@ fn compare(comparisons: &[Comparison], text: &str) -> Scored {
     for (index, comparison) in comparisons.iter().enumerate() {
         let answer = answers.next().flatten();
         let equal = answer.as_ref().is_some_and(|answer| comparison.equality.holds(answer, &comparison.gold));
-        metrics.insert(comparison.metric.clone(), is_right(equal));
+        metrics.insert(comparison.metric.clone(), f64::from(u8::from(equal)));
         if index == 0 {
             shown = answer;
         }
     }
     Scored { answer: shown, metrics }
-}
-
-/// A metric's value: 1 for a right answer, 0 for a wrong one.
-fn is_right(right: bool) -> f64 {
-    if right { 1.0 } else { 0.0 }
 }
 
 #[cfg(test)]

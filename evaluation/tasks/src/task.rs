@@ -1,9 +1,8 @@
-//! A task in memory: its questions as prompts, and how answers to them are judged.
-
-use std::collections::BTreeMap;
+//! A task in memory: its questions as prompts, and how answers to them are scored.
 
 use align_text::chatml::Message;
 
+pub use crate::answer::{Answer, Continuation, Scored, Verdict};
 pub use crate::judge::Judge;
 
 /// A benchmark, ready to be put to a model.
@@ -66,7 +65,7 @@ pub struct Item {
     pub prompt: Prompt,
     /// What the model does.
     pub ask: Ask,
-    /// How its answer is judged.
+    /// How its answer is scored.
     pub judge: Judge,
 }
 
@@ -96,47 +95,4 @@ pub enum Ask {
         /// Its maximum length in tokens.
         max_tokens: usize,
     },
-}
-
-/// What a model answered.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// To [`Ask::Choose`]: one for each continuation.
-    Choice(Vec<Continuation>),
-    /// To [`Ask::Generate`]: the text, without the stop text.
-    Text(String),
-}
-
-/// How probable a continuation is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Continuation {
-    /// ln p of the whole continuation after the prompt.
-    pub logprob: f64,
-    /// Whether each of its tokens is the most probable one.
-    pub is_greedy: bool,
-}
-
-/// What a judge says about one answer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
-    /// The answer is known to be right or wrong.
-    Scored(Scored),
-    /// A program decides: the answer passes when the program runs to its end.
-    Program {
-        /// The extracted code, as it is shown; `None`: the answer contains none, and is wrong.
-        answer: Option<String>,
-        /// The whole program: Python source.
-        program: String,
-        /// Wall-clock limit in seconds.
-        seconds: f64,
-    },
-}
-
-/// The scores of an answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scored {
-    /// What was taken from the answer; `None` when nothing was found.
-    pub answer: Option<String>,
-    /// By name, those of [`Task::metrics`].
-    pub metrics: BTreeMap<String, f64>,
 }

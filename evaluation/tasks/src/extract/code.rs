@@ -20,8 +20,8 @@ pub enum Code {
     BeforeFence,
     /// The first fenced block of an answer that began inside one.
     OpenFence,
-    /// The body of a function: in a fence, else anywhere, else that of any function, else all of it, indented.
-    /// Helpers and imports before the function are lost, as in Qwen's evaluation.
+    /// The body of a function: in a fence, else anywhere, else that of any function, else all of it,
+    /// indented. Helpers and imports before the function are lost, as in Qwen's evaluation.
     Body {
         /// The function's name.
         entry_point: String,

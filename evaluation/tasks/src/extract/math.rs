@@ -1,8 +1,8 @@
 //! Answers to problems of MATH, as text in one form and as exact values.
 //!
 //! The normalisation is that of Minerva (Lewkowycz et al. 2022, appendix D.1), with the corrections that
-//! lm-evaluation-harness 0.4.13 made to it: units are words of their own or glued to their surroundings, never
-//! parts of LaTeX commands; roots keep their index; only separators of thousands are dropped.
+//! lm-evaluation-harness 0.4.13 made to it: units are words of their own or glued to their surroundings,
+//! never parts of LaTeX commands; roots keep their index; only separators of thousands are dropped.
 
 use std::sync::LazyLock;
 

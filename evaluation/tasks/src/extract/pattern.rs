@@ -1,5 +1,8 @@
 //! Patterns: regular expressions with look-around, and Python's way of listing matches.
 
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
 use fancy_regex::{Captures, Regex, RegexBuilder};
 
 /// Steps of backtracking before a search is given up. A pattern that needs more on an answer finds nothing.
@@ -34,7 +37,7 @@ impl Pattern {
 
     /// The text of the match, without white space around it.
     pub(super) fn extract(&self, text: &str) -> Option<String> {
-        let regex = compile(&self.pattern);
+        let regex = compiled_once(&self.pattern);
         let matches = regex.captures_iter(text).map_while(Result::ok);
         let found = match self.which {
             Which::First => matches.take(1).last(),
@@ -53,6 +56,13 @@ fn group<'a>(captures: &Captures<'a>) -> Option<&'a str> {
         2 => groups().next(),
         _ => groups().find(|text| !text.is_empty()),
     }
+}
+
+/// A task's pattern, which has been compiled at its first use: compiling takes longer than most searches.
+fn compiled_once(pattern: &str) -> Arc<Regex> {
+    static COMPILED: LazyLock<Mutex<HashMap<String, Arc<Regex>>>> = LazyLock::new(Mutex::default);
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(compiled.entry(pattern.to_owned()).or_insert_with(|| Arc::new(compile(pattern))))
 }
 
 /// Compiles a pattern that is known to be one.

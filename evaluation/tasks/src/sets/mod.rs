@@ -13,7 +13,8 @@ mod tests;
 
 use align_core::error::{Error, Problems, Result};
 
-/// The largest number of tokens of an answer to Qwen's prompts; our choice, with room for any worked solution.
+/// The largest number of tokens of an answer to Qwen's prompts; our choice, with room for any worked
+/// solution.
 const MAX_TOKENS: usize = 512;
 /// The default of lm-evaluation-harness.
 const LM_EVAL_MAX_TOKENS: usize = 256;

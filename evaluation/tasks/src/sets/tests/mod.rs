@@ -8,7 +8,8 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::request::{Preset, Request, Style, load};
+use crate::load;
+use crate::request::{Preset, Request, Style};
 use crate::task::{Answer, Item, Prompt, Task, Verdict};
 
 fn write(folder: &Path, name: &str, text: &str) {
