@@ -104,8 +104,7 @@ mod tests {
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     }
 
-    /// A warm-up of each kind, constant after it or falling, as schedulers of PyTorch and transformers compute
-    /// it.
+    /// A warm-up of each kind, constant after it or falling, by schedulers of PyTorch and transformers.
     #[test]
     fn recorded_schedules() {
         let cases = recorded()["cases"].as_array().unwrap().clone();
