@@ -8,6 +8,7 @@ mod markdown;
 mod print;
 mod read;
 mod resume;
+mod schedule;
 mod sections;
 
 use std::path::Path;
@@ -20,9 +21,9 @@ use crate::error::{Problems, Result};
 pub use markdown::{required_keys, to_markdown};
 pub use print::to_toml;
 pub use resume::{differences, resume_differences, same_result_dtype};
+pub use schedule::{ScheduleKind, ScheduleSection, WarmupKind};
 pub use sections::{
-    DeviceSpec, Dtype, Files, Mix, ModelSection, OptimizerSection, Overlong, ResultDtype, RunSection, ScheduleKind,
-    ScheduleSection, checks,
+    DeviceSpec, Dtype, Files, Mix, ModelSection, OptimizerSection, Overlong, ResultDtype, RunSection, checks,
 };
 
 /// The keys of one section and their meanings, collected from the doc comments by
