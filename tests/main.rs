@@ -16,6 +16,7 @@ mod hostile;
 mod inputs;
 mod inspect;
 mod invariants;
+mod label;
 mod oracles;
 mod pictures;
 mod pipeline;

@@ -1,5 +1,7 @@
 //! The command-line arguments: clap types only.
 
+pub(crate) mod label;
+
 use std::path::PathBuf;
 
 use align_core::config::Dtype;
@@ -49,6 +51,8 @@ pub(crate) enum Command {
     /// Answer requests over HTTP
     #[command(subcommand)]
     Serve(Serve),
+    /// Let people rank, score or compare responses on a page
+    Label(label::LabelArgs),
     /// Choose rows to train on: drop duplicates, drop rows that overlap an evaluation set, draw a balanced
     /// sample
     #[command(subcommand)]

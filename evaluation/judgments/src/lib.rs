@@ -1,13 +1,23 @@
 //! Judgments of people about responses: items ([`item`]), the file of judgments ([`judgment`]), export to
 //! comparisons, comparison of models.
 //!
-//! Imports `core`, `statistics` and `data`, and not libtorch.
+//! Making judgments: [`items`] reads and keeps items, [`assignment`] decides who gets which, [`answer`] is
+//! what an annotator says, [`journal`] keeps it on the disk, [`desk`] brings these together, and [`overview`]
+//! is what the owner of the folder sees.
+//!
+//! Imports `core`, `statistics`, `text` and `data`, and not libtorch.
 
 #![forbid(unsafe_code)]
 
+pub mod answer;
+pub mod assignment;
+pub mod desk;
 pub mod item;
+pub mod items;
+pub mod journal;
 pub mod judgment;
 mod lines;
+pub mod overview;
 
 pub use item::{Item, Prompt, Turn, parse_item, read_items};
 pub use judgment::{Ask, Judgment, Labels, ReadJudgments, Strength, read_judgments};
