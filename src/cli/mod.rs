@@ -1,5 +1,7 @@
 //! The command-line arguments: clap types only.
 
+pub(crate) mod compare;
+
 use std::path::PathBuf;
 
 use align_core::config::Dtype;
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Score responses with a reward model, and select the best of several
     Score(ScoreArgs),
+    /// Compare models by the judgments of people or programs, against a baseline
+    Compare(compare::CompareArgs),
     /// Answer requests over HTTP
     #[command(subcommand)]
     Serve(Serve),

@@ -114,32 +114,66 @@ pub fn krippendorff_alpha<U: AsRef<[f64]>>(units: &[U], metric: Metric) -> Optio
     Coincidences::of_units(units).alpha(metric)
 }
 
-/// Fleiss' κ of a table: for each unit, how many annotators chose each category. `None` unless there is a
-/// unit, all of them have the same number of annotators, at least two, and more than one category was chosen.
-///
-/// κ = (P̄ − P̄_e) / (1 − P̄_e), with P̄ the mean share of agreeing pairs in a unit, and P̄_e = Σ p_j² over the
-/// shares of the categories.
-///
-/// Source: J. L. Fleiss, "Measuring nominal scale agreement among many raters", Psychological Bulletin 76
-/// (1971).
-pub fn fleiss_kappa<U: AsRef<[u32]>>(table: &[U]) -> Option<f64> {
-    let annotators = table.first()?.as_ref().iter().sum::<u32>();
-    let has_as_many = |unit: &U| unit.as_ref().iter().sum::<u32>() == annotators;
-    if annotators < 2 || !table.iter().all(has_as_many) {
-        return None;
-    }
-    let categories = table.iter().map(|unit| unit.as_ref().len()).max()?;
-    let (mut agreeing, mut totals) = (0.0, vec![0.0; categories]);
-    for unit in table {
-        for (total, &count) in totals.iter_mut().zip(unit.as_ref()) {
-            *total += f64::from(count);
-            agreeing += f64::from(count) * (f64::from(count) - 1.0);
+/// What Fleiss' κ is computed from. All units have the same number of annotators.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FleissSums {
+    annotators: u32,
+    units: f64,
+    /// Ordered pairs of annotators that agree.
+    agreeing: f64,
+    /// (C) How often each category was chosen.
+    totals: Vec<f64>,
+}
+
+impl FleissSums {
+    /// The sums of a table: for each unit, how many annotators chose each category. `None` without a unit, or
+    /// unless all of them have the same number of annotators, at least two.
+    pub fn of_table<U: AsRef<[u32]>>(table: &[U]) -> Option<Self> {
+        let annotators = table.first()?.as_ref().iter().sum::<u32>();
+        let has_as_many = |unit: &U| unit.as_ref().iter().sum::<u32>() == annotators;
+        if annotators < 2 || !table.iter().all(has_as_many) {
+            return None;
         }
+        let categories = table.iter().map(|unit| unit.as_ref().len()).max()?;
+        let mut sums = Self { annotators, units: table.len() as f64, agreeing: 0.0, totals: vec![0.0; categories] };
+        for unit in table {
+            for (total, &count) in sums.totals.iter_mut().zip(unit.as_ref()) {
+                *total += f64::from(count);
+                sums.agreeing += f64::from(count) * (f64::from(count) - 1.0);
+            }
+        }
+        Some(sums)
     }
-    let ratings = table.len() as f64 * f64::from(annotators);
-    let observed = agreeing / (ratings * (f64::from(annotators) - 1.0));
-    let expected: f64 = totals.iter().map(|total| (total / ratings).powi(2)).sum();
-    (expected < 1.0).then(|| (observed - expected) / (1.0 - expected))
+
+    /// Adds other units `weight` times.
+    ///
+    /// # Panics
+    /// When they have another number of annotators.
+    pub fn add(&mut self, other: &Self, weight: f64) {
+        assert!(self.units == 0.0 || self.annotators == other.annotators, "as many annotators everywhere");
+        self.annotators = other.annotators;
+        self.units += weight * other.units;
+        self.agreeing += weight * other.agreeing;
+        self.totals.resize(self.totals.len().max(other.totals.len()), 0.0);
+        self.totals.iter_mut().zip(&other.totals).for_each(|(total, more)| *total += weight * more);
+    }
+
+    /// Fleiss' κ = (P̄ − P̄ₑ) / (1 − P̄ₑ), with P̄ the mean share of agreeing pairs in a unit, and P̄ₑ = Σ pⱼ² over
+    /// the shares of the categories. `None` if only one category was chosen.
+    ///
+    /// Source: J. L. Fleiss, "Measuring nominal scale agreement among many raters", Psychological Bulletin 76
+    /// (1971).
+    pub fn kappa(&self) -> Option<f64> {
+        let ratings = self.units * f64::from(self.annotators);
+        let observed = self.agreeing / (ratings * (f64::from(self.annotators) - 1.0));
+        let expected: f64 = self.totals.iter().map(|total| (total / ratings).powi(2)).sum();
+        (expected < 1.0).then(|| (observed - expected) / (1.0 - expected))
+    }
+}
+
+/// Fleiss' κ of a table. See [`FleissSums`].
+pub fn fleiss_kappa<U: AsRef<[u32]>>(table: &[U]) -> Option<f64> {
+    FleissSums::of_table(table)?.kappa()
 }
 
 /// How many pairs of values of a unit are equal, and how many there are.
