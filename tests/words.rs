@@ -38,7 +38,7 @@ const CHECKED: [&str; 25] = [
 const WIDTH: usize = 110;
 
 /// Words in comments, messages and pages, and the field's term for each.
-const PROSE: [(&str, &str); 49] = [
+const PROSE: [(&str, &str); 46] = [
     // Numerics and the backward pass.
     ("way back", "backward pass"),
     ("forward and back", "forward and backward"),
@@ -63,9 +63,6 @@ const PROSE: [(&str, &str); 49] = [
     ("told", "reported, logged"),
     ("tells", "reports, logs"),
     ("opine", "evaluate"),
-    ("judge", "evaluate"),
-    ("judges", "evaluates"),
-    ("judged", "evaluated"),
     ("deserves", "is credited with"),
     ("speaks against", "warning sign"),
     ("speak against", "warning signs"),
@@ -97,11 +94,9 @@ const PROSE: [(&str, &str); 49] = [
 ];
 
 /// Parts of names (between underscores or capitals), and the field's term for each.
-const NAMES: [(&str, &str); 11] = [
+const NAMES: [(&str, &str); 9] = [
     ("behind", "after"),
     ("told", "reported"),
-    ("judge", "evaluate"),
-    ("judged", "evaluated"),
     ("opine", "evaluate"),
     ("opinions", "evaluation"),
     ("anew", "again"),

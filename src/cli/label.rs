@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use align_judgments::Ask;
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::compare::LabelExportArgs;
+
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, arg_required_else_help = true)]
 pub(crate) struct LabelArgs {
@@ -15,7 +17,10 @@ pub(crate) struct LabelArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum LabelCommand {}
+pub(crate) enum LabelCommand {
+    /// Write judgments as comparisons that `align rm` reads
+    Export(LabelExportArgs),
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct LabelServeArgs {

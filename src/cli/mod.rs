@@ -1,5 +1,6 @@
 //! The command-line arguments: clap types only.
 
+pub(crate) mod compare;
 pub(crate) mod label;
 
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Score responses with a reward model, and select the best of several
     Score(ScoreArgs),
+    /// Compare models by the judgments of people or programs, against a baseline
+    Compare(compare::CompareArgs),
     /// Answer requests over HTTP
     #[command(subcommand)]
     Serve(Serve),

@@ -1,6 +1,7 @@
 //! One short function per subcommand.
 
 mod chat;
+mod compare;
 mod config;
 mod data;
 mod doctor;
@@ -10,6 +11,7 @@ mod generate;
 mod html;
 mod inputs;
 mod inspect;
+pub(crate) mod label_export;
 mod lines;
 mod page;
 mod plan;
@@ -39,6 +41,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Eval(Eval::Lm(args)) => eval::lm(args),
         Command::Eval(Eval::Rm(args)) => eval_rm::rm(args),
         Command::Score(args) => score::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
         Command::Label(args) => crate::label::run(args),
         Command::Data(Data::Dedup(args)) => data::dedup(args),

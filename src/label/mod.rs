@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use self::api::Service;
 use self::origin::Hosts;
-use crate::cli::label::{LabelArgs, LabelServeArgs};
+use crate::cli::label::{LabelArgs, LabelCommand, LabelServeArgs};
 use crate::http::{Bound, Limits, Token, answer};
 use crate::output::say;
 
@@ -38,7 +38,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Runs the command.
 pub(crate) fn run(args: LabelArgs) -> anyhow::Result<ExitCode> {
     match (args.command, args.serve) {
-        (Some(command), _) => match command {},
+        (Some(LabelCommand::Export(args)), _) => crate::commands::label_export::run(args),
         (None, Some(args)) => serve(args),
         (None, None) => Err(Error::invalid("arguments", "are missing, expected --items and --out").into()),
     }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use crate::assignment::Task;
+use crate::compare::{Annotators, alpha};
 use crate::desk::Desk;
-use crate::judgment::Judgment;
+use crate::judgment::{Judgment, Labels, ReadJudgments};
 
 /// The state of a folder. It names no models.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,6 +28,8 @@ pub struct Overview {
     pub median_seconds: Option<f64>,
     /// Between annotators.
     pub agreement: Agreement,
+    /// Krippendorff's α between annotators, ordinal; `None` if no two have judged the same item.
+    pub alpha: Option<f64>,
     /// By name.
     pub annotators: Vec<AnnotatorOverview>,
     /// The items that were skipped, with the reasons.
@@ -106,6 +109,8 @@ pub fn overview(desk: &Desk, now: u64) -> Overview {
     }
     let progress = desk.assignment().progress("");
     let skips = skips(desk);
+    let judgments = desk.judgments().map(|(_, judgment)| judgment.clone()).collect();
+    let labels = Labels { items: desk.items().to_vec(), read: ReadJudgments { judgments, ..ReadJudgments::default() } };
     Overview {
         items: desk.items().len(),
         judgments: progress.all,
@@ -115,6 +120,7 @@ pub fn overview(desk: &Desk, now: u64) -> Overview {
         skipped: skips.len(),
         median_seconds: median_seconds(desk.judgments().map(|(_, judgment)| judgment)),
         agreement,
+        alpha: alpha(&labels, Annotators::People),
         annotators: by_name.into_iter().map(|(name, own)| of_annotator(desk, name, &own, &by_item)).collect(),
         skips,
     }

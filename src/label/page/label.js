@@ -1,6 +1,8 @@
 // The annotator's page: asks the service for items, shows them, and sends answers.
 
 import * as answers from "/answer.js";
+import { KEYS, QUESTION } from "/keys.js";
+import { drag, order, verdicts } from "/order.js";
 import { element, letter, prompt, scrollTogether, text, tree } from "/view.js";
 
 const byId = (id) => document.getElementById(id);
@@ -13,23 +15,6 @@ const state = {
   number: null, // of the finished item that is being edited
   mine: 0, focus: 0, isBusy: false, flagging: false,
   draft: "", lastActive: 0, lastTick: 0, timer: 0,
-};
-
-const QUESTION = {
-  rank: "Put the responses in order, the best one first",
-  score: "Score each response",
-  pair: "Which response is better?",
-};
-
-const KEYS = {
-  rank: [["j k", "next, previous response"], ["1 – 9", "its place; equal places tie"],
-    ["=", "the same place as the response before it"], ["0", "no place"]],
-  score: [["Tab j k", "next, previous response"], ["1 – 9", "its score (0 is 10)"]],
-  pair: [["← →", "left, right is better"], ["Shift ← →", "much better"], ["=", "a tie"], ["b", "both are bad"],
-    ["j k", "next, previous response"]],
-  all: [["Enter", "submit"], ["u", "back to the last answer, to change it"], ["s", "skip, with a reason"],
-    ["f 1 – 4", "mark the response"], ["c", "comment"], ["Space", "scroll the responses together"],
-    ["g", "guideline"], ["?", "keys"], ["Esc", "close, or leave an earlier answer"]],
 };
 
 async function api(path, body = {}) {
@@ -252,55 +237,8 @@ function update() {
   });
   const missing = answers.missing(state.answer).length > 0;
   byId("submit").classList.toggle("ready", !missing);
-  byId("order").replaceChildren(...(isRank() ? order() : isPair() ? verdicts() : []));
-}
-
-function verdicts() {
-  const tie = state.answer.values[0] !== null && state.answer.values[0] === state.answer.values[1];
-  const button = (label, key, isOn, bothBad) => element("button",
-    { "aria-pressed": isOn, on: { click: () => { chosen(null, null, bothBad); focusOn(state.focus); } } }, label + " ", element("kbd", { text: key }));
-  return [button("Tie", "=", tie && !state.answer.bothBad, false), button("Both are bad", "b", tie && state.answer.bothBad, true)];
-}
-
-// The order as tiers: a response is dropped on a tier to tie, or between two of them.
-
-function order() {
-  const open = answers.missing(state.answer);
-  const chip = (index) => element("span", { class: "chip", draggable: "true", text: letter(index),
-    on: { dragstart: (event) => drag(event, index), click: () => focusOn(index) } });
-  const all = answers.tiers(state.answer);
-  const shown = [gap(0)];
-  all.forEach((tied, tier) => {
-    const parts = tied.flatMap((index, at) => (at === 0 ? [chip(index)] : ["=", chip(index)]));
-    shown.push(target(element("span", { class: "tier" }, ...parts), (index) => answers.move(state.answer, index, tier, false)));
-    shown.push(gap(tier + 1));
-  });
-  const rest = open.length > 0 ? [element("span", { class: "open" }, ...open.map(chip))] : [];
-  return [element("span", { class: "label", text: all.length ? "best" : "drag here, or press a number" }), ...shown, ...rest];
-}
-
-const gap = (tier) => target(element("span", { class: "gap" }), (index) => answers.move(state.answer, index, tier, true));
-
-function drag(event, index) {
-  event.dataTransfer.setData("text/plain", String(index));
-  event.dataTransfer.effectAllowed = "move";
-  byId("order").classList.add("dragging");
-  event.target.addEventListener("dragend", () => byId("order").classList.remove("dragging"), { once: true });
-}
-
-function target(made, place) {
-  made.addEventListener("dragover", (event) => { event.preventDefault(); made.classList.add("over"); });
-  made.addEventListener("dragleave", () => made.classList.remove("over"));
-  made.addEventListener("drop", (event) => {
-    event.preventDefault();
-    const index = Number.parseInt(event.dataTransfer.getData("text/plain"), 10);
-    if (!(index >= 0 && index < state.answer.values.length)) return;
-    place(index);
-    byId("order").classList.remove("dragging");
-    changed();
-    focusOn(index);
-  });
-  return made;
+  const hooks = { changed: (index) => { changed(); focusOn(index); }, focusOn };
+  byId("order").replaceChildren(...(isRank() ? order(state.answer, hooks) : isPair() ? verdicts(state, hooks) : []));
 }
 
 // Sending.

@@ -30,7 +30,8 @@ function render(now) {
     number(now.annotators.length, "annotators"),
     number(now.reserved, "on a screen now"),
     number(seconds(now.median_seconds), "median time"),
-    number(share(now.agreement), `agreement, ${now.agreement.all} pairs`));
+    number(share(now.agreement), "of pairs in the same order"),
+    number(now.alpha === null ? "–" : now.alpha.toFixed(2), "Krippendorff's α"));
   const most = Math.max(1, ...now.items_by_judgments);
   const bars = now.items_by_judgments.map((count, judgments) => [
     judgments === 1 ? "1 judgment" : `${judgments} judgments`,
