@@ -55,7 +55,7 @@ pub(crate) struct LabelServeArgs {
     /// reach needs --token-file
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8090")]
     pub(crate) listen: String,
-    /// Another name under which browsers reach the page, as behind a proxy; may be given several times
+    /// Another name under which browsers reach the page, such as that of a proxy; may be given several times
     #[arg(long, value_name = "NAME[:PORT]")]
     pub(crate) host: Vec<String>,
     /// File with the annotators' token; their link ends in #token=TOKEN

@@ -236,3 +236,6 @@ fn keep_settings(folder: &Path, settings: &Settings) -> Result<()> {
     );
     Err(Error::invalid(path.display(), what))
 }
+
+#[cfg(test)]
+mod tests;
