@@ -34,9 +34,7 @@ fn check(args: &LabelExportArgs) -> Result<(Labels, Shape)> {
     let mut problems = Problems::new();
     let shape = match args.shape {
         ExportShape::Lists => {
-            for (flag, is_given) in
-                [("--min-agree", args.min_agree.is_some()), ("--min-gap", args.min_gap.is_some())]
-            {
+            for (flag, is_given) in [("--min-agree", args.min_agree.is_some()), ("--min-gap", args.min_gap.is_some())] {
                 if is_given {
                     problems.push(flag, "is given for lists, expected --as pairs with it");
                 }
