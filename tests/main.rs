@@ -5,6 +5,7 @@
 mod bench;
 mod cases;
 mod cli;
+mod compare;
 mod configs;
 mod curation;
 mod docs;

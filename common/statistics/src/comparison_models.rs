@@ -1,5 +1,5 @@
-//! Strengths of models from comparisons of pairs: Bradley and Terry's model, and Davidson's, in which a tie is
-//! an outcome of its own.
+//! Strengths of models from comparisons of pairs: Bradley and Terry's model, and Davidson's, in which a tie
+//! is an outcome of its own.
 
 use std::f64::consts::LN_10;
 

@@ -70,7 +70,7 @@ pub struct ExportCounts {
     pub too_few_responses: usize,
     /// Lists or pairs whose mean scores are all equal: there is nothing to learn.
     pub ties: usize,
-    /// Pairs whose mean scores differ while as many annotators or more prefer the response with the lower one.
+    /// Pairs of which at least as many annotators prefer the response with the lower mean score.
     pub disagreements: usize,
     /// Pairs with fewer agreeing annotators than asked for.
     pub below_min_agree: usize,

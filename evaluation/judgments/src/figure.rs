@@ -93,7 +93,7 @@ pub fn draw<DB: DrawingBackend>(comparison: &Comparison, area: &DrawingArea<DB, 
         .disable_x_axis()
         .light_line_style(WHITE)
         .y_desc("% of verdicts")
-        .y_label_formatter(&|share| format!("{share:.0}"))
+        .y_label_formatter(&|share: &f64| format!("{share:.0}"))
         .label_style((SANS, px(11)))
         .draw()
         .map_err(failed)?;

@@ -164,7 +164,7 @@ pub(super) fn groups(labels: &Labels, draws: Draws) -> Vec<GroupAgreement> {
         people.iter().map(|judged| judged.item.id.as_str()).zip(&each).collect();
     let mut of_program: BTreeMap<&str, Vec<(Vec<f64>, &Vec<Vec<f64>>)>> = BTreeMap::new();
     for judged in &programs {
-        let Some(people) = of_people.get(judged.item.id.as_str()) else { continue };
+        let Some(people) = of_people.get(judged.item.id.as_str()).copied() else { continue };
         for vote in &judged.votes {
             of_program.entry(&vote.judgment.annotator).or_default().push((verdicts(&vote.ranks), people));
         }

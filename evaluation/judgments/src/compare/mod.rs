@@ -136,8 +136,8 @@ pub struct Comparison {
 /// Compares the models.
 ///
 /// # Errors
-/// [`align_core::error::Error::Invalid`] if the baseline is not a model of the items, if no judgment counts, and if an order
-/// effect is asked for that the judgments cannot show.
+/// [`align_core::error::Error::Invalid`] if the baseline is not a model of the items, if no judgment counts,
+/// and if an order effect is asked for that the judgments cannot show.
 pub fn compare(labels: &Labels, options: &Options) -> Result<Comparison> {
     check(labels, options)?;
     let judged = votes::judged(labels, options.annotators);

@@ -58,8 +58,8 @@ impl Comparison {
             "Net win = win − loss, with a 95 % interval from {} draws of items (seed {}).",
             self.draws, self.seed
         );
-        let is_sign_test = |model: &&super::ModelOutcome| model.outcome.is_some_and(|of| of.test == Test::ExactSign);
-        let test = if self.models.iter().any(|model| is_sign_test(&model)) {
+        let is_sign_test = |outcome: Outcome| outcome.test == Test::ExactSign;
+        let test = if self.models.iter().any(|model| model.outcome.is_some_and(is_sign_test)) {
             "p: exact sign test where at most 25 items are no tie, otherwise a permutation of the signs of items; not \
              adjusted for several models."
         } else {

@@ -79,8 +79,9 @@ fn people_and_programs_are_kept_apart() {
     let found = compare(&three_models(), &programs).unwrap();
     assert_eq!((found.judgments, found.by_annotator.len()), (1, 1));
     assert_eq!(found.models[0].outcome.unwrap().win, 1.0);
-    // On a, of three pairs: ann differs from the program on one (sft against ppo), bob on two, cyd on all three
-    // (the program orders sft, ppo, base; ann ppo, sft, base; bob has base = sft; cyd has base first, then a tie).
+    // On a, of three pairs: ann differs from the program on one (sft against ppo), bob on two, cyd on all
+    // three. The program orders sft, ppo, base; ann ppo, sft, base; bob has base = sft; cyd has base first,
+    // then a tie.
     let [people, program] = found.groups.as_slice() else { panic!("two groups") };
     assert_eq!((people.group.as_str(), program.group.as_str()), ("people", "judge:rm"));
     let all = program.all.unwrap();
@@ -90,7 +91,7 @@ fn people_and_programs_are_kept_apart() {
     let untied = program.untied.unwrap();
     assert_eq!(untied.count, 7);
     assert_near(untied.value, 3.0 / 7.0, 1e-12);
-    // People on a: ann-bob 2 of 3, ann-cyd 0, bob-cyd 0; on b: ann (sft = ppo > base), bob (base = sft > ppo): 0.
+    // People on a: ann-bob 2 of 3, ann-cyd 0, bob-cyd 0; on b ann has sft = ppo > base, bob base = sft > ppo.
     assert_near(people.all.unwrap().value, 2.0 / 12.0, 1e-12);
 }
 
@@ -118,7 +119,7 @@ fn quality_of_annotators() {
     assert_eq!((ann.gold.unwrap().value, bob.gold.unwrap().value), (0.5, 1.0));
     assert_eq!((ann.consistency.unwrap().value, bob.consistency), (0.0, None));
     assert_eq!((ann.agreement.unwrap().value, ann.agreement_of_others), (0.5, None));
-    // ann preferred the response shown first on a, and the one shown second on b; bob the first, then the second.
+    // ann preferred the response shown first on a, and the one shown second on b; so did bob.
     assert_eq!((ann.first_shown.unwrap().value, bob.first_shown.unwrap().value), (0.5, 0.5));
     assert_eq!(ann.median_seconds, Some(10.0));
     assert_eq!((found.judgments, found.skipped), (5, 1));

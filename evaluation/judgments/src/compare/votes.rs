@@ -46,18 +46,20 @@ pub(super) fn judged(labels: &Labels, annotators: Annotators) -> Vec<Judged<'_>>
         let ranks = ranks.into_iter().map(f64::from).collect();
         of_item.entry(&judgment.item).or_default().push(Vote { judgment, ranks });
     }
-    let with_votes = |item: &'_ Item| of_item.remove(item.id.as_str()).map(|votes| Judged { item, votes });
-    labels.items.iter().filter_map(with_votes).collect()
+    let items = labels.items.iter();
+    items.filter_map(|item| of_item.remove(item.id.as_str()).map(|votes| Judged { item, votes })).collect()
 }
 
 /// The orders that count.
 pub(super) fn counted<'a>(judged: &[&Judged<'a>], counting: Counting) -> Vec<Counted<'a>> {
-    let orderings = |judged: &Judged<'a>| match counting {
-        Counting::Each => {
-            let of_vote = |vote: &Vote<'a>| Ordering { ranks: vote.ranks.clone(), judgment: Some(vote.judgment) };
-            judged.votes.iter().map(of_vote).collect()
+    let orderings = |judged: &Judged<'a>| -> Vec<Ordering<'a>> {
+        match counting {
+            Counting::Each => {
+                let of_vote = |vote: &Vote<'a>| Ordering { ranks: vote.ranks.clone(), judgment: Some(vote.judgment) };
+                judged.votes.iter().map(of_vote).collect()
+            }
+            Counting::Majority => vec![Ordering { ranks: median_ranks(&judged.votes), judgment: None }],
         }
-        Counting::Majority => vec![Ordering { ranks: median_ranks(&judged.votes), judgment: None }],
     };
     let of_item = |judged: &&Judged<'a>| Counted {
         item: judged.item,

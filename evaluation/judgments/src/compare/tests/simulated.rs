@@ -6,8 +6,8 @@ use super::*;
 use crate::compare::against_baseline::{met, outcome};
 
 /// Judgments of `items` items by three people. On an item, the model wins with probability
-/// (0.7 + net + effect) / 2 and loses with (0.7 − net − effect) / 2, where the item's effect is uniform between
-/// −`spread` and `spread`: people who look at the same item agree more than by chance.
+/// (0.7 + net + effect) / 2 and loses with (0.7 − net − effect) / 2, where the item's effect is uniform
+/// between −`spread` and `spread`: people who look at the same item agree more than by chance.
 fn simulate(seed: u64, items: usize, net: f64, spread: f64) -> Labels {
     let draw = |index: usize, place: u64| uniform(seed, Purpose::Generate, index as u64, 0, place);
     let (mut all, mut judgments) = (Vec::new(), Vec::new());
