@@ -154,12 +154,13 @@ impl Assignment {
 
     /// The reservations that hold at a time: annotator, task and end.
     pub fn reservations(&self, now: u64) -> Vec<(&str, Task, u64)> {
-        let own = |(name, annotator): (&'_ String, &'_ Annotator)| {
-            annotator.reserved.filter(|reserved| reserved.until > now).map(|reserved| (name, reserved))
-        };
-        let mut all: Vec<_> = self.annotators.iter().filter_map(|(name, annotator)| own((name, annotator))).collect();
-        all.sort_by_key(|(name, _)| name.as_str());
-        all.into_iter().map(|(name, reserved)| (name.as_str(), reserved.task, reserved.until)).collect()
+        let mut all = Vec::new();
+        for (name, annotator) in &self.annotators {
+            let held = annotator.reserved.filter(|reserved| reserved.until > now);
+            all.extend(held.map(|held| (name.as_str(), held.task, held.until)));
+        }
+        all.sort_by_key(|(name, ..)| *name);
+        all
     }
 
     /// What an annotator does next. The caller reserves it.

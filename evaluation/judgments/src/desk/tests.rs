@@ -227,7 +227,7 @@ fn an_incomplete_line_is_cut_off_and_damage_is_refused() {
     let path = folder.path().join(JUDGMENTS);
     let whole = fs::read_to_string(&path).unwrap();
     // Every possible end of a second line.
-    let line = whole.replace("ann", "bob");
+    let line = whole.replace("\"ann\"", "\"bob\"");
     for end in 1..line.len() {
         fs::write(&path, format!("{whole}{}", &line[..end])).unwrap();
         let desk = open(folder.path(), &settings, &items);
