@@ -20,12 +20,13 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// All of them.
-pub(super) const PAGES: [Page; 10] = [
+pub(super) const PAGES: [Page; 11] = [
     Page { path: "/", content_type: HTML, text: include_str!("page/label.html") },
     Page { path: "/owner", content_type: HTML, text: include_str!("page/owner.html") },
     Page { path: "/label.css", content_type: "text/css; charset=utf-8", text: include_str!("page/label.css") },
     Page { path: "/label.js", content_type: SCRIPT, text: include_str!("page/label.js") },
     Page { path: "/answer.js", content_type: SCRIPT, text: include_str!("page/answer.js") },
+    Page { path: "/card.js", content_type: SCRIPT, text: include_str!("page/card.js") },
     Page { path: "/keys.js", content_type: SCRIPT, text: include_str!("page/keys.js") },
     Page { path: "/order.js", content_type: SCRIPT, text: include_str!("page/order.js") },
     Page { path: "/view.js", content_type: SCRIPT, text: include_str!("page/view.js") },

@@ -42,7 +42,7 @@ fn go_to(browser: &mut Browser, index: usize, count: usize) {
 fn submit(browser: &mut Browser, finished: usize) {
     browser.press(&["Enter"]);
     browser.wait_for(&format!(
-        "document.querySelector('#mine').textContent === '{finished} by you' && !document.querySelector('.response.done')"
+        "document.querySelector('#mine').textContent === '{finished} done by you' && !document.querySelector('.response.done')"
     ));
 }
 
@@ -119,7 +119,7 @@ fn ties_marks_comments_skips_and_the_way_to_an_earlier_answer() {
     open(&mut browser, &labelling, "ann");
     // An incomplete order is not sent.
     browser.press(&["1", "Enter"]);
-    browser.wait_for("document.querySelector('#message').textContent === 'B, C has no place yet.'");
+    browser.wait_for("document.querySelector('#message').textContent === 'B, C have no place yet.'");
     // Second and third tie with the first; the second is marked; a comment with keys that mean something
     // elsewhere.
     browser.press(&["=", "=", "k", "f", "1", "3", "f", "c", "s", "u", "1", "Enter"]);
@@ -132,7 +132,7 @@ fn ties_marks_comments_skips_and_the_way_to_an_earlier_answer() {
     browser.press(&["s"]);
     browser.wait_for("document.querySelector('#skip-dialog').open");
     browser.press(&["2"]);
-    browser.wait_for("document.querySelector('#mine').textContent === '2 by you'");
+    browser.wait_for("document.querySelector('#mine').textContent === '2 done by you'");
     let labels = judgments(&folder);
     assert_eq!(labels[0].ranks, Some(vec![1, 1, 1]));
     assert_eq!((labels[0].comment.as_deref(), labels[1].skipped.as_deref()), (Some("su1"), Some("needs expertise")));
@@ -175,7 +175,7 @@ fn scores_and_pairs_are_given_by_keyboard() {
     browser.press(&["k", "k", "6"]);
     browser.wait_for("document.querySelector('.here').dataset.index === '1'");
     browser.press(&["Shift+Tab", "7", "3", "8", "Enter"]);
-    browser.wait_for("document.querySelector('#mine').textContent === '1 by you'");
+    browser.wait_for("document.querySelector('#mine').textContent === '1 done by you'");
     labelling.stop();
     let scored = &judgments(&folder)[0];
     let by_place: Vec<f64> = scored.order.iter().map(|&index| scored.scores.as_ref().unwrap()[index]).collect();
@@ -187,7 +187,7 @@ fn scores_and_pairs_are_given_by_keyboard() {
     for (number, keys) in [&["Left"][..], &["Left", "Shift+Right"], &["="], &["Right", "b"]].iter().enumerate() {
         browser.press(keys);
         browser.press(&["Enter"]);
-        browser.wait_for(&format!("document.querySelector('#mine').textContent === '{} by you'", number + 1));
+        browser.wait_for(&format!("document.querySelector('#mine').textContent === '{} done by you'", number + 1));
         browser.wait_for("!document.querySelector('.response.done') || document.querySelector('#work').hidden");
     }
     assert_alone(&mut browser, &labelling);
@@ -262,7 +262,7 @@ fn markup_is_inert_and_every_text_is_shown_as_it_is() {
         seen.extend(texts);
         browser.press(&places.iter().map(String::as_str).collect::<Vec<_>>());
         browser.press(&["Enter"]);
-        browser.wait_for(&format!("document.querySelector('#mine').textContent === '{number} by you'"));
+        browser.wait_for(&format!("document.querySelector('#mine').textContent === '{number} done by you'"));
         browser
             .wait_for("document.querySelector('#end').hidden === false || !document.querySelector('.response.done')");
     }

@@ -260,6 +260,8 @@ fn no_model_is_named_in_anything_that_is_sent() {
         "/label.js",
         "/answer.js",
         "/view.js",
+        "/card.js",
+        "/keys.js",
         "/order.js",
         "/owner.js",
         "/label.css",

@@ -6,7 +6,7 @@ use crate::item::Item;
 use crate::judgment::{Ask, Judgment, Strength, dense};
 
 /// The marks that a response can get.
-pub const FLAGS: [&str; 4] = ["unsafe", "wrong language", "cut off", "not an answer"];
+pub const FLAGS: [&str; 4] = ["unsafe", "wrong language", "cut off", "no answer"];
 /// The reasons for which an item can be skipped.
 pub const SKIP_REASONS: [&str; 4] = ["unclear", "needs expertise", "offensive", "broken text"];
 /// The longest comment, in characters.

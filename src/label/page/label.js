@@ -2,8 +2,9 @@
 
 import * as answers from "/answer.js";
 import { KEYS, QUESTION } from "/keys.js";
-import { drag, order, verdicts } from "/order.js";
-import { element, letter, prompt, scrollTogether, text, tree } from "/view.js";
+import { order, verdicts } from "/order.js";
+import { card, updateCard } from "/card.js";
+import { element, letter, prompt, scrollTogether, tree } from "/view.js";
 
 const byId = (id) => document.getElementById(id);
 const PATIENCE = 30_000; // before asking again for an item
@@ -55,6 +56,7 @@ async function begin() {
   if (state.token) address.set("token", state.token);
   history.replaceState(null, "", "#" + address);
   byId("who").textContent = state.name;
+  byId("help").hidden = false;
   byId("guideline").replaceChildren(...tree(state.session.guideline));
   showGuideline(localStorage.getItem("guideline") !== "closed" && window.innerWidth >= 1100);
   const rows = [...KEYS[state.session.ask], ...KEYS.all].map(([keys, what]) => [
@@ -112,8 +114,8 @@ async function next() {
 function progress(now) {
   state.mine = now.mine;
   byId("progress").hidden = false;
-  byId("mine").textContent = `${now.mine} by you`;
-  byId("of").textContent = `${now.all} of ${now.wanted}`;
+  byId("mine").textContent = `${now.mine} done by you`;
+  byId("of").textContent = `${now.all} of ${now.wanted} in all`;
   byId("all").max = Math.max(1, now.wanted);
   byId("all").value = now.all;
   byId("back").disabled = state.mine === 0;
@@ -146,9 +148,8 @@ function open(sheet, answer) {
   byId("prompt").replaceChildren(...prompt(sheet.prompt));
   byId("prompt").scrollTop = 0;
   byId("question").textContent = QUESTION[state.session.ask];
-  byId("responses").style.setProperty("--count", Math.min(count, 4));
   byId("responses").dataset.count = count;
-  byId("responses").replaceChildren(...sheet.responses.map(card));
+  byId("responses").replaceChildren(...sheet.responses.map((text, index) => card(text, index, state, hooks)));
   scrollTogether([...document.querySelectorAll(".pane")]);
   byId("comment").value = state.answer.comment;
   say("");
@@ -159,26 +160,14 @@ function open(sheet, answer) {
 const isRank = () => state.session.ask === "rank";
 const isPair = () => state.session.ask === "pair";
 
-function card(response, index) {
-  const most = isRank() ? state.sheet.responses.length : state.session.scale;
-  const values = isPair() ? [] : Array.from({ length: most }, (_, place) => place + 1);
-  const button = (label, title, run) => element("button",
-    { tabindex: -1, class: "value", title, "data-value": label, on: { click: () => { run(); focusOn(index); } } }, String(label));
-  const buttons = isPair()
-    ? [button("better", "better", () => chosen(index, "better", false)),
-      button("much better", "much better", () => chosen(index, "much", false))]
-    : values.map((value) => button(value, isRank() ? `place ${value}` : `score ${value}`, () => set(index, value)));
-  const handle = element("span", { class: "letter", draggable: isRank() ? "true" : false, text: letter(index),
-    title: isRank() ? "drag into your order" : false, on: { dragstart: (event) => drag(event, index) } });
-  const flags = state.session.flags.map((flag, number) => element("button",
-    { tabindex: -1, class: "flag", "data-flag": flag, on: { click: () => { mark_as(index, flag); focusOn(index); } } },
-    element("kbd", { text: String(number + 1) }), flag));
-  return element("article", { class: "response", tabindex: 0, "data-index": index, "aria-label": `Response ${letter(index)}`,
-    on: { focus: () => focused(index), pointerdown: () => focused(index) } },
-    element("header", {}, handle, element("span", { class: "given" }), element("span", { class: "values" }, ...buttons)),
-    element("div", { class: "pane" }, text(response)),
-    element("footer", { class: "flags" }, ...flags));
-}
+const hooks = {
+  set: (index, value) => { set(index, value); focusOn(index); },
+  choose: (index, strength) => { chosen(index, strength, false); focusOn(index); },
+  flag: (index, flag) => { toggleFlag(index, flag); focusOn(index); },
+  changed: (index) => { changed(); focusOn(index); },
+  focused,
+  focusOn,
+};
 
 // Answers.
 
@@ -198,7 +187,7 @@ function chosen(better, strength, bothBad) {
   changed();
 }
 
-function mark_as(index, flag) {
+function toggleFlag(index, flag) {
   const flags = state.answer.flags[index];
   state.answer.flags[index] = flags.includes(flag) ? flags.filter((other) => other !== flag) : [...flags, flag];
   changed();
@@ -209,35 +198,10 @@ function say(message, kind = "") {
   byId("message").className = "message " + kind;
 }
 
-const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th"];
-
-function given(index) {
-  const value = state.answer.values[index];
-  if (value === null) return "";
-  if (state.session.ask === "score") return String(value);
-  if (isPair()) {
-    if (state.answer.values[0] === state.answer.values[1]) return state.answer.bothBad ? "bad" : "tie";
-    return value === 1 ? (state.answer.strength === "much" ? "much better" : "better") : "";
-  }
-  const places = answers.dense(state.answer.values);
-  const ties = places.filter((place) => place === places[index]).length > 1;
-  return ORDINALS[places[index] - 1] + (ties ? " =" : "");
-}
-
 function update() {
-  document.querySelectorAll(".response").forEach((own, index) => {
-    own.classList.toggle("here", index === state.focus);
-    own.classList.toggle("flagging", state.flagging && index === state.focus);
-    own.classList.toggle("done", state.answer.values[index] !== null);
-    own.querySelector(".given").textContent = given(index);
-    own.querySelectorAll(".value").forEach((button) => button.setAttribute("aria-pressed", isPair()
-      ? given(index) === button.dataset.value : String(state.answer.values[index]) === button.dataset.value));
-    own.querySelectorAll(".flag").forEach((button) =>
-      button.setAttribute("aria-pressed", state.answer.flags[index].includes(button.dataset.flag)));
-  });
+  document.querySelectorAll(".response").forEach((own, index) => updateCard(own, index, state));
   const missing = answers.missing(state.answer).length > 0;
   byId("submit").classList.toggle("ready", !missing);
-  const hooks = { changed: (index) => { changed(); focusOn(index); }, focusOn };
   byId("order").replaceChildren(...(isRank() ? order(state.answer, hooks) : isPair() ? verdicts(state, hooks) : []));
 }
 
@@ -249,7 +213,7 @@ async function submit(skipped = null) {
   if (!skipped && missing.length > 0) {
     const what = { rank: "no place", score: "no score", pair: "no verdict" }[state.session.ask];
     focusOn(missing[0]);
-    return say(isPair() ? "There is no verdict yet." : `${missing.map(letter).join(", ")} has ${what} yet.`, "error");
+    return say(isPair() ? "There is no verdict yet." : `${missing.map(letter).join(", ")} ${missing.length > 1 ? "have" : "has"} ${what} yet.`, "error");
   }
   state.isBusy = true;
   try {
@@ -333,7 +297,7 @@ function key(event) {
   const digit = /^[0-9]$/.test(key) ? Number(key) : null;
   if (state.flagging && digit) {
     const flag = state.session.flags[digit - 1];
-    if (flag) mark_as(state.focus, flag);
+    if (flag) toggleFlag(state.focus, flag);
     return true;
   }
   if (digit !== null && !isPair()) {

@@ -17,9 +17,9 @@ function show(id, ...children) {
 
 const number = (value, label) => element("div", {}, element("b", { text: String(value) }), element("span", { text: label }));
 
-function table(head, rows) {
+function table(head, rows, kind = "") {
   const cell = (tag) => (value, column) => element(tag, { class: column === 0 ? "name" : "" }, value);
-  return element("table", {}, element("tr", {}, ...head.map(cell("th"))),
+  return element("table", { class: kind }, element("tr", {}, ...head.map(cell("th"))),
     ...rows.map((row) => element("tr", {}, ...row.map(cell("td")))));
 }
 
@@ -30,22 +30,22 @@ function render(now) {
     number(now.annotators.length, "annotators"),
     number(now.reserved, "on a screen now"),
     number(seconds(now.median_seconds), "median time"),
-    number(share(now.agreement), "of pairs in the same order"),
+    number(share(now.agreement), "pairs in the same order"),
     number(now.alpha === null ? "–" : now.alpha.toFixed(2), "Krippendorff's α"));
   const most = Math.max(1, ...now.items_by_judgments);
   const bars = now.items_by_judgments.map((count, judgments) => [
     judgments === 1 ? "1 judgment" : `${judgments} judgments`,
     element("progress", { max: most, value: count, "aria-label": "items" }), String(count)]);
-  show("items", element("h2", { text: "Items by their judgments" }), table(["", "", "items"], bars));
+  show("items", element("h2", { text: "Items by their judgments" }), table(["", "", "items"], bars, "narrow"));
   const people = now.annotators.map((own) => [own.name, String(own.judgments), String(own.skipped),
     seconds(own.median_seconds), withCount(own.agreement), withCount(own.consistency), withCount(own.gold),
     own.last.replace("T", " ").replace("Z", "")]);
-  const head = ["annotator", "judgments", "skipped", "median time", "agrees with others", "with himself", "with known answers", "last (UTC)"];
+  const head = ["annotator", "judgments", "skipped", "median time", "agrees with others", "with own repeats", "with known answers", "last (UTC)"];
   show("annotators", element("h2", { text: "Annotators" }), people.length ? table(head, people)
-    : element("p", { text: "Nobody has judged anything yet." }), element("p", { class: "hint",
-    text: "Agreement: the share of pairs of responses that are put in the same order (better, worse, tied)." }));
+    : element("p", { text: "There are no judgments yet." }), element("p", { class: "hint",
+    text: "Agreement: the share of pairs of responses that are put in the same order (better, worse, tied). An annotator's own repeats are items that were shown a second time." }));
   const skips = now.skips.map((skip) => [`line ${skip.number}`, skip.annotator, skip.reason, skip.comment ?? ""]);
-  show("skips", ...(skips.length ? [element("h2", { text: "Skipped" }), table(["item", "annotator", "reason", "comment"], skips)] : []));
+  show("skips", ...(skips.length ? [element("h2", { text: "Skipped" }), table(["item", "annotator", "reason", "comment"], skips, "words")] : []));
 }
 
 async function refresh() {
