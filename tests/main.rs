@@ -5,6 +5,7 @@
 mod bench;
 mod cases;
 mod cli;
+mod compare;
 mod configs;
 mod curation;
 mod docs;
@@ -16,6 +17,7 @@ mod hostile;
 mod inputs;
 mod inspect;
 mod invariants;
+mod label;
 mod oracles;
 mod pictures;
 mod pipeline;

@@ -1,5 +1,7 @@
 //! The command-line arguments: clap types only.
 
+pub(crate) mod compare;
+pub(crate) mod label;
 mod tasks;
 mod tools;
 
@@ -52,9 +54,13 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Score responses with a reward model, and select the best of several
     Score(ScoreArgs),
+    /// Compare models by the judgments of people or programs, against a baseline
+    Compare(compare::CompareArgs),
     /// Answer requests over HTTP
     #[command(subcommand)]
     Serve(Serve),
+    /// Let people rank, score or compare responses on a page
+    Label(label::LabelArgs),
     /// Choose rows to train on: drop duplicates, drop rows that overlap an evaluation set, draw a balanced
     /// sample
     #[command(subcommand)]

@@ -56,7 +56,12 @@ impl Lines {
 
     /// Writes a text unchanged.
     pub(crate) fn write_text(&mut self, text: &str) -> align_core::error::Result<()> {
-        self.out.write_all(text.as_bytes()).map_err(Error::io(&self.at))
+        self.write_bytes(text.as_bytes())
+    }
+
+    /// Writes bytes unchanged.
+    pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> align_core::error::Result<()> {
+        self.out.write_all(bytes).map_err(Error::io(&self.at))
     }
 
     pub(crate) fn finish(mut self) -> Result<()> {

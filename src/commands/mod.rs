@@ -1,6 +1,7 @@
 //! One short function per subcommand.
 
 mod chat;
+mod compare;
 mod config;
 mod data;
 mod doctor;
@@ -12,6 +13,7 @@ mod generate;
 mod html;
 mod inputs;
 mod inspect;
+pub(crate) mod label_export;
 mod lines;
 mod page;
 mod plan;
@@ -46,7 +48,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Eval(Eval::Code(args)) => tools::code(args),
         Command::Tools(Tools::Run(args)) => tools::run(args),
         Command::Score(args) => score::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
+        Command::Label(args) => crate::label::run(args),
         Command::Data(Data::Dedup(args)) => data::dedup(args),
         Command::Data(Data::Decontaminate(args)) => data::decontaminate(args),
         Command::Data(Data::Sample(args)) => data::sample(args),

@@ -24,6 +24,16 @@ pub enum Purpose {
     Minibatch = 8,
     /// Stochastic rounding of weights that are written in 16 bits.
     Rounding = 9,
+    /// Draws with replacement, for confidence intervals.
+    Bootstrap = 10,
+    /// Random signs, for permutation tests.
+    Permutation = 11,
+    /// The order in which an annotator gets items.
+    ItemOrder = 20,
+    /// The order in which an annotator sees an item's responses.
+    ResponseOrder = 21,
+    /// Which items an annotator gets a second time.
+    Repeats = 22,
 }
 
 /// The stream of (seed, purpose, step, row). Its positions are read in order, or one at a time with

@@ -1,0 +1,71 @@
+//! Arguments of `align compare` and `align label export`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Labelling folder, with items.jsonl and judgments.jsonl
+    #[arg(value_name = "DIR")]
+    pub(crate) labels: PathBuf,
+    /// The model that the others are compared with, as named in the items
+    #[arg(long, value_name = "NAME")]
+    pub(crate) baseline: String,
+    /// Count one verdict per item, by the median ranks, instead of each judgment
+    #[arg(long)]
+    pub(crate) majority: bool,
+    /// Compare by the judgments of programs (annotators `judge:NAME`) instead of people's
+    #[arg(long)]
+    pub(crate) judges: bool,
+    /// Fit an advantage of the response shown first with the ratings
+    #[arg(long)]
+    pub(crate) order_effect: bool,
+    /// Seed of the bootstrap and of permutations
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write a page to this file, one HTML file that needs no network
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write the stacked bars of wins, ties and losses to this file (.svg or .png)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) figure: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LabelExportArgs {
+    /// Labelling folder, with items.jsonl and judgments.jsonl
+    #[arg(value_name = "DIR")]
+    pub(crate) labels: PathBuf,
+    /// Rows of `responses` with everyone's `scores`, or of `chosen` and `rejected`
+    #[arg(long = "as", value_name = "SHAPE", default_value = "lists")]
+    pub(crate) shape: ExportShape,
+    /// Comparisons, one JSON object per line, as `align rm` reads them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// For pairs: leave out those that fewer annotators agree on; by default 1
+    #[arg(long, value_name = "N")]
+    pub(crate) min_agree: Option<usize>,
+    /// For pairs: leave out those whose mean scores differ by less; by default 0
+    #[arg(long, value_name = "GAP")]
+    pub(crate) min_gap: Option<f64>,
+    /// Standardise the scores of each annotator
+    #[arg(long)]
+    pub(crate) z_score: bool,
+    /// Export the judgments of programs (annotators `judge:NAME`) instead of people's
+    #[arg(long)]
+    pub(crate) judges: bool,
+    /// Print the counts as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The shape of exported rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportShape {
+    Lists,
+    Pairs,
+}

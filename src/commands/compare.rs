@@ -1,0 +1,124 @@
+//! `align compare`: models by the judgments of people or programs, against a baseline and all at once.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use align_core::error::{Error, Problems};
+use align_judgments::compare::{DRAWS, Table};
+use align_judgments::judgment::{ITEMS, JUDGMENTS};
+use align_judgments::{Annotators, Comparison, Counting, Labels, Options, compare, figure};
+use align_statistics::bootstrap::Draws;
+use align_statistics::comparison_models::OrderEffect;
+use anyhow::Result;
+use serde_json::json;
+
+use super::html::environment;
+use super::lines::{Lines, refuse_same_file};
+use crate::cli::compare::CompareArgs;
+use crate::output::{align_right, print_line, say, table};
+
+/// The format of the figure's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Picture {
+    Svg,
+    Png,
+}
+
+/// Compares the models of a labelling folder.
+pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
+    let (labels, picture) = check(&args)?;
+    report_torn_line(&args.labels, &labels);
+    let options = Options {
+        baseline: args.baseline.clone(),
+        annotators: annotators(args.judges),
+        counting: if args.majority { Counting::Majority } else { Counting::Each },
+        order_effect: if args.order_effect { OrderEffect::FirstShown } else { OrderEffect::None },
+        draws: Draws { count: DRAWS, seed: args.seed },
+    };
+    let comparison = compare(&labels, &options)?;
+    if let Some((path, picture)) = args.figure.as_deref().zip(picture) {
+        let bytes = match picture {
+            Picture::Svg => figure::svg(&comparison)?.into_bytes(),
+            Picture::Png => figure::png(&comparison)?,
+        };
+        let mut file = Lines::create(path)?;
+        file.write_bytes(&bytes)?;
+        file.finish()?;
+    }
+    if let Some(path) = &args.html {
+        let mut page = Lines::create(path)?;
+        page.write_text(&render(&args.labels, &comparison)?)?;
+        page.finish()?;
+    }
+    if args.json {
+        print_line(&serde_json::to_string(&comparison)?);
+    } else {
+        comparison.tables().iter().for_each(print_table);
+        print_findings(&comparison);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whose judgments count.
+pub(super) fn annotators(judges: bool) -> Annotators {
+    if judges { Annotators::Programs } else { Annotators::People }
+}
+
+fn check(args: &CompareArgs) -> Result<(Labels, Option<Picture>)> {
+    let mut problems = Problems::new();
+    let picture = args.figure.as_deref().and_then(|path| {
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        match extension.as_deref() {
+            Some("svg") => Some(Picture::Svg),
+            Some("png") => Some(Picture::Png),
+            _ => {
+                problems.push("--figure", format!("{} has another extension, expected .svg or .png", path.display()));
+                None
+            }
+        }
+    });
+    for out in [&args.html, &args.figure].into_iter().flatten() {
+        for name in [ITEMS, JUDGMENTS] {
+            refuse_same_file(out, &args.labels.join(name), "the labelling folder", &mut problems);
+        }
+    }
+    let labels = problems.absorb(Labels::read(&args.labels))?;
+    Ok((problems.into_checked(labels)?, picture))
+}
+
+/// Reports that the last line of the judgments was being written when its writer ended.
+pub(super) fn report_torn_line(folder: &Path, labels: &Labels) {
+    if labels.read.torn_bytes > 0 {
+        let path = folder.join(JUDGMENTS);
+        say(&format!("{}: the last line is incomplete, and left out", path.display()));
+    }
+}
+
+fn print_table(found: &Table) {
+    let header: Vec<&str> = found.header.iter().map(String::as_str).collect();
+    let mut shown = table(&header);
+    found.rows.iter().for_each(|row| {
+        shown.add_row(row);
+    });
+    print_line(&format!("{}\n{}", found.title, align_right(shown, 1)));
+    found.notes.iter().for_each(|note| print_line(&format!("  {note}")));
+    print_line("");
+}
+
+fn print_findings(comparison: &Comparison) {
+    comparison.findings.iter().for_each(|sentence| print_line(sentence));
+    if comparison.findings.is_empty() {
+        print_line("no warning signs");
+    }
+}
+
+/// The page of `--html`.
+fn render(folder: &Path, comparison: &Comparison) -> Result<String> {
+    let environment = environment(include_str!("compare.html"))?;
+    let page = json!({
+        "folder": folder, "comparison": comparison, "tables": comparison.tables(),
+        "figure": figure::svg(comparison)?,
+    });
+    let page = environment.get_template("page.html")?.render(page);
+    Ok(page.map_err(|error| Error::Failed(format!("the page cannot be rendered: {error}")))?)
+}
