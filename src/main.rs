@@ -5,6 +5,8 @@
 mod bench;
 mod cli;
 mod commands;
+mod http;
+mod label;
 mod output;
 mod quickstart;
 mod serve;

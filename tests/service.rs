@@ -1,4 +1,4 @@
-//! A running `align serve rm`, and a client that speaks HTTP to it, rightly or not.
+//! A running `align serve rm`, and a client that speaks HTTP to it and to other services, rightly or not.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -60,10 +60,12 @@ impl Service {
 /// One connection, kept for one request after the other.
 pub(crate) struct Client {
     stream: BufReader<TcpStream>,
-    token: String,
+    host: String,
+    /// Further lines of the head.
+    lines: String,
 }
 
-/// A status, the head's other lines in lower case, and the JSON of the body.
+/// A status, the head's other lines in lower case, and the body: its JSON, or else its text.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -89,12 +91,23 @@ impl Client {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream: BufReader::new(stream), token: String::new() }
+        Self { stream: BufReader::new(stream), host: "test".to_owned(), lines: String::new() }
     }
 
     /// Sends this `Authorization` with every request.
-    pub(crate) fn authorized(mut self, value: &str) -> Self {
-        self.token = format!("authorization: {value}\r\n");
+    pub(crate) fn authorized(self, value: &str) -> Self {
+        self.with(&format!("authorization: {value}"))
+    }
+
+    /// Sends this line of the head with every request.
+    pub(crate) fn with(mut self, line: &str) -> Self {
+        self.lines += &format!("{line}\r\n");
+        self
+    }
+
+    /// Sends this `Host` with every request.
+    pub(crate) fn at_host(mut self, host: &str) -> Self {
+        self.host = host.to_owned();
         self
     }
 
@@ -104,8 +117,8 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, method: &str, path: &str, body: &[u8]) {
-        let (token, length) = (&self.token, body.len());
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{token}content-length: {length}\r\n\r\n");
+        let (host, lines, length) = (&self.host, &self.lines, body.len());
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{lines}content-length: {length}\r\n\r\n");
         self.send_raw(&[head.as_bytes(), body].concat());
     }
 
@@ -143,7 +156,8 @@ impl Client {
         let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
         let mut body = vec![0; length.parse().unwrap()];
         self.stream.read_exact(&mut body)?;
-        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+        let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
+        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap_or_else(|_| text()) };
         Ok(Answer { status, head, body })
     }
 }

@@ -1,6 +1,7 @@
 //! The command-line arguments: clap types only.
 
 pub(crate) mod compare;
+pub(crate) mod label;
 
 use std::path::PathBuf;
 
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     /// Answer requests over HTTP
     #[command(subcommand)]
     Serve(Serve),
+    /// Let people rank, score or compare responses on a page
+    Label(label::LabelArgs),
     /// Choose rows to train on: drop duplicates, drop rows that overlap an evaluation set, draw a balanced
     /// sample
     #[command(subcommand)]

@@ -17,8 +17,7 @@ pub(crate) fn run(args: LabelExportArgs) -> Result<ExitCode> {
     let (labels, shape) = check(&args)?;
     report_torn_line(&args.labels, &labels);
     let unit = if args.z_score { ScoreUnit::ZScore } else { ScoreUnit::AsGiven };
-    let Exported { rows, counts } =
-        export(&labels, &ExportOptions { shape, unit, annotators: args.annotators.get() })?;
+    let Exported { rows, counts } = export(&labels, &ExportOptions { shape, unit, annotators: args.annotators.get() })?;
     let mut out = Lines::create(&args.out)?;
     rows.iter().try_for_each(|row| out.write(row))?;
     out.finish()?;

@@ -43,6 +43,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Score(args) => score::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
+        Command::Label(args) => crate::label::run(args),
         Command::Data(Data::Dedup(args)) => data::dedup(args),
         Command::Data(Data::Decontaminate(args)) => data::decontaminate(args),
         Command::Data(Data::Sample(args)) => data::sample(args),

@@ -3,33 +3,25 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use align_data::{self as data, Kind};
 use align_reward::responses::Responses;
 use align_text::chatml::ChatFormat;
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::HeaderValue;
-use axum::http::header::CONNECTION;
-use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::model::Job;
-use super::refusal::Refusal;
-use super::token::Token;
+use crate::http::{Refusal, Token, read, refuse};
 
-/// This many bytes of a refused body are read, so that the client receives the error response …
-const UNWANTED_BYTES: usize = 16 << 20;
-/// … for at most this long.
-const UNWANTED_TIME: Duration = Duration::from_secs(2);
+/// The paths, as refusals list them.
+const PATHS: &str = "POST /v1/score or GET /health";
 
 /// State shared by all requests.
 pub(super) struct Service {
@@ -44,12 +36,11 @@ pub(super) struct Service {
     pub(super) counts: Counts,
 }
 
-/// The numbers of requests for scores, and whether the service is stopping.
+/// The numbers of requests for scores.
 #[derive(Default)]
 pub(super) struct Counts {
     served: AtomicU64,
     refused: AtomicU64,
-    pub(super) is_stopping: AtomicBool,
 }
 
 impl fmt::Display for Counts {
@@ -64,25 +55,11 @@ pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/v1/score", post(score))
-        .fallback(async |request: Request| refuse(request.into_body(), Refusal::unknown_path()).await)
+        .fallback(async |request: Request| refuse(request.into_body(), Refusal::unknown_path(PATHS)).await)
         .method_not_allowed_fallback(async |request: Request| {
-            refuse(request.into_body(), Refusal::wrong_method()).await
+            refuse(request.into_body(), Refusal::wrong_method(PATHS)).await
         })
-        .layer(map_response_with_state(service.clone(), last_of_its_connection))
         .with_state(service)
-}
-
-/// The routes for clients above the limit.
-pub(super) fn busy_router() -> Router {
-    Router::new().fallback(async |request: Request| refuse(request.into_body(), Refusal::too_many_clients()).await)
-}
-
-/// Closes the connection after this response if the service is stopping.
-async fn last_of_its_connection(State(service): State<Arc<Service>>, mut response: Response) -> Response {
-    if service.counts.is_stopping.load(Ordering::SeqCst) {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
 }
 
 async fn health(State(service): State<Arc<Service>>) -> Response {
@@ -183,35 +160,4 @@ impl Asked {
         }
         response
     }
-}
-
-/// Reads a body of at most `max_bytes`.
-async fn read(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, Refusal> {
-    let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refusal::malformed("the body ended early, expected all of it"))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > max_bytes {
-            drop(bytes);
-            let what = format!("a body of more than {max_bytes} bytes, expected at most that (--max-body-bytes)");
-            return Err(refuse(body, Refusal::too_large(what)).await);
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(bytes)
-}
-
-/// Reads the rest of the body for a while: closing a connection with unread bytes would discard the response.
-async fn refuse(mut body: Body, refusal: Refusal) -> Refusal {
-    let drain = async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, |data| data.len());
-            if read > UNWANTED_BYTES {
-                return;
-            }
-        }
-    };
-    let _ = timeout(UNWANTED_TIME, drain).await;
-    refusal
 }

@@ -28,6 +28,12 @@ pub enum Purpose {
     Bootstrap = 10,
     /// Random signs, for permutation tests.
     Permutation = 11,
+    /// The order in which an annotator gets items.
+    ItemOrder = 20,
+    /// The order in which an annotator sees an item's responses.
+    ResponseOrder = 21,
+    /// Which items an annotator gets a second time.
+    Repeats = 22,
 }
 
 /// The stream of (seed, purpose, step, row). Its positions are read in order, or one at a time with

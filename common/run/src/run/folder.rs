@@ -1,9 +1,7 @@
-//! The run folder: its lock, and its metadata in run.json.
+//! The run folder: its names, and its metadata in run.json.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
@@ -22,7 +20,6 @@ pub(super) const SAMPLES: &str = "samples.jsonl";
 pub(super) const TENSORBOARD: &str = "tensorboard";
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 pub(super) const RECORDS: &str = "records";
-const LOCK: &str = ".lock";
 
 /// The key of a run's input files in run.json.
 pub(super) const INPUTS: &str = "inputs";
@@ -31,41 +28,6 @@ pub const BACKEND: &str = "backend";
 /// The key in run.json for the number of rows in the last batch of an epoch, if it is smaller than the
 /// others. It must be equal across a resume.
 pub const SHORT_BATCH: &str = "last batch of an epoch";
-
-/// A held lock. The operating system releases it however the process ends.
-#[derive(Debug)]
-pub(super) struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing the file is not enough: a child process that is just being started may still share it.
-        let _ = self.0.unlock();
-    }
-}
-
-/// Creates the folder and takes its lock.
-pub(super) fn lock(out: &Path) -> Result<Lock> {
-    let refuse = |error: std::io::Error| Error::invalid(out.display(), format!("cannot be used as run.out: {error}"));
-    fs::create_dir_all(out).map_err(refuse)?;
-    let path = out.join(LOCK);
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(refuse)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            return Err(Error::invalid(
-                out.display(),
-                format!("is in use by another process ({}); one process per run folder", holder.trim()),
-            ));
-        }
-        Err(TryLockError::Error(error)) => return Err(refuse(error)),
-    }
-    let holder = format!("pid {}\n", std::process::id());
-    file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())).map_err(Error::io(&path))?;
-    Ok(Lock(file))
-}
 
 /// Whether the folder has a run.
 pub(super) fn holds_run(out: &Path) -> bool {
@@ -176,35 +138,4 @@ pub(super) fn clean(out: &Path) -> Result<()> {
 /// The newest checkpoint.
 pub(super) fn newest(out: &Path) -> Result<Option<(u64, PathBuf)>> {
     Ok(checkpoint::list(&out.join(CHECKPOINTS))?.pop())
-}
-
-/// The time as `2026-11-21T23:44:32Z`.
-pub(super) fn now() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-    utc(seconds)
-}
-
-/// Formats a time. The date is computed as in Hinnant's "chrono-compatible low-level date algorithms".
-fn utc(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates() {
-        let dates = [0, 951_782_400, 1_763_768_672].map(utc);
-        assert_eq!(dates, ["1970-01-01T00:00:00Z", "2000-02-29T00:00:00Z", "2025-11-21T23:44:32Z"]);
-    }
 }

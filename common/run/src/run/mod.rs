@@ -64,6 +64,7 @@ use crate::plot::Png;
 use align_core::atomic_files::sync_if_exists;
 use align_core::config::RunSection;
 use align_core::error::Result;
+use align_core::folder_lock::FolderLock;
 use align_core::process_memory;
 
 use best::EvalLosses;
@@ -120,7 +121,7 @@ pub struct Run {
     /// The checkpoint that is being written. Declared before the lock, which is dropped after it: the folder
     /// stays locked until the checkpoint is written.
     saving: Option<Saving>,
-    _lock: folder::Lock,
+    _lock: FolderLock,
 }
 
 impl Run {

@@ -9,6 +9,7 @@ use super::folder::{self, CHECKPOINTS};
 use super::{Outcome, Run};
 use crate::checkpoint;
 use align_core::atomic_files::{self, TEMPORARY, replace_folder, sync_tree};
+use align_core::clock;
 use align_core::error::{Error, Result};
 
 impl Run {
@@ -41,7 +42,7 @@ impl Run {
         self.publish(&last)?;
         self.metrics.sync()?;
         self.samples.sync()?;
-        self.facts.insert("finished".to_owned(), Value::from(folder::now()));
+        self.facts.insert("finished".to_owned(), Value::from(clock::now()));
         self.facts.insert("finished_step".to_owned(), Value::from(self.steps));
         self.facts.insert("seconds".to_owned(), Value::from(self.clock.seconds()));
         folder::write_facts(&self.out, &self.facts)?;

@@ -13,8 +13,10 @@ use super::past::{Clock, History, RunState};
 use crate::checkpoint;
 use crate::metrics::{self, Lines, Shown, TensorBoard};
 use align_core::atomic_files::write_atomic;
+use align_core::clock;
 use align_core::config::RunSection;
 use align_core::error::{Error, Result};
+use align_core::folder_lock::lock_folder;
 
 /// What a run needs to start.
 #[derive(Debug)]
@@ -115,7 +117,7 @@ impl Run {
     /// cannot be written.
     pub fn start(spec: Spec<'_>) -> Result<Started> {
         let out = spec.section.out.clone();
-        let lock = folder::lock(&out)?;
+        let lock = lock_folder(&out, "run.out")?;
         if spec.resume {
             folder::check_resume(&out, spec.config, &spec.facts)?;
         } else {
@@ -196,7 +198,7 @@ fn cut_back(out: &Path, history: &History) -> Result<(Lines, Lines, EvalLosses)>
 
 /// The contents of run.json: the stage's metadata, and the run's start and resumptions.
 fn facts(mut old: Map<String, Value>, new: Map<String, Value>, steps: u64, next_step: u64) -> Map<String, Value> {
-    let now = folder::now();
+    let now = clock::now();
     let mut resumed = match old.remove("resumed") {
         Some(Value::Array(times)) => times,
         _ => Vec::new(),

@@ -3,10 +3,15 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use axum::middleware::map_response_with_state;
+use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -16,7 +21,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
-use super::requests::{Service, busy_router, router};
+use super::body::refuse;
+use super::refusal::Refusal;
 
 /// How many clients beyond the limit get a 503 response at a time; further ones are closed immediately.
 const TURNED_AWAY: usize = 64;
@@ -28,26 +34,23 @@ const PAUSE: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_millis(500);
 
 /// The limits of all connections, and of each.
-pub(super) struct Limits {
-    pub(super) clients: usize,
+pub(crate) struct Limits {
+    pub(crate) clients: usize,
     /// The time limit for the head of a request, for an idle connection, and for sending a response.
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Accepts connections until `stop` is ready, then answers the received requests and returns.
-pub(super) async fn serve(
-    listener: TcpListener,
-    service: Arc<Service>,
-    limits: Limits,
-    stop: impl Future<Output = ()>,
-) {
+pub(super) async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: impl Future<Output = ()>) {
     let (closing, _) = watch::channel(());
+    let is_stopping = Arc::new(AtomicBool::new(false));
     let mut connections = Connections {
         tasks: JoinSet::new(),
         places: Arc::new(Semaphore::new(limits.clients)),
         turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
-        app: router(service.clone()),
-        busy: busy_router(),
+        app: app.layer(map_response_with_state(is_stopping.clone(), last_of_its_connection)),
+        busy: Router::new()
+            .fallback(async |request: Request| refuse(request.into_body(), Refusal::too_many_clients()).await),
         timeout: limits.timeout,
         closing,
     };
@@ -62,7 +65,7 @@ pub(super) async fn serve(
             Some(_) = connections.tasks.join_next() => {}
         }
     }
-    service.counts.is_stopping.store(true, Ordering::SeqCst);
+    is_stopping.store(true, Ordering::SeqCst);
     // Connections that the system has accepted already are served.
     if let Ok(listener) = listener.into_std() {
         while let Ok((stream, _)) = listener.accept() {
@@ -72,6 +75,14 @@ pub(super) async fn serve(
         }
     }
     connections.finish().await;
+}
+
+/// Closes the connection after this response if the service is stopping.
+async fn last_of_its_connection(State(is_stopping): State<Arc<AtomicBool>>, mut response: Response) -> Response {
+    if is_stopping.load(Ordering::SeqCst) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 struct Connections {

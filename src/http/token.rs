@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// A token's hash. Comparing hashes takes the same time whatever was sent, whatever its length.
-pub(super) struct Token([u8; 32]);
+pub(crate) struct Token([u8; 32]);
 
 impl Token {
     /// Reads a file with a token on one line.
-    pub(super) fn read(file: &Path) -> Result<Self> {
+    pub(crate) fn read(file: &Path) -> Result<Self> {
         const LONGEST: u64 = 4096;
         let refuse = |what: &str| Err(Error::invalid(file.display(), format!("{what}, expected a token on one line")));
         let mut text = Vec::new();
@@ -33,11 +33,16 @@ impl Token {
         if !token.iter().all(u8::is_ascii_graphic) {
             return refuse("has more than one word of plain characters");
         }
-        Ok(Self(Sha256::digest(token).into()))
+        Ok(Self::of(token))
+    }
+
+    /// The token with this text.
+    pub(crate) fn of(text: &[u8]) -> Self {
+        Self(Sha256::digest(text).into())
     }
 
     /// Whether a request has the token, as `Authorization: Bearer TOKEN`.
-    pub(super) fn authorizes(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn authorizes(&self, headers: &HeaderMap) -> bool {
         const SCHEME: &[u8] = b"bearer ";
         let Some(value) = headers.get(AUTHORIZATION).map(|value| value.as_bytes()) else { return false };
         let Some((scheme, token)) = value.split_at_checked(SCHEME.len()) else { return false };
@@ -54,7 +59,7 @@ mod tests {
 
     #[test]
     fn only_the_complete_token_in_the_right_header_is_accepted() {
-        let token = Token(Sha256::digest(b"s3cret").into());
+        let token = Token::of(b"s3cret");
         let brought = |value: &str| {
             token.authorizes(&HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]))
         };
