@@ -35,7 +35,8 @@ test: setup
 
 # In the dev profile, which compiles faster. Needs no libtorch.
 test-data:
-	cargo test --locked -p align-core -p align-text -p align-data -p align-tokens -p align-curation
+	cargo test --locked -p align-core -p align-statistics -p align-text -p align-data -p align-tokens -p align-curation \
+		-p align-sandbox -p align-tasks -p align-tools -p align-judgments
 
 test-reference: setup
 	ALIGN_BACKEND=reference cargo test --release --locked --workspace

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// Files and folders that are checked.
-const CHECKED: [&str; 25] = [
+const CHECKED: [&str; 27] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -18,6 +18,7 @@ const CHECKED: [&str; 25] = [
     "common/kernels",
     "common/model",
     "common/run",
+    "common/statistics",
     "common/text",
     "common/tokens",
     "common/train",
@@ -27,6 +28,7 @@ const CHECKED: [&str; 25] = [
     "curation",
     "datasets",
     "docs",
+    "evaluation",
     "interop",
     "scripts",
     "sft",

@@ -13,7 +13,7 @@ mod generate;
 mod html;
 mod inputs;
 mod inspect;
-pub(crate) mod label_export;
+mod label_export;
 mod lines;
 mod page;
 mod plan;
@@ -25,8 +25,10 @@ mod tools;
 
 use std::process::ExitCode;
 
+use align_core::error::Error;
 use anyhow::Result;
 
+use crate::cli::label::LabelCommand;
 use crate::cli::{Command, Data, Eval, Inspect, Serve, Tools};
 
 /// Runs a command.
@@ -50,7 +52,11 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Score(args) => score::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
-        Command::Label(args) => crate::label::run(args),
+        Command::Label(args) => match (args.command, args.serve) {
+            (Some(LabelCommand::Export(args)), _) => label_export::run(args),
+            (None, Some(args)) => crate::label::serve(args),
+            (None, None) => Err(Error::invalid("arguments", "are missing, expected --items and --out").into()),
+        },
         Command::Data(Data::Dedup(args)) => data::dedup(args),
         Command::Data(Data::Decontaminate(args)) => data::decontaminate(args),
         Command::Data(Data::Sample(args)) => data::sample(args),

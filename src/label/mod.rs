@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use self::api::Service;
 use self::origin::Hosts;
-use crate::cli::label::{LabelArgs, LabelCommand, LabelServeArgs};
+use crate::cli::label::LabelServeArgs;
 use crate::http::{Bound, Limits, Token, answer};
 use crate::output::say;
 
@@ -35,17 +35,8 @@ const MAX_CLIENTS: usize = 1024;
 /// The time for a request to arrive, and for an idle connection.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs the command.
-pub(crate) fn run(args: LabelArgs) -> anyhow::Result<ExitCode> {
-    match (args.command, args.serve) {
-        (Some(LabelCommand::Export(args)), _) => crate::commands::label_export::run(args),
-        (None, Some(args)) => serve(args),
-        (None, None) => Err(Error::invalid("arguments", "are missing, expected --items and --out").into()),
-    }
-}
-
 /// Answers requests until a signal asks it to stop.
-fn serve(args: LabelServeArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn serve(args: LabelServeArgs) -> anyhow::Result<ExitCode> {
     let mut problems = Problems::new();
     args.check(&mut problems);
     let items = problems.absorb(read(&args))?;

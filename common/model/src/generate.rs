@@ -30,7 +30,8 @@ pub struct Response {
 ///
 /// `draws(prompt, sample, position)` is uniform in [0, 1). At most `max_rows` responses are active at once;
 /// waiting ones are admitted as others end. `on_token(prompt, sample, token)` receives every token as it is
-/// drawn; [`ControlFlow::Break`] makes it the last one of its response, whose [`Response::ended`] stays false.
+/// drawn; [`ControlFlow::Break`] makes it the last one of its response, whose [`Response::ended`] stays
+/// false.
 ///
 /// # Errors
 /// [`align_core::error::Error::Failed`] when the model's logits are non-finite.

@@ -107,6 +107,22 @@ pub struct Assignment {
     annotators: HashMap<String, Annotator>,
 }
 
+/// How a task was finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// With a judgment.
+    Judged,
+    /// With a reason for none.
+    Skipped,
+}
+
+impl Finish {
+    /// By the reason for which an item was skipped.
+    pub fn of(skipped: Option<&String>) -> Self {
+        if skipped.is_some() { Self::Skipped } else { Self::Judged }
+    }
+}
+
 impl Assignment {
     /// Items without judgments.
     pub fn new(rules: Rules, items: &[Item]) -> Self {
@@ -124,7 +140,8 @@ impl Assignment {
     }
 
     /// Takes note of a finished task, for the first time or again.
-    pub fn finish(&mut self, name: &str, task: Task, is_skipped: bool) {
+    pub fn finish(&mut self, name: &str, task: Task, finish: Finish) {
+        let is_skipped = finish == Finish::Skipped;
         let annotator = self.annotators.entry(name.to_owned()).or_default();
         if annotator.reserved.is_some_and(|reserved| reserved.task == task) {
             annotator.reserved = None;

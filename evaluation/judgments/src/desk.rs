@@ -10,7 +10,7 @@ use align_core::folder_lock::{FolderLock, lock_folder};
 use serde::{Deserialize, Serialize};
 
 use crate::answer::Answer;
-use crate::assignment::{Assignment, Next, Progress, RESERVED_SECONDS, Rules, Task, order_of_responses};
+use crate::assignment::{Assignment, Finish, Next, Progress, RESERVED_SECONDS, Rules, Task, order_of_responses};
 use crate::item::{Item, Turn};
 use crate::items::keep_items;
 use crate::journal::{Journal, Reservation, Reservations};
@@ -103,7 +103,7 @@ impl Desk {
         let mut latest = HashMap::new();
         for judgment in read.judgments.into_iter().filter(|judgment| !judgment.is_of_program()) {
             let task = Task { item: index[judgment.item.as_str()], repeat: judgment.repeat.min(1) };
-            assignment.finish(&judgment.annotator, task, judgment.skipped.is_some());
+            assignment.finish(&judgment.annotator, task, Finish::of(judgment.skipped.as_ref()));
             latest.insert((judgment.annotator.clone(), task), judgment);
         }
         let folder = folder.to_owned();
@@ -197,7 +197,7 @@ impl Desk {
         if !self.assignment.accepts(name, task, now) {
             return Err(Refused::Gone);
         }
-        let is_skipped = answer.skipped.is_some();
+        let finish = Finish::of(answer.skipped.as_ref());
         let judgment = Judgment {
             repeat: task.repeat,
             time: utc(now),
@@ -205,7 +205,7 @@ impl Desk {
             ..answer.into_judgment(item, name, rules.ask, order)
         };
         self.journal.append(&judgment).map_err(Refused::Failed)?;
-        self.assignment.finish(name, task, is_skipped);
+        self.assignment.finish(name, task, finish);
         self.latest.insert((name.to_owned(), task), judgment);
         Ok(self.assignment.progress(name))
     }

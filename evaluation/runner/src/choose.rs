@@ -1,9 +1,10 @@
 //! Log-probabilities of choices. What all prompts of a subject begin with, its worked examples, is computed
 //! once for many questions.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use align_kernels::batch::{FlatBatch, microbatches};
+use align_kernels::to_host;
 use align_model::CausalLm;
 use align_tasks::task::Continuation;
 
@@ -39,8 +40,8 @@ struct Position {
 
 /// The log-probability of every continuation of every item.
 ///
-/// Sum over a continuation's tokens of ln softmax(logits)[token], in fp32; the logits of the embedding's unused
-/// rows count, as they do in other programs.
+/// Sum over a continuation's tokens of ln softmax(logits)[token], in fp32; the logits of the embedding's
+/// unused rows count, as they do in other programs.
 pub fn choose(model: &CausalLm, items: &[Encoded]) -> Vec<Vec<Continuation>> {
     let (batch, positions) = plan(items);
     let indices: Vec<i64> = positions.iter().map(|position| position.index).collect();
@@ -105,10 +106,10 @@ fn logprobs(model: &CausalLm, hidden: &Tensor, positions: &[Position]) -> Vec<Ve
     let normalizer = logits.logsumexp([-1], false).index_select(0, &rows);
     let best = logits.argmax(-1, false).index_select(0, &rows);
     let flat = logits.view([-1]).index_select(0, &(&rows * logits.size()[1] + &tokens));
-    let values = (flat.to_kind(Kind::Double) - normalizer.to_kind(Kind::Double)).to_device(Device::Cpu);
-    let is_best = best.eq_tensor(&tokens).to_device(Device::Cpu);
-    let values = Vec::<f64>::try_from(values).expect("one dimension of float64");
-    let is_best = Vec::<bool>::try_from(is_best).expect("one dimension of booleans");
+    let values = (flat.to_kind(Kind::Double) - normalizer.to_kind(Kind::Double));
+    let is_best = best.eq_tensor(&tokens);
+    let values = Vec::<f64>::try_from(to_host(&values)).expect("one dimension of float64");
+    let is_best = Vec::<bool>::try_from(to_host(&is_best)).expect("one dimension of booleans");
     let mut found = values.into_iter().zip(is_best);
     positions.iter().map(|position| found.by_ref().take(position.targets.len()).collect()).collect()
 }
@@ -125,7 +126,7 @@ mod tests {
     fn model() -> CausalLm {
         let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny_models/qwen3_tied_gqa"));
         let options = ModelOptions {
-            device: Device::Cpu,
+            device: align_kernels::HOST,
             compute: Kind::Float,
             trainable: false,
             recompute_layers: false,

@@ -1,5 +1,5 @@
-//! The answers of an evaluation as they come, so that it can resume: a file of JSON lines, and what an earlier
-//! run left in it.
+//! The answers of an evaluation as they come, so that it can resume: a file of JSON lines, and what an
+//! earlier run left in it.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};

@@ -16,9 +16,11 @@ use crate::write::Ended;
 pub struct Value {
     /// The mean.
     pub value: f64,
-    /// Its standard error; of a mean over all questions of several subjects pooled, as lm-evaluation-harness does.
+    /// Its standard error; of a mean over all questions of several subjects pooled, as in
+    /// lm-evaluation-harness.
     pub stderr: Option<f64>,
-    /// Wilson's interval for shares of questions; normal, with a stratified variance, for a mean over subjects.
+    /// Wilson's interval for shares of questions; normal, with a stratified variance, for a mean over
+    /// subjects.
     pub ci95: [f64; 2],
 }
 

@@ -84,7 +84,7 @@ impl Interpreter {
         let start = Instant::now();
         let (mut unsent, mut answer, mut measured) = (request, Vec::new(), start);
         loop {
-            self.wait(unsent.is_empty(), INTERVAL.min(wall.saturating_sub(start.elapsed())));
+            self.wait(unsent, INTERVAL.min(wall.saturating_sub(start.elapsed())));
             self.send(&mut unsent);
             self.receive(&mut answer);
             self.drain();
@@ -115,10 +115,10 @@ impl Interpreter {
 
     /// Waits until something can be read or sent, or for the time. After the end of all streams, the process
     /// is about to end, or has closed them.
-    fn wait(&self, is_sent: bool, time: Duration) {
+    fn wait(&self, unsent: &[u8], time: Duration) {
         let control = self.control.as_ref().map(AsRawFd::as_raw_fd);
         let streams = [&self.stdout, &self.stderr].map(|stream| stream.file().map(AsRawFd::as_raw_fd));
-        let wanted = if is_sent { libc::POLLIN } else { libc::POLLIN | libc::POLLOUT };
+        let wanted = if unsent.is_empty() { libc::POLLIN } else { libc::POLLIN | libc::POLLOUT };
         let mut polled = [(control, wanted), (streams[0], libc::POLLIN), (streams[1], libc::POLLIN)]
             .map(|(file, events)| libc::pollfd { fd: file.unwrap_or(-1), events, revents: 0 });
         let are_open = polled.iter().any(|file| file.fd >= 0);

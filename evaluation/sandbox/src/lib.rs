@@ -25,6 +25,7 @@ mod output;
 mod program;
 mod python;
 mod rules;
+mod sandbox;
 mod self_test;
 mod session;
 mod usage;
@@ -32,5 +33,6 @@ mod work_folder;
 
 pub use program::{Outcome, Verdict};
 pub use python::Python;
-pub use rules::{Isolation, Limits, Rule, Sandbox};
+pub use rules::{Isolation, Limits, Rule};
+pub use sandbox::Sandbox;
 pub use session::{Answer, Ended, Session};
