@@ -2,7 +2,22 @@
 
 use std::path::PathBuf;
 
+use align_judgments::Annotators;
 use clap::{Args, ValueEnum};
+
+/// Whose judgments count.
+#[derive(Debug, Args)]
+pub(crate) struct AnnotatorArgs {
+    /// Count the judgments of programs (annotators `judge:NAME`) instead of people's
+    #[arg(long)]
+    judges: bool,
+}
+
+impl AnnotatorArgs {
+    pub(crate) fn get(&self) -> Annotators {
+        if self.judges { Annotators::Programs } else { Annotators::People }
+    }
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
@@ -15,9 +30,8 @@ pub(crate) struct CompareArgs {
     /// Count one verdict per item, by the median ranks, instead of each judgment
     #[arg(long)]
     pub(crate) majority: bool,
-    /// Compare by the judgments of programs (annotators `judge:NAME`) instead of people's
-    #[arg(long)]
-    pub(crate) judges: bool,
+    #[command(flatten)]
+    pub(crate) annotators: AnnotatorArgs,
     /// Fit an advantage of the response shown first with the ratings
     #[arg(long)]
     pub(crate) order_effect: bool,
@@ -55,9 +69,8 @@ pub(crate) struct LabelExportArgs {
     /// Standardise the scores of each annotator
     #[arg(long)]
     pub(crate) z_score: bool,
-    /// Export the judgments of programs (annotators `judge:NAME`) instead of people's
-    #[arg(long)]
-    pub(crate) judges: bool,
+    #[command(flatten)]
+    pub(crate) annotators: AnnotatorArgs,
     /// Print the counts as one JSON object
     #[arg(long)]
     pub(crate) json: bool,

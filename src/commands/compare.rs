@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use align_core::error::{Error, Problems};
 use align_judgments::compare::{DRAWS, Table};
 use align_judgments::judgment::{ITEMS, JUDGMENTS};
-use align_judgments::{Annotators, Comparison, Counting, Labels, Options, compare, figure};
+use align_judgments::{Comparison, Counting, Labels, Options, compare, figure};
 use align_statistics::bootstrap::Draws;
 use align_statistics::comparison_models::OrderEffect;
 use anyhow::Result;
@@ -30,7 +30,7 @@ pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
     report_torn_line(&args.labels, &labels);
     let options = Options {
         baseline: args.baseline.clone(),
-        annotators: annotators(args.judges),
+        annotators: args.annotators.get(),
         counting: if args.majority { Counting::Majority } else { Counting::Each },
         order_effect: if args.order_effect { OrderEffect::FirstShown } else { OrderEffect::None },
         draws: Draws { count: DRAWS, seed: args.seed },
@@ -57,11 +57,6 @@ pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
         print_findings(&comparison);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whose judgments count.
-pub(super) fn annotators(judges: bool) -> Annotators {
-    if judges { Annotators::Programs } else { Annotators::People }
 }
 
 fn check(args: &CompareArgs) -> Result<(Labels, Option<Picture>)> {

@@ -7,7 +7,7 @@ use align_judgments::judgment::{ITEMS, JUDGMENTS};
 use align_judgments::{ExportCounts, ExportOptions, Exported, Labels, PairLimits, ScoreUnit, Shape, export};
 use anyhow::Result;
 
-use super::compare::{annotators, report_torn_line};
+use super::compare::report_torn_line;
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::compare::{ExportShape, LabelExportArgs};
 use crate::output::print_line;
@@ -17,8 +17,7 @@ pub(crate) fn run(args: LabelExportArgs) -> Result<ExitCode> {
     let (labels, shape) = check(&args)?;
     report_torn_line(&args.labels, &labels);
     let unit = if args.z_score { ScoreUnit::ZScore } else { ScoreUnit::AsGiven };
-    let Exported { rows, counts } =
-        export(&labels, &ExportOptions { shape, unit, annotators: annotators(args.judges) })?;
+    let Exported { rows, counts } = export(&labels, &ExportOptions { shape, unit, annotators: args.annotators.get() })?;
     let mut out = Lines::create(&args.out)?;
     rows.iter().try_for_each(|row| out.write(row))?;
     out.finish()?;

@@ -62,7 +62,6 @@ pub fn elo(theta: f64, reference: f64) -> f64 {
 
 /// Where the parameters are.
 struct Layout {
-    models: usize,
     ln_nu: Option<usize>,
     first_shown: Option<usize>,
     size: usize,
@@ -74,7 +73,7 @@ impl Layout {
         let ln_nu = (ties == Ties::Outcome && has_ties).then_some(models);
         let next = models + usize::from(ln_nu.is_some());
         let first_shown = (order == OrderEffect::FirstShown).then_some(next);
-        Self { models, ln_nu, first_shown, size: next + usize::from(first_shown.is_some()) }
+        Self { ln_nu, first_shown, size: next + usize::from(first_shown.is_some()) }
     }
 }
 
@@ -163,12 +162,11 @@ fn local(layout: &Layout, pairs: &[PairOutcomes], ties: Ties, point: &[f64]) -> 
             }
         }
     }
-    for index in 0..size {
-        local.value -= RIDGE / 2.0 * point[index] * point[index];
-        local.gradient[index] -= RIDGE * point[index];
+    for (index, value) in point.iter().enumerate() {
+        local.value -= RIDGE / 2.0 * value * value;
+        local.gradient[index] -= RIDGE * value;
         local.curvature[index * size + index] += RIDGE;
     }
-    debug_assert!(layout.models <= size);
     local
 }
 

@@ -12,8 +12,9 @@ pub(crate) struct Local {
 
 /// The maximum number of Newton steps. Separable data under a small ridge needs some dozens.
 const MAX_STEPS: usize = 200;
-/// Newton's decrement at which a maximum counts as found.
-const TOLERANCE: f64 = 1e-18;
+/// Newton's decrement, relative to the function, at which one more step reaches the maximum. Below it,
+/// differences of the function are mostly rounding.
+const TOLERANCE: f64 = 1e-13;
 
 /// The maximum of a concave function from `start`, by Newton's method with halved steps where the full one
 /// overshoots. Returns the point and the function there; `None` if it was not found.
@@ -24,11 +25,13 @@ pub(crate) fn maximize(start: Vec<f64>, evaluate: impl Fn(&[f64]) -> Local) -> O
         let step = solve(&local.curvature, &local.gradient)?;
         let decrement: f64 = step.iter().zip(&local.gradient).map(|(step, gradient)| step * gradient).sum();
         if decrement <= TOLERANCE * (1.0 + local.value.abs()) {
+            let point = moved(&point, &step, 1.0);
+            let local = evaluate(&point);
             return Some((point, local));
         }
         let mut scale = 1.0;
         loop {
-            let next: Vec<f64> = point.iter().zip(&step).map(|(at, step)| at + scale * step).collect();
+            let next = moved(&point, &step, scale);
             let there = evaluate(&next);
             if there.value >= local.value + 1e-4 * scale * decrement {
                 (point, local) = (next, there);
@@ -36,12 +39,15 @@ pub(crate) fn maximize(start: Vec<f64>, evaluate: impl Fn(&[f64]) -> Local) -> O
             }
             scale /= 2.0;
             if scale < 1e-9 {
-                // No step improves the value any more: the maximum, as far as rounding allows.
-                return (decrement < 1e-8 * (1.0 + local.value.abs())).then_some((point, local));
+                return None;
             }
         }
     }
     None
+}
+
+fn moved(point: &[f64], step: &[f64], scale: f64) -> Vec<f64> {
+    point.iter().zip(step).map(|(at, step)| at + scale * step).collect()
 }
 
 /// The lower triangle L of a positive definite matrix A = L Lᵀ; `None` if it is not positive definite.

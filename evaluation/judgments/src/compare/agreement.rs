@@ -154,15 +154,16 @@ pub(super) fn groups(labels: &Labels, draws: Draws) -> Vec<GroupAgreement> {
     if people.is_empty() || programs.is_empty() {
         return Vec::new();
     }
-    let each: Vec<Vec<Vec<f64>>> = people.iter().map(all_verdicts).collect();
+    let each: Vec<Vec<Verdicts>> = people.iter().map(all_verdicts).collect();
     let among = each.iter().map(|given| {
         let pairs = super::votes::pairs(given.len());
         pairs.map(|(one, other)| (&given[one], &given[other])).collect::<Vec<_>>()
     });
     let mut groups = vec![group("people", &among.collect::<Vec<_>>(), draws)];
-    let of_people: BTreeMap<&str, &Vec<Vec<f64>>> =
+    let of_people: BTreeMap<&str, &Vec<Verdicts>> =
         people.iter().map(|judged| judged.item.id.as_str()).zip(&each).collect();
-    let mut of_program: BTreeMap<&str, Vec<(Vec<f64>, &Vec<Vec<f64>>)>> = BTreeMap::new();
+    // For each program and item, its verdicts and those of each person.
+    let mut of_program: BTreeMap<&str, Vec<(Verdicts, &Vec<Verdicts>)>> = BTreeMap::new();
     for judged in &programs {
         let Some(people) = of_people.get(judged.item.id.as_str()).copied() else { continue };
         for vote in &judged.votes {
@@ -177,12 +178,14 @@ pub(super) fn groups(labels: &Labels, draws: Draws) -> Vec<GroupAgreement> {
     groups
 }
 
-fn all_verdicts(judged: &Judged<'_>) -> Vec<Vec<f64>> {
+fn all_verdicts(judged: &Judged<'_>) -> Vec<Verdicts> {
     judged.votes.iter().map(|vote| verdicts(&vote.ranks)).collect()
 }
 
+/// The verdicts of an annotator on all pairs of an item's responses.
+type Verdicts = Vec<f64>;
 /// For each item the verdicts of two annotators to compare.
-type Met<'a> = Vec<(&'a Vec<f64>, &'a Vec<f64>)>;
+type Met<'a> = Vec<(&'a Verdicts, &'a Verdicts)>;
 
 fn group(name: &str, items: &[Met<'_>], draws: Draws) -> GroupAgreement {
     let share = |is_compared: fn(f64, f64) -> bool| {

@@ -32,7 +32,7 @@ fn net_win(labels: &Labels, seed: u64) -> ([f64; 2], f64) {
     let judged = votes::judged(labels, Annotators::People);
     let counted = votes::counted(&judged.iter().collect::<Vec<_>>(), Counting::Each);
     let items: Vec<_> = counted.iter().filter_map(|counted| met(counted, "new", "base")).collect();
-    let found = outcome(&items.iter().collect::<Vec<_>>(), Counting::Each, Draws { count: 500, seed }).unwrap();
+    let found = outcome(&items.iter().collect::<Vec<_>>(), Counting::Each, Draws { count: 300, seed }).unwrap();
     (found.ci95.unwrap(), found.p)
 }
 
