@@ -153,8 +153,8 @@ impl Client {
                 more => head.push(more),
             }
         }
-        let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-        let mut body = vec![0; length.parse().unwrap()];
+        let length = head.iter().find_map(|line| line.strip_prefix("content-length:")).unwrap();
+        let mut body = vec![0; length.trim().parse().unwrap()];
         self.stream.read_exact(&mut body)?;
         let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
         let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap_or_else(|_| text()) };

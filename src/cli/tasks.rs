@@ -18,7 +18,8 @@ pub(crate) struct EvalTasksArgs {
     /// Folder with the benchmarks' files as they are published; see docs/tasks.md
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Worked examples before each question: one number for all tasks, or one for each; by default the preset's
+    /// Worked examples before each question: one number for all tasks or one for each; by default the
+    /// preset's
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub(crate) shots: Vec<usize>,
     /// Ask in dialogues, in the model's chat format
@@ -33,7 +34,8 @@ pub(crate) struct EvalTasksArgs {
     /// Only the first questions of each subject
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
-    /// System text of dialogues; by default the preset's ("You are a helpful assistant.", or the chat template's)
+    /// System text of dialogues; by default "You are a helpful assistant.", with --preset lm-eval the chat
+    /// template's
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
     /// Answers to each question, for pass@k
@@ -79,7 +81,8 @@ pub(crate) struct ExecutionArgs {
     /// The Python interpreter of programs; by default python3
     #[arg(long, value_name = "FILE")]
     pub(crate) python: Option<PathBuf>,
-    /// Execute programs with limits alone, where this system has no sandbox: they can read and delete your files
+    /// Execute programs with limits alone, where this system has no sandbox: they can read and delete your
+    /// files
     #[arg(long)]
     pub(crate) unsafe_execution: bool,
 }

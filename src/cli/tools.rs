@@ -8,7 +8,7 @@ use super::{ExecutionArgs, SamplingArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tools {
-    /// A dialogue in the terminal with a model that calls tools: Python in a sandbox, and programs of your own
+    /// A dialogue in the terminal with a model that calls tools: Python in a sandbox, programs of your own
     Run(ToolsRunArgs),
 }
 

@@ -102,7 +102,7 @@ impl Annotator {
 /// of their models, which are also in ids, categories and tags.
 fn write_items(folder: &Folder, count: usize, responses: usize) {
     let item = |number: usize| {
-        let quality = |index: usize| (index * 5 + number) % responses + 1;
+        let quality = |index: usize| (index * 7 + number) % responses + 1;
         let text = |index: usize| format!("quality {} of item {number}", quality(index));
         json!({
             "id": format!("secretmodel-{number:04}"),

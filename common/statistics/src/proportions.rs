@@ -91,7 +91,7 @@ pub fn mcnemar_exact(first: u64, second: u64) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// The probability that one of `k` programs passes, estimated from `passed` of `count`: 1 − C(n−c, k)/C(n, k).
+/// The probability that one of `k` programs passes, from `passed` of `count`: 1 − C(n−c, k)/C(n, k).
 ///
 /// Source: Chen et al., "Evaluating Large Language Models Trained on Code" (2021), equation 1.
 pub fn pass_at_k(count: u64, passed: u64, k: u64) -> f64 {
