@@ -145,7 +145,8 @@ impl Trainer {
     ) -> Result<Vec<Response>> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + sampling.max_tokens;
         let max_rows = rollout_rows(self.config.ppo.microbatch_tokens, longest, samples);
-        let responses = generate(model, prompts, samples, sampling, max_rows, draws, &mut |_, _, _| ControlFlow::Continue(()))?;
+        let responses =
+            generate(model, prompts, samples, sampling, max_rows, draws, &mut |_, _, _| ControlFlow::Continue(()))?;
         Ok(responses.into_iter().flatten().collect())
     }
 

@@ -81,7 +81,9 @@ impl Trainer {
         for set in &self.rows.eval {
             let prompts: Vec<Vec<i64>> =
                 set.rows.iter().take(SAMPLES).filter_map(|row| before_last_answer(&row)).collect();
-            let responses = generate(&self.model, &prompts, 1, &sampling, SAMPLES, &|_, _, _| 0.0, &mut |_, _, _| ControlFlow::Continue(()))?;
+            let responses = generate(&self.model, &prompts, 1, &sampling, SAMPLES, &|_, _, _| 0.0, &mut |_, _, _| {
+                ControlFlow::Continue(())
+            })?;
             for (index, (prompt, response)) in prompts.iter().zip(&responses).enumerate() {
                 let (prompt, response) = (self.tokenizer.decode(prompt), self.tokenizer.decode(&response[0].tokens));
                 run.text(done, &format!("samples/{}/{index}", set.name), &prompt_and_response(&prompt, &response))?;

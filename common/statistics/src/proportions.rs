@@ -115,6 +115,17 @@ mod tests {
         }
     }
 
+    /// The observed proportion is 1.96 standard errors away from either end of the interval.
+    #[test]
+    fn wilson_bounds_solve_their_equation() {
+        for (proportion, count) in [(0.5, 1), (0.5, 7), (0.625, 4), (0.7, 10_000)] {
+            for bound in wilson(proportion, count) {
+                let error = (bound * (1.0 - bound) / count as f64).sqrt();
+                assert!(((proportion - bound).abs() / error - Z_95).abs() < 1e-9);
+            }
+        }
+    }
+
     /// By hand: of 1, 0, 1, 1 the mean is 3/4, Σ(x − m)² = 3/4, so s² = 1/4 and s²/n = 1/16.
     #[test]
     fn the_standard_error_of_a_mean() {

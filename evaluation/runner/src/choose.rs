@@ -106,7 +106,7 @@ fn logprobs(model: &CausalLm, hidden: &Tensor, positions: &[Position]) -> Vec<Ve
     let normalizer = logits.logsumexp([-1], false).index_select(0, &rows);
     let best = logits.argmax(-1, false).index_select(0, &rows);
     let flat = logits.view([-1]).index_select(0, &(&rows * logits.size()[1] + &tokens));
-    let values = (flat.to_kind(Kind::Double) - normalizer.to_kind(Kind::Double));
+    let values = flat.to_kind(Kind::Double) - normalizer.to_kind(Kind::Double);
     let is_best = best.eq_tensor(&tokens);
     let values = Vec::<f64>::try_from(to_host(&values)).expect("one dimension of float64");
     let is_best = Vec::<bool>::try_from(to_host(&is_best)).expect("one dimension of booleans");

@@ -71,6 +71,15 @@ impl Encoder<'_> {
         Ok(encoded)
     }
 
+    /// The whole prompt as text, with control tokens.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn text(&self, item: &Item) -> Result<String> {
+        let (head, text) = self.parts(item).map_err(|what| Error::invalid(&item.id, what))?;
+        Ok(self.tokenizer.decode(&head) + &text)
+    }
+
     /// The tokens of a dialogue up to its answer (none for a text), and the text that follows them.
     fn parts(&self, item: &Item) -> std::result::Result<(Vec<i64>, String), String> {
         match &item.prompt {

@@ -38,7 +38,7 @@ pub struct Record {
     pub id: String,
     /// From 0.
     pub sample: usize,
-    /// The prompt, decoded from what the model read, with control tokens.
+    /// The prompt as the model read it, with control tokens.
     pub prompt: String,
     /// A text, or the log-probability of every choice.
     pub response: Value,
@@ -89,7 +89,10 @@ pub fn judge(
         let mut records = Vec::new();
         for (index, item) in part.items.iter().enumerate() {
             let prompt = &encoded.subjects[at][index];
-            let text = encoder.tokenizer.decode(&prompt.prompt);
+            let text = match prompt.cut_tokens {
+                0 => encoder.text(item)?,
+                _ => encoder.tokenizer.decode(&prompt.prompt),
+            };
             for (sample, given) in answers[at][index].iter().enumerate() {
                 let mut record = record(item, sample, &text, prompt.cut_tokens, given);
                 match item.judge.verdict(&given.answer) {

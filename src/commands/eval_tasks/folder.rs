@@ -38,8 +38,9 @@ impl Folder {
         let path = dir.join(ASKED);
         if args.resume && path.exists() {
             let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-            let before: Value = serde_json::from_str(&text)
-                .map_err(|error| Error::invalid(path.display(), format!("{error}, expected the file as it was written")))?;
+            let before: Value = serde_json::from_str(&text).map_err(|error| {
+                Error::invalid(path.display(), format!("{error}, expected the file as it was written"))
+            })?;
             let changed = changes(&before, &asked);
             if !changed.is_empty() {
                 let what = format!(

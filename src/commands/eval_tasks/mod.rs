@@ -183,11 +183,7 @@ pub(super) fn trained_length(config: &ModelConfig) -> usize {
 
 impl Model {
     fn encoder(&self) -> Encoder<'_> {
-        Encoder {
-            tokenizer: &self.source.tokenizer,
-            format: self.format.as_ref(),
-            context_length: self.context_length,
-        }
+        Encoder { tokenizer: &self.source.tokenizer, format: self.format.as_ref(), context_length: self.context_length }
     }
 }
 
@@ -205,7 +201,8 @@ impl EvalTasksArgs {
                 problems.push("--task", format!("{task} is given twice, expected each task once"));
             }
         }
-        for (flag, number) in [("--limit", self.limit), ("--max-tokens", self.max_tokens), ("--context", self.context)] {
+        for (flag, number) in [("--limit", self.limit), ("--max-tokens", self.max_tokens), ("--context", self.context)]
+        {
             if number == Some(0) {
                 problems.push(flag, "is 0, expected at least 1");
             }

@@ -154,14 +154,10 @@ fn share(count: u64, rows: u64) -> Value {
 
 fn print(args: &EvalCodeArgs, scores: &CodeScores, stricter: u64, execution: &str) {
     if args.common.json {
-        let executable = |counts: &align_tools::code_scores::Executable| {
-            json!({ "counts": counts, "rate": share(counts.executable, counts.rows) })
-        };
+        let executable = |counts: &align_tools::code_scores::Executable| json!({ "counts": counts, "rate": share(counts.executable, counts.rows) });
         let kinds: serde_json::Map<String, Value> =
             scores.executable.iter().map(|(kind, counts)| (kind.name().to_owned(), executable(counts))).collect();
-        let accuracy = |counts: &align_tools::code_scores::Accuracy| {
-            json!({ "counts": counts, "accuracy": share(counts.correct, counts.rows - counts.unknown) })
-        };
+        let accuracy = |counts: &align_tools::code_scores::Accuracy| json!({ "counts": counts, "accuracy": share(counts.correct, counts.rows - counts.unknown) });
         let results = json!({
             "model": args.model, "execution": execution, "executable": kinds,
             "executable_all": executable(&scores.executable_all), "math": accuracy(&scores.math),

@@ -10,8 +10,8 @@ use align_tools::agent::{self, Event, Limits};
 use align_tools::interpreter::CodeInterpreter;
 use align_tools::react::{Wording, messages};
 use align_tools::sandboxed::{SESSION_IMPORTS, SandboxedPython};
-use align_tools::toolbox::{Tool, Toolbox};
 use align_tools::tool_file;
+use align_tools::toolbox::{Tool, Toolbox};
 use anyhow::Result;
 
 use super::super::execute::Executor;
@@ -37,7 +37,10 @@ pub(in crate::commands) fn run(args: ToolsRunArgs) -> Result<ExitCode> {
     for command in problems.absorb(commands)?.flatten().into_iter().flatten() {
         let name = &command.description().name;
         if tools.iter().any(|tool| tool.description().name == *name) {
-            problems.push(format!("tool `{name}`"), "is the name of the Python interpreter, expected another, or --no-python");
+            problems.push(
+                format!("tool `{name}`"),
+                "is the name of the Python interpreter, expected another, or --no-python",
+            );
         } else {
             tools.push(Box::new(command));
         }
@@ -46,13 +49,8 @@ pub(in crate::commands) fn run(args: ToolsRunArgs) -> Result<ExitCode> {
     let checked = problems.into_checked(checked)?;
     let model = checked.load(&args.model)?;
     let sampling = &args.sampling;
-    let drawing = Drawing {
-        samples: 1,
-        temperature: sampling.temperature,
-        top_p: sampling.top_p,
-        seed: sampling.seed,
-        rows: 1,
-    };
+    let drawing =
+        Drawing { samples: 1, temperature: sampling.temperature, top_p: sampling.top_p, seed: sampling.seed, rows: 1 };
     let mut assistant = Assistant::new(&model, &checked.format, checked.context_length(), drawing);
     let limits = Limits { max_calls: args.max_calls, max_tokens: sampling.max_tokens, ..Limits::default() };
     talk(&args, &mut assistant, &mut Toolbox::new(tools), &limits)

@@ -49,7 +49,10 @@ fn greedy_tokens_equal_transformers() {
         let expected = ids(&json["greedy_from_first_9_tokens_of_row0"]);
         let model = CausalLm::load(&tiny(name), &options).unwrap();
         let prompts = [rows[0][..9].to_vec()];
-        let out = generate(&model, &prompts, 1, &greedy(expected.len()), 4, &|_, _, _| 0.5, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
+        let out = generate(&model, &prompts, 1, &greedy(expected.len()), 4, &|_, _, _| 0.5, &mut |_, _, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         assert_eq!(out[0][0].tokens, expected, "{name} {options:?}");
     }
 }
@@ -61,7 +64,17 @@ fn greedy_tokens_of_prompts_of_different_lengths_equal_left_padded_transformers(
         let expected: Vec<Vec<i64>> =
             json["greedy_left_padded_rows0to2_last20"].as_array().unwrap().iter().map(ids).collect();
         let prompts = [rows[0][4..].to_vec(), rows[1][..17].to_vec(), rows[2][..9].to_vec()];
-        let out = generate(&load(name), &prompts, 1, &greedy(12), 8, &|_, _, _| 0.5, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
+        let out =
+            generate(
+                &load(name),
+                &prompts,
+                1,
+                &greedy(12),
+                8,
+                &|_, _, _| 0.5,
+                &mut |_, _, _| ControlFlow::Continue(()),
+            )
+            .unwrap();
         for (responses, expected) in out.iter().zip(expected) {
             assert_eq!(responses[0].tokens, expected, "{name}");
         }
@@ -76,7 +89,9 @@ fn a_response_does_not_depend_on_who_shares_its_batch() {
     // Batches of other shapes round differently, so ids near the edge of a nucleus may come and go; tokens
     // stay.
     let sampling = Sampling { record_nucleus: false, ..sampled() };
-    let run = |max_rows| generate(&model, &prompts, 2, &sampling, max_rows, &draws, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
+    let run = |max_rows| {
+        generate(&model, &prompts, 2, &sampling, max_rows, &draws, &mut |_, _, _| ControlFlow::Continue(())).unwrap()
+    };
     let together = run(64);
     assert_eq!(run(1), together);
     assert_eq!(run(5), together);
