@@ -1,6 +1,7 @@
 //! BIG-Bench Hard: 27 sets with worked-out examples.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use align_core::error::{Error, Problem, Problems, Result};
 use serde::Deserialize;
@@ -51,6 +52,8 @@ const FREE: [&str; 10] = [
 const SHOTS: usize = 3;
 /// In lm-evaluation-harness' tasks.
 const LM_EVAL_MAX_TOKENS: usize = 1024;
+static THE_ANSWER_IS: LazyLock<Pattern> =
+    LazyLock::new(|| Pattern::new("(?<=the answer is )(.*)(?=.)", Which::First).expect("a pattern"));
 const STEPS: &str = "A: Let's think step by step.";
 
 #[derive(Debug, Deserialize)]
@@ -189,10 +192,9 @@ fn item(name: &str, index: usize, example: &Example, worked: &Worked, shots: usi
 
 /// lm-evaluation-harness' tasks `bbh_cot_fewshot_…`.
 fn lm_eval(example: &Example) -> Comparison {
-    let pattern = Pattern::new("(?<=the answer is )(.*)(?=.)", Which::First).expect("a pattern");
     Comparison {
         metric: "exact_match,get-answer".to_owned(),
-        extractor: Extractor::Pattern(pattern),
+        extractor: Extractor::Pattern(THE_ANSWER_IS.clone()),
         gold: example.target.clone(),
         equality: Equality::Text,
     }

@@ -32,6 +32,13 @@ struct Shots {
     shots: Vec<Exercise>,
 }
 
+/// The number after `#### `.
+static MARKED: LazyLock<Pattern> =
+    LazyLock::new(|| Pattern::new(r"#### (\-?[0-9\.\,]+)", Which::First).expect("a pattern"));
+/// The last number, in lm-evaluation-harness' flexible match.
+static FLEXIBLE: LazyLock<Pattern> =
+    LazyLock::new(|| Pattern::new(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", Which::Last).expect("a pattern"));
+
 static QWEN_SHOTS: LazyLock<Vec<Exercise>> = LazyLock::new(|| {
     let shots: Shots = serde_json::from_str(include_str!("../../data/gsm8k_shots.json")).expect("a file of our own");
     shots.shots
@@ -93,9 +100,9 @@ fn lm_eval(test: &[Row<Exercise>], train: &[Exercise], shots: usize, style: Styl
             .collect();
         let question = asked(&row.value);
         let parts = Parts { heading: "", shots: &shots, question: &question };
-        let comparison = |metric: &str, pattern: &str, which| Comparison {
+        let comparison = |metric: &str, pattern: &Pattern| Comparison {
             metric: metric.to_owned(),
-            extractor: Extractor::Pattern(Pattern::new(pattern, which).expect("a pattern")),
+            extractor: Extractor::Pattern(pattern.clone()),
             gold: row.value.answer.clone(),
             equality: Equality::Gsm8k,
         };
@@ -110,8 +117,8 @@ fn lm_eval(test: &[Row<Exercise>], train: &[Exercise], shots: usize, style: Styl
                 max_tokens: LM_EVAL_MAX_TOKENS,
             },
             judge: Judge::Text(vec![
-                comparison("exact_match,strict-match", r"#### (\-?[0-9\.\,]+)", Which::First),
-                comparison("exact_match,flexible-extract", r"(-?[$0-9.,]{2,})|(-?[0-9]+)", Which::Last),
+                comparison("exact_match,strict-match", &MARKED),
+                comparison("exact_match,flexible-extract", &FLEXIBLE),
             ]),
         });
     }
@@ -165,7 +172,6 @@ fn asked(exercise: &Exercise) -> String {
 
 /// The number after `#### `, without separators.
 fn gold(answer: &str) -> Option<String> {
-    let pattern = Pattern::new(r"#### (\-?[0-9\.\,]+)", Which::First).expect("a pattern");
-    let gold = Extractor::Pattern(pattern).extract(answer)?.replace(',', "");
+    let gold = Extractor::Pattern(MARKED.clone()).extract(answer)?.replace(',', "");
     number(&gold).map(|_| gold)
 }
