@@ -73,6 +73,7 @@ fn print_counts(counts: &ExportCounts, shape: Shape) {
         (counts.below_min_agree, "pairs below --min-agree"),
         (counts.below_min_gap, "pairs below --min-gap"),
         (counts.flagged_responses, "flagged responses"),
+        (counts.empty_responses, "responses without text"),
         (counts.too_few_responses, "items with fewer than two responses left"),
     ];
     let left_out: Vec<String> =

@@ -158,8 +158,8 @@ impl FleissSums {
         self.totals.iter_mut().zip(&other.totals).for_each(|(total, more)| *total += weight * more);
     }
 
-    /// Fleiss' κ = (P − E) / (1 − E), with P the mean share of agreeing pairs in a unit, and E = Σ pⱼ² over the
-    /// shares of the categories. `None` if only one category was chosen.
+    /// Fleiss' κ = (P − E) / (1 − E), with P the mean share of agreeing pairs in a unit, and E = Σ pⱼ² over
+    /// the shares of the categories. `None` if only one category was chosen.
     ///
     /// Source: J. L. Fleiss, "Measuring nominal scale agreement among many raters", Psychological Bulletin 76
     /// (1971).

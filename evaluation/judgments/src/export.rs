@@ -66,6 +66,8 @@ pub struct ExportCounts {
     pub skipped: usize,
     /// Responses dropped because an annotator flagged them.
     pub flagged_responses: usize,
+    /// Responses dropped because they have no text, which no model is trained on.
+    pub empty_responses: usize,
     /// Judged items with fewer than two different responses left.
     pub too_few_responses: usize,
     /// Lists or pairs whose mean scores are all equal: there is nothing to learn.
@@ -134,6 +136,9 @@ pub fn export(labels: &Labels, options: &ExportOptions) -> Result<Exported> {
         let is_flagged = |index: &usize| judgments.iter().any(|&at| is_flagged(counted[at], *index));
         let (flagged, responses): (Vec<usize>, Vec<usize>) = item.distinct().into_iter().partition(is_flagged);
         counts.flagged_responses += flagged.len();
+        let is_empty = |index: &usize| item.responses[*index].trim().is_empty();
+        let (empty, responses): (Vec<usize>, Vec<usize>) = responses.into_iter().partition(is_empty);
+        counts.empty_responses += empty.len();
         if responses.len() < 2 {
             counts.too_few_responses += 1;
             continue;

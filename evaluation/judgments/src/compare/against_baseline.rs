@@ -14,6 +14,9 @@ use super::{Counting, Measure, Options, measure};
 /// With at most this many untied items, a p-value of majority verdicts is that of the exact sign test.
 const FEW_UNTIED: usize = 25;
 
+/// Draws of fewer items are too much alike for an interval: of a single item all are the same. Our choice.
+const FEWEST_ITEMS: usize = 5;
+
 /// The test that a p-value is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -39,7 +42,7 @@ pub struct Outcome {
     pub loss: f64,
     /// Win − loss.
     pub net_win: f64,
-    /// Its 95 % interval, from a bootstrap over items.
+    /// Its 95 % interval, from a bootstrap over items; absent with fewer than five.
     pub ci95: Option<[f64; 2]>,
     /// The two-sided p-value of the hypothesis that neither model is better.
     pub p: f64,
@@ -178,7 +181,7 @@ pub(super) fn outcome(met: &[&Met<'_>], counting: Counting, draws: Draws) -> Opt
         tie: share(0.0),
         loss: share(-1.0),
         net_win: net.iter().sum::<f64>() / count as f64,
-        ci95: bootstrap::ratio_interval(&sums, draws),
+        ci95: bootstrap::ratio_interval(&sums, draws).filter(|_| met.len() >= FEWEST_ITEMS),
         p,
         test,
     })

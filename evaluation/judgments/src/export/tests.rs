@@ -102,6 +102,16 @@ fn dialogues_and_identical_responses() {
     assert_eq!(read.dialogues[1].messages[3].content, "y");
 }
 
+/// `align rm` refuses empty answers.
+#[test]
+fn responses_without_text_are_dropped() {
+    let items = vec![item("a", &["m", "n", "o"], &["x", " \n", "y"]), item("b", &["m", "n"], &["x", ""])];
+    let judgments = vec![ranked("a", "ann", &[1, 3, 2]), ranked("b", "ann", &[1, 2])];
+    let Exported { rows, counts } = exported(&labels(items, judgments), Shape::Lists, ScoreUnit::AsGiven);
+    assert_eq!(rows[0]["responses"], json!(["x", "y"]));
+    assert_eq!((rows.len(), counts.empty_responses, counts.too_few_responses), (1, 2, 1));
+}
+
 #[test]
 fn nothing_to_export_is_a_mistake() {
     let only = labels(vec![item("a", &["m", "n"], &["x", "y"])], vec![ranked("a", "judge:rm", &[1, 2])]);
