@@ -56,6 +56,26 @@ fn every_command_has_valid_arguments() {
     assert!(count >= 20, "{count} commands");
 }
 
+/// A page's table has every flag of a command but `without`, with its default.
+#[track_caller]
+pub(crate) fn assert_flags_are_documented(command: &[&str], name: &str, without: &[&str]) {
+    let help = Folder::empty().succeed(&[command, &["--help"]].concat()).stdout;
+    let page = page(name);
+    let flags: Vec<&str> = help.split("\n      --").skip(1).collect();
+    assert!(flags.len() >= 9, "{help}");
+    for text in flags {
+        let flag = text.split([' ', '\n']).next().unwrap();
+        let default = text.split("[default: ").nth(1).and_then(|rest| rest.split(']').next());
+        let row = format!("\n| `--{flag}` | ");
+        let said = page.split(&row).nth(1).and_then(|rest| rest.split(" | ").next());
+        match (flag, default) {
+            (flag, _) if without.contains(&flag) => {}
+            (_, Some(default)) => assert_eq!(said.map(|said| said.trim_matches('`')), Some(default), "--{flag}"),
+            (_, None) => assert!(said.is_some(), "--{flag} is not in {name}"),
+        }
+    }
+}
+
 #[test]
 fn the_page_on_config_is_what_the_program_prints() {
     let printed = Folder::empty().succeed(&["config", "--markdown"]).stdout;

@@ -1,7 +1,6 @@
 //! `align serve rm`: the scores of `eval rm` over HTTP, with concurrent clients, limits and shutdown.
 
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::scope;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::docs::assert_flags_are_documented;
 use crate::service::{Answer, Client, Service};
 use crate::util::Folder;
 
@@ -383,22 +383,7 @@ fn what_takes_too_long_ends() {
 
 #[test]
 fn the_docs_have_every_flag_with_its_default() {
-    let folder = Folder::empty();
-    let help = folder.succeed(&["serve", "rm", "--help"]).stdout;
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/serving.md")).unwrap();
-    let flags: Vec<&str> = help.split("\n      --").skip(1).collect();
-    assert!(flags.len() >= 9, "{help}");
-    for text in flags {
-        let flag = text.split([' ', '\n']).next().unwrap();
-        let default = text.split("[default: ").nth(1).and_then(|rest| rest.split(']').next());
-        let row = format!("\n| `--{flag}` | ");
-        let said = page.split(&row).nth(1).and_then(|rest| rest.split(" | ").next());
-        match (flag, default) {
-            ("model", _) => {}
-            (_, Some(default)) => assert_eq!(said.map(|said| said.trim_matches('`')), Some(default), "--{flag}"),
-            (_, None) => assert!(said.is_some(), "--{flag} is not in docs/serving.md"),
-        }
-    }
+    assert_flags_are_documented(&["serve", "rm"], "docs/serving.md", &["model"]);
 }
 
 /// Every request that was sent before the signal is answered; then the port is closed.

@@ -327,6 +327,11 @@ fn what_is_refused_before_it_listens() {
 }
 
 #[test]
+fn the_docs_have_every_flag_with_its_default() {
+    crate::docs::assert_flags_are_documented(&["label"], "docs/labelling.md", &[]);
+}
+
+#[test]
 fn prompts_and_the_responses_of_models_become_items() {
     let folder = Folder::empty();
     let prompt = |number: usize| json!({ "prompt": format!("Prompt {number}"), "category": "x" });
