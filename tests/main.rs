@@ -30,6 +30,7 @@ mod runs;
 mod score;
 mod serve;
 mod service;
+mod tasks;
 mod tree;
 mod util;
 mod words;

@@ -1,0 +1,229 @@
+//! `align eval tasks`, `eval tools`, `eval code` and `tools run`, through the binary.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::util::Folder;
+
+/// A task of choices in two subjects, and one of texts.
+fn tasks() -> Folder {
+    let folder = Folder::new();
+    let quiz: Vec<Value> = (0..40)
+        .map(|at| {
+            let (right, wrong) = (at % 7, (at + 3) % 7);
+            json!({ "question": format!("What is {right} and no more?"), "options": [format!("{right}"), format!("{wrong} in all")],
+                    "right": "A", "kind": if at % 4 == 0 { "few" } else { "many" } })
+        })
+        .collect();
+    folder.write_rows("quiz.jsonl", &quiz);
+    folder.write_rows("examples.jsonl", &quiz[..3]);
+    folder.write(
+        "choices.toml",
+        "data = \"quiz.jsonl\"\ntemplate = \"Question: {{ question }}\\nAnswer:\"\nanswer = \"{{ right }}\"\nchoices = \"options\"\n\
+         subject = \"{{ kind }}\"\naverage = \"macro\"\nshots = 2\nshots_file = \"examples.jsonl\"\n",
+    );
+    folder.write(
+        "texts.toml",
+        "data = \"quiz.jsonl\"\ntemplate = \"Question: {{ question }}\\nAnswer:\"\nanswer = \"{{ options[0] }}\"\n\
+         extractor = \"last-number\"\nmetric = \"number\"\nmax_tokens = 12\nstops = [\".\"]\n",
+    );
+    folder
+}
+
+fn evaluate<'a>(folder: &Folder, more: &[&'a str]) -> Value {
+    let args = ["eval", "tasks", "--model", "policy", "--data", ".", "--json"];
+    folder.succeed(&[&args[..], more].concat()).json()
+}
+
+/// The tasks of the first model.
+fn results(report: &Value) -> &Vec<Value> {
+    report["models"][0]["tasks"].as_array().unwrap()
+}
+
+#[test]
+fn results_are_the_means_of_the_records() {
+    let folder = tasks();
+    let report = evaluate(&folder, &["--task", "choices.toml,texts.toml", "--out", "out"]);
+    let found = results(&report);
+    assert_eq!((found[0]["rows"].as_u64(), found[1]["rows"].as_u64()), (Some(40), Some(40)));
+    let rows = folder.rows("out/model-1/choices.jsonl");
+    assert_eq!(rows.len(), 40);
+    // Each subject counts the same: 10 rows of one, 30 of the other.
+    let mean = |subject: &str| {
+        let of_subject = rows.iter().filter(|row| row["id"].as_str().unwrap().starts_with(subject));
+        let right: Vec<f64> = of_subject.map(|row| row["metrics"]["acc"].as_f64().unwrap()).collect();
+        right.iter().sum::<f64>() / right.len() as f64
+    };
+    let average = (mean("few/") + mean("many/")) / 2.0;
+    assert!((found[0]["value"].as_f64().unwrap() - average).abs() < 1e-12, "{found:?} {average}");
+    for row in &rows {
+        let logprob = |choice: usize| row["response"][choice]["logprob"].as_f64().unwrap();
+        assert_eq!(row["metrics"]["acc"] == 1.0, logprob(0) >= logprob(1), "{row}");
+        // Two worked examples before the question.
+        assert_eq!(row["prompt"].as_str().unwrap().matches("Question: ").count(), 3);
+    }
+    let texts = folder.rows("out/model-1/texts.jsonl");
+    let right = texts.iter().filter(|row| row["metrics"].as_object().unwrap().values().any(|value| *value == 1.0));
+    assert!((found[1]["value"].as_f64().unwrap() - right.count() as f64 / 40.0).abs() < 1e-12);
+    let not_found = texts.iter().filter(|row| row["answer"].is_null()).count();
+    assert_eq!(found[1]["not_found"].as_u64(), Some(not_found as u64));
+    assert!(texts.iter().all(|row| !row["response"].as_str().unwrap().contains('.')));
+    let saved: Value = serde_json::from_str(&folder.read("out/results.json")).unwrap();
+    assert_eq!(saved["models"], report["models"]);
+}
+
+#[test]
+fn a_resumed_evaluation_writes_the_same_bytes() {
+    let folder = tasks();
+    let args = ["--task", "choices.toml,texts.toml", "--out"];
+    evaluate(&folder, &[&args[..], &["whole"]].concat());
+    evaluate(&folder, &[&args[..], &["cut"]].concat());
+    // As after kill -9: some answers, of which the last line is torn, and nothing that is written at the end.
+    for (task, kept) in [("choices", 17), ("texts", 5)] {
+        let path = folder.join(format!("cut/model-1/{task}.answers.jsonl"));
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        fs::write(&path, format!("{}\n{}", lines[..kept].join("\n"), &lines[kept][..9])).unwrap();
+        fs::remove_file(folder.join(format!("cut/model-1/{task}.jsonl"))).unwrap();
+    }
+    fs::remove_file(folder.join("cut/results.json")).unwrap();
+    folder.refuse(
+        &["eval", "tasks", "--model", "policy", "--data", ".", "--task", "choices.toml", "--out", "cut"],
+        &[&["cut", "is not empty", "--resume"]],
+    );
+    evaluate(&folder, &[&args[..], &["cut", "--resume"]].concat());
+    for file in ["model-1/choices.jsonl", "model-1/texts.jsonl", "results.json"] {
+        assert_eq!(folder.read(&format!("whole/{file}")), folder.read(&format!("cut/{file}")), "{file}");
+    }
+    folder.refuse(
+        &[
+            "eval",
+            "tasks",
+            "--model",
+            "policy",
+            "--data",
+            ".",
+            "--task",
+            "choices.toml,texts.toml",
+            "--out",
+            "cut",
+            "--resume",
+            "--limit",
+            "3",
+        ],
+        &[&["cut", "asked with other values of limit, tasks"]],
+    );
+}
+
+#[test]
+fn a_limit_changes_no_answer_and_two_models_are_compared() {
+    let folder = tasks();
+    let both = ["--model", "base", "--task", "choices.toml,texts.toml"];
+    let report = evaluate(&folder, &[&both[..], &["--out", "all"]].concat());
+    evaluate(&folder, &[&both[..], &["--out", "some", "--limit", "6"]].concat());
+    for model in ["model-1", "model-2"] {
+        for task in ["choices", "texts"] {
+            let all = folder.rows(&format!("all/{model}/{task}.jsonl"));
+            let some = folder.rows(&format!("some/{model}/{task}.jsonl"));
+            assert_eq!(some.len(), if task == "choices" { 12 } else { 6 });
+            for row in some {
+                let same = all.iter().find(|other| other["id"] == row["id"]).unwrap();
+                assert_eq!((&row["answer"], &row["metrics"]), (&same["answer"], &same["metrics"]), "{row}");
+            }
+        }
+    }
+    for (at, paired) in report["paired"].as_array().unwrap().iter().enumerate() {
+        let value = |model: usize| report["models"][model]["tasks"][at]["value"].as_f64().unwrap();
+        assert!((paired["difference"].as_f64().unwrap() - (value(1) - value(0))).abs() < 1e-12);
+        let p = paired["p"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&p));
+    }
+}
+
+#[test]
+fn mistakes_are_reported_together_before_a_model_loads() {
+    let folder = tasks();
+    folder.write("wrong.toml", "data = \"quiz.jsonl\"\n");
+    folder.refuse(
+        &[
+            "eval",
+            "tasks",
+            "--model",
+            "policy",
+            "--data",
+            ".",
+            "--task",
+            "mmlu,wrong.toml",
+            "--samples",
+            "2",
+            "--limit",
+            "0",
+            "--top-p",
+            "0",
+        ],
+        &[&["--limit", "is 0"], &["--samples", "--temperature 0"], &["--top-p"], &["mmlu"], &["wrong.toml"]],
+    );
+    folder.refuse(
+        &["eval", "tasks", "--model", "reward", "--data", ".", "--task", "texts.toml"],
+        &[&["reward", "expected a language model"]],
+    );
+}
+
+#[test]
+fn programs_decide_about_code() {
+    let folder = Folder::new();
+    folder.write_rows("code.jsonl", &[json!({ "text": "Write x = 3." }), json!({ "text": "Write x = 4." })]);
+    folder.write(
+        "code.toml",
+        "data = \"code.jsonl\"\ntemplate = \"{{ text }}\"\nmax_tokens = 4\n\n[program]\nbefore = \"x = 3\\nanswer = '''\"\n\
+         after = \"'''\\nassert x == 3\\n\"\ncode = \"whole\"\n",
+    );
+    let args = ["eval", "tasks", "--model", "policy", "--data", ".", "--task", "code.toml", "--out", "out", "--json"];
+    let report = folder.succeed(&args).json();
+    let execution = report["execution"].as_str().unwrap();
+    assert!(execution.contains("Python") && execution.ends_with("in a sandbox"), "{execution}");
+    // Whatever the model wrote is a text in the program, whose check holds.
+    assert_eq!(results(&report)[0]["value"], 1.0, "{report}");
+    assert!(folder.rows("out/model-1/code.jsonl").iter().all(|row| row["program"]["outcome"] == "passed"));
+}
+
+#[test]
+fn the_page_shows_every_number() {
+    let folder = tasks();
+    let report = evaluate(&folder, &["--task", "choices.toml", "--html", "page.html"]);
+    let page = folder.read("page.html");
+    let percent = format!("{:.1}", 100.0 * results(&report)[0]["value"].as_f64().unwrap());
+    for part in ["<title>Benchmarks</title>", "choices 2-shot", percent.as_str(), "few", "many"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("http"), "the page needs no network");
+}
+
+#[test]
+fn selection_of_tools_is_counted() {
+    let folder = Folder::new();
+    let golden = "Thought: I should.\nAction: weather\nAction Input: {\"city\": \"Bergen\"}";
+    folder.write_rows("positive.jsonl", &[json!({ "prompt": "Weather?", "response": golden })]);
+    folder.write_rows("negative.jsonl", &[json!({ "prompt": "Hello", "response": "Hi" })]);
+    let args = ["eval", "tools", "--model", "policy", "--positive", "positive.jsonl", "--negative", "negative.jsonl"];
+    let more = ["--max-tokens", "8", "--per-row", "rows.jsonl", "--json"];
+    let report = folder.succeed(&[&args[..], &more].concat()).json();
+    assert_eq!((&report["positive"]["rows"], &report["negative"]["rows"]), (&json!(1), &json!(1)));
+    assert_eq!(report["tool_selection"]["value"], 0.0);
+    assert_eq!(folder.rows("rows.jsonl").len(), 2);
+}
+
+#[test]
+fn a_dialogue_with_tools_ends_at_its_limit_or_its_answer() {
+    let folder = Folder::new();
+    folder.write("tools.toml", "[[tool]]\nname = \"clock\"\ndescription = \"Tells the time.\"\ncommand = [\"date\"]\n");
+    folder.write("questions.txt", "What time is it?\n");
+    let args =
+        ["tools", "run", "--model", "policy", "--tools", "tools.toml", "--max-tokens", "8", "--temperature", "0"];
+    let input = fs::File::open(folder.join("questions.txt")).unwrap();
+    let output = folder.align_with_input(&args, input.into());
+    assert_eq!(output.code, Some(0), "{output}");
+    assert!(output.stderr.contains("programs run in Python"), "{}", output.stderr);
+    assert!(!output.stdout.trim().is_empty());
+}
