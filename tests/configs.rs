@@ -7,6 +7,7 @@ use align_core::config::{self, Config};
 use align_ppo::config::PpoConfig;
 use align_reward::config::RmConfig;
 use align_sft::config::{PretrainConfig, SftConfig};
+use align_train::schedule::warmup_steps;
 use toml::{Table, Value};
 
 fn root() -> &'static Path {
@@ -34,12 +35,12 @@ fn load(file: &Path) -> Table {
         toml::from_str(&config::to_toml(&config)).unwrap()
     }
     let table: Table = toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
-    let name = file.file_name().unwrap().to_string_lossy();
+    let name = file.file_stem().unwrap().to_string_lossy();
     if table.contains_key("models") {
         resolved::<PpoConfig>(file)
     } else if table.contains_key("stage") {
         resolved::<RmConfig>(file)
-    } else if name.contains("pretrain") {
+    } else if name.contains("pretrain") || CODE_QWEN.contains(&&*name) {
         resolved::<PretrainConfig>(file)
     } else {
         resolved::<SftConfig>(file)
@@ -54,6 +55,9 @@ fn every_config_parses_and_validates() {
         load(&file);
     }
 }
+
+/// Configs of continued pretraining.
+const CODE_QWEN: [&str; 2] = ["code-qwen-7b", "code-qwen-14b"];
 
 /// What the report says (arXiv 2309.16609, sections 2 and 3), by the config that carries it out.
 const REPORT: &[(&str, &[(&str, &str)])] = &[
@@ -110,6 +114,53 @@ const REWARD_MODEL: &[(&str, &str)] = &[
     ("schedule.kind", "'constant'"),
 ];
 
+/// What the report says of its specialised models (sections 4 and 5), by config. The defaults of their stages
+/// are other numbers.
+const SPECIALISED: &[(&str, &[(&str, &str)])] = &[
+    ("code-qwen-7b", &code_qwen("3e-5")),
+    ("code-qwen-14b", &code_qwen("6e-5")),
+    ("code-qwen-chat-7b", &code_qwen_chat("1e-5")),
+    ("code-qwen-chat-14b", &code_qwen_chat("2e-6")),
+    (
+        "math-qwen-chat",
+        &[
+            ("data.max_tokens", "1024"),
+            ("data.loss_on", "'assistant'"),
+            ("train.batch_size", "128"),
+            ("train.steps", "50000"),
+            ("train.dropout", "0.1"),
+            ("train.grad_clip", "1.0"),
+            ("optimizer.lr", "2e-5"),
+            ("optimizer.betas", "[0.9, 0.95]"),
+            ("optimizer.eps", "1e-8"),
+            ("optimizer.weight_decay", "0.1"),
+            ("schedule.warmup_steps", "1430"),
+        ],
+    ),
+];
+
+const fn code_qwen(lr: &'static str) -> [(&'static str, &'static str); 6] {
+    [
+        ("data.max_tokens", "8192"),
+        ("optimizer.lr", lr),
+        ("optimizer.betas", "[0.9, 0.95]"),
+        ("optimizer.eps", "1e-8"),
+        ("schedule.kind", "'constant'"),
+        ("schedule.warmup_ratio", "0.03"),
+    ]
+}
+
+const fn code_qwen_chat(lr: &'static str) -> [(&'static str, &'static str); 6] {
+    [
+        ("optimizer.lr", lr),
+        ("optimizer.betas", "[0.9, 0.95]"),
+        ("optimizer.eps", "1e-8"),
+        ("schedule.kind", "'constant'"),
+        ("schedule.warmup_ratio", "0.03"),
+        ("schedule.warmup_kind", "'cosine'"),
+    ]
+}
+
 fn at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     let (section, leaf) = key.split_once('.').unwrap();
     table.get(section)?.get(leaf)
@@ -123,10 +174,10 @@ fn value(text: &str) -> Value {
 fn the_reports_configs_state_all_of_its_numbers() {
     let files = tomls(&root().join("configs/report"));
     let names: Vec<_> = files.iter().map(|file| file.file_stem().unwrap().to_string_lossy().into_owned()).collect();
-    let mut expected: Vec<_> = REPORT.iter().map(|(name, _)| *name).collect();
+    let mut expected: Vec<_> = REPORT.iter().chain(SPECIALISED).map(|(name, _)| *name).collect();
     expected.sort_unstable();
-    assert_eq!(names, expected, "one file per stage");
-    for (name, numbers) in REPORT {
+    assert_eq!(names, expected, "one file per stage and specialised model");
+    for (name, numbers) in REPORT.iter().chain(SPECIALISED) {
         let file = root().join(format!("configs/report/{name}.toml"));
         let table: Table = toml::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         for (key, number) in *numbers {
@@ -141,7 +192,7 @@ const PLACES: [&str; 8] =
 
 #[test]
 fn the_reports_configs_mark_every_choice_of_ours() {
-    for (name, numbers) in REPORT {
+    for (name, numbers) in REPORT.iter().chain(SPECIALISED) {
         let text = std::fs::read_to_string(root().join(format!("configs/report/{name}.toml"))).unwrap();
         let mut section = String::new();
         for line in text.lines() {
@@ -155,6 +206,19 @@ fn the_reports_configs_mark_every_choice_of_ours() {
                 assert!(reports != ours || by_report_with_note, "{name}.toml: is {key} the report's or ours? {line}");
             }
         }
+    }
+}
+
+/// The steps and the rates of Code-Qwen's warm-up: 3 % of 21,458 steps, and 90 B tokens of rows of 8192.
+#[test]
+fn the_configs_of_code_qwen_say_what_their_comments_say() {
+    for name in CODE_QWEN {
+        let config: PretrainConfig =
+            config::load(&root().join(format!("configs/report/{name}.toml")), &[], None).unwrap();
+        let steps = config.train.steps.unwrap();
+        assert_eq!(warmup_steps(&config.schedule, steps), 644); // 643.74
+        let tokens = steps * (config.train.batch_size * config.data.max_tokens) as u64;
+        assert!((90_000_000_000..90_005_000_000).contains(&tokens), "{tokens}");
     }
 }
 
@@ -219,11 +283,14 @@ fn the_other_defaults_stand() {
         ("data.bad_rows", "'error'"),
         ("train.microbatch_tokens", "8192"),
         ("train.seed", "0"),
+        ("schedule.warmup_kind", "'linear'"),
         ("schedule.min_lr_ratio", "0.1"),
     ] {
         assert_eq!(at(&sft, key), Some(&value(number)), "{key} of sft");
         assert_eq!(at(&rm, key), Some(&value(number)), "{key} of rm");
     }
+    assert_eq!([&sft, &rm].map(|table| at(table, "schedule.warmup_ratio")), [None; 2]);
+    assert_eq!(at(&rm, "schedule.warmup_steps"), Some(&value("0")));
     assert_eq!(at(&sft, "data.overlong"), Some(&value("'drop'")));
     assert_eq!(at(&rm, "optimizer.weight_decay"), Some(&value("0.0")));
     assert_eq!(at(&rm, "loss.margin"), Some(&value("false")));

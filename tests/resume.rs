@@ -128,6 +128,36 @@ fn sft_with_dropout_survives_kills() {
     assert_ne!(losses("runs/whole"), losses("runs/without"), "dropout did nothing");
 }
 
+/// 0.7 of 12 steps are 8.4: 9 steps of warm-up, in which the run is killed. Thirds of 180° by hand.
+#[test]
+fn a_run_survives_kills_in_a_warm_up_by_ratio() {
+    let folder = Folder::new();
+    survives_kills(&folder, "sft", &["schedule.warmup_ratio=0.7", "schedule.warmup_kind='cosine'"], 12);
+    let rates = folder.metric("runs/killed", "train/lr");
+    for (step, expected) in [(3, 0.25e-3), (6, 0.75e-3), (9, 1e-3), (12, 1e-3)] {
+        assert!((rates[step - 1] - expected).abs() < 1e-15, "{rates:?}");
+    }
+    let record: Value = serde_json::from_str(&folder.read("runs/killed/run.json")).unwrap();
+    assert_eq!(record["warmup_steps"], 9, "{record}");
+}
+
+/// A run from before `schedule.warmup_kind` continues with the linear warm-up that it had.
+#[test]
+fn a_run_that_is_older_than_a_key_is_resumed() {
+    let folder = Folder::new();
+    let run = |steps: &str, out: &str| {
+        let steps = format!("train.steps={steps}");
+        folder.succeed(&["sft", "--config", "sft.toml", "--set", &steps, "--out", out, "--resume"])
+    };
+    run("4", "runs/whole");
+    run("2", "runs/older");
+    let config = folder.read("runs/older/config.toml");
+    assert!(config.contains("\nwarmup_kind = \"linear\"\n"), "{config}");
+    folder.write("runs/older/config.toml", config.replace("\nwarmup_kind = \"linear\"\n", "\n"));
+    run("4", "runs/older");
+    assert_same_run(&folder, "runs/whole", "runs/older", 4);
+}
+
 #[test]
 fn rm_survives_kills() {
     survives_kills(&Folder::new(), "rm", &["loss.lm_coef=0.1"], 12);

@@ -154,7 +154,7 @@ impl Default for RmConfig {
 }
 
 impl Config for RmConfig {
-    const EITHER: &'static [(&'static str, &'static str)] = &[("train.steps", "train.epochs")];
+    const EITHER: &'static [(&'static str, &'static str)] = &[("train.steps", "train.epochs"), ScheduleSection::EITHER];
 
     fn docs() -> Vec<(&'static str, KeyDocs)> {
         vec![

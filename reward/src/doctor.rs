@@ -54,7 +54,7 @@ pub(crate) fn examine(mut stage: Rm, progress: &mut dyn Progress) -> Result<Vec<
 
     // Two steps on these comparisons, with a learning rate that has an effect.
     config.optimizer.lr = config.optimizer.lr.max(LEARNING_RATE);
-    config.schedule.warmup_steps = 0;
+    config.schedule.remove_warmup();
     let order = Order::new(&[few.len()], None, None);
     rows.batches = Batches::new(order, few.len(), Length::Steps(2));
     rows.train.rows = few;

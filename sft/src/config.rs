@@ -247,7 +247,7 @@ impl<D: DataSection> Config for LmConfig<D>
 where
     Self: Default,
 {
-    const EITHER: &'static [(&'static str, &'static str)] = &[("train.steps", "train.epochs")];
+    const EITHER: &'static [(&'static str, &'static str)] = &[("train.steps", "train.epochs"), ScheduleSection::EITHER];
 
     fn docs() -> Vec<(&'static str, KeyDocs)> {
         vec![

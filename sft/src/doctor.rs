@@ -52,7 +52,7 @@ pub(crate) fn examine(mut inputs: Inputs, mut checks: Vec<Check>, progress: &mut
     let sections = &mut inputs.sections;
     sections.optimizer.lr = sections.optimizer.lr.max(LEARNING_RATE);
     sections.train.dropout = 0.0;
-    sections.schedule.warmup_steps = 0;
+    sections.schedule.remove_warmup();
     let order = Order::new(&[first_rows.len()], None, None);
     inputs.rows.batches = Batches::new(order, first_rows.len(), Length::Steps(2));
     checks.push(Check::learns(&mut inputs.trainer(model))?);

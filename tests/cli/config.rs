@@ -54,12 +54,14 @@ fn config_data_and_checkpoint_are_named_together() {
 #[test]
 fn wrong_types_and_values() {
     let folder = Folder::new();
-    let cases: [(&str, &str); 9] = [
+    let cases: [(&str, &str); 11] = [
         ("train.batch_size=1.5", "a whole number"),
         ("train.dropout=1.0", "below 1"),
         ("train.dropout=nan", "finite"),
         ("optimizer.betas=[0.9]", "betas"),
         ("schedule.kind='cosin'", "\"constant\" or \"linear\" or \"cosine\""),
+        ("schedule.warmup_kind='constant'", "\"linear\" or \"cosine\""),
+        ("schedule.warmup_ratio=3", "from 0 to 1"),
         ("run.device='gpu'", "\"cpu\""),
         ("run.keep=0", "at least 1"),
         ("data.train=[]", "is required"),
@@ -100,6 +102,28 @@ fn steps_or_epochs() {
     // A flag is stronger than the file: 256 dialogues are 64 batches.
     let output = folder.succeed(&with(&set(&SFT, &["train.epochs=1"]), &["--dry-run"]));
     assert!(output.stderr.contains("steps  64\n"), "{output}");
+}
+
+#[test]
+fn a_warm_up_in_steps_or_as_a_ratio() {
+    let folder = Folder::new();
+    for stage in ["pretrain", "sft", "rm"] {
+        let text = folder.read(&format!("{stage}.toml"));
+        let both = "[schedule]\nwarmup_ratio = 0.03\nwarmup_steps = 3\n[run]\n";
+        let without = text.replace("[schedule]", "").replace("warmup_steps = 3", "");
+        folder.write("both.toml", without.replace("[run]\n", both));
+        let expected = ["both.toml: ", "schedule.warmup_steps", "schedule.warmup_ratio", "one of the two"];
+        folder.refuse(&[stage, "--config", "both.toml"], &[&expected]);
+    }
+    let both = set(&SFT, &["schedule.warmup_steps=3", "schedule.warmup_ratio=0.03"]);
+    folder.refuse(&both, &[&["--set schedule.warmup_ratio: ", "schedule.warmup_steps", "one of the two"]]);
+    // A flag is stronger than the file. 256 dialogues twice are 128 steps, of which 3 % are 3.84.
+    let epochs = ["train.epochs=2", "schedule.warmup_ratio=0.03"];
+    let output = folder.succeed(&with(&set(&SFT, &epochs), &["--dry-run"]));
+    assert!(output.stderr.contains("steps  128\n") && output.stderr.contains("warmup steps  4\n"), "{output}");
+    assert!(output.stderr.contains("warmup_ratio = 0.03\n"), "{output}");
+    // PPO's rates are constant.
+    folder.refuse(&set(&PPO, &["schedule.warmup_ratio=0.03"]), &[&["schedule", "is not a known key"]]);
 }
 
 #[test]

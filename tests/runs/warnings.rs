@@ -71,10 +71,13 @@ fn the_reports_configs_and_the_quickstarts_fit_together() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let many: Vec<Value> = (0..600).map(|index| dialogue(&format!("What is {index}?"), "It is so.")).collect();
     folder.write_rows("many.jsonl", &many);
-    let config = root.join("configs/report/sft.toml");
     let paths = ["model.path='base'", "data.train='many.jsonl'", "data.eval=[]", "run.out='runs/report'"];
-    let output = folder.succeed(&with(&set(&["sft", "--config", config.to_str().unwrap()], &paths), &["--dry-run"]));
-    assert_eq!(warnings(&output.stderr), Vec::<String>::new(), "{output}");
+    for name in ["sft", "code-qwen-chat-7b", "code-qwen-chat-14b", "math-qwen-chat"] {
+        let config = root.join(format!("configs/report/{name}.toml"));
+        let run = set(&["sft", "--config", config.to_str().unwrap()], &paths);
+        let output = folder.succeed(&with(&run, &["--dry-run"]));
+        assert_eq!(warnings(&output.stderr), Vec::<String>::new(), "{output}");
+    }
 }
 
 #[test]
@@ -145,6 +148,30 @@ fn a_resume_that_moves_the_end_of_a_falling_schedule() {
     assert!(rates[6] > rates[5], "the rate jumps up: {rates:?}");
     assert_eq!(run("6", "constant", "runs/b"), Vec::<String>::new());
     assert_eq!(run("12", "constant", "runs/b"), Vec::<String>::new());
+}
+
+/// 0.4 of 5 steps are 2 steps of warm-up, of 10 steps 4.
+#[test]
+fn a_resume_that_moves_a_warm_up_by_ratio() {
+    let folder = Folder::new();
+    let run = |steps: &str, ratio: &str, out: &str| {
+        let (steps, ratio) = (format!("train.steps={steps}"), format!("schedule.warmup_ratio={ratio}"));
+        let output = folder.succeed(&with(&set(&SFT, &[&steps, &ratio]), &["--out", out, "--resume"]));
+        warnings(&output.stderr)
+    };
+    assert_eq!(run("5", "0.4", "runs/a"), Vec::<String>::new());
+    assert_eq!(run_json(&folder, "runs/a")["warmup_steps"], 2);
+    let reported = run("10", "0.4", "runs/a");
+    assert_eq!(
+        reported,
+        [
+            "schedule.warmup_ratio = 0.4: the warm-up was 2 of 5 steps and is now 4 of 10; a run of 10 steps from the start would have had \
+          other rates so far"
+        ]
+    );
+    assert_eq!(run_json(&folder, "runs/a")["warmup_steps"], 4);
+    assert_eq!(run("5", "0.03", "runs/b"), Vec::<String>::new());
+    assert_eq!(run("10", "0.03", "runs/b"), Vec::<String>::new());
 }
 
 /// `base` has 256 positions, a copy of it 40. Longer rows are reported once, and still trained on.

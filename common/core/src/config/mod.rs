@@ -21,7 +21,7 @@ use crate::error::{Problems, Result};
 pub use markdown::{required_keys, to_markdown};
 pub use print::to_toml;
 pub use resume::{differences, resume_differences, same_result_dtype};
-pub use schedule::{ScheduleKind, ScheduleSection};
+pub use schedule::{ScheduleKind, ScheduleSection, WarmupKind};
 pub use sections::{
     DeviceSpec, Dtype, Files, Mix, ModelSection, OptimizerSection, Overlong, ResultDtype, RunSection, checks,
 };

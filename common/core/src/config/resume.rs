@@ -54,7 +54,7 @@ pub fn resume_differences(location: &str, old: &str, new: &str, by_content: &BTr
 /// Keys that older runs do not have. A resume accepts such a key if it has the value given here, which is how
 /// older runs behaved. Every new key that a saved
 /// config contains belongs here.
-const LATER: [(&str, &str); 1] = [("reward.score_at", "\"auto\"")];
+const LATER: [(&str, &str); 2] = [("reward.score_at", "\"auto\""), ("schedule.warmup_kind", "\"linear\"")];
 
 /// Whether two configs request the same result dtype.
 pub fn same_result_dtype(old: &str, new: &str) -> bool {

@@ -65,7 +65,7 @@ impl Default for Stage {
 
 impl Config for Stage {
     const EITHER: &'static [(&'static str, &'static str)] =
-        &[("train.steps", "train.epochs"), ("data.train", "data.mix")];
+        &[("train.steps", "train.epochs"), ("data.train", "data.mix"), ScheduleSection::EITHER];
 
     fn docs() -> Vec<(&'static str, KeyDocs)> {
         vec![
@@ -114,7 +114,7 @@ fn problems(result: Result<Stage>) -> Vec<String> {
 fn the_users_values_override_the_defaults() {
     let config = good("train.grad_clip = 2\n[schedule]\nkind = 'cosine'", &["optimizer.lr=1e-3"]).unwrap();
     assert_eq!(config.train.grad_clip, 2.0); // a whole number is a number
-    assert_eq!(config.schedule, ScheduleSection { kind: ScheduleKind::Cosine, warmup_steps: 1430, min_lr_ratio: 0.1 });
+    assert_eq!(config.schedule, ScheduleSection::new(ScheduleKind::Cosine, 1430));
     assert_eq!(config.optimizer, OptimizerSection::new(1e-3, 0.1));
     assert_eq!(config.data.train, ["a.jsonl"].into_iter().collect());
     assert_eq!((config.train.steps, config.train.epochs), (Some(4000), None));
@@ -212,6 +212,38 @@ fn one_of_two_keys() {
         problems(good("", &["train.epochs=2", "train.steps=3"])),
         ["--set train.steps: train.epochs is set as well, expected one of the two"]
     );
+}
+
+#[test]
+fn the_warm_up_in_steps_or_as_a_ratio() {
+    let warmup = |more: &str, sets: &[&str]| {
+        let schedule = good(more, sets).unwrap().schedule;
+        (schedule.warmup_steps, schedule.warmup_ratio)
+    };
+    let (steps, ratio) = ("schedule.warmup_steps", "schedule.warmup_ratio");
+    assert_eq!(warmup("", &[]), (Some(1430), None));
+    assert_eq!(warmup("schedule.warmup_ratio = 0.03", &[]), (None, Some(0.03)), "in place of the default");
+    assert_eq!(warmup("schedule.warmup_ratio = 0.03", &["schedule.warmup_steps=7"]), (Some(7), None));
+    assert_eq!(warmup("schedule.warmup_steps = 7", &["schedule.warmup_ratio=0"]), (None, Some(0.0)));
+    assert_eq!(
+        problems(good("schedule.warmup_steps = 7\nschedule.warmup_ratio = 0.03", &[])),
+        [format!("a.toml: has both {steps} and {ratio}, expected one of the two")]
+    );
+    assert_eq!(
+        problems(good("", &["schedule.warmup_steps=7", "schedule.warmup_ratio=0.03"])),
+        [format!("--set {ratio}: {steps} is set as well, expected one of the two")]
+    );
+    for wrong in ["-0.01", "1.01", "3"] {
+        assert_eq!(
+            problems(good("", &[&format!("{ratio}={wrong}")])),
+            [format!("--set {ratio}: {ratio} = {wrong}: must be from 0 to 1")]
+        );
+    }
+    let text = to_toml(&good("schedule.warmup_ratio = 0.03\nschedule.warmup_kind = 'cosine'", &[]).unwrap());
+    assert!(text.contains("# warmup_steps is not set\n"), "{text}");
+    assert!(text.contains("\nwarmup_ratio = 0.03\n") && text.contains("\nwarmup_kind = \"cosine\"\n"), "{text}");
+    let again: Stage = load_text("again.toml", &text, &[], None).unwrap();
+    assert_eq!(to_toml(&again), text);
 }
 
 #[test]
@@ -329,6 +361,11 @@ fn what_may_change_across_a_resume() {
     );
     // A key that only one of the two has.
     assert!(resume_differences("c", "[a]\nx = 1\n", "", &none).is_err());
+    // The same number of steps now; another one with another number of steps of the run.
+    let refused = resume_differences("c", &old, &new(&["schedule.warmup_ratio=0.3575"]), &none).unwrap_err();
+    let refused = refused.to_string();
+    assert!(refused.contains("schedule.warmup_ratio was not set, now 0.3575"), "{refused}");
+    assert!(refused.contains("schedule.warmup_steps was 1430, now not set"), "{refused}");
     // ppo.epochs is part of the algorithm, ppo.steps is not.
     assert!(resume_differences("c", "[ppo]\nepochs = 1\n", "[ppo]\nepochs = 2\n", &none).is_err());
     assert!(resume_differences("c", "[ppo]\nsteps = 1\n", "[ppo]\nsteps = 2\n", &none).is_ok());
@@ -356,4 +393,7 @@ fn a_newer_key_with_the_old_behaviour_is_no_difference() {
     assert!(
         resume_differences("c", "[reward]\nscore_at = \"end\"\n", "[reward]\nscore_at = \"auto\"\n", &none).is_err()
     );
+    let old = "[schedule]\nwarmup_steps = 3\n";
+    resume_differences("c", old, &format!("{old}warmup_kind = \"linear\"\n"), &none).unwrap();
+    assert!(resume_differences("c", old, &format!("{old}warmup_kind = \"cosine\"\n"), &none).is_err());
 }

@@ -6,6 +6,7 @@ use super::Job;
 use super::misfits::changed_steps;
 use super::preflight::checked_device;
 use crate::outset::Outset;
+use crate::schedule::warmup_steps;
 use align_core::config::{RunSection, ScheduleSection};
 use align_core::error::{Problem, Result, summarize};
 use align_core::progress::Progress;
@@ -93,6 +94,9 @@ impl Plan<'_> {
         set("threads", json!(self.section.num_threads()));
         set("seed", json!(self.seed));
         set("steps", json!(self.steps));
+        if let Some((name, steps)) = self.warmup() {
+            set(name, steps);
+        }
         set("starts from", json!(self.outset.starts_from));
         for (name, value) in &self.metadata {
             set(name, value.clone());
@@ -102,7 +106,13 @@ impl Plan<'_> {
         Ok(metadata)
     }
 
-    /// Warns if a resume changes the number of steps under a schedule that falls towards the last step.
+    /// The steps of the warm-up, if they follow from the number of steps.
+    fn warmup(&self) -> Option<(&'static str, Value)> {
+        let schedule = self.schedule.filter(|schedule| schedule.warmup_ratio.is_some())?;
+        Some(("warmup steps", json!(warmup_steps(schedule, self.steps))))
+    }
+
+    /// Warns if a resume changes the number of steps under a schedule that depends on it.
     fn warn_of_changed_steps(&mut self) -> Result<()> {
         if let (Some(schedule), Some(before)) = (self.schedule, planned_steps(&self.section.out)?) {
             self.outset.warnings.extend(changed_steps(schedule, before, self.steps));
@@ -114,7 +124,8 @@ impl Plan<'_> {
         progress.note(self.config.trim_end());
         progress.note("");
         let (start, steps) = (("starts from", json!(self.outset.starts_from)), ("steps", json!(self.steps)));
-        let entries = || std::iter::once(&start).chain(&self.metadata).chain([&steps]);
+        let warmup = self.warmup();
+        let entries = || std::iter::once(&start).chain(&self.metadata).chain([&steps]).chain(&warmup);
         let width = entries().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in entries() {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

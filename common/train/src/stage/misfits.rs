@@ -2,29 +2,24 @@
 //! line: the key and its value, the consequence, and what to set instead. They are reported before the first
 //! step, by a run and its `--dry-run`, by `doctor` and by `plan`, and written to run.json.
 
-use align_core::config::{ScheduleKind, ScheduleSection};
+use align_core::config::{ScheduleKind, ScheduleSection, WarmupKind};
 use align_model::ModelConfig;
+
+use crate::schedule::warmup_steps;
 
 /// A schedule that does not fit the number of steps, or has a key without effect.
 pub fn schedule(peak: f64, schedule: &ScheduleSection, steps: u64) -> Vec<String> {
-    let ScheduleSection { kind, warmup_steps, min_lr_ratio } = schedule;
+    let ScheduleSection { kind, min_lr_ratio, .. } = schedule;
     let mut found = Vec::new();
-    if peak == 0.0 {
-        found.push("optimizer.lr = 0: nothing is learned".to_owned());
-    } else if *warmup_steps > steps {
-        let reached = percent(steps as f64 / *warmup_steps as f64);
-        found.push(format!(
-            "schedule.warmup_steps = {warmup_steps}: the run has {steps} steps, so the learning rate ends at {steps}/{warmup_steps} of optimizer.lr \
-             ({reached}); set schedule.warmup_steps = {}, or give the run more steps",
-            steps / 10
-        ));
-    } else if *warmup_steps > steps / 2 {
-        let after = steps - warmup_steps;
-        found.push(format!(
-            "schedule.warmup_steps = {warmup_steps}: the learning rate rises for most of the run's {steps} steps, and {after} steps follow the warm-up; set \
-             schedule.warmup_steps = {}, or give the run more steps",
-            steps / 10
-        ));
+    match schedule.warmup_ratio {
+        _ if peak == 0.0 => found.push("optimizer.lr = 0: nothing is learned".to_owned()),
+        Some(ratio) => found.extend(long_warmup_ratio(ratio, warmup_steps(schedule, steps), steps)),
+        None => found.extend(long_warmup(warmup_steps(schedule, steps), steps)),
+    }
+    if schedule.warmup_kind != WarmupKind::Linear && warmup_steps(schedule, steps) == 0 {
+        found.push(
+            "schedule.warmup_kind = \"cosine\": does nothing without a warm-up; set schedule.warmup_ratio or schedule.warmup_steps".to_owned(),
+        );
     }
     match kind {
         ScheduleKind::Constant if *min_lr_ratio != ScheduleSection::new(*kind, 0).min_lr_ratio => found.push(format!(
@@ -38,11 +33,41 @@ pub fn schedule(peak: f64, schedule: &ScheduleSection, steps: u64) -> Vec<String
     found
 }
 
-/// A schedule that falls towards the last step, in a resumed run whose number of steps has changed: the
+/// A warm-up in steps that is longer than the run, or than half of it.
+fn long_warmup(warmup: u64, steps: u64) -> Option<String> {
+    if warmup > steps {
+        let reached = percent(steps as f64 / warmup as f64);
+        Some(format!(
+            "schedule.warmup_steps = {warmup}: the run has {steps} steps, so the learning rate ends at {steps}/{warmup} of optimizer.lr \
+             ({reached}); set schedule.warmup_steps = {}, or give the run more steps",
+            steps / 10
+        ))
+    } else if warmup > steps / 2 {
+        let after = steps - warmup;
+        Some(format!(
+            "schedule.warmup_steps = {warmup}: the learning rate rises for most of the run's {steps} steps, and {after} steps follow the warm-up; set \
+             schedule.warmup_steps = {}, or give the run more steps",
+            steps / 10
+        ))
+    } else {
+        None
+    }
+}
+
+/// A warm-up that is most of the run, however many steps that has.
+fn long_warmup_ratio(ratio: f64, warmup: u64, steps: u64) -> Option<String> {
+    (ratio > 0.5).then(|| {
+        format!(
+            "schedule.warmup_ratio = {ratio}: the learning rate rises for {warmup} of the run's {steps} steps; set schedule.warmup_ratio = 0.03"
+        )
+    })
+}
+
+/// A schedule that depends on the number of steps, in a resumed run whose number of steps has changed: the
 /// learning rate jumps, and the run differs from one that had this number of steps from the start.
 pub(super) fn changed_steps(schedule: &ScheduleSection, before: u64, now: u64) -> Option<String> {
     let kind = match schedule.kind {
-        ScheduleKind::Constant => return None,
+        ScheduleKind::Constant => return changed_warmup(schedule, before, now),
         ScheduleKind::Linear => "linear",
         ScheduleKind::Cosine => "cosine",
     };
@@ -52,6 +77,16 @@ pub(super) fn changed_steps(schedule: &ScheduleSection, before: u64, now: u64) -
              run of {now} steps from the start would have had other rates so far"
         )
     })
+}
+
+/// A warm-up that is a fraction of the steps, and has other ends in `before` and `now` steps.
+fn changed_warmup(schedule: &ScheduleSection, before: u64, now: u64) -> Option<String> {
+    let (old, new) = (warmup_steps(schedule, before), warmup_steps(schedule, now));
+    let ratio = schedule.warmup_ratio.filter(|_| old != new)?;
+    Some(format!(
+        "schedule.warmup_ratio = {ratio}: the warm-up was {old} of {before} steps and is now {new} of {now}; a run of {now} steps from the start would \
+         have had other rates so far"
+    ))
 }
 
 /// Share of rows left out or cut above which the run may not train on the intended data.
@@ -174,9 +209,39 @@ mod tests {
         }
     }
 
+    fn with_ratio(kind: ScheduleKind, ratio: f64) -> ScheduleSection {
+        ScheduleSection { warmup_steps: None, warmup_ratio: Some(ratio), ..ScheduleSection::new(kind, 0) }
+    }
+
+    #[test]
+    fn a_ratio_fits_a_run_of_any_length_unless_it_is_most_of_it() {
+        let found = |ratio, steps| schedule(2e-6, &with_ratio(ScheduleKind::Constant, ratio), steps);
+        for (ratio, steps) in [(0.03, 1), (0.03, 3), (0.03, 10_000), (0.5, 3), (0.0, 10)] {
+            assert_eq!(found(ratio, steps), Vec::<String>::new(), "{ratio} of {steps}");
+        }
+        let reported = found(0.8, 11);
+        assert_eq!(reported.len(), 1);
+        assert!(
+            reported[0].starts_with("schedule.warmup_ratio = 0.8: the learning rate rises for 9 of the run's 11 steps"),
+            "{reported:?}"
+        );
+    }
+
+    #[test]
+    fn a_warm_up_kind_without_a_warm_up() {
+        let with = |schedule: ScheduleSection| {
+            super::schedule(1.0, &ScheduleSection { warmup_kind: WarmupKind::Cosine, ..schedule }, 10)
+        };
+        for none in [ScheduleSection::new(ScheduleKind::Constant, 0), with_ratio(ScheduleKind::Constant, 0.0)] {
+            assert!(with(none)[0].starts_with("schedule.warmup_kind = \"cosine\": does nothing"));
+        }
+        assert_eq!(with(with_ratio(ScheduleKind::Constant, 0.03)), Vec::<String>::new());
+    }
+
     #[test]
     fn keys_without_effect() {
-        let with = |kind, min_lr_ratio| schedule(1.0, &ScheduleSection { kind, warmup_steps: 0, min_lr_ratio }, 10);
+        let with =
+            |kind, min_lr_ratio| schedule(1.0, &ScheduleSection { min_lr_ratio, ..ScheduleSection::new(kind, 0) }, 10);
         assert!(with(ScheduleKind::Constant, 0.5)[0].starts_with("schedule.min_lr_ratio = 0.5: does nothing"));
         assert!(with(ScheduleKind::Linear, 1.0)[0].contains("does not fall"));
         for (kind, ratio) in [(ScheduleKind::Constant, 0.1), (ScheduleKind::Cosine, 0.5), (ScheduleKind::Linear, 0.0)] {
@@ -193,5 +258,16 @@ mod tests {
         assert!(reported(ScheduleKind::Cosine, 24).unwrap().contains("end at step 12 and now ends at step 24"));
         assert_eq!(reported(ScheduleKind::Cosine, 12), None);
         assert_eq!(reported(ScheduleKind::Constant, 24), None);
+    }
+
+    /// 0.25 of 12 steps are 3, of 24 steps 6; 0.03 of either is 1.
+    #[test]
+    fn changed_steps_matter_to_a_warm_up_by_ratio() {
+        let reported = |kind, ratio, now| changed_steps(&with_ratio(kind, ratio), 12, now);
+        let moved = reported(ScheduleKind::Constant, 0.25, 24).unwrap();
+        assert!(moved.contains("warmup_ratio = 0.25: the warm-up was 3 of 12 steps and is now 6 of 24;"), "{moved}");
+        assert_eq!(reported(ScheduleKind::Constant, 0.25, 12), None);
+        assert_eq!(reported(ScheduleKind::Constant, 0.03, 24), None);
+        assert!(reported(ScheduleKind::Linear, 0.25, 24).unwrap().contains("other rates so far"));
     }
 }
