@@ -27,7 +27,8 @@ fn chi_squared(orders: &[Vec<u64>], responses: usize) -> f64 {
 fn thirty_annotators_at_once_give_every_item_exactly_three_judgments() {
     let folder = Folder::empty();
     write_items(&folder, 100, 4);
-    let labelling = Labelling::start(&folder, &[]);
+    // Repeated items would be further lines.
+    let labelling = Labelling::start(&folder, &["--repeat", "0"]);
     scope(|scope| {
         for number in 0..30 {
             let labelling = &labelling;
