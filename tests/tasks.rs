@@ -31,7 +31,7 @@ fn tasks() -> Folder {
     folder
 }
 
-fn evaluate<'a>(folder: &Folder, more: &[&'a str]) -> Value {
+fn evaluate(folder: &Folder, more: &[&str]) -> Value {
     let args = ["eval", "tasks", "--model", "policy", "--data", ".", "--json"];
     folder.succeed(&[&args[..], more].concat()).json()
 }
