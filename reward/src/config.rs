@@ -89,7 +89,7 @@ impl TrainSection {
 }
 
 documented! {
-    /// `[loss]`: what is added to the Bradley-Terry loss. All our choice: the report gives none of it.
+    /// `[loss]`: what changes the Bradley-Terry loss. All our choice: the report gives none of it.
     pub struct LossSection {
         /// Require the scores of a pair to differ by as much as the data's scores do, or by a row's `margin`.
         pub margin: bool,

@@ -99,7 +99,7 @@ impl Rows {
         let mut found = Vec::new();
         if identical > 0 {
             found.push(format!(
-                "{key}: {identical} of {pairs} pairs are the same text twice: they are kept, each adds the constant log 2 to the loss, and none has \
+                "{key}: {identical} of {pairs} pairs are the same text twice: they are kept, each adds a constant to the loss, and none has \
                  a gradient"
             ));
         }
