@@ -217,7 +217,7 @@ fn selection_of_tools_is_counted() {
 #[test]
 fn a_dialogue_with_tools_ends_at_its_limit_or_its_answer() {
     let folder = Folder::new();
-    folder.write("tools.toml", "[[tool]]\nname = \"clock\"\ndescription = \"Tells the time.\"\ncommand = [\"date\"]\n");
+    folder.write("tools.toml", "[[tool]]\nname = \"clock\"\ndescription = \"The time of day.\"\ncommand = [\"date\"]\n");
     folder.write("questions.txt", "What time is it?\n");
     let args =
         ["tools", "run", "--model", "policy", "--tools", "tools.toml", "--max-tokens", "8", "--temperature", "0"];
@@ -225,5 +225,6 @@ fn a_dialogue_with_tools_ends_at_its_limit_or_its_answer() {
     let output = folder.align_with_input(&args, input.into());
     assert_eq!(output.code, Some(0), "{output}");
     assert!(output.stderr.contains("programs run in Python"), "{}", output.stderr);
-    assert!(!output.stdout.trim().is_empty());
+    // A line for what the model wrote, of which nothing may be printable.
+    assert!(output.stdout.ends_with('\n'), "{output}");
 }

@@ -7,7 +7,7 @@
 //! - [`choose`]: log-probabilities of choices; [`write`]: texts.
 //! - [`answer`]: all answers to a task; [`journal`] keeps them, so that a run resumes.
 //! - [`assistant`]: a model that calls tools.
-//! - [`records`]: every answer as it was judged; [`results`]: means, intervals, and comparisons of two models.
+//! - [`records`]: every answer as it was judged; [`results`]: means, intervals, two models compared.
 
 #![forbid(unsafe_code)]
 
