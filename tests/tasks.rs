@@ -217,7 +217,8 @@ fn selection_of_tools_is_counted() {
 #[test]
 fn a_dialogue_with_tools_ends_at_its_limit_or_its_answer() {
     let folder = Folder::new();
-    folder.write("tools.toml", "[[tool]]\nname = \"clock\"\ndescription = \"The time of day.\"\ncommand = [\"date\"]\n");
+    folder
+        .write("tools.toml", "[[tool]]\nname = \"clock\"\ndescription = \"The time of day.\"\ncommand = [\"date\"]\n");
     folder.write("questions.txt", "What time is it?\n");
     let args =
         ["tools", "run", "--model", "policy", "--tools", "tools.toml", "--max-tokens", "8", "--temperature", "0"];

@@ -158,7 +158,7 @@ impl Answering {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use flate2::read::GzDecoder;
 
     use super::*;
 
@@ -172,8 +172,11 @@ mod tests {
     }
 
     fn tokenizer() -> Tokenizer {
-        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizer/qwen2_5");
-        Tokenizer::open(Path::new(dir)).unwrap()
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizer/qwen2_5/tokenizer.json.gz");
+        let dir = tempfile::tempdir().unwrap();
+        let mut to = std::fs::File::create(dir.path().join("tokenizer.json")).unwrap();
+        std::io::copy(&mut GzDecoder::new(std::fs::File::open(file).unwrap()), &mut to).unwrap();
+        Tokenizer::open(dir.path()).unwrap()
     }
 
     #[test]
