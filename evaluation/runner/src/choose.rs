@@ -40,7 +40,7 @@ struct Position {
 
 /// The log-probability of every continuation of every item.
 ///
-/// Sum over a continuation's tokens of ln softmax(logits)[token], in fp32; the logits of the embedding's
+/// Sum over its tokens of ln softmax(logits) at the token, in fp32; the logits of the embedding's
 /// unused rows count, as they do in other programs.
 pub fn choose(model: &CausalLm, items: &[Encoded]) -> Vec<Vec<Continuation>> {
     let (batch, positions) = plan(items);

@@ -4,7 +4,7 @@
 //! Depends on the other crates of `evaluation` and on `common`, and on no stage.
 //!
 //! - [`encode`]: prompts and choices as tokens.
-//! - [`choose`]: log-probabilities of choices; [`write`]: texts.
+//! - [`choose`]: log-probabilities of choices; [`mod@write`]: texts.
 //! - [`answer`]: all answers to a task; [`journal`] keeps them, so that a run resumes.
 //! - [`assistant`]: a model that calls tools.
 //! - [`records`]: every answer as it was judged; [`results`]: means, intervals, two models compared.

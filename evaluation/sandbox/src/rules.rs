@@ -49,7 +49,7 @@ impl Default for Limits {
     }
 }
 
-/// Something that a program may not do. [`Sandbox::self_test`] tries each of them.
+/// Something that a program may not do. [`crate::Sandbox::self_test`] tries each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// Reading files and folders outside the work folder and the interpreter's libraries (Landlock).
