@@ -36,6 +36,10 @@ fn evaluate(folder: &Folder, more: &[&str]) -> Value {
     folder.succeed(&[&args[..], more].concat()).json()
 }
 
+fn refuse(folder: &Folder, more: &[&str], expected: &[&[&str]]) {
+    folder.refuse(&[&["eval", "tasks", "--data", "."], more].concat(), expected);
+}
+
 /// The tasks of the first model.
 fn results(report: &Value) -> &Vec<Value> {
     report["models"][0]["tasks"].as_array().unwrap()
@@ -88,30 +92,18 @@ fn a_resumed_evaluation_writes_the_same_bytes() {
         fs::remove_file(folder.join(format!("cut/model-1/{task}.jsonl"))).unwrap();
     }
     fs::remove_file(folder.join("cut/results.json")).unwrap();
-    folder.refuse(
-        &["eval", "tasks", "--model", "policy", "--data", ".", "--task", "choices.toml", "--out", "cut"],
+    refuse(
+        &folder,
+        &["--model", "policy", "--task", "choices.toml", "--out", "cut"],
         &[&["cut", "is not empty", "--resume"]],
     );
     evaluate(&folder, &[&args[..], &["cut", "--resume"]].concat());
     for file in ["model-1/choices.jsonl", "model-1/texts.jsonl", "results.json"] {
         assert_eq!(folder.read(&format!("whole/{file}")), folder.read(&format!("cut/{file}")), "{file}");
     }
-    folder.refuse(
-        &[
-            "eval",
-            "tasks",
-            "--model",
-            "policy",
-            "--data",
-            ".",
-            "--task",
-            "choices.toml,texts.toml",
-            "--out",
-            "cut",
-            "--resume",
-            "--limit",
-            "3",
-        ],
+    refuse(
+        &folder,
+        &["--model", "policy", "--task", "choices.toml,texts.toml", "--out", "cut", "--resume", "--limit", "3"],
         &[&["cut", "asked with other values of limit, tasks"]],
     );
 }
@@ -145,28 +137,16 @@ fn a_limit_changes_no_answer_and_two_models_are_compared() {
 fn mistakes_are_reported_together_before_a_model_loads() {
     let folder = tasks();
     folder.write("wrong.toml", "data = \"quiz.jsonl\"\n");
-    folder.refuse(
-        &[
-            "eval",
-            "tasks",
-            "--model",
-            "policy",
-            "--data",
-            ".",
-            "--task",
-            "mmlu,wrong.toml",
-            "--samples",
-            "2",
-            "--limit",
-            "0",
-            "--top-p",
-            "0",
-        ],
+    refuse(
+        &folder,
+        &["--model", "policy", "--task", "mmlu,wrong.toml", "--samples", "2", "--limit", "0", "--top-p", "0"],
         &[&["--limit", "is 0"], &["--samples", "--temperature 0"], &["--top-p"], &["mmlu"], &["wrong.toml"]],
     );
-    folder.refuse(
-        &["eval", "tasks", "--model", "reward", "--data", ".", "--task", "texts.toml"],
-        &[&["reward", "expected a language model"]],
+    refuse(&folder, &["--model", "reward", "--task", "texts.toml"], &[&["reward", "expected a language model"]]);
+    refuse(
+        &folder,
+        &["--model", "policy", "--task", "texts.toml", "--context", "12"],
+        &[&["policy", "answers to texts may have 12 tokens", "the model reads 12"]],
     );
 }
 

@@ -1,6 +1,5 @@
 //! `align chat`: a dialogue in the terminal.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
@@ -13,6 +12,7 @@ use align_text::chatml::{Dialogue, Message, Role};
 use align_train::stage::{check_causal_lm, check_format, evaluation_options};
 use anyhow::Result;
 
+use super::questions::{Entry, Questions};
 use crate::cli::ChatArgs;
 use crate::output::{print, print_line, say};
 
@@ -28,26 +28,13 @@ pub(crate) fn run(args: ChatArgs) -> Result<ExitCode> {
     model.extrapolate();
     let sampling = args.sampling.sampling(format.stop_ids(), source.tokenizer.vocab_size());
 
-    let interactive = std::io::stdin().is_terminal();
-    if interactive {
-        say(&format!("{} · /new starts over, Ctrl-D ends", args.model.display()));
-    }
     let mut dialogue = Dialogue::default();
     let mut turn = 0;
-    let mut lines = std::io::stdin().lock().lines();
-    loop {
-        if interactive {
-            let _ = write!(std::io::stderr(), "> ");
-        }
-        let Some(line) = lines.next() else { break };
-        let line = line?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        if line.trim() == "/new" {
+    for entry in Questions::start(&args.model.display().to_string()) {
+        let Entry::Question(line) = entry? else {
             dialogue.messages.clear();
             continue;
-        }
+        };
         dialogue.messages.push(Message::new(Role::User, line));
         let prompt = match format.prompt(&dialogue) {
             Ok(prompt) => prompt,

@@ -17,6 +17,7 @@ mod label_export;
 mod lines;
 mod page;
 mod plan;
+mod questions;
 mod replay;
 mod report;
 mod score;

@@ -138,5 +138,5 @@ fn answer_texts(
         progress.advance(1, "");
         journal.add(vec![(items[question].id.clone(), sample, written.into())])
     };
-    write(subject.model, tokenizer, format, &questions, &subject.drawing, &mut || (), &mut on_done)
+    write(subject.model, tokenizer, format, &questions, &subject.drawing, &mut on_done)
 }

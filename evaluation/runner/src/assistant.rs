@@ -57,7 +57,7 @@ impl Model for Assistant<'_> {
             Ok(())
         };
         let tokenizer = self.format.tokenizer();
-        write(self.model, tokenizer, Some(self.format), &[question], &self.drawing, &mut || (), &mut on_done)?;
+        write(self.model, tokenizer, Some(self.format), &[question], &self.drawing, &mut on_done)?;
         let written = found.expect("one answer to one question");
         let ended = match written.ended {
             Ended::Token => agent::Ended::EndToken,

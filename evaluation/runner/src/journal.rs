@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use align_core::error::{Error, Result};
 use align_tasks::task::{Answer, Continuation};
@@ -45,7 +45,7 @@ struct Line {
 #[derive(Debug, Default)]
 pub struct Journal {
     known: HashMap<(String, usize), Given>,
-    file: Option<File>,
+    file: Option<(PathBuf, File)>,
 }
 
 impl Journal {
@@ -82,7 +82,7 @@ impl Journal {
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
         file.set_len(complete).map_err(Error::io(path))?;
-        Ok(Self { known, file: Some(file) })
+        Ok(Self { known, file: Some((path.to_owned(), file)) })
     }
 
     /// The answer to an item, if it is known.
@@ -111,8 +111,8 @@ impl Journal {
             lines.push('\n');
             self.known.insert((id, sample), given);
         }
-        let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_all(lines.as_bytes()).map_err(Error::io(Path::new("answers")))
+        let Some((path, file)) = &mut self.file else { return Ok(()) };
+        file.write_all(lines.as_bytes()).map_err(Error::io(path))
     }
 }
 

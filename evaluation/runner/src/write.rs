@@ -80,8 +80,7 @@ fn stop_ids(tokenizer: &Tokenizer, format: Option<&ChatFormat>) -> Vec<i64> {
     format.map_or_else(|| vec![special.im_end, special.endoftext], ChatFormat::stop_ids)
 }
 
-/// Answers questions; `on_done(question, sample, written)` receives each answer when it ends. `on_token` is
-/// called at every token.
+/// Answers questions; `on_done(question, sample, written)` receives each answer when it ends.
 ///
 /// # Errors
 /// As [`generate`].
@@ -91,7 +90,6 @@ pub fn write(
     format: Option<&ChatFormat>,
     questions: &[Question<'_>],
     drawing: &Drawing,
-    on_token: &mut dyn FnMut(),
     on_done: &mut dyn FnMut(usize, usize, Written) -> Result<()>,
 ) -> Result<()> {
     let stop_ids = stop_ids(tokenizer, format);
@@ -109,7 +107,6 @@ pub fn write(
     let mut begun: HashMap<(usize, usize), Answering> = HashMap::new();
     let mut failed = None;
     let mut take = |question: usize, sample: usize, token: i64| {
-        on_token();
         let answering = begun.entry((question, sample)).or_default();
         let Some(written) = answering.push(token, tokenizer, &stop_ids, &questions[question]) else {
             return ControlFlow::Continue(());

@@ -23,6 +23,16 @@ pub struct Task {
 }
 
 impl Task {
+    /// The maximum length of an answer, in tokens; 0 if all answers are choices.
+    pub fn longest_answer(&self) -> usize {
+        let items = self.subjects.iter().flat_map(|part| &part.items);
+        let length = |item: &Item| match item.ask {
+            Ask::Generate { max_tokens, .. } => max_tokens,
+            Ask::Choose(_) => 0,
+        };
+        items.map(length).max().unwrap_or(0)
+    }
+
     /// Whether answers are programs, which have to be executed.
     pub fn runs_programs(&self) -> bool {
         self.subjects.iter().flat_map(|part| &part.items).any(|item| matches!(item.judge, Judge::Program(_)))

@@ -5,8 +5,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use align_core::error::{Problem, Problems, Result};
-use align_data::RawRows;
+use align_core::error::Result;
 use align_text::chatml::{Message, Role};
 use serde::Serialize;
 use serde_json::Value;
@@ -14,6 +13,7 @@ use serde_json::Value;
 use crate::agent::{Limits, OnError};
 use crate::interpreter;
 use crate::react::{self, Wording};
+use crate::rows;
 
 /// What a row asks for, which decides how it is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -80,22 +80,8 @@ pub struct CodeRow {
 /// [`align_core::error::Error::Invalid`] with every bad row: unknown tags, a query that does not end in a
 /// user's text or the beginning of an answer, a file that is not there.
 pub fn read(files: &[PathBuf], folder: &Path) -> Result<Vec<CodeRow>> {
-    let (mut rows, mut problems) = (Vec::new(), Problems::new());
-    for file in files {
-        let before = rows.len();
-        let Some(raw) = problems.absorb(RawRows::open(file, None))? else { continue };
-        for row in raw {
-            let Some(row) = problems.absorb(row)? else { break };
-            match row.value().and_then(|value| parsed(&value, folder)) {
-                Ok(parsed) => rows.push(CodeRow { location: row.location.to_string(), ..parsed }),
-                Err(what) => problems.push_problem(Problem::of_row(&row.location, what)),
-            }
-        }
-        if problems.is_empty() && rows.len() == before {
-            problems.push(file.display(), "no rows, expected rows with `query` and `tags`, or `question` and `answer`");
-        }
-    }
-    problems.into_result().map(|()| rows)
+    let expected = "`query` and `tags`, or `question` and `answer`";
+    rows::read(files, expected, |location, value| Ok(CodeRow { location, ..parsed(value, folder)? }))
 }
 
 fn parsed(row: &Value, folder: &Path) -> std::result::Result<CodeRow, String> {

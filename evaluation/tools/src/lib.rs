@@ -23,6 +23,7 @@ pub mod interpreter;
 pub mod numbers;
 pub mod react;
 mod rouge;
+mod rows;
 pub mod sandboxed;
 pub mod selection;
 pub mod tool;

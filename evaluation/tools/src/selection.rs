@@ -5,14 +5,14 @@
 
 use std::path::PathBuf;
 
-use align_core::error::{Problem, Problems, Result};
-use align_data::RawRows;
+use align_core::error::Result;
 use align_text::tokenizer::Tokenizer;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::arguments::Json5;
 use crate::rouge::rouge_l;
+use crate::rows;
 
 /// What the text of a call contains, and the text of an answer without a call does not.
 const CALLS: &str = "\nAction: ";
@@ -44,22 +44,10 @@ pub struct Row {
 /// [`align_core::error::Error::Invalid`] with every bad row: a positive one without a call, a negative one
 /// with a call, a text that is missing or empty.
 pub fn read(files: &[PathBuf], kind: RowKind) -> Result<Vec<Row>> {
-    let (mut rows, mut problems) = (Vec::new(), Problems::new());
-    for file in files {
-        let before = rows.len();
-        let Some(raw) = problems.absorb(RawRows::open(file, None))? else { continue };
-        for row in raw {
-            let Some(row) = problems.absorb(row)? else { break };
-            match row.value().and_then(|value| parsed(&value, kind)) {
-                Ok((prompt, response)) => rows.push(Row { location: row.location.to_string(), prompt, response }),
-                Err(what) => problems.push_problem(Problem::of_row(&row.location, what)),
-            }
-        }
-        if problems.is_empty() && rows.len() == before {
-            problems.push(file.display(), "no rows, expected rows with `prompt` and `response`");
-        }
-    }
-    problems.into_result().map(|()| rows)
+    rows::read(files, "`prompt` and `response`", |location, value| {
+        let (prompt, response) = parsed(value, kind)?;
+        Ok(Row { location, prompt, response })
+    })
 }
 
 fn parsed(row: &Value, kind: RowKind) -> std::result::Result<(String, String), String> {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use align_core::atomic_files;
 use align_core::error::{Error, Result};
+use align_core::folder_lock::{FolderLock, lock_folder};
 use align_evaluation::journal::Journal;
 use align_evaluation::records::{Records, asked};
 use align_run::run::{Input, fingerprints};
@@ -26,15 +27,19 @@ const ASKED: &str = "asked.json";
 /// The folder.
 pub(super) struct Folder {
     dir: PathBuf,
+    _lock: FolderLock,
 }
 
 impl Folder {
     /// Makes a new folder, or opens one to resume.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a new one is not empty, or when an older one asked something else.
+    /// [`Error::Invalid`] when a new one is not empty, when an older one asked something else, or when another
+    /// process writes to it.
     pub(super) fn open(dir: &Path, args: &EvalTasksArgs, tasks: &[Task], models: &[Model]) -> Result<Self> {
         let asked = identity(args, tasks, models)?;
+        let is_empty = dir.read_dir().map_or(true, |mut entries| entries.next().is_none());
+        let lock = lock_folder(dir, "--out")?;
         let path = dir.join(ASKED);
         if args.resume && path.exists() {
             let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -50,20 +55,18 @@ impl Folder {
                 return Err(Error::invalid(dir.display(), what));
             }
         } else {
-            let is_empty = dir.read_dir().map_or(true, |mut entries| entries.next().is_none());
             if !is_empty {
                 let what = if args.resume { "holds no evaluation" } else { "is not empty" };
                 let what = format!("{what}, expected a new folder, or --resume with an evaluation that was stopped");
                 return Err(Error::invalid(dir.display(), what));
             }
-            std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
             atomic_files::write_atomic(&path, format!("{asked:#}\n").as_bytes())?;
         }
         for number in 0..models.len() {
             let part = dir.join(model_name(number));
             std::fs::create_dir_all(&part).map_err(Error::io(&part))?;
         }
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
     /// The answers of a model to a task; in memory without a folder.
@@ -105,8 +108,7 @@ fn identity(args: &EvalTasksArgs, tasks: &[Task], models: &[Model]) -> Result<Va
         .iter()
         .map(|task| {
             let hash = Sha256::digest(asked(task).to_string().as_bytes());
-            let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            json!({ "task": task.name, "shots": task.shots, "questions": hash })
+            json!({ "task": task.name, "shots": task.shots, "questions": hex(&hash) })
         })
         .collect();
     let mut files = Vec::new();
@@ -114,7 +116,23 @@ fn identity(args: &EvalTasksArgs, tasks: &[Task], models: &[Model]) -> Result<Va
         files.push(Input::new(model_name(number), align_model::read_files(&model.dir)?));
     }
     asked_of["models"] = fingerprints(&files)?;
+    // The tokens: tokenizer, chat template and context length are in them.
+    asked_of["prompts"] = models.iter().map(|model| json!(prompts_hash(model))).collect();
     Ok(asked_of)
+}
+
+fn hex(hash: &[u8]) -> String {
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A hash of the tokens that a model reads.
+fn prompts_hash(model: &Model) -> String {
+    let mut hash = Sha256::new();
+    for item in model.tasks.iter().flat_map(|task| &task.subjects).flatten() {
+        hash.update((item.prompt.len() as u64).to_le_bytes());
+        item.prompt.iter().for_each(|token| hash.update(token.to_le_bytes()));
+    }
+    hex(&hash.finalize())
 }
 
 /// The keys whose values differ.

@@ -162,6 +162,15 @@ fn check_model(dir: &Path, args: &EvalTasksArgs, tasks: &[Task], problems: &mut 
     let context_length = args.context.unwrap_or_else(|| trained_length(&source.header.config));
     let mut model = Model { dir: dir.to_owned(), source, format, context_length, tasks: Vec::new() };
     for task in tasks {
+        let answer = task.longest_answer();
+        if answer >= context_length {
+            let what = format!(
+                "answers to {} may have {answer} tokens, and the model reads {context_length}; expected room for the prompt: lower --max-tokens",
+                task.name
+            );
+            problems.push(dir.display(), what);
+            continue;
+        }
         let Some(encoded) = problems.absorb(EncodedTask::new(task, &model.encoder()))? else { return Ok(None) };
         if let cut @ 1.. = encoded.cut_prompts() {
             say(&format!(

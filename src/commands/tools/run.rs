@@ -1,6 +1,5 @@
 //! `align tools run`: a dialogue in the terminal with a model that calls tools.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use align_core::error::Problems;
@@ -16,6 +15,7 @@ use anyhow::Result;
 
 use super::super::execute::Executor;
 use super::super::html::printable;
+use super::super::questions::{Entry, Questions};
 use super::{Checked, check_positive};
 use crate::cli::ToolsRunArgs;
 use crate::output::{print_line, say};
@@ -57,28 +57,14 @@ pub(in crate::commands) fn run(args: ToolsRunArgs) -> Result<ExitCode> {
 }
 
 fn talk(args: &ToolsRunArgs, assistant: &mut Assistant<'_>, tools: &mut Toolbox, limits: &Limits) -> Result<ExitCode> {
-    let interactive = std::io::stdin().is_terminal();
-    if interactive {
-        let names: Vec<String> = tools.descriptions().into_iter().map(|tool| tool.name).collect();
-        say(&format!("{} · tools: {} · /new starts over, Ctrl-D ends", args.model.display(), names.join(", ")));
-    }
+    let names: Vec<String> = tools.descriptions().into_iter().map(|tool| tool.name).collect();
     let mut history: Vec<(String, String)> = Vec::new();
-    let mut lines = std::io::stdin().lock().lines();
-    loop {
-        if interactive {
-            let _ = write!(std::io::stderr(), "> ");
-        }
-        let Some(line) = lines.next() else { break };
-        let line = line?;
-        match line.trim() {
-            "" => continue,
-            "/new" => {
-                history.clear();
-                tools.reset()?;
-                continue;
-            }
-            _ => {}
-        }
+    for entry in Questions::start(&format!("{} · tools: {}", args.model.display(), names.join(", "))) {
+        let Entry::Question(line) = entry? else {
+            history.clear();
+            tools.reset()?;
+            continue;
+        };
         let prompt = messages(&tools.descriptions(), Wording::Guide, &history, &line);
         let turn = agent::run(assistant, tools, limits, &prompt, "", &mut show)?;
         if !turn.finish.is_whole() {

@@ -92,7 +92,7 @@ fn respond(checked: &Checked, model: &CausalLm, prompts: Vec<Vec<i64>>, max_toke
         Ok(())
     };
     let format = Some(&checked.format);
-    write(model, &checked.source.tokenizer, format, &questions, &GREEDY, &mut || (), &mut on_done)?;
+    write(model, &checked.source.tokenizer, format, &questions, &GREEDY, &mut on_done)?;
     terminal.end();
     Ok(responses.into_iter().map(|response| response.expect("every prompt is answered")).collect())
 }
