@@ -34,8 +34,8 @@ impl Folder {
     /// Makes a new folder, or opens one to resume.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a new one is not empty, when an older one asked something else, or when another
-    /// process writes to it.
+    /// [`Error::Invalid`] when a new one is not empty, when an older one asked something else, or when
+    /// another process writes to it.
     pub(super) fn open(dir: &Path, args: &EvalTasksArgs, tasks: &[Task], models: &[Model]) -> Result<Self> {
         let asked = identity(args, tasks, models)?;
         let is_empty = dir.read_dir().map_or(true, |mut entries| entries.next().is_none());
