@@ -24,16 +24,16 @@ const LENGTH_GROWTH: f64 = 1.5;
 const LENGTH_DRIFT: f64 = 1.1;
 /// Correlation of score and length from which the score depends on length. Our choice.
 const LENGTH_CORRELATION: f64 = 0.5;
-/// Share of the first entropy below which the policy has collapsed. Our choice.
+/// Fraction of the first entropy below which the policy has collapsed. Our choice.
 const ENTROPY_LEFT: f64 = 0.1;
 /// Minimum share of distinct held-out responses; maximum share of prompts with identical responses. Our
 /// choice.
 const HALF: f64 = 0.5;
-/// Share of the 4-grams of a response that are repetitions above which it is a finding. Our choice.
+/// Fraction of the 4-grams of a response that are repetitions above which it is a finding. Our choice.
 const REPETITION: f64 = 0.3;
-/// Share of held-out responses with an end token below which it is a finding. Our choice.
+/// Fraction of held-out responses with an end token below which it is a finding. Our choice.
 const ENDED: f64 = 0.5;
-/// Share of tokens with a clipped ratio above which it is a finding. Our choice.
+/// Fraction of tokens with a clipped ratio above which it is a finding. Our choice.
 const CLIP_FRAC: f64 = 0.3;
 
 /// All findings. `kl_limit` replaces [`KL_LIMIT`] in a run with a limit of its own.

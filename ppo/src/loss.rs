@@ -1,8 +1,8 @@
 //! The losses of PPO over the flat response tokens of a minibatch, and their statistics.
 //!
 //! A minibatch is computed in chunks. Each chunk gives its sum over tokens, divided by the number of tokens
-//! of the whole *minibatch*. These shares add up to the mean over the minibatch; how it is split changes only
-//! rounding.
+//! of the whole *minibatch*. These contributions add up to the mean over the minibatch; how it is
+//! split changes only rounding.
 
 use crate::masked::{self, Mask, Table};
 use tch::{Kind, Tensor};
@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 /// Log-ratios are clamped to ± this before the exponential, so that no ratio overflows.
 pub const LOG_RATIO_LIMIT: f64 = 20.0;
 
-/// A chunk's share of the policy loss, with the loss's gradient in closed form.
+/// A chunk's contribution to the policy loss, with the loss's gradient in closed form.
 #[derive(Debug)]
 pub struct PolicyLoss {
     /// (N): ∂loss/∂logprob.
@@ -19,13 +19,13 @@ pub struct PolicyLoss {
     pub stats: PolicyStats,
 }
 
-/// Statistics of the policy loss. All but the last three are shares of the minibatch's token mean.
+/// Statistics of the policy loss. All but the last three are contributions to the minibatch's token mean.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PolicyStats {
     /// The loss.
     pub loss: f64,
-    /// Share of tokens where clipping binds: the clipped loss is above the unclipped one, and the gradient is
-    /// 0.
+    /// Fraction of tokens where clipping binds: the clipped loss is above the unclipped one, and the gradient
+    /// is 0.
     pub clip_frac: f64,
     /// KL(old ‖ new) by `ratio − 1 − ln ratio`, which is never negative.
     pub approx_kl: f64,
@@ -38,7 +38,7 @@ pub struct PolicyStats {
 }
 
 impl PolicyStats {
-    /// Adds another chunk's share.
+    /// Adds another chunk's contribution.
     pub fn add(&mut self, other: &Self) {
         self.loss += other.loss;
         self.clip_frac += other.clip_frac;
@@ -49,8 +49,8 @@ impl PolicyStats {
     }
 }
 
-/// The clipped policy objective, to be minimised: `loss = Σ max(−A·ratio, −A·clip(ratio, 1 ± cliprange)) /
-/// num_tokens`, `ratio = exp(clamp(logprob − old_logprob, ±20))`.
+/// The clipped policy loss, which is the negated objective: `loss = Σ max(−A·ratio,
+/// −A·clip(ratio, 1 ± cliprange)) / num_tokens`, `ratio = exp(clamp(logprob − old_logprob, ±20))`.
 ///
 /// The gradient is `−A·ratio / num_tokens`, and 0 where clipping binds or the log-ratio is clamped. No graph
 /// is recorded.
@@ -93,12 +93,12 @@ fn largest(tensor: &Tensor) -> f64 {
     if tensor.numel() == 0 { 0.0 } else { tensor.max().double_value(&[]) }
 }
 
-/// A chunk's share of the value loss.
+/// A chunk's contribution to the value loss.
 #[derive(Debug)]
 pub struct ValueLoss {
     /// (): the loss, differentiable through the values.
     pub loss: Tensor,
-    /// Share of tokens where clipping binds; they have no gradient.
+    /// Fraction of tokens where clipping binds; they have no gradient.
     pub clip_frac: f64,
 }
 
@@ -129,8 +129,8 @@ pub fn value_loss(
     ValueLoss { loss: loss.maximum(&clipped_loss).sum(loss.kind()) * (0.5 / num_tokens.max(1) as f64), clip_frac }
 }
 
-/// A chunk's share of a token mean: the sum over the chunk (in f64), divided by the number of tokens of the
-/// minibatch.
+/// A chunk's contribution to a token mean: the sum over the chunk (in f64), divided by the number of tokens of
+/// the minibatch.
 ///
 /// # Shapes
 /// `tensor` (N).

@@ -22,7 +22,7 @@ pub struct MinibatchStats {
     pub policy_grad_norm: f64,
     /// The value loss.
     pub value_loss: f64,
-    /// Share of tokens whose value loss is clipped.
+    /// Fraction of tokens whose value loss is clipped.
     pub value_clip_frac: f64,
     /// The norm of the value loss's gradient.
     pub value_grad_norm: f64,
@@ -180,13 +180,13 @@ fn mean_tokens(rollout: &Rollout) -> f64 {
     lengths.iter().sum::<usize>() as f64 / lengths.len() as f64
 }
 
-/// Share of responses with an end token.
+/// Fraction of responses with an end token.
 fn ended_share(rollout: &Rollout, end_id: i64) -> f64 {
     let ended = rollout.ended(end_id);
     ended.iter().filter(|ended| **ended).count() as f64 / ended.len() as f64
 }
 
-/// Share of prompts whose responses are all equal.
+/// Fraction of prompts whose responses are all equal.
 fn identical_share(rollout: &Rollout) -> f64 {
     let groups = rollout.responses.chunks(rollout.samples);
     let same = groups.filter(|group| group.len() > 1 && group.iter().all(|r| r.tokens == group[0].tokens)).count();

@@ -89,7 +89,7 @@ impl TrainSection {
 }
 
 documented! {
-    /// `[loss]`: what changes the Bradley-Terry loss. All our choice: the report gives none of it.
+    /// `[loss]`: additions to the Bradley-Terry loss. The report has none of them.
     pub struct LossSection {
         /// Require the scores of a pair to differ by as much as the data's scores do, or by a row's `margin`.
         pub margin: bool,
@@ -97,7 +97,7 @@ documented! {
         pub lm_coef: f64,
         /// Weight of (chosen + rejected)², which keeps scores near 0.
         pub center_coef: f64,
-        /// Assumed probability that a label is wrong.
+        /// Label smoothing ε in [0, 0.5): −(1 − ε)·ln σ(x) − ε·ln σ(−x).
         pub label_smoothing: f64,
     }
 }

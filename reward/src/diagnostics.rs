@@ -41,7 +41,7 @@ pub struct CalibrationBin {
     pub pairs: u64,
     /// Their mean confidence; 0 without pairs.
     pub confidence: f64,
-    /// Share of pairs whose better answer has the higher score; a tie counts one half. 0 without pairs.
+    /// Fraction of pairs whose better answer has the higher score; a tie counts one half. 0 without pairs.
     pub accuracy: f64,
 }
 
@@ -67,7 +67,7 @@ pub struct Evaluation {
     pub margin: f64,
     /// The accuracy of the rule "the longer answer is better".
     pub longer_wins: PairAccuracy,
-    /// Share of pairs of different length whose longer answer has the higher score.
+    /// Fraction of pairs of different length whose longer answer has the higher score.
     pub picks_longer: f64,
     /// The model's accuracy after other rows' prompts; absent when all rows have the same prompt.
     pub prompt_blind: Option<PairAccuracy>,

@@ -3,7 +3,7 @@
 //! A comparison is a list of dialogues with an order: a chosen and a rejected one, or K ranked ones. A list
 //! contributes the mean of its pairs, and the loss is the mean over lists, so that a list of nine answers has
 //! the weight of a pair. The scalars of a microbatch are one flat tensor; losses and statistics are the
-//! microbatch's share of the *batch's* mean, so that the shares add up.
+//! microbatch's contribution to the *batch's* mean, and the contributions add up.
 
 use std::ops::Range;
 
@@ -112,7 +112,7 @@ pub fn scored_pairs(scores: &[f64]) -> Vec<(usize, usize)> {
     ranked_pairs(scores.len()).into_iter().filter_map(ordered).collect()
 }
 
-/// A microbatch's share of the loss.
+/// A microbatch's contribution to the loss.
 #[derive(Debug)]
 pub struct RewardLoss {
     /// (): the loss, differentiable through the scalars.
@@ -121,19 +121,19 @@ pub struct RewardLoss {
     pub stats: RewardStats,
 }
 
-/// Statistics of the loss; each is a share of the batch's mean over comparisons.
+/// Statistics of the loss; each is a contribution to the batch's mean over comparisons.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RewardStats {
     /// The loss.
     pub loss: f64,
-    /// Share of pairs whose chosen scalar is higher; a tie counts one half.
+    /// Fraction of pairs whose chosen scalar is higher; a tie counts one half.
     pub accuracy: f64,
     /// Chosen minus rejected scalar.
     pub margin: f64,
 }
 
 impl RewardStats {
-    /// Adds another microbatch's share.
+    /// Adds another microbatch's contribution.
     pub fn add(&mut self, other: &Self) {
         self.loss += other.loss;
         self.accuracy += other.accuracy;

@@ -45,7 +45,7 @@ pub struct Rows {
     pub trained_pairs: TrainedPairs,
 }
 
-/// Share of contradicting pairs above which labels may be random, or answers swapped.
+/// Fraction of contradicting pairs above which labels may be random, or answers swapped.
 const MANY_CONTRADICTING: f64 = 0.05;
 
 impl Rows {

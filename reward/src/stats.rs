@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct PairAccuracy {
     /// Number of pairs.
     pub pairs: u64,
-    /// Share of pairs whose chosen score is higher; a tie counts one half; 0 without pairs.
+    /// Fraction of pairs whose chosen score is higher; a tie counts one half; 0 without pairs.
     pub accuracy: f64,
     /// Number of pairs with equal scores.
     pub ties: u64,

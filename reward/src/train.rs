@@ -72,8 +72,9 @@ impl Trainer {
         (before, targets)
     }
 
-    /// The language-model loss on the same forward pass: its share of the batch's token mean, and a term with
-    /// the gradient of lm_coef · loss. `hidden` (N, D) predicts `targets` (N). `None` without `loss.lm_coef`.
+    /// The language-model loss on the same forward pass: its contribution to the batch's token mean, and
+    /// a scalar whose gradient is that of lm_coef · loss. `hidden` (N, D) predicts `targets` (N). `None`
+    /// without `loss.lm_coef`.
     fn lm_gradient(&self, hidden: &Tensor, targets: &[i64], lm_tokens: usize) -> Option<(f64, Tensor)> {
         let head = self.model.lm_head()?;
         let targets = Tensor::from_slice(targets).to_device(hidden.device());

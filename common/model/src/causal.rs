@@ -110,8 +110,8 @@ impl CausalLm {
     }
 
     /// One pass over the head and backward through the body: log-probabilities of targets (N), and the
-    /// gradient of a loss that is a sum over tokens. `grad_of(rows, logprobs)` gives ∂L/∂logprob of a chunk
-    /// of rows.
+    /// gradient of a loss that depends on the logits only through them. `grad_of(rows, logprobs)` gives
+    /// ∂L/∂logprob of a chunk of rows.
     pub fn backward(
         &self,
         forward: Forward,

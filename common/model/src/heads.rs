@@ -79,9 +79,9 @@ impl LmHead {
         collect(self.rows(targets).map(read).collect(), targets)
     }
 
-    /// As [`LmHead::logprobs`], and in the same pass the gradient of a loss that is a sum over tokens. Adds
-    /// to the weight's gradient where it is trained, and returns the gradient with respect to `hidden` (N,
-    /// D), in its dtype.
+    /// As [`LmHead::logprobs`], and in the same pass the gradient of a loss that depends on the logits
+    /// only through the log-probabilities of the targets. Adds to the weight's gradient where it is trained,
+    /// and returns the gradient with respect to `hidden` (N, D), in its dtype.
     ///
     /// With g = ∂L/∂logprob: ∂L/∂logits = (onehot − softmax)·g / temperature.
     pub fn gradient(

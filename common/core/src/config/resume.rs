@@ -51,9 +51,8 @@ pub fn resume_differences(location: &str, old: &str, new: &str, by_content: &BTr
     problems.into_result()
 }
 
-/// Keys that older runs do not have. A resume accepts such a key if it has the value given here, which is how
-/// older runs behaved. Every new key that a saved
-/// config contains belongs here.
+/// Keys that older runs do not have, each with the value that reproduces those runs. A resume accepts such a
+/// key if it has this value. Every new key with a default belongs here.
 const LATER: [(&str, &str); 2] = [("reward.score_at", "\"auto\""), ("schedule.warmup_kind", "\"linear\"")];
 
 /// Whether two configs request the same result dtype.

@@ -1,5 +1,5 @@
-//! The softmax of the language-model head on the CPU, for blocks of the vocabulary that stay in cache: what
-//! is wanted of rows of logits, and the gradient, each in one pass, where libtorch's operations take ten.
+//! The softmax of the language-model head on the CPU, for blocks of the vocabulary that stay in cache:
+//! the statistics of each row and the gradient, in one pass each. libtorch's operations need about ten.
 //! Rows do not depend on each other, so results do not depend on the number of threads.
 
 use std::ops::Range;

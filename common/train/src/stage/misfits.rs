@@ -89,11 +89,11 @@ fn changed_warmup(schedule: &ScheduleSection, before: u64, now: u64) -> Option<S
     ))
 }
 
-/// Share of rows left out or cut above which the run may not train on the intended data.
+/// Fraction of rows left out or cut above which the run may not train on the intended data.
 const MUCH_DROPPED: f64 = 0.1;
-/// Share of a held-out set that is trained on above which its metrics do not measure generalisation.
+/// Fraction of a held-out set that is trained on above which its metrics do not measure generalisation.
 const MUCH_OVERLAP: f64 = 0.1;
-/// Share of duplicate rows above which some rows have more weight than others by accident.
+/// Fraction of duplicate rows above which some rows have more weight than others by accident.
 const MUCH_DUPLICATED: f64 = 0.2;
 
 /// Rows that are left out because of their length.
