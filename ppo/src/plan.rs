@@ -160,7 +160,7 @@ impl Step<'_> {
         let [value_kept, value_peak] = value.training(&value_work);
         // If the update reuses the evaluation's forward passes, the saved activations of the value model are
         // retained during the policy's backward pass.
-        let waiting = if self.may_be_one_microbatch() { value_kept.1 } else { 0 };
+        let waiting = if self.may_be_one_microbatch() { value.saved_activations(&value_work) } else { 0 };
         let mut passes = vec![(value_kept, value_peak, 0), (policy_kept, policy_peak, waiting)];
         let mut parts = self.resident();
         let updates = (config.ppo.epochs * config.rollout_rows().div_ceil(rows.max(1)) as u64) as f64;

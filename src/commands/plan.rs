@@ -34,9 +34,10 @@ pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
         Stage::Sft => stage::plan::<align_sft::Sft>(&load(&args)?, &mut terminal)?,
         Stage::Pretrain => stage::plan::<align_sft::Pretrain>(&load(&args)?, &mut terminal)?,
     };
-    let machine = Machine::measure(outline.compute);
-    // Program, tokenizer and data are in memory now, as they will be in training.
+    // Program, tokenizer and data are in memory now, as they will be in training; what the measurement of the
+    // machine allocates is not.
     let beside = process_memory::current_rss() + PROGRAM;
+    let machine = Machine::measure(outline.compute);
     let available = args.memory.map_or_else(total_memory, |gib| (gib * GIB) as u64);
     let mut phases = (outline.phases)(outline.microbatch_tokens);
     for phase in &mut phases {

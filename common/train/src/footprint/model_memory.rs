@@ -75,8 +75,13 @@ impl ModelMemory {
         2 * self.gradients()
     }
 
-    /// Activations that a forward pass saves for the backward pass.
+    /// Activations that a forward pass saves for the backward pass, and the gaps between them.
     pub fn activations(&self, cost: &BatchCost) -> u64 {
+        self.saved_activations(cost) + self.fragmentation(cost)
+    }
+
+    /// [`ModelMemory::activations`] without the gaps, which the activations of a second model fill.
+    pub fn saved_activations(&self, cost: &BatchCost) -> u64 {
         let widths = self.widths();
         let layers = self.config.num_hidden_layers as u64;
         let inside = if self.options.recompute_layers {
@@ -91,7 +96,7 @@ impl ModelMemory {
         let outside =
             cost.tokens * widths.hidden * FP32 + cost.targets * widths.hidden * (FP32 + 2 * self.activation_size());
         let embedding_mask = if self.dropout { cost.tokens * widths.hidden * FP32 } else { 0 };
-        inside + outside + embedding_mask + self.shared_tables(cost) + self.fragmentation(cost)
+        inside + outside + embedding_mask + self.shared_tables(cost)
     }
 
     /// The backward pass's maximum above [`ModelMemory::activations`], which is in the feed-forward layer:
