@@ -129,8 +129,8 @@ pub fn value_loss(
     ValueLoss { loss: loss.maximum(&clipped_loss).sum(loss.kind()) * (0.5 / num_tokens.max(1) as f64), clip_frac }
 }
 
-/// A chunk's contribution to a token mean: the sum over the chunk (in f64), divided by the number of tokens of
-/// the minibatch.
+/// A chunk's contribution to a token mean: the sum over the chunk (in f64), divided by the number of tokens
+/// of the minibatch.
 ///
 /// # Shapes
 /// `tensor` (N).
