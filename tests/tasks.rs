@@ -134,6 +134,36 @@ fn a_limit_changes_no_answer_and_two_models_are_compared() {
 }
 
 #[test]
+fn the_order_of_questions_changes_no_answer() {
+    let folder = tasks();
+    let mut rows = folder.rows("quiz.jsonl");
+    for (at, row) in rows.iter_mut().enumerate() {
+        row["number"] = at.into();
+    }
+    for (name, rows) in [("forth", rows.clone()), ("back", rows.into_iter().rev().collect())] {
+        folder.write_rows(&format!("{name}/quiz.jsonl"), &rows);
+        for task in ["choices", "texts"] {
+            let text = folder.read(&format!("{task}.toml")).replace("examples.jsonl", "../examples.jsonl");
+            folder.write(&format!("{name}/{task}.toml"), format!("id = \"{{{{ number }}}}\"\n{text}"));
+        }
+        let tasks = format!("{name}/choices.toml,{name}/texts.toml");
+        evaluate(&folder, &["--task", &tasks, "--out", &format!("greedy-{name}")]);
+        let drawn = ["--samples", "3", "--temperature", "1", "--out", &format!("drawn-{name}")];
+        evaluate(&folder, &[&["--task", &format!("{name}/texts.toml")], &drawn[..]].concat());
+    }
+    for (way, task, count) in [("greedy", "choices", 40), ("greedy", "texts", 40), ("drawn", "texts", 120)] {
+        let read = |name: &str| folder.rows(&format!("{way}-{name}/model-1/{task}.jsonl"));
+        let (forth, back) = (read("forth"), read("back"));
+        assert_eq!(forth.len(), count);
+        for row in forth {
+            let is_same = |other: &&Value| (&other["id"], &other["sample"]) == (&row["id"], &row["sample"]);
+            let same = back.iter().find(is_same).unwrap();
+            assert_eq!((&row["answer"], &row["metrics"]), (&same["answer"], &same["metrics"]), "{row} {same}");
+        }
+    }
+}
+
+#[test]
 fn mistakes_are_reported_together_before_a_model_loads() {
     let folder = tasks();
     folder.write("wrong.toml", "data = \"quiz.jsonl\"\n");
