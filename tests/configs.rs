@@ -240,7 +240,7 @@ fn the_defaults_are_the_reports_numbers() {
     }
 }
 
-/// Everything that is neither the report's nor a place, as the README's users rely on it.
+/// Defaults that the report does not give and that users rely on.
 #[test]
 fn the_other_defaults_stand() {
     let ppo: Table = toml::from_str(&config::to_toml(&PpoConfig::default())).unwrap();

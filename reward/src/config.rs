@@ -91,7 +91,7 @@ impl TrainSection {
 documented! {
     /// `[loss]`: additions to the Bradley-Terry loss. The report has none of them.
     pub struct LossSection {
-        /// Require the scores of a pair to differ by as much as the data's scores do, or by a row's `margin`.
+        /// Subtract a row's `margin`, or the difference of the data's scores, from chosen − rejected.
         pub margin: bool,
         /// Weight of the language-model loss on the chosen answer (PMP, arXiv 2204.05862).
         pub lm_coef: f64,

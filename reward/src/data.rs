@@ -278,10 +278,10 @@ pub fn flatten(rows: &[&Row], device: Device) -> RmBatch {
     RmBatch { flat, ends: Tensor::from_slice(&ends).to_device(device) }
 }
 
-/// The required difference of the scores of a pair: `loss.margin`.
+/// What `loss.margin` subtracts from chosen − rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Margin {
-    /// No required difference.
+    /// Nothing.
     None,
     /// The difference of the data's scores, if any.
     OfScores,

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
-/// The weights of the terms of the loss.
+/// Parameters of the loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LossParams {
     /// Weight of the mean of (chosen + rejected)², which keeps scores near 0. Arxiv 2312.09244, section 2.

@@ -1,5 +1,5 @@
-//! Numbers recorded from independent programs, each said with our public functions or left out for a reason.
-//! `docs/oracles.md` holds the table of both, with counts; it is compared with what ran here.
+//! Numbers recorded from independent programs, each reproduced with our public functions, or left out for a
+//! reason. `docs/oracles.md` holds the table of both, with counts; it is compared with what ran here.
 
 mod case;
 mod checks;
