@@ -109,6 +109,25 @@ fn a_resumed_evaluation_writes_the_same_bytes() {
 }
 
 #[test]
+fn an_evaluation_that_was_killed_resumes_to_the_same_bytes() {
+    let folder = tasks();
+    let rows = folder.rows("quiz.jsonl");
+    folder.write_rows("quiz.jsonl", &rows.iter().cycle().take(1200).cloned().collect::<Vec<_>>());
+    folder.write("texts.toml", folder.read("texts.toml").replace("max_tokens = 12", "max_tokens = 60"));
+    let args = ["eval", "tasks", "--model", "policy", "--data", ".", "--task", "texts.toml,choices.toml", "--out"];
+    folder.succeed(&[&args[..], &["whole"]].concat());
+    let mut running = folder.spawn(&[&args[..], &["killed"]].concat());
+    running.wait_for_lines(&folder.join("killed/model-1/texts.answers.jsonl"), 40);
+    assert!(running.kill(), "the evaluation ended before it was killed");
+    let left = folder.read("killed/model-1/texts.answers.jsonl").lines().count();
+    assert!(left < 1200 && !folder.join("killed/results.json").exists(), "{left} answers");
+    folder.succeed(&[&args[..], &["killed", "--resume"]].concat());
+    for file in ["model-1/choices.jsonl", "model-1/texts.jsonl", "results.json"] {
+        assert_eq!(folder.read(&format!("whole/{file}")), folder.read(&format!("killed/{file}")), "{file}");
+    }
+}
+
+#[test]
 fn a_limit_changes_no_answer_and_two_models_are_compared() {
     let folder = tasks();
     let both = ["--model", "base", "--task", "choices.toml,texts.toml"];
