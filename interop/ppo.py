@@ -63,8 +63,8 @@ def check_updates(bench, policy, reward, convention, ptx_coef):
                 "value_lr": 2e-4, "microbatch_tokens": 120},
         "ptx": {"coef": ptx_coef, "tokens_per_ppo_token": 2.0},
     }
-    # Every step breaks this guard; the first one that does leaves a record. In the run whose records are read it is watched from the
-    # start; in another, which is stopped before its last step, from there on.
+    # Every step breaks this guard, and the first step that does leaves a record. One run is guarded from its first step; another is
+    # stopped before its last step and resumed with the guard.
     broken = {"guards": {"entropy_min": 1000.0}}
     out = bench.train("ppo", name, config | broken)
     late = {**config, "ppo": {**config["ppo"], "steps": STEPS - 1}}

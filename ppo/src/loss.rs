@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_may_gain_nothing_beyond_the_clip() {
+    fn a_clipped_value_has_no_gradient() {
         let values = tensor(&[1.4]).set_requires_grad(true);
         let value = value_loss(&values, &tensor(&[1.0]), &tensor(&[1.3]), 0.15, 1);
         close(&[value.loss.double_value(&[]), value.clip_frac], &[0.01125, 1.0]);

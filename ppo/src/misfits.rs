@@ -8,8 +8,8 @@ use crate::config::{KlControl, PpoConfig};
 use crate::inputs::{Data, duplicates};
 use crate::rewards::MissingEnd;
 
-/// All warnings before the first step. `models` are the config's key and architecture of each that reads
-/// dialogues.
+/// All warnings before the first step. `models`: for each model that reads dialogues, its config
+/// key and its architecture.
 pub(crate) fn misfits(config: &PpoConfig, data: &Data, models: &[(&str, &ModelConfig)]) -> Vec<String> {
     let mut found = schedule(config);
     found.extend(dead_keys(config));

@@ -1,4 +1,5 @@
-//! The config of `align ppo`. Every default is given here, once.
+//! The config of `align ppo` and its validation. Its defaults are in `sections`, those of shared
+//! sections in `align_core`.
 
 mod sections;
 

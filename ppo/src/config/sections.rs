@@ -253,7 +253,7 @@ documented! {
         pub microbatch_tokens: usize,
         /// Clip range of the policy's ratio. Our choice, as in arXiv 1707.06347.
         pub cliprange: f64,
-        /// Clip range of the values. Qwen report §3.2.2.
+        /// Clip range of the values around the old ones. Qwen report §3.2.2.
         pub cliprange_value: f64,
         /// Discount per token. Our choice.
         pub gamma: f64,

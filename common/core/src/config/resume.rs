@@ -80,7 +80,8 @@ fn without_paths(mut config: Table, keys: &BTreeSet<String>) -> Table {
     config
 }
 
-/// `train.epochs` is a number of steps; `ppo.epochs` is not, it is part of the algorithm.
+/// Whether a key may change across a resume. `train.epochs` may, as it only sets the length of the run;
+/// `ppo.epochs` may not, as it is part of the algorithm.
 fn may_change(key: &str) -> bool {
     const KEYS: [&str; 8] = [
         "train.steps",
