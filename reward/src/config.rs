@@ -1,4 +1,4 @@
-//! The config of `align rm`. Every default is given here, once.
+//! The config of `align rm`. Defaults of shared sections are in `align_core`.
 
 use align_core::config::{
     Config, KeyDocs, ModelSection, OptimizerSection, RunSection, ScheduleKind, ScheduleSection, checks,

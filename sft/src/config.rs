@@ -1,4 +1,4 @@
-//! The configs of `align sft` and `align pretrain`. Every default is given here, once.
+//! The configs of `align sft` and `align pretrain`. Defaults of shared sections are in `align_core`.
 
 use align_core::config::{
     Config, KeyDocs, ModelSection, OptimizerSection, RunSection, ScheduleKind, ScheduleSection, checks,

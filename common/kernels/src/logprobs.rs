@@ -25,7 +25,7 @@ impl Over<'_> {
     }
 }
 
-/// What the head computes of each target.
+/// What the head computes for each target.
 #[derive(Debug)]
 pub struct TokenStats {
     /// log p(target) (N), fp32.
@@ -96,6 +96,7 @@ impl<'a> Chunk<'a> {
 
 /// A chunk's distributions, for the backward pass.
 pub trait Softmax {
-    /// Passes ∂L/∂logits (n, ids) of each block to `take`, given g = ∂L/∂logprob (n): (onehot − softmax)·g.
+    /// Passes ∂L/∂logits (n, ids) of each block to `take`, given g = ∂L/∂logprob / temperature (n):
+    /// (onehot − softmax)·g.
     fn gradients(self: Box<Self>, grad: &Tensor, take: &mut dyn FnMut(Range<usize>, Tensor));
 }

@@ -109,9 +109,9 @@ impl CausalLm {
         self.head.logprobs(hidden, targets, over)
     }
 
-    /// One pass over the head and backward through the body: log-probabilities of targets (N), and the
-    /// gradient of a loss that depends on the logits only through them. `grad_of(rows, logprobs)` gives
-    /// ∂L/∂logprob of a chunk of rows.
+    /// Runs the head forward and backward, then the backward pass of the backbone, for a loss that depends on
+    /// the logits only through the log-probabilities of `targets` (N), which are returned. `grad_of(rows,
+    /// logprobs)` gives ∂L/∂logprob of a chunk of rows.
     pub fn backward(
         &self,
         forward: Forward,

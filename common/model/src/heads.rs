@@ -13,7 +13,7 @@ use super::files::Files;
 
 /// How many logits a chunk of the language-model head may hold.
 const CHUNK_LOGITS: i64 = 1 << 27;
-/// A chunk has at most this many rows: a block of it is small enough to be kept when it is freed.
+/// A chunk has at most this many rows: the allocator keeps a freed block of it for reuse.
 const CHUNK_ROWS: i64 = 960;
 
 /// Computes ∂L/∂logprob (n) f32, given a range of rows and their log-probabilities (n).

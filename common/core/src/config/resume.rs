@@ -52,7 +52,8 @@ pub fn resume_differences(location: &str, old: &str, new: &str, by_content: &BTr
 }
 
 /// Keys that older runs do not have, each with the value that reproduces those runs. A resume accepts such a
-/// key if it has this value. Every new key with a default belongs here.
+/// key if it has this value. Every new key with a default
+/// belongs here, unless a resume may change it.
 const LATER: [(&str, &str); 2] = [("reward.score_at", "\"auto\""), ("schedule.warmup_kind", "\"linear\"")];
 
 /// Whether two configs request the same result dtype.

@@ -83,8 +83,8 @@ impl Block<'_> {
         found
     }
 
-    /// Turns what [`Block::read`] left into ∂L/∂logits, given ∂L/∂logprob of every row: (onehot − softmax) ·
-    /// ∂L/∂logprob.
+    /// Turns what [`Block::read`] left into ∂L/∂logits, given g = ∂L/∂logprob / temperature of every row:
+    /// (onehot − softmax) · g.
     pub(crate) fn gradient(&self, kept: &mut [f32], parts: &[Part], rows: &[Row], grads: &[f32]) {
         let given = parts.iter().zip(rows).zip(grads);
         self.each(kept, given, |row, kept, ((part, whole), grad)| {
