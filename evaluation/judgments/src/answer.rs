@@ -105,22 +105,16 @@ impl Answer {
         let flags =
             if is_flagged { places.iter().map(|&place| self.flags[place].clone()).collect() } else { Vec::new() };
         Judgment {
-            item: item.id.clone(),
-            annotator: name.to_owned(),
-            ask,
             ranks: self.ranks.map(|ranks| dense(&places.iter().map(|&place| ranks[place]).collect::<Vec<_>>())),
             scores: self.scores.map(|scores| places.iter().map(|&place| f64::from(scores[place])).collect()),
             strength: self.strength,
             both_bad: self.both_bad,
-            preference: None,
             flags,
             skipped: self.skipped,
             comment: self.comment.filter(|comment| !comment.trim().is_empty()),
-            repeat: 0,
             seconds: self.seconds,
-            time: String::new(),
-            seed: 0,
             order,
+            ..Judgment::empty(&item.id, name, ask)
         }
     }
 

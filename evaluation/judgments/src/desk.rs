@@ -30,9 +30,9 @@ pub struct Settings {
 
 /// The settings that must not change while judgments are made.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct KeptSettings {
-    ask: Ask,
-    scale: u32,
+pub(crate) struct KeptSettings {
+    pub(crate) ask: Ask,
+    pub(crate) scale: u32,
     seed: u64,
 }
 
@@ -211,20 +211,25 @@ impl Desk {
     }
 }
 
+/// The settings of a folder; `None` if there are none.
+pub(crate) fn read_settings(folder: &Path) -> Result<Option<KeptSettings>> {
+    let path = folder.join(SETTINGS);
+    match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        text => serde_json::from_slice(&text.map_err(Error::io(&path))?).map(Some).map_err(|error| {
+            Error::invalid(path.display(), format!("is damaged ({error}), expected `ask`, `scale`, `seed`"))
+        }),
+    }
+}
+
 /// Writes the settings of a new folder, and compares those of an old one.
 fn keep_settings(folder: &Path, settings: &Settings) -> Result<()> {
     let path = folder.join(SETTINGS);
     let now = KeptSettings { ask: settings.rules.ask, scale: settings.scale, seed: settings.rules.seed };
-    let text = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let text = serde_json::to_string(&now).expect("plain data") + "\n";
-            return write_atomic(&path, text.as_bytes());
-        }
-        text => text.map_err(Error::io(&path))?,
+    let Some(then) = read_settings(folder)? else {
+        let text = serde_json::to_string(&now).expect("plain data") + "\n";
+        return write_atomic(&path, text.as_bytes());
     };
-    let then: KeptSettings = serde_json::from_slice(&text).map_err(|error| {
-        Error::invalid(path.display(), format!("is damaged ({error}), expected `ask`, `scale`, `seed`"))
-    })?;
     if then == now {
         return Ok(());
     }

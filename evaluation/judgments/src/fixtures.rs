@@ -1,6 +1,7 @@
 //! Labels for tests.
 
 use crate::item::{Item, Prompt};
+use crate::judge::record::Judges;
 use crate::judgment::{Ask, Judgment, Labels, ReadJudgments};
 
 /// An item with a response per model.
@@ -19,22 +20,10 @@ pub(crate) fn item(id: &str, models: &[&str], responses: &[&str]) -> Item {
 /// A judgment that ranks the responses, shown in the item's own order.
 pub(crate) fn ranked(item: &str, annotator: &str, ranks: &[u32]) -> Judgment {
     Judgment {
-        item: item.to_owned(),
-        annotator: annotator.to_owned(),
-        ask: Ask::Rank,
         order: (0..ranks.len()).collect(),
         ranks: Some(ranks.to_vec()),
-        scores: None,
-        strength: None,
-        both_bad: false,
-        preference: None,
-        flags: Vec::new(),
-        skipped: None,
-        comment: None,
-        repeat: 0,
         seconds: 10.0,
-        time: String::new(),
-        seed: 0,
+        ..Judgment::empty(item, annotator, Ask::Rank)
     }
 }
 
@@ -50,5 +39,5 @@ pub(crate) fn labels(items: Vec<Item>, judgments: Vec<Judgment>) -> Labels {
         let item = items.iter().find(|item| item.id == judgment.item).unwrap();
         assert_eq!(judgment.problems(item), Vec::<String>::new());
     }
-    Labels { items, read: ReadJudgments { judgments, ..ReadJudgments::default() } }
+    Labels { items, read: ReadJudgments { judgments, ..ReadJudgments::default() }, judges: Judges::new() }
 }

@@ -8,6 +8,7 @@ use align_core::error::{Problem, Problems, Result};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::item::{Item, read_items};
+use crate::judge::record::{Judges, read_judges};
 use crate::lines;
 
 /// The file of items in a labelling folder.
@@ -69,6 +70,14 @@ pub struct Judgment {
     /// Of a program, for two responses: the probability that the first of the item's own order is better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preference: Option<f64>,
+    /// Of a reward model: the reward of each response in the item's own order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Vec<f64>>,
+    /// Of a program that is asked about pairs in both orders: for each pair of the item's own order, (0, 1), (0, 2),
+    /// …, (1, 2), …, the probability that its first response is better, when it is shown first and when it is shown
+    /// second. Of a program that gives verdicts 1, ½ for a tie, or 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub both_orders: Vec<[f64; 2]>,
     /// Marks of each response, such as `unsafe`; empty if no response has any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<Vec<String>>,
@@ -101,6 +110,30 @@ impl Judgment {
         (&self.item, &self.annotator, self.repeat)
     }
 
+    /// One that says nothing yet.
+    pub(crate) fn empty(item: &str, annotator: &str, ask: Ask) -> Self {
+        Self {
+            item: item.to_owned(),
+            annotator: annotator.to_owned(),
+            ask,
+            order: Vec::new(),
+            ranks: None,
+            scores: None,
+            strength: None,
+            both_bad: false,
+            preference: None,
+            rewards: None,
+            both_orders: Vec::new(),
+            flags: Vec::new(),
+            skipped: None,
+            comment: None,
+            repeat: 0,
+            seconds: 0.0,
+            time: String::new(),
+            seed: 0,
+        }
+    }
+
     /// Whether the annotator is a program.
     pub fn is_of_program(&self) -> bool {
         self.annotator.starts_with(PROGRAM_PREFIX)
@@ -114,6 +147,28 @@ impl Judgment {
             (None, Some(scores)) => Some(ranks_of_scores(scores)),
             (None, None) => None,
         }
+    }
+
+    /// The probability that response `one` is better than `other`, of a program that gives any: by its rewards
+    /// σ(r − r'), by its answers about the pair their mean over both orders.
+    pub fn preference_between(&self, one: usize, other: usize) -> Option<f64> {
+        if let Some(rewards) = &self.rewards {
+            return Some(sigmoid(rewards.get(one)? - rewards.get(other)?));
+        }
+        if one > other {
+            return self.preference_between(other, one).map(|preference| 1.0 - preference);
+        }
+        if let Some([shown_first, shown_second]) = self.in_both_orders(one, other) {
+            return Some((shown_first + shown_second) / 2.0);
+        }
+        self.preference.filter(|_| (one, other) == (0, 1))
+    }
+
+    /// What [`Judgment::both_orders`] has about a pair, the lower index first.
+    pub fn in_both_orders(&self, one: usize, other: usize) -> Option<[f64; 2]> {
+        let count = self.ranks.as_ref().map(Vec::len).or(self.scores.as_ref().map(Vec::len))?;
+        let pair = (0..one).map(|first| count - 1 - first).sum::<usize>() + (other - one - 1);
+        self.both_orders.get(pair).copied()
     }
 
     /// What is wrong with the judgment of an item, one entry per cause.
@@ -152,6 +207,15 @@ impl Judgment {
         expect(fits, format!("`flags` has {} lists, expected none or one per response, {count}", self.flags.len()));
         let is_share = self.preference.is_none_or(|share| count == 2 && (0.0..=1.0).contains(&share));
         expect(is_share, "`preference` is not a probability for two responses, expected 0 to 1".to_owned());
+        let fits = self
+            .rewards
+            .as_ref()
+            .is_none_or(|rewards| rewards.len() == count && rewards.iter().all(|reward| reward.is_finite()));
+        expect(fits, format!("`rewards` is {:?}, expected one number per response, {count}", self.rewards));
+        let pairs = count * (count - 1) / 2;
+        let are_shares = self.both_orders.iter().flatten().all(|share| (0.0..=1.0).contains(share));
+        let fits = self.both_orders.is_empty() || (self.both_orders.len() == pairs && are_shares);
+        expect(fits, format!("`both_orders` does not fit, expected two probabilities for each of {pairs} pairs"));
         problems
     }
 }
@@ -162,6 +226,11 @@ fn is_false(value: &bool) -> bool {
 
 fn is_zero(value: &u32) -> bool {
     *value == 0
+}
+
+/// 1 / (1 + e⁻ˣ).
+pub(crate) fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 /// Writes whole scores without a decimal point.
@@ -260,6 +329,8 @@ pub struct Labels {
     pub items: Vec<Item>,
     /// The judgments.
     pub read: ReadJudgments,
+    /// The programs among the annotators, as far as `align judge` kept them.
+    pub judges: Judges,
 }
 
 impl Labels {
@@ -270,7 +341,7 @@ impl Labels {
     pub fn read(folder: &Path) -> Result<Self> {
         let items = read_items(&folder.join(ITEMS))?;
         let read = read_judgments(&folder.join(JUDGMENTS), &items)?;
-        Ok(Self { items, read })
+        Ok(Self { items, read, judges: read_judges(folder)? })
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::assignment::Task;
 use crate::compare::{Annotators, alpha};
 use crate::desk::Desk;
+use crate::judge::record::Judges;
 use crate::judgment::{Judgment, Labels, ReadJudgments};
 
 /// The state of a folder. It names no models.
@@ -110,7 +111,11 @@ pub fn overview(desk: &Desk, now: u64) -> Overview {
     let progress = desk.assignment().progress("");
     let skips = skips(desk);
     let judgments = desk.judgments().map(|(_, judgment)| judgment.clone()).collect();
-    let labels = Labels { items: desk.items().to_vec(), read: ReadJudgments { judgments, ..ReadJudgments::default() } };
+    let labels = Labels {
+        items: desk.items().to_vec(),
+        read: ReadJudgments { judgments, ..ReadJudgments::default() },
+        judges: Judges::new(),
+    };
     Overview {
         items: desk.items().len(),
         judgments: progress.all,

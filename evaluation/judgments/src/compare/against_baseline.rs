@@ -144,10 +144,7 @@ fn model_outcome(counted: &[Counted<'_>], model: &str, options: &Options) -> Mod
 /// `None` unless the item has both models.
 pub(super) fn met<'a>(counted: &Counted<'a>, model: &str, baseline: &str) -> Option<Met<'a>> {
     let (one, other) = (counted.item.index_of_model(model)?, counted.item.index_of_model(baseline)?);
-    let preferences = counted.orderings.iter().map(|ordering| {
-        let first_is_better = ordering.judgment?.preference?;
-        Some(if one == 0 { first_is_better } else { 1.0 - first_is_better })
-    });
+    let preferences = counted.orderings.iter().map(|ordering| ordering.judgment?.preference_between(one, other));
     let preferences: Option<Vec<f64>> = preferences.collect();
     Some(Met {
         category: counted.item.category.as_deref(),

@@ -123,6 +123,12 @@ pub(super) fn first_shown(
     let of_vote = |vote: &Vote<'_>| {
         let mut sums = (0.0, 0.0);
         for (one, other) in pairs(vote.ranks.len()) {
+            if let Some([first, second]) = vote.judgment.in_both_orders(one, other) {
+                // The one shown first wins with a share above ½; in the other order that is the other one.
+                let decided = [first, 1.0 - second].into_iter().filter(|share| *share != 0.5);
+                sums = decided.map(|share| (f64::from(u8::from(share > 0.5)), 1.0)).fold(sums, added);
+                continue;
+            }
             let Some(one_is_first) = is_shown_first(vote.judgment, one, other) else { continue };
             let result = verdict(&vote.ranks, one, other);
             if result != 0.0 {

@@ -1,5 +1,7 @@
 //! What to be careful about, in words.
 
+use crate::judge::record::Judges;
+
 use super::{Annotators, Comparison, Measure, ModelOutcome};
 
 /// Below this α, annotators agree too little to draw conclusions about single items. Krippendorff's own
@@ -9,9 +11,10 @@ const LOW_ALPHA: f64 = 0.4;
 const FEW_ITEMS: usize = 100;
 
 /// The findings, in a fixed order.
-pub(super) fn findings(comparison: &Comparison) -> Vec<String> {
+pub(super) fn findings(comparison: &Comparison, judges: &Judges) -> Vec<String> {
     let mut found = Vec::new();
     found.extend(few_items(comparison));
+    found.extend(not_independent(comparison, judges));
     for model in &comparison.models {
         found.extend(undecided(model, comparison));
         found.extend(length_explains(model, comparison));
@@ -26,6 +29,18 @@ pub(super) fn findings(comparison: &Comparison) -> Vec<String> {
     found.extend(disagreeing_annotators(comparison));
     found.extend(extreme_ratings(comparison));
     found
+}
+
+/// Programs that count, and models of the comparison that they are related to.
+fn not_independent(comparison: &Comparison, judges: &Judges) -> Vec<String> {
+    let counted = comparison.by_annotator.iter().filter_map(|own| Some((own, judges.get(&own.annotator)?)));
+    let is_compared =
+        |model: &str| model == comparison.baseline || comparison.models.iter().any(|outcome| outcome.model == model);
+    let sentences = counted.flat_map(|(own, judge)| {
+        let related = judge.not_independent.iter().filter(|(model, _)| is_compared(model));
+        related.map(|(model, why)| format!("{} is not independent of {model}: {why}.", own.annotator))
+    });
+    sentences.collect()
 }
 
 fn percent(share: f64) -> String {

@@ -28,6 +28,7 @@ pub use ratings::{Rating, Ratings};
 pub use tables::Table;
 
 use crate::judgment::{Judgment, Labels};
+pub use votes::pairs;
 use votes::{Judged, Vote};
 
 /// Whose judgments count.
@@ -163,7 +164,7 @@ pub fn compare(labels: &Labels, options: &Options) -> Result<Comparison> {
         by_annotator: annotators::quality(labels, &judged, options),
         findings: Vec::new(),
     };
-    comparison.findings = findings::findings(&comparison);
+    comparison.findings = findings::findings(&comparison, &labels.judges);
     Ok(comparison)
 }
 

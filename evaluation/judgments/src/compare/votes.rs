@@ -88,7 +88,7 @@ pub(super) fn verdict(ranks: &[f64], one: usize, other: usize) -> f64 {
 }
 
 /// All pairs of `count` responses, the lower index first.
-pub(super) fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
+pub fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).flat_map(move |one| (one + 1..count).map(move |other| (one, other)))
 }
 
