@@ -1,6 +1,7 @@
 //! The command-line arguments: clap types only.
 
 pub(crate) mod compare;
+pub(crate) mod judge;
 pub(crate) mod label;
 mod tasks;
 mod tools;
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     /// Answer requests over HTTP
     #[command(subcommand)]
     Serve(Serve),
+    /// Let a reward model, a chat model or a service judge responses, as an annotator beside people
+    Judge(judge::JudgeArgs),
     /// Let people rank, score or compare responses on a page
     Label(label::LabelArgs),
     /// Choose rows to train on: drop duplicates, drop rows that overlap an evaluation set, draw a balanced

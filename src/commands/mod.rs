@@ -13,6 +13,7 @@ mod generate;
 mod html;
 mod inputs;
 mod inspect;
+mod judge;
 mod label_export;
 mod lines;
 mod page;
@@ -53,6 +54,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Score(args) => score::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Serve(Serve::Rm(args)) => crate::serve::rm(args),
+        Command::Judge(args) => judge::run(args),
         Command::Label(args) => match (args.command, args.serve) {
             (Some(LabelCommand::Export(args)), _) => label_export::run(args),
             (None, Some(args)) => crate::label::serve(args),

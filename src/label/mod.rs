@@ -117,8 +117,13 @@ fn read(args: &LabelServeArgs) -> Result<Vec<Item>> {
     if let Some(file) = &args.items {
         return read_items(file);
     }
+    items_of_models(args.prompts.as_deref().expect("clap requires it"), &args.responses)
+}
+
+/// The items of `--prompts` and `--responses`.
+pub(crate) fn items_of_models(prompts: &Path, responses: &[String]) -> Result<Vec<Item>> {
     let (mut models, mut problems) = (Vec::new(), Problems::new());
-    for given in &args.responses {
+    for given in responses {
         match given.split_once('=') {
             Some((name, file)) if !name.is_empty() && !file.is_empty() => {
                 models.push(ModelResponses { name: name.to_owned(), file: file.into() });
@@ -127,7 +132,7 @@ fn read(args: &LabelServeArgs) -> Result<Vec<Item>> {
         }
     }
     problems.into_result()?;
-    items_from_responses(args.prompts.as_deref().expect("clap requires it"), &models)
+    items_from_responses(prompts, &models)
 }
 
 fn text_of(file: &Path) -> Result<String> {

@@ -1,0 +1,72 @@
+//! The arguments of `align judge`.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args};
+
+use super::ComputeDtype;
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("judges").required(true).args(["rm", "judge", "endpoint"])))]
+pub(crate) struct JudgeArgs {
+    /// Labelling folder for the judgments; it may have some by people and other judges
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Items (JSONL), as for `align label`; without them and --prompts, the folder's own are judged
+    #[arg(long, value_name = "FILE", conflicts_with = "prompts")]
+    pub(crate) items: Option<PathBuf>,
+    /// Prompts (JSONL), to which --responses respond
+    #[arg(long, value_name = "FILE", requires = "responses")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// A model's name and its responses to --prompts, as `align generate` writes them; once per model
+    #[arg(long, value_name = "NAME=FILE", requires = "prompts")]
+    pub(crate) responses: Vec<String>,
+    /// Judge by a reward model: its folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rm: Option<PathBuf>,
+    /// Judge by a chat model, which is asked about pairs in both orders: its folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) judge: Option<PathBuf>,
+    /// Judge by a model behind a service with OpenAI's chat completions: its address, up to /v1
+    #[arg(long, value_name = "URL", requires = "model")]
+    pub(crate) endpoint: Option<String>,
+    /// Rewards that differ by less are a tie; by default only equal ones
+    #[arg(long, value_name = "X", requires = "rm")]
+    pub(crate) tie_margin: Option<f64>,
+    /// The model's name at --endpoint
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    pub(crate) model: Option<String>,
+    /// File with the key of --endpoint, which is sent as `Authorization: Bearer`
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Requests to --endpoint at once; by default 4
+    #[arg(long, value_name = "N", requires = "endpoint")]
+    pub(crate) parallel: Option<usize>,
+    /// Folder in which answers of --endpoint are kept, so that no request is sent twice; by default `cache` in
+    /// --out
+    #[arg(long, value_name = "DIR", requires = "endpoint")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Judge under this name, as the annotator `judge:NAME`; by default that of the folder or model
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// System text for dialogues without one ("" inserts none, "template" the chat template's); by default the
+    /// reward model's own, for --judge the template's
+    #[arg(long, value_name = "TEXT", conflicts_with = "endpoint")]
+    pub(crate) system: Option<String>,
+    /// The folder of a compared model or its run, by which a judge that is not independent of it is
+    /// recognised; once per model
+    #[arg(long, value_name = "NAME=DIR")]
+    pub(crate) policy: Vec<String>,
+    /// Judge this many items, drawn by --seed; with a higher number the same ones and more
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Seed of the draw of --limit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// The compute dtype of a local judge
+    #[arg(long, value_name = "DTYPE", default_value = "float32")]
+    pub(crate) dtype: ComputeDtype,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
