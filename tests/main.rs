@@ -17,6 +17,7 @@ mod hostile;
 mod inputs;
 mod inspect;
 mod invariants;
+mod judge;
 mod label;
 mod oracles;
 mod pictures;

@@ -11,11 +11,18 @@ pub(crate) struct AnnotatorArgs {
     /// Count the judgments of programs (annotators `judge:NAME`) instead of people's
     #[arg(long)]
     judges: bool,
+    /// Count the judgments of this annotator alone, a person or a program; once per annotator
+    #[arg(long, value_name = "NAME", conflicts_with = "judges")]
+    annotator: Vec<String>,
 }
 
 impl AnnotatorArgs {
     pub(crate) fn get(&self) -> Annotators {
-        if self.judges { Annotators::Programs } else { Annotators::People }
+        match (self.judges, &self.annotator[..]) {
+            (true, _) => Annotators::Programs,
+            (false, []) => Annotators::People,
+            (false, names) => Annotators::Named(names.iter().cloned().collect()),
+        }
     }
 }
 

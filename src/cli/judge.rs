@@ -55,7 +55,7 @@ pub(crate) struct JudgeArgs {
     pub(crate) system: Option<String>,
     /// The folder of a compared model or its run, by which a judge that is not independent of it is
     /// recognised; once per model
-    #[arg(long, value_name = "NAME=DIR")]
+    #[arg(long, value_name = "NAME=DIR", conflicts_with = "endpoint")]
     pub(crate) policy: Vec<String>,
     /// Judge this many items, drawn by --seed; with a higher number the same ones and more
     #[arg(long, value_name = "N")]
@@ -64,7 +64,7 @@ pub(crate) struct JudgeArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     /// The compute dtype of a local judge
-    #[arg(long, value_name = "DTYPE", default_value = "float32")]
+    #[arg(long, value_name = "DTYPE", default_value = "float32", conflicts_with = "endpoint")]
     pub(crate) dtype: ComputeDtype,
     /// Print one JSON object instead of a table
     #[arg(long)]

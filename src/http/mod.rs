@@ -10,4 +10,4 @@ pub(crate) use body::{read, refuse};
 pub(crate) use connections::Limits;
 pub(crate) use listen::{Bound, answer};
 pub(crate) use refusal::Refusal;
-pub(crate) use token::Token;
+pub(crate) use token::{Token, read_token};

@@ -16,24 +16,7 @@ pub(crate) struct Token([u8; 32]);
 impl Token {
     /// Reads a file with a token on one line.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        const LONGEST: u64 = 4096;
-        let refuse = |what: &str| Err(Error::invalid(file.display(), format!("{what}, expected a token on one line")));
-        let mut text = Vec::new();
-        let read = File::open(file).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text));
-        if let Err(error) = read {
-            return refuse(&format!("cannot be read: {error}"));
-        }
-        let token = text.trim_ascii();
-        if token.is_empty() {
-            return refuse("is empty");
-        }
-        if text.len() as u64 > LONGEST {
-            return refuse(&format!("has more than {LONGEST} bytes"));
-        }
-        if !token.iter().all(u8::is_ascii_graphic) {
-            return refuse("has more than one word of plain characters");
-        }
-        Ok(Self::of(token))
+        read_token(file).map(|token| Self::of(token.as_bytes()))
     }
 
     /// The token with this text.
@@ -49,6 +32,31 @@ impl Token {
         let brought: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
         scheme.eq_ignore_ascii_case(SCHEME) && bool::from(brought.ct_eq(&self.0))
     }
+}
+
+/// The text of a file with a token on one line.
+///
+/// # Errors
+/// [`Error::Invalid`] when it cannot be read, or is anything else. What it holds is not repeated.
+pub(crate) fn read_token(file: &Path) -> Result<String> {
+    const LONGEST: u64 = 4096;
+    let refuse = |what: &str| Err(Error::invalid(file.display(), format!("{what}, expected a token on one line")));
+    let mut text = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text));
+    if let Err(error) = read {
+        return refuse(&format!("cannot be read: {error}"));
+    }
+    let token = text.trim_ascii();
+    if token.is_empty() {
+        return refuse("is empty");
+    }
+    if text.len() as u64 > LONGEST {
+        return refuse(&format!("has more than {LONGEST} bytes"));
+    }
+    if !token.iter().all(u8::is_ascii_graphic) {
+        return refuse("has more than one word of plain characters");
+    }
+    Ok(String::from_utf8_lossy(token).into_owned())
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub enum ScoreUnit {
 }
 
 /// What to export.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ExportOptions {
     /// The shape of the rows.
     pub shape: Shape,
@@ -105,6 +105,9 @@ struct Scored<'a> {
 /// # Errors
 /// [`align_core::error::Error::Invalid`] if no judgment counts.
 pub fn export(labels: &Labels, options: &ExportOptions) -> Result<Exported> {
+    let mut problems = Problems::new();
+    options.annotators.check(labels, &mut problems);
+    problems.into_result()?;
     let of_kind = || labels.read.judgments.iter().filter(|judgment| options.annotators.include(judgment));
     let counted: Vec<&Judgment> =
         of_kind().filter(|judgment| judgment.repeat == 0 && judgment.skipped.is_none()).collect();
@@ -124,7 +127,7 @@ pub fn export(labels: &Labels, options: &ExportOptions) -> Result<Exported> {
         annotators: counted.iter().map(|judgment| &judgment.annotator).collect::<BTreeSet<_>>().len(),
         judgments: counted.len(),
         skipped: of_kind().filter(|judgment| judgment.skipped.is_some()).count(),
-        alpha: alpha(labels, options.annotators),
+        alpha: alpha(labels, &options.annotators),
         ..ExportCounts::default()
     };
     let mut of_item: BTreeMap<&str, Vec<usize>> = BTreeMap::new();

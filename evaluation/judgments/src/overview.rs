@@ -125,7 +125,7 @@ pub fn overview(desk: &Desk, now: u64) -> Overview {
         skipped: skips.len(),
         median_seconds: median_seconds(desk.judgments().map(|(_, judgment)| judgment)),
         agreement,
-        alpha: alpha(&labels, Annotators::People),
+        alpha: alpha(&labels, &Annotators::People),
         annotators: by_name.into_iter().map(|(name, own)| of_annotator(desk, name, &own, &by_item)).collect(),
         skips,
     }

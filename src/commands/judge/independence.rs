@@ -18,7 +18,7 @@ const LEVELS: usize = 4;
 pub(super) struct Policies {
     /// Folders of models and runs, by model.
     folders: Vec<(String, PathBuf)>,
-    /// Files of responses, by model: they may lie in the run that wrote them.
+    /// Files of responses, by model: they may be in the run that wrote them.
     files: Vec<(String, PathBuf)>,
 }
 

@@ -5,10 +5,12 @@
 //! service ([`endpoint`]).
 
 mod chat;
+mod endpoint;
 mod independence;
 mod reward;
 mod table;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,6 +23,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use self::chat::ChatJudge;
+use self::endpoint::EndpointJudge;
 use self::independence::{Policies, relations};
 use self::reward::RewardJudge;
 use self::table::Report;
@@ -36,6 +39,7 @@ const CHUNK: usize = 32;
 enum Judge {
     Reward(RewardJudge),
     Chat(ChatJudge),
+    Endpoint(EndpointJudge),
 }
 
 /// What a judge can say of itself after judging, besides its judgments.
@@ -43,6 +47,12 @@ enum Judge {
 struct Said {
     /// Of a chat model: the probability of A and B together, at the mean.
     letters: Option<f64>,
+    /// Of a service: the number of requests, retries included.
+    requests: Option<usize>,
+    /// Of a service: the number of answers that were on the disk already.
+    cached: Option<usize>,
+    /// Of a service: the number of answers without a verdict.
+    unparsed: Option<usize>,
 }
 
 /// Judges the items of a labelling folder.
@@ -58,6 +68,7 @@ pub(crate) fn run(args: JudgeArgs) -> Result<ExitCode> {
         (_, 0) => Said::default(),
         (Judge::Reward(judge), _) => judge.judge(&mut folder, args.dtype.into(), &mut terminal)?,
         (Judge::Chat(judge), _) => judge.judge(&mut folder, args.dtype.into(), &mut terminal)?,
+        (Judge::Endpoint(judge), _) => judge.judge(&mut folder, &mut terminal)?,
     };
     Report::new(&annotator, &record, &folder, &said).print(&args)?;
     Ok(ExitCode::SUCCESS)
@@ -72,9 +83,10 @@ fn check(args: &JudgeArgs) -> Result<(Vec<Item>, Judge, Judging)> {
     let name = args.default_name();
     let annotator = annotator(&name).map_err(|what| problems.push("--name", what)).ok();
     let to_check = items.as_deref().unwrap_or_default();
-    let judge = match (&args.rm, &args.judge) {
-        (Some(dir), _) => RewardJudge::check(dir, args, to_check, &mut problems)?.map(Judge::Reward),
-        (_, Some(dir)) => ChatJudge::check(dir, args, to_check, &mut problems)?.map(Judge::Chat),
+    let judge = match (&args.rm, &args.judge, &args.endpoint) {
+        (Some(dir), ..) => RewardJudge::check(dir, args, to_check, &mut problems)?.map(Judge::Reward),
+        (_, Some(dir), _) => ChatJudge::check(dir, args, to_check, &mut problems)?.map(Judge::Chat),
+        (.., Some(url)) => EndpointJudge::check(url, args, &mut problems)?.map(Judge::Endpoint),
         _ => None,
     };
     let checked = items.zip(policies).zip(judge).zip(annotator);
@@ -99,17 +111,21 @@ fn read(args: &JudgeArgs) -> align_core::error::Result<Vec<Item>> {
 
 /// What is kept of the judge.
 fn record(args: &JudgeArgs, judge: &Judge, policies: &Policies) -> Result<JudgeRecord> {
-    let (kind, dir, mut identity) = match judge {
-        Judge::Reward(judge) => ("rm", judge.dir(), judge.identity()),
-        Judge::Chat(judge) => ("chat", judge.dir(), judge.identity()),
+    let (kind, model, mut identity) = match judge {
+        Judge::Reward(judge) => ("rm", judge.dir().display().to_string(), judge.identity()),
+        Judge::Chat(judge) => ("chat", judge.dir().display().to_string(), judge.identity()),
+        Judge::Endpoint(judge) => ("endpoint", judge.model().to_owned(), judge.identity()),
     };
-    let weights = contents(dir)?;
-    let not_independent = relations(kind, &weights, policies)?;
-    identity.push(("files", json!(weights)));
-    identity.push(("dtype", json!(format!("{:?}", args.dtype).to_lowercase())));
+    let mut not_independent = BTreeMap::new();
+    if let Some(dir) = args.rm.as_deref().or(args.judge.as_deref()) {
+        let weights = contents(dir)?;
+        not_independent = relations(kind, &weights, policies)?;
+        identity.push(("files", json!(weights)));
+        identity.push(("dtype", json!(format!("{:?}", args.dtype).to_lowercase())));
+    }
     Ok(JudgeRecord {
         kind: kind.to_owned(),
-        model: dir.display().to_string(),
+        model,
         identity: identity.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
         not_independent,
     })
@@ -138,7 +154,7 @@ impl JudgeArgs {
     fn default_name(&self) -> String {
         let of_folder = |dir: &Path| {
             let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-            // The result of a run lies in its folder `model`.
+            // The result of a run is in its folder `model`.
             let named = if dir.file_name().is_some_and(|name| name == "model") { dir.parent() } else { None };
             let name = named.unwrap_or(&dir).file_name();
             name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()

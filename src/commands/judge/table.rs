@@ -44,6 +44,11 @@ pub(super) struct Report {
     first_shown: Option<f64>,
     /// The mean probability of A and B together.
     letters: Option<f64>,
+    /// Of a service, in this run.
+    requests: Option<usize>,
+    cached: Option<usize>,
+    /// Answers without a verdict.
+    unparsed: Option<usize>,
     findings: Vec<String>,
 }
 
@@ -59,6 +64,9 @@ impl Report {
             same_in_both_orders: None,
             first_shown: None,
             letters: said.letters,
+            requests: said.requests,
+            cached: said.cached,
+            unparsed: said.unparsed,
             findings: Vec::new(),
         };
         let (mut same, mut pairs_asked, mut first, mut decided) = (0, 0, 0, 0);
@@ -141,6 +149,9 @@ impl Report {
             let first =
                 self.first_shown.map_or(String::new(), |share| format!("; the first shown won {}", percent(share)));
             print_line(&format!("the same verdict in both orders: {}{first}", percent(share)));
+        }
+        if let (Some(requests), Some(cached), Some(unparsed)) = (self.requests, self.cached, self.unparsed) {
+            print_line(&format!("{requests} requests, {cached} answers from the cache, {unparsed} without a verdict"));
         }
         self.findings.iter().for_each(|sentence| print_line(sentence));
         if let Some(baseline) = self.models.keys().next() {

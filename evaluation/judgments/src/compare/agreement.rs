@@ -149,8 +149,8 @@ fn categories(unit: &[f64]) -> [u32; 3] {
 /// Agreement of people with each other and of each program with people, on items that both judged; empty
 /// unless there are people and programs.
 pub(super) fn groups(labels: &Labels, draws: Draws) -> Vec<GroupAgreement> {
-    let people = judged(labels, Annotators::People);
-    let programs = judged(labels, Annotators::Programs);
+    let people = judged(labels, &Annotators::People);
+    let programs = judged(labels, &Annotators::Programs);
     if people.is_empty() || programs.is_empty() {
         return Vec::new();
     }

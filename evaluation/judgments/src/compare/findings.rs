@@ -141,7 +141,7 @@ fn extreme_ratings(comparison: &Comparison) -> Vec<String> {
     let Some(ratings) = &comparison.ratings else {
         return vec!["No ratings: the fit of all pairs did not converge.".to_owned()];
     };
-    let whose = if comparison.annotators == Annotators::People { "" } else { " of programs" };
+    let whose = if comparison.annotators == Annotators::Programs { " of programs" } else { "" };
     let extreme = ratings.models.iter().filter(|model| model.is_bounded_by_ridge && model.verdicts > 0).map(|model| {
         format!(
             "All {} verdicts{whose} on {} are the same; its rating has no finite maximum and depends on the small \

@@ -32,26 +32,44 @@ pub use votes::pairs;
 use votes::{Judged, Vote};
 
 /// Whose judgments count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Annotators {
     /// Those of people.
     People,
     /// Those of programs (`judge:NAME`).
     Programs,
+    /// Those of these annotators, people or programs.
+    Named(BTreeSet<String>),
 }
 
 impl Annotators {
     /// Whether a judgment is of such an annotator.
-    pub fn include(self, judgment: &Judgment) -> bool {
-        judgment.is_of_program() == (self == Self::Programs)
+    pub fn include(&self, judgment: &Judgment) -> bool {
+        match self {
+            Self::People => !judgment.is_of_program(),
+            Self::Programs => judgment.is_of_program(),
+            Self::Named(names) => names.contains(&judgment.annotator),
+        }
+    }
+
+    /// Refuses names without a judgment.
+    pub(crate) fn check(&self, labels: &Labels, problems: &mut Problems) {
+        let Self::Named(names) = self else { return };
+        let known: BTreeSet<&str> = labels.read.judgments.iter().map(|judgment| judgment.annotator.as_str()).collect();
+        for name in names.iter().filter(|name| !known.contains(name.as_str())) {
+            let all: Vec<&str> = known.iter().copied().collect();
+            let what = format!("{name} has no judgment, expected one of: {}", all.join(", "));
+            problems.push("--annotator", what);
+        }
     }
 
     /// A word for messages.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> String {
         match self {
-            Self::People => "people",
-            Self::Programs => "programs",
+            Self::People => "people".to_owned(),
+            Self::Programs => "programs".to_owned(),
+            Self::Named(names) => names.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
         }
     }
 }
@@ -141,13 +159,13 @@ pub struct Comparison {
 /// and if an order effect is asked for that the judgments cannot show.
 pub fn compare(labels: &Labels, options: &Options) -> Result<Comparison> {
     check(labels, options)?;
-    let judged = votes::judged(labels, options.annotators);
+    let judged = votes::judged(labels, &options.annotators);
     let with_models: Vec<&Judged<'_>> = judged.iter().filter(|judged| judged.item.models.is_some()).collect();
     let counted = votes::counted(&with_models, options.counting);
     let everyone = |judgment: &&Judgment| options.annotators.include(judgment);
     let mut comparison = Comparison {
         baseline: options.baseline.clone(),
-        annotators: options.annotators,
+        annotators: options.annotators.clone(),
         counting: options.counting,
         items: labels.items.len(),
         judged_items: judged.len(),
@@ -169,13 +187,14 @@ pub fn compare(labels: &Labels, options: &Options) -> Result<Comparison> {
 }
 
 /// Krippendorff's α, ordinal, as in [`Agreement::alpha_ordinal`].
-pub(crate) fn alpha(labels: &Labels, annotators: Annotators) -> Option<f64> {
+pub(crate) fn alpha(labels: &Labels, annotators: &Annotators) -> Option<f64> {
     let found = agreement::agreement(&votes::judged(labels, annotators), Draws { count: 0, seed: 0 })?;
     found.alpha_ordinal.map(|alpha| alpha.value)
 }
 
 fn check(labels: &Labels, options: &Options) -> Result<()> {
     let mut problems = Problems::new();
+    options.annotators.check(labels, &mut problems);
     let names = model_names(labels);
     if names.is_empty() {
         problems.push("items.jsonl", "no item has `models`, expected the name of the model of each response");
@@ -185,10 +204,12 @@ fn check(labels: &Labels, options: &Options) -> Result<()> {
         problems.push("--baseline", what);
     }
     let given: Vec<&Judgment> = labels.read.judgments.iter().filter(|given| given.skipped.is_none()).collect();
-    if !given.iter().any(|judgment| options.annotators.include(judgment)) {
-        let (others, hint) = match options.annotators {
+    let is_named = matches!(options.annotators, Annotators::Named(_));
+    if !(is_named && !problems.is_empty()) && !given.iter().any(|judgment| options.annotators.include(judgment)) {
+        let (others, hint) = match &options.annotators {
             Annotators::People => ("programs", "; --judges compares by those"),
             Annotators::Programs => ("people", "; without --judges those count"),
+            Annotators::Named(_) => ("others", ""),
         };
         let hint = if given.is_empty() { "" } else { hint };
         let what = format!(

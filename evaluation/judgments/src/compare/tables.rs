@@ -193,7 +193,7 @@ impl Comparison {
             "earlier wins",
             "median seconds",
         ];
-        let title = if self.annotators == Annotators::People { "Annotators" } else { "Programs" };
+        let title = if self.annotators == Annotators::Programs { "Programs" } else { "Annotators" };
         let note = "Shares of verdicts on pairs; earlier wins: the response shown earlier, expected half of the time.";
         Table::new(title, &header, rows.collect(), &[note])
     }

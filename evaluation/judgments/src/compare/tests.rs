@@ -96,6 +96,37 @@ fn people_and_programs_are_kept_apart() {
 }
 
 #[test]
+fn named_annotators_count_alone_people_or_programs() {
+    let named = |names: &[&str]| Options {
+        annotators: Annotators::Named(names.iter().map(|&name| name.to_owned()).collect()),
+        ..options("base")
+    };
+    let found = compare(&three_models(), &named(&["ann", "judge:rm"])).unwrap();
+    let names: Vec<&str> = found.by_annotator.iter().map(|own| own.annotator.as_str()).collect();
+    assert_eq!((found.judgments, names), (3, vec!["ann", "judge:rm"]));
+    assert_eq!(found.tables()[0].title, "Against base, by ann, judge:rm");
+    let unknown = compare(&three_models(), &named(&["dan"])).unwrap_err().to_string();
+    assert!(unknown.contains("dan has no judgment, expected one of: ann, bob, cyd, judge:rm"), "{unknown}");
+    assert!(!unknown.contains("no judgments of"), "{unknown}");
+}
+
+#[test]
+fn a_judge_that_is_related_to_a_model_is_a_finding() {
+    let mut labels = three_models();
+    let record = serde_json::json!({
+        "kind": "rm", "model": "reward", "identity": {},
+        "not_independent": { "ppo": "ppo was trained against this reward model", "elsewhere": "x" },
+    });
+    labels.judges.insert("judge:rm".to_owned(), serde_json::from_value(record).unwrap());
+    let finding = "judge:rm is not independent of ppo: ppo was trained against this reward model.";
+    let findings = |annotators| compare(&labels, &Options { annotators, ..options("base") }).unwrap().findings;
+    let related =
+        |findings: Vec<String>| findings.into_iter().filter(|text| text.contains("independent")).collect::<Vec<_>>();
+    assert_eq!(related(findings(Annotators::Programs)), [finding]);
+    assert_eq!(related(findings(Annotators::People)), Vec::<String>::new());
+}
+
+#[test]
 fn quality_of_annotators() {
     let mut items: Vec<Item> = ["a", "b", "c"].map(|id| item(id, &["m", "n"], &["one", "two"])).into();
     items[0].gold = Some(vec![1, 2]);

@@ -1,4 +1,4 @@
-//! `judges.json` of a labelling folder: the programs that judged it, so that one name stands for one judge.
+//! `judges.json` of a labelling folder: the programs that judged it, so that a name refers to one judge.
 
 use std::collections::BTreeMap;
 use std::path::Path;
