@@ -31,20 +31,20 @@ pub(crate) struct JudgeArgs {
     #[arg(long, value_name = "URL", requires = "model")]
     pub(crate) endpoint: Option<String>,
     /// Rewards that differ by less are a tie; by default only equal ones
-    #[arg(long, value_name = "X", requires = "rm")]
+    #[arg(long, value_name = "X")]
     pub(crate) tie_margin: Option<f64>,
     /// The model's name at --endpoint
-    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
     /// File with the key of --endpoint, which is sent as `Authorization: Bearer`
-    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
     /// Requests to --endpoint at once; by default 4
-    #[arg(long, value_name = "N", requires = "endpoint")]
+    #[arg(long, value_name = "N")]
     pub(crate) parallel: Option<usize>,
     /// Folder in which answers of --endpoint are kept, so that no request is sent twice; by default `cache` in
     /// --out
-    #[arg(long, value_name = "DIR", requires = "endpoint")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
     /// Judge under this name, as the annotator `judge:NAME`; by default that of the folder or model
     #[arg(long, value_name = "NAME")]

@@ -295,7 +295,7 @@ fn mistakes_are_refused_before_a_model_loads() {
     );
     refuse(&["--rm", "policy", "--items", "items.jsonl"], &[&["policy", "expected a reward model"]]);
     refuse(&["--judge", "reward", "--items", "items.jsonl"], &[&["reward", "expected a language model"]]);
-    refuse(&[&chat[..], &["--tie-margin", "1"]].concat(), &[&["arguments", "--rm"]]);
+    refuse(&[&chat[..], &["--tie-margin", "1"]].concat(), &[&["--tie-margin", "--rm"]]);
 
     folder.write("one.jsonl", "{\"prompt\": \"Hi\", \"responses\": [\"x\"]}\n");
     refuse(&["--rm", "reward", "--items", "one.jsonl"], &[&["one.jsonl:1", "1 texts, expected 2 to 9"]]);

@@ -145,6 +145,19 @@ impl JudgeArgs {
                 problems.push(flag, "is 0, expected at least 1");
             }
         }
+        // clap does not require an argument that is excluded by another one.
+        let of_endpoint = [
+            ("--model", self.model.is_some()),
+            ("--key-file", self.key_file.is_some()),
+            ("--parallel", self.parallel.is_some()),
+            ("--cache", self.cache.is_some()),
+        ];
+        for (flag, _) in of_endpoint.iter().filter(|(_, is_given)| *is_given && self.endpoint.is_none()) {
+            problems.push(flag, "is given without --endpoint, expected both or neither");
+        }
+        if self.tie_margin.is_some() && self.rm.is_none() {
+            problems.push("--tie-margin", "is given without --rm, expected rewards that can differ by it");
+        }
         if let Some(margin) = self.tie_margin.filter(|margin| !margin.is_finite() || *margin < 0.0) {
             problems.push("--tie-margin", format!("is {margin}, expected a number from 0"));
         }

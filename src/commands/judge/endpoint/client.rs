@@ -1,8 +1,8 @@
 //! Requests to a service: retried while the cause may pass, and without a word of the key in any message.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use align_core::error::{Error, Result};
 use serde_json::Value;
@@ -81,8 +81,9 @@ impl Client {
     /// The text of the answer to a request.
     ///
     /// # Errors
-    /// [`Error::Failed`] when the service refuses it, or fails too often.
-    pub(super) fn ask(&self, body: &Value) -> Result<String> {
+    /// [`Error::Failed`] when the service refuses it or fails too often, and when it would have to be waited
+    /// for although judging was stopped.
+    pub(super) fn ask(&self, body: &Value, stopped: &AtomicBool) -> Result<String> {
         let failed = |what: String| {
             let what = self.key.as_ref().map_or(what.clone(), |key| what.replace(&key.0, "(the key)"));
             Error::Failed(format!(
@@ -100,7 +101,11 @@ impl Client {
                 Err(Failure::Passing(what, Some(wait))) if wait > LONGEST_RETRY_AFTER => {
                     return Err(failed(format!("{what}, and asks to wait for {} seconds", wait.as_secs())));
                 }
-                Err(Failure::Passing(_, wait)) => std::thread::sleep(wait.unwrap_or(backoff(tried))),
+                Err(Failure::Passing(what, wait)) => {
+                    if !sleep(wait.unwrap_or(backoff(tried)), stopped) {
+                        return Err(failed(what));
+                    }
+                }
             }
         }
         unreachable!("the last try returns")
@@ -152,6 +157,19 @@ fn beginning(text: &str) -> String {
 fn backoff(tried: u32) -> Duration {
     let whole = FIRST_WAIT.saturating_mul(1 << (tried - 1).min(16)).min(LONGEST_WAIT);
     whole.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+}
+
+/// Whether the whole time passed before judging was stopped.
+fn sleep(time: Duration, stopped: &AtomicBool) -> bool {
+    const SLICE: Duration = Duration::from_millis(50);
+    let started = Instant::now();
+    while let Some(rest) = time.checked_sub(started.elapsed()).filter(|rest| !rest.is_zero()) {
+        if stopped.load(Ordering::Relaxed) {
+            return false;
+        }
+        std::thread::sleep(rest.min(SLICE));
+    }
+    true
 }
 
 #[cfg(test)]

@@ -137,7 +137,8 @@ impl EndpointJudge {
                 if stopped.load(Ordering::Relaxed) {
                     return Ok(None);
                 }
-                *verdict = self.verdict(&question(item, shown[first], shown[second], AnswerForm::Verdict), counts)?;
+                let question = question(item, shown[first], shown[second], AnswerForm::Verdict);
+                *verdict = self.verdict(&question, stopped, counts)?;
             }
             // In the second order the first response of the pair is shown as B.
             verdicts.push(match of_orders {
@@ -150,7 +151,7 @@ impl EndpointJudge {
     }
 
     /// How far what is shown as A is better; `None` if the answer does not say.
-    fn verdict(&self, question: &str, counts: &Counts) -> Result<Option<f64>> {
+    fn verdict(&self, question: &str, stopped: &AtomicBool, counts: &Counts) -> Result<Option<f64>> {
         let body = json!({
             "model": self.model, "messages": [{ "role": "user", "content": question }], "temperature": 0,
         });
@@ -158,7 +159,7 @@ impl EndpointJudge {
             counts.cached.fetch_add(1, Ordering::Relaxed);
             answer
         } else {
-            let answer = self.client.ask(&body)?;
+            let answer = self.client.ask(&body, stopped)?;
             self.cache.put(self.client.address(), &body, &answer)?;
             answer
         };
