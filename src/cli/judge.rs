@@ -31,7 +31,7 @@ pub(crate) struct JudgeArgs {
     #[arg(long, value_name = "URL", requires = "model")]
     pub(crate) endpoint: Option<String>,
     /// Rewards that differ by less are a tie; by default only equal ones
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) tie_margin: Option<f64>,
     /// The model's name at --endpoint
     #[arg(long, value_name = "NAME")]
@@ -63,6 +63,9 @@ pub(crate) struct JudgeArgs {
     /// Seed of the draw of --limit
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Tokens that the chat model of --judge reads at most; longer items are skipped; by default the model's
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<usize>,
     /// The compute dtype of a local judge
     #[arg(long, value_name = "DTYPE", default_value = "float32", conflicts_with = "endpoint")]
     pub(crate) dtype: ComputeDtype,

@@ -134,7 +134,7 @@ fn a_refusal_ends_judging_and_the_same_command_continues() {
     // A redirect is not followed: the key would go elsewhere.
     let redirecting =
         Stub::start(Duration::ZERO, |_, _| (302, "location: http://127.0.0.1:1/\r\n".to_owned(), String::new()));
-    let redirected = judge(&folder, &redirecting, &["--key-file", "key"]);
+    let redirected = judge(&folder, &redirecting, &["--key-file", "key", "--parallel", "1"]);
     assert_eq!((redirected.code, redirecting.requests().len()), (Some(1), 1), "{redirected}");
 }
 

@@ -169,7 +169,19 @@ fn a_reward_model_is_not_independent_of_a_policy_trained_against_it() {
 fn a_chat_model_gives_the_probabilities_of_the_letters() {
     let folder = Folder::new();
     pairs(&folder);
-    let args = ["judge", "--judge", "policy", "--out", "labels", "--items", "pairs.jsonl", "--system", "Be brief."];
+    let args = [
+        "judge",
+        "--judge",
+        "policy",
+        "--out",
+        "labels",
+        "--items",
+        "pairs.jsonl",
+        "--system",
+        "Be brief.",
+        "--context",
+        "4096",
+    ];
     let shown = folder.succeed(&args).stdout;
     assert!(shown.contains("the same verdict in both orders"), "{shown}");
 
@@ -215,7 +227,19 @@ fn a_chat_model_gives_the_probabilities_of_the_letters() {
 fn several_responses_are_asked_about_in_pairs_and_a_limit_keeps_its_items() {
     let folder = Folder::new();
     items(&folder);
-    let args = ["judge", "--judge", "policy", "--out", "labels", "--items", "items.jsonl", "--json", "--limit"];
+    let args = [
+        "judge",
+        "--judge",
+        "policy",
+        "--out",
+        "labels",
+        "--items",
+        "items.jsonl",
+        "--context",
+        "4096",
+        "--json",
+        "--limit",
+    ];
     let first = folder.succeed(&[&args[..], &["4"]].concat()).json();
     assert_eq!((&first["judged"], &first["identical"]), (&json!(4), &json!(1)));
     assert!(first["letters"].as_f64().unwrap() < 1.0);
@@ -246,6 +270,17 @@ fn several_responses_are_asked_about_in_pairs_and_a_limit_keeps_its_items() {
             }
         }
     }
+}
+
+#[test]
+fn items_that_are_too_long_for_a_chat_model_are_skipped() {
+    let folder = Folder::new();
+    pairs(&folder);
+    let args = ["judge", "--judge", "policy", "--out", "labels", "--items", "pairs.jsonl", "--context", "50"];
+    let shown = folder.succeed(&args);
+    assert!(shown.stdout.contains("0 of 11 items judged, 11 skipped (too long)"), "{shown}");
+    assert!(shown.stderr.contains("11 items are longer than the 50 tokens"), "{shown}");
+    assert!(judgments(&folder, "labels").iter().all(|judgment| judgment["skipped"] == "too long"));
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl ChatJudge {
         }
         let format = check_format(dir, source.as_ref(), &args.system("template"), problems)?;
         let Some((source, format)) = source.zip(format) else { return Ok(None) };
-        let context_length = trained_length(&source.header.config);
+        let context_length = args.context.unwrap_or_else(|| trained_length(&source.header.config));
         let judge = Self { dir: dir.to_owned(), format, context_length };
         let mut too_long = 0;
         for item in items {
@@ -81,7 +81,11 @@ impl ChatJudge {
     }
 
     pub(super) fn identity(&self) -> Vec<(&'static str, Value)> {
-        vec![entry("system", self.format.system()), entry("wording", wording(AnswerForm::Letter))]
+        vec![
+            entry("system", self.format.system()),
+            entry("wording", wording(AnswerForm::Letter)),
+            entry("context", self.context_length),
+        ]
     }
 
     pub(super) fn judge(&self, folder: &mut JudgedFolder, dtype: Dtype, terminal: &mut Terminal) -> Result<Said> {

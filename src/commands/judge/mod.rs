@@ -140,7 +140,7 @@ fn contents(dir: &Path) -> Result<Vec<String>> {
 
 impl JudgeArgs {
     fn check(&self, problems: &mut Problems) {
-        for (flag, number) in [("--limit", self.limit), ("--parallel", self.parallel)] {
+        for (flag, number) in [("--limit", self.limit), ("--parallel", self.parallel), ("--context", self.context)] {
             if number == Some(0) {
                 problems.push(flag, "is 0, expected at least 1");
             }
@@ -154,6 +154,9 @@ impl JudgeArgs {
         ];
         for (flag, _) in of_endpoint.iter().filter(|(_, is_given)| *is_given && self.endpoint.is_none()) {
             problems.push(flag, "is given without --endpoint, expected both or neither");
+        }
+        if self.context.is_some() && self.judge.is_none() {
+            problems.push("--context", "is given without --judge, expected both or neither");
         }
         if self.tie_margin.is_some() && self.rm.is_none() {
             problems.push("--tie-margin", "is given without --rm, expected rewards that can differ by it");

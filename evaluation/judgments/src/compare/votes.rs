@@ -38,7 +38,7 @@ pub(super) struct Counted<'a> {
 
 /// The items with judgments of these annotators, in the order of the items. Repeated and skipped judgments
 /// are left out.
-pub(super) fn judged(labels: &Labels, annotators: &Annotators) -> Vec<Judged<'_>> {
+pub(super) fn judged<'a>(labels: &'a Labels, annotators: &Annotators) -> Vec<Judged<'a>> {
     let mut of_item: HashMap<&str, Vec<Vote<'_>>> = HashMap::new();
     let counts = |judgment: &&Judgment| judgment.repeat == 0 && annotators.include(judgment);
     for judgment in labels.read.judgments.iter().filter(counts) {

@@ -29,7 +29,7 @@ fn simulate(seed: u64, items: usize, net: f64, spread: f64) -> Labels {
 
 /// The interval of the net win, with the p-value.
 fn net_win(labels: &Labels, seed: u64) -> ([f64; 2], f64) {
-    let judged = votes::judged(labels, Annotators::People);
+    let judged = votes::judged(labels, &Annotators::People);
     let counted = votes::counted(&judged.iter().collect::<Vec<_>>(), Counting::Each);
     let items: Vec<_> = counted.iter().filter_map(|counted| met(counted, "new", "base")).collect();
     let found = outcome(&items.iter().collect::<Vec<_>>(), Counting::Each, Draws { count: 300, seed }).unwrap();
