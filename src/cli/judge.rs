@@ -27,7 +27,7 @@ pub(crate) struct JudgeArgs {
     /// Judge by a chat model, which is asked about pairs in both orders: its folder
     #[arg(long, value_name = "DIR")]
     pub(crate) judge: Option<PathBuf>,
-    /// Judge by a model behind a service with OpenAI's chat completions: its address, up to /v1
+    /// Judge by a model of a service with OpenAI's chat completions: its address, up to /v1
     #[arg(long, value_name = "URL", requires = "model")]
     pub(crate) endpoint: Option<String>,
     /// Rewards that differ by less are a tie; by default only equal ones
@@ -42,15 +42,15 @@ pub(crate) struct JudgeArgs {
     /// Requests to --endpoint at once; by default 4
     #[arg(long, value_name = "N")]
     pub(crate) parallel: Option<usize>,
-    /// Folder in which answers of --endpoint are kept, so that no request is sent twice; by default `cache` in
-    /// --out
+    /// Folder in which answers of --endpoint are kept, so that no request is sent twice; by default `cache`
+    /// in --out
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
     /// Judge under this name, as the annotator `judge:NAME`; by default that of the folder or model
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// System text for dialogues without one ("" inserts none, "template" the chat template's); by default the
-    /// reward model's own, for --judge the template's
+    /// System text for dialogues without one ("" inserts none, "template" the chat template's); by default
+    /// the reward model's own, for --judge the template's
     #[arg(long, value_name = "TEXT", conflicts_with = "endpoint")]
     pub(crate) system: Option<String>,
     /// The folder of a compared model or its run, by which a judge that is not independent of it is

@@ -104,7 +104,7 @@ fn what_may_pass_is_tried_again_and_the_service_says_when() {
     let started = Instant::now();
     let shown = judge(&folder, &stub, &["--parallel", "1"]);
     assert_eq!(shown.code, Some(0), "{shown}");
-    // 2 seconds as asked for, and a first wait of a quarter to half a second, which the second failure doubles.
+    // 2 seconds as asked for, and half a second to a whole one after the second failure.
     assert!(started.elapsed() >= Duration::from_millis(2400), "{:?}", started.elapsed());
     assert!(shown.stdout.contains("10 requests"), "{shown}");
     assert_eq!(judgments(&folder, "labels").len(), 4);

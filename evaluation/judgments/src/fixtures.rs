@@ -1,7 +1,7 @@
 //! Labels for tests.
 
 use crate::item::{Item, Prompt};
-use crate::judge::record::Judges;
+use crate::judges::Judges;
 use crate::judgment::{Ask, Judgment, Labels, ReadJudgments};
 
 /// An item with a response per model.

@@ -8,7 +8,7 @@ use align_core::error::{Problem, Problems, Result};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::item::{Item, read_items};
-use crate::judge::record::{Judges, read_judges};
+use crate::judges::{Judges, read_judges};
 use crate::lines;
 
 /// The file of items in a labelling folder.
@@ -73,9 +73,9 @@ pub struct Judgment {
     /// Of a reward model: the reward of each response in the item's own order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<Vec<f64>>,
-    /// Of a program that is asked about pairs in both orders: for each pair of the item's own order, (0, 1), (0, 2),
-    /// …, (1, 2), …, the probability that its first response is better, when it is shown first and when it is shown
-    /// second. Of a program that gives verdicts 1, ½ for a tie, or 0.
+    /// Of a program that is asked about pairs in both orders: for each pair of the item's own order, (0, 1),
+    /// (0, 2), …, (1, 2), …, the probability that its first response is better, when it is shown first and when
+    /// it is shown second. Of a program that gives verdicts 1, ½ for a tie, or 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub both_orders: Vec<[f64; 2]>,
     /// Marks of each response, such as `unsafe`; empty if no response has any.
@@ -149,8 +149,8 @@ impl Judgment {
         }
     }
 
-    /// The probability that response `one` is better than `other`, of a program that gives any: by its rewards
-    /// σ(r − r'), by its answers about the pair their mean over both orders.
+    /// The probability that response `one` is better than `other`, of a program that gives any: by its
+    /// rewards σ(r − r'), by its answers about the pair their mean over both orders.
     pub fn preference_between(&self, one: usize, other: usize) -> Option<f64> {
         if let Some(rewards) = &self.rewards {
             return Some(sigmoid(rewards.get(one)? - rewards.get(other)?));

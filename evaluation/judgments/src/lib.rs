@@ -4,7 +4,8 @@
 //!
 //! Making judgments: [`items`] reads and keeps items, [`assignment`] decides who gets which, [`answer`] is
 //! what an annotator says, [`journal`] keeps it on the disk, [`desk`] brings these together, and [`overview`]
-//! is what the owner of the folder sees. [`judge`] is a folder in which a program judges.
+//! is what the owner of the folder sees. [`judge`] is a folder in which a program judges,
+//! and [`judges`] which program has which name.
 //!
 //! Imports `core`, `statistics`, `text` and `data`, and not libtorch.
 
@@ -20,6 +21,7 @@ pub mod item;
 pub mod items;
 pub mod journal;
 pub mod judge;
+pub mod judges;
 pub mod judgment;
 mod lines;
 pub mod overview;

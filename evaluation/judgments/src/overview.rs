@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::assignment::Task;
 use crate::compare::{Annotators, alpha};
 use crate::desk::Desk;
-use crate::judge::record::Judges;
+use crate::judges::Judges;
 use crate::judgment::{Judgment, Labels, ReadJudgments};
 
 /// The state of a folder. It names no models.

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use align_core::error::{Error, Problems};
-use align_judgments::judge::record::JudgeRecord;
 use align_judgments::judge::{JudgedFolder, Judging, annotator, items_of};
+use align_judgments::judges::JudgeRecord;
 use align_judgments::{Item, read_items};
 use align_run::run::{Input, fingerprints};
 use anyhow::Result;

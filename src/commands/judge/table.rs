@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use align_judgments::judge::record::JudgeRecord;
 use align_judgments::judge::{JudgedFolder, pairs};
+use align_judgments::judges::JudgeRecord;
 use align_judgments::{Item, Judgment};
 use serde::Serialize;
 

@@ -1,6 +1,6 @@
 //! What to be careful about, in words.
 
-use crate::judge::record::Judges;
+use crate::judges::Judges;
 
 use super::{Annotators, Comparison, Measure, ModelOutcome};
 

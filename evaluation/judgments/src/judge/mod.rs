@@ -1,11 +1,10 @@
 //! A labelling folder in which a program judges: an annotator like any other, called `judge:NAME`.
 //!
 //! [`question`](mod@question) is what a chat model is asked, [`opinion`] what a program says and the judgment
-//! that follows, [`record`] which program has which name.
+//! that follows.
 
 pub mod opinion;
 pub mod question;
-pub mod record;
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +21,9 @@ use crate::desk::read_settings;
 use crate::item::{Item, read_items};
 use crate::items::keep_items;
 use crate::journal::Journal;
+use crate::judges::{self, JudgeRecord};
 use crate::judgment::{Ask, ITEMS, Judgment, PROGRAM_PREFIX};
 use opinion::{Form, Opinion};
-use record::JudgeRecord;
 
 /// The highest score where the folder's settings name none.
 const SCALE: u32 = 7;
@@ -97,7 +96,7 @@ impl JudgedFolder {
             return Err(Error::invalid(folder.display(), what));
         }
         let items = keep_items(folder, items)?;
-        record::keep(folder, &judging.annotator, judging.record)?;
+        judges::keep(folder, &judging.annotator, judging.record)?;
         let (journal, read) = Journal::open(folder, &items)?;
         let is_own = |judgment: &Judgment| judgment.annotator == judging.annotator && judgment.repeat == 0;
         let own: HashMap<String, Judgment> =

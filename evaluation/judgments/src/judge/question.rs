@@ -61,8 +61,8 @@ fn hash(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex()[..8].to_owned()
 }
 
-/// The last verdict of an answer in the form [`AnswerForm::Verdict`]: 1 if what is shown as A is better, 0 for
-/// B, ½ for a tie; `None` if there is none.
+/// The last verdict of an answer in the form [`AnswerForm::Verdict`]: 1 if what is shown as A is better,
+/// 0 for B, ½ for a tie; `None` if there is none.
 pub fn verdict_in(answer: &str) -> Option<f64> {
     let verdicts = [("[[A]]", 1.0), ("[[B]]", 0.0), ("[[C]]", 0.5)];
     let places = verdicts.iter().filter_map(|(text, verdict)| Some((answer.rfind(text)?, *verdict)));

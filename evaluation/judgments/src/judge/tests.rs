@@ -5,9 +5,9 @@ use std::fs;
 
 use serde_json::json;
 
-use super::record::read_judges;
 use super::*;
 use crate::fixtures::item;
+use crate::judges::read_judges;
 use crate::judgment::{JUDGMENTS, Labels};
 
 fn items() -> Vec<Item> {

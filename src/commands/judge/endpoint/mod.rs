@@ -1,4 +1,4 @@
-//! A model behind a service as a judge: OpenAI's chat completions, which other services offer as well. It is
+//! A model of a service as a judge: OpenAI's chat completions, which other services offer as well. It is
 //! asked about pairs in both orders, gives reasons, and ends with a verdict.
 
 mod address;

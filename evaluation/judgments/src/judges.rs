@@ -44,7 +44,7 @@ pub fn read_judges(folder: &Path) -> Result<Judges> {
 
 /// Keeps a judge, or compares it with what has been kept under its name. What it is not independent of is
 /// added to what is known already.
-pub(super) fn keep(folder: &Path, annotator: &str, mut now: JudgeRecord) -> Result<()> {
+pub(crate) fn keep(folder: &Path, annotator: &str, mut now: JudgeRecord) -> Result<()> {
     let mut judges = read_judges(folder)?;
     let then = judges.get(annotator);
     if let Some(then) = then {
