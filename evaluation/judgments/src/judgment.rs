@@ -74,8 +74,8 @@ pub struct Judgment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<Vec<f64>>,
     /// Of a program that is asked about pairs in both orders: for each pair of the item's own order, (0, 1),
-    /// (0, 2), …, (1, 2), …, the probability that its first response is better, when it is shown first and when
-    /// it is shown second. Of a program that gives verdicts 1, ½ for a tie, or 0.
+    /// (0, 2), …, (1, 2), …, the probability that its first response is better, when it is shown first and
+    /// when it is shown second. Of a program that gives verdicts 1, ½ for a tie, or 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub both_orders: Vec<[f64; 2]>,
     /// Marks of each response, such as `unsafe`; empty if no response has any.
