@@ -26,7 +26,7 @@ enum Picture {
 
 /// Compares the models of a labelling folder.
 pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
-    let (labels, picture) = check(&args)?;
+    let (labels, pictures) = check(&args)?;
     report_torn_line(&args.labels, &labels);
     let options = Options {
         baseline: args.baseline.clone(),
@@ -36,7 +36,7 @@ pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
         draws: Draws { count: DRAWS, seed: args.seed },
     };
     let comparison = compare(&labels, &options)?;
-    if let Some((path, picture)) = args.figure.as_deref().zip(picture) {
+    for (path, picture) in args.figure.iter().zip(pictures) {
         let bytes = match picture {
             Picture::Svg => figure::svg(&comparison)?.into_bytes(),
             Picture::Png => figure::png(&comparison)?,
@@ -59,26 +59,26 @@ pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(args: &CompareArgs) -> Result<(Labels, Option<Picture>)> {
+fn check(args: &CompareArgs) -> Result<(Labels, Vec<Picture>)> {
     let mut problems = Problems::new();
-    let picture = args.figure.as_deref().and_then(|path| {
+    let mut pictures = Vec::new();
+    for path in &args.figure {
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
         match extension.as_deref() {
-            Some("svg") => Some(Picture::Svg),
-            Some("png") => Some(Picture::Png),
+            Some("svg") => pictures.push(Picture::Svg),
+            Some("png") => pictures.push(Picture::Png),
             _ => {
                 problems.push("--figure", format!("{} has another extension, expected .svg or .png", path.display()));
-                None
             }
         }
-    });
-    for out in [&args.html, &args.figure].into_iter().flatten() {
+    }
+    for out in args.html.iter().chain(&args.figure) {
         for name in [ITEMS, JUDGMENTS] {
             refuse_same_file(out, &args.labels.join(name), "the labelling folder", &mut problems);
         }
     }
     let labels = problems.absorb(Labels::read(&args.labels))?;
-    Ok((problems.into_checked(labels)?, picture))
+    Ok((problems.into_checked(labels)?, pictures))
 }
 
 /// Reports that the last line of the judgments was being written when its writer ended.

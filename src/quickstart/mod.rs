@@ -4,8 +4,10 @@
 //! The stages are the same library calls as those of the commands, with configs/quickstart/*.toml. This
 //! module adds the data, the measurement on held-out prompts, and the table.
 
+mod comparison;
 mod measure;
 mod table;
+mod tasks;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,9 +22,12 @@ use align_run::checkpoint;
 use align_run::run::Outcome;
 use align_train::stage::{self, Job};
 use anyhow::{Context, Result};
+use clap::Parser;
 use serde_json::{Map, Value, json};
 
-use crate::cli::QuickstartArgs;
+use self::measure::Measured;
+use crate::cli::{Cli, Command, QuickstartArgs};
+use crate::output::print_line;
 use crate::program;
 use crate::supervise::Supervisor;
 use crate::terminal::Terminal;
@@ -34,7 +39,7 @@ const RM: &str = include_str!("../../configs/quickstart/rm.toml");
 const PPO: &str = include_str!("../../configs/quickstart/ppo.toml");
 
 /// Runs every unfinished stage, measures the models, prints the table and writes quickstart.json.
-pub(crate) fn run(args: QuickstartArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: QuickstartArgs, command: RunCommand<'_>) -> Result<ExitCode> {
     let out = &args.out;
     claim(out, args.seed)?;
     let supervisor = Supervisor::start()?;
@@ -64,12 +69,51 @@ pub(crate) fn run(args: QuickstartArgs) -> Result<ExitCode> {
     let sets = quickstart.sets("ppo", Stage::Ppo { with_ptx: true });
     let config: PpoConfig = config::load_text("configs/quickstart/ppo.toml", PPO, &sets, None)?;
     let Quickstart { stages, mut terminal, .. } = quickstart;
-    let results = measure::measure(out, &config, stages, &mut terminal)?;
+    let measured = measure::measure(out, &config, stages, &mut terminal)?;
+    let results = &measured.results;
     let path = out.join("quickstart.json");
-    let text = serde_json::to_string_pretty(&results).expect("results are plain data");
+    let text = serde_json::to_string_pretty(results).expect("results are plain data");
     fs::write(&path, text + "\n").map_err(Error::io(&path))?;
-    table::print(&results, out);
+    table::print(results, out);
+    drop(terminal);
+    tasks(out, &measured, command)?;
+    comparison(out, &measured, command)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs another command of this program.
+pub(crate) type RunCommand<'a> = &'a dyn Fn(Command) -> Result<ExitCode>;
+
+fn words(words: &[String]) -> Result<Command> {
+    let program = ["align".to_owned()];
+    Ok(Cli::try_parse_from(program.iter().chain(words)).context("the quickstart's own command")?.command)
+}
+
+fn tasks(out: &Path, measured: &Measured, run: RunCommand<'_>) -> Result<()> {
+    let folder = out.join("tasks");
+    let paths = tasks::write(&folder, &measured.prompts)?;
+    let mut args = vec!["eval".to_owned(), "tasks".to_owned(), "--data".to_owned(), folder.display().to_string()];
+    for model in comparison::MODELS {
+        args.extend(["--model".to_owned(), out.join(model).join("model").display().to_string()]);
+    }
+    args.extend(paths.into_iter().flat_map(|path| ["--task".to_owned(), path]));
+    print_line(&args.join(" "));
+    args.extend(["--out".to_owned(), folder.join("results").display().to_string(), "--resume".to_owned()]);
+    run(words(&args)?)?;
+    Ok(())
+}
+
+fn comparison(out: &Path, measured: &Measured, run: RunCommand<'_>) -> Result<()> {
+    let folder = out.join("comparison");
+    comparison::write(&folder, measured)?;
+    let mut args = vec!["compare".to_owned(), folder.display().to_string(), "--judges".to_owned()];
+    args.extend(["--baseline".to_owned(), "sft".to_owned()]);
+    for picture in ["figure.svg", "figure.png"] {
+        args.extend(["--figure".to_owned(), folder.join(picture).display().to_string()]);
+    }
+    print_line(&args.join(" "));
+    run(words(&args)?)?;
+    Ok(())
 }
 
 /// Prepares a folder that is new, or was started with the same seed.
