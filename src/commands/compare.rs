@@ -10,6 +10,7 @@ use align_judgments::{Comparison, Counting, Labels, Options, compare, figure};
 use align_statistics::bootstrap::Draws;
 use align_statistics::comparison_models::OrderEffect;
 use anyhow::Result;
+use comfy_table::ContentArrangement;
 use serde_json::json;
 
 use super::html::environment;
@@ -53,7 +54,9 @@ pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
     if args.json {
         print_line(&serde_json::to_string(&comparison)?);
     } else {
-        comparison.tables().iter().for_each(print_table);
+        // The outcomes are the first of the tables.
+        let count = if args.short { 1 } else { usize::MAX };
+        comparison.tables().iter().take(count).for_each(print_table);
         print_findings(&comparison);
     }
     Ok(ExitCode::SUCCESS)
@@ -92,6 +95,7 @@ pub(super) fn report_torn_line(folder: &Path, labels: &Labels) {
 fn print_table(found: &Table) {
     let header: Vec<&str> = found.header.iter().map(String::as_str).collect();
     let mut shown = table(&header);
+    shown.set_content_arrangement(ContentArrangement::Dynamic);
     found.rows.iter().for_each(|row| {
         shown.add_row(row);
     });

@@ -1,71 +1,51 @@
 //! The quickstart's small Table 5: tasks about its world, which `align eval tasks` puts to its models.
 //!
-//! The tasks are a user's own: configs/quickstart/tasks/*.toml, with rows made here of held-out questions.
+//! They are tasks of one's own, as docs/tasks.md describes them, with rows made of the held-out questions.
 
 use std::path::Path;
 
 use align_core::atomic_files::write_atomic;
-use align_core::error::{Error, Result};
-use align_datasets::world::{Ask, Language, Question};
-use serde_json::{Value, json};
+use align_core::error::Error;
+use anyhow::Result;
+
+use super::command::CommandLine;
+use super::{COMPARED, RunCommand};
+use crate::output::print_line;
 
 /// Name and definition of each task.
-const TASKS: [(&str, &str); 4] = [
+const TASKS: [(&str, &str); 3] = [
     ("facts", include_str!("../../configs/quickstart/tasks/facts.toml")),
-    ("facts-zh", include_str!("../../configs/quickstart/tasks/facts-zh.toml")),
-    ("sums", include_str!("../../configs/quickstart/tasks/sums.toml")),
-    ("belongings", include_str!("../../configs/quickstart/tasks/belongings.toml")),
+    ("answers", include_str!("../../configs/quickstart/tasks/answers.toml")),
+    ("manners", include_str!("../../configs/quickstart/tasks/manners.toml")),
 ];
 
-/// Writes the tasks and their rows; returns the paths of the definitions.
-pub(super) fn write(folder: &Path, prompts: &[String]) -> Result<Vec<String>> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let questions: Vec<Question> = prompts.iter().filter_map(|prompt| Question::parse(prompt)).collect();
-    let mut paths = Vec::new();
+/// Writes the tasks, measures the models with them, and prints the table with the command that made it.
+pub(super) fn show(out: &Path, prompts: &[String], seed: u64, run: RunCommand<'_>) -> Result<()> {
+    let folder = out.join("tasks");
+    write(&folder, prompts, seed)?;
+    print_line("\nAs the report's Table 5: right answers to held-out questions, 95 % intervals");
+    // The tiny models were trained without a system text.
+    let mut command = CommandLine::new("eval tasks --chat").flag("--system", "").path("--data", &folder);
+    for model in COMPARED {
+        command = command.path("--model", &out.join(model).join("model"));
+    }
+    for (name, _) in TASKS {
+        command = command.path("--task", &folder.join(format!("{name}.toml")));
+    }
+    command.clone().path("--out", &folder.join("results")).word("--resume").run(run)?;
+    print_line(
+        "facts: the true statement among all of its kind, by log-probability\n\
+         answers: a generated answer, out of which a pattern takes a sum or a colour\n\
+         manners: the courteous answer among four that are true, by log-probability",
+    );
+    print_line(&command.to_string());
+    Ok(())
+}
+
+fn write(folder: &Path, prompts: &[String], seed: u64) -> Result<()> {
+    align_datasets::write_task_rows(folder, prompts, seed).map_err(Error::io(folder))?;
     for (name, definition) in TASKS {
-        let rows = questions.iter().filter(|question| task_of(question) == Some(name)).map(|question| row(question));
-        let lines: String = rows.map(|row| format!("{row}\n")).collect();
-        write_atomic(&folder.join(format!("{name}.jsonl")), lines.as_bytes())?;
-        let path = folder.join(format!("{name}.toml"));
-        write_atomic(&path, definition.as_bytes())?;
-        paths.push(path.display().to_string());
+        write_atomic(&folder.join(format!("{name}.toml")), definition.as_bytes())?;
     }
-    Ok(paths)
-}
-
-/// The task that a question belongs to.
-fn task_of(question: &Question) -> Option<&'static str> {
-    match (question.ask, question.language) {
-        (Ask::Capital(_) | Ask::Continent(_) | Ask::Colour(_) | Ask::Legs(_), Language::English) => Some("facts"),
-        (Ask::Capital(_) | Ask::Continent(_) | Ask::Colour(_) | Ask::Legs(_), Language::Chinese) => Some("facts-zh"),
-        (Ask::Sum(..), Language::English) => Some("sums"),
-        (Ask::Belonging(..), Language::English) => Some("belongings"),
-        (Ask::Sum(..) | Ask::Belonging(..), Language::Chinese) => None,
-    }
-}
-
-fn row(question: &Question) -> Value {
-    let statement = question.statement();
-    let subject = match question.ask {
-        Ask::Capital(_) => "capitals",
-        Ask::Continent(_) => "continents",
-        Ask::Colour(_) => "colours",
-        Ask::Legs(_) => "legs",
-        Ask::Sum(..) | Ask::Belonging(..) => {
-            return json!({ "question": question.prompt(), "answer": statement.answer });
-        }
-    };
-    json!({
-        "subject": subject,
-        "question": question.prompt(),
-        "beginning": capitalised(statement.frame.trim_end()),
-        "choices": question.ask.candidates(question.language),
-        "answer": statement.answer,
-    })
-}
-
-/// A sentence begins with a capital letter.
-fn capitalised(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + letters.as_str())
+    Ok(())
 }
