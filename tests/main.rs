@@ -23,6 +23,7 @@ mod oracles;
 mod pictures;
 mod pipeline;
 mod plan;
+mod quickstart;
 mod readme;
 mod replay;
 mod report;

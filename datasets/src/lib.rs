@@ -3,8 +3,9 @@
 //!
 //! [`world`] has the facts, and generates and parses questions; [`answers`] generates answers, good or with
 //! planted flaws; [`mod@gold`] scores a response from the prompt alone; [`sets`] generates the data of every
-//! stage; [`tokenizer`] trains the tiny model's tokenizer on it. [`planted`] is another corpus, for
-//! `align data`. Everything is a pure function of a seed. README.md of this crate describes the files.
+//! stage, and [`tasks`] the rows of benchmarks about it; [`tokenizer`] trains the tiny model's tokenizer on it.
+//! [`planted`] is another corpus, for `align data`. Everything is a pure function of a seed. README.md of this
+//! crate describes the files.
 //!
 //! ```
 //! let prompt = "I am Anna Reed. What is the capital of France?";
@@ -20,10 +21,12 @@ pub mod answers;
 pub mod gold;
 pub mod planted;
 pub mod sets;
+pub mod tasks;
 pub mod tokenizer;
 pub mod world;
 
 pub use gold::{Gold, gold, gold_of};
 pub use planted::{Planted, write_planted};
 pub use sets::{Comparison, Dialogue, Sets, generate, write};
+pub use tasks::{task_rows, write_task_rows};
 pub use tokenizer::write_model_folder;

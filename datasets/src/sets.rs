@@ -134,7 +134,7 @@ pub fn write(folder: &Path, seed: u64) -> io::Result<Sets> {
     Ok(sets)
 }
 
-fn write_rows<T: Serialize>(path: &Path, rows: &[T]) -> io::Result<()> {
+pub(crate) fn write_rows<T: Serialize>(path: &Path, rows: &[T]) -> io::Result<()> {
     let mut file = io::BufWriter::new(fs::File::create(path)?);
     for row in rows {
         serde_json::to_writer(&mut file, row)?;
@@ -143,7 +143,7 @@ fn write_rows<T: Serialize>(path: &Path, rows: &[T]) -> io::Result<()> {
     file.flush()
 }
 
-fn stream(seed: u64, set: u64) -> ChaCha8Rng {
+pub(crate) fn stream(seed: u64, set: u64) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&set.to_le_bytes());

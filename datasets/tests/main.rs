@@ -5,4 +5,5 @@
 mod gold;
 mod rules;
 mod sets;
+mod tasks;
 mod tokenizer;

@@ -45,15 +45,18 @@ pub(crate) struct CompareArgs {
     /// Seed of the bootstrap and of permutations
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Print only the outcomes against the baseline, and the findings
+    #[arg(long)]
+    pub(crate) short: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]
     pub(crate) json: bool,
     /// Write a page to this file, one HTML file that needs no network
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Write the stacked bars of wins, ties and losses to this file (.svg or .png)
+    /// Write the stacked bars of wins, ties and losses to this file (.svg or .png); may be given several times
     #[arg(long, value_name = "FILE")]
-    pub(crate) figure: Option<PathBuf>,
+    pub(crate) figure: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

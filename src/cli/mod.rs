@@ -88,6 +88,9 @@ pub(crate) struct QuickstartArgs {
     /// Seed of the data, the model and every stage
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Cuts every stage short, PPO to two steps: for tests, since the results mean nothing
+    #[arg(long, value_name = "N", hide = true)]
+    pub(crate) steps: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ use align_judgments::{Comparison, Counting, Labels, Options, compare, figure};
 use align_statistics::bootstrap::Draws;
 use align_statistics::comparison_models::OrderEffect;
 use anyhow::Result;
+use comfy_table::ContentArrangement;
 use serde_json::json;
 
 use super::html::environment;
@@ -26,7 +27,7 @@ enum Picture {
 
 /// Compares the models of a labelling folder.
 pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
-    let (labels, picture) = check(&args)?;
+    let (labels, pictures) = check(&args)?;
     report_torn_line(&args.labels, &labels);
     let options = Options {
         baseline: args.baseline.clone(),
@@ -36,7 +37,7 @@ pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
         draws: Draws { count: DRAWS, seed: args.seed },
     };
     let comparison = compare(&labels, &options)?;
-    if let Some((path, picture)) = args.figure.as_deref().zip(picture) {
+    for (path, picture) in args.figure.iter().zip(pictures) {
         let bytes = match picture {
             Picture::Svg => figure::svg(&comparison)?.into_bytes(),
             Picture::Png => figure::png(&comparison)?,
@@ -53,32 +54,34 @@ pub(crate) fn run(args: CompareArgs) -> Result<ExitCode> {
     if args.json {
         print_line(&serde_json::to_string(&comparison)?);
     } else {
-        comparison.tables().iter().for_each(print_table);
+        // The outcomes are the first of the tables.
+        let count = if args.short { 1 } else { usize::MAX };
+        comparison.tables().iter().take(count).for_each(print_table);
         print_findings(&comparison);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(args: &CompareArgs) -> Result<(Labels, Option<Picture>)> {
+fn check(args: &CompareArgs) -> Result<(Labels, Vec<Picture>)> {
     let mut problems = Problems::new();
-    let picture = args.figure.as_deref().and_then(|path| {
+    let mut pictures = Vec::new();
+    for path in &args.figure {
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
         match extension.as_deref() {
-            Some("svg") => Some(Picture::Svg),
-            Some("png") => Some(Picture::Png),
+            Some("svg") => pictures.push(Picture::Svg),
+            Some("png") => pictures.push(Picture::Png),
             _ => {
                 problems.push("--figure", format!("{} has another extension, expected .svg or .png", path.display()));
-                None
             }
         }
-    });
-    for out in [&args.html, &args.figure].into_iter().flatten() {
+    }
+    for out in args.html.iter().chain(&args.figure) {
         for name in [ITEMS, JUDGMENTS] {
             refuse_same_file(out, &args.labels.join(name), "the labelling folder", &mut problems);
         }
     }
     let labels = problems.absorb(Labels::read(&args.labels))?;
-    Ok((problems.into_checked(labels)?, picture))
+    Ok((problems.into_checked(labels)?, pictures))
 }
 
 /// Reports that the last line of the judgments was being written when its writer ended.
@@ -92,6 +95,7 @@ pub(super) fn report_torn_line(folder: &Path, labels: &Labels) {
 fn print_table(found: &Table) {
     let header: Vec<&str> = found.header.iter().map(String::as_str).collect();
     let mut shown = table(&header);
+    shown.set_content_arrangement(ContentArrangement::Dynamic);
     found.rows.iter().for_each(|row| {
         shown.add_row(row);
     });

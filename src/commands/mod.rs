@@ -36,7 +36,7 @@ use crate::cli::{Command, Data, Eval, Inspect, Serve, Tools};
 /// Runs a command.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Quickstart(args) => crate::quickstart::run(args),
+        Command::Quickstart(args) => crate::quickstart::run(args, &run),
         Command::Pretrain(args) => stages::run::<align_sft::Pretrain>(args),
         Command::Sft(args) => stages::run::<align_sft::Sft>(args),
         Command::Rm(args) => stages::run::<align_reward::Rm>(args),

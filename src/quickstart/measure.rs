@@ -1,7 +1,7 @@
 //! Measures the gain of each stage on held-out prompts, comparisons and text, which were used neither for
 //! training nor for tuning.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use align_core::config::Dtype;
 use align_core::progress::Progress;
 use align_core::random::{self, Purpose};
 use align_data::{self as data, BadRows, Prompt};
-use align_datasets::gold;
+use align_datasets::{Gold, gold};
 use align_model::generate::{Response, Sampling, generate};
 use align_model::{CausalLm, ScalarModel};
 use align_ppo::config::PpoConfig;
@@ -36,13 +36,29 @@ struct Prompts {
     tokens: Vec<Vec<i64>>,
 }
 
+/// The results of the stages, and what they were computed from.
+pub(super) struct Measured {
+    pub(super) results: Value,
+    /// The held-out prompts.
+    pub(super) prompts: Vec<String>,
+    /// The responses to them, by stage.
+    pub(super) responses: HashMap<&'static str, Vec<Said>>,
+}
+
+/// A response as text.
+pub(super) struct Said {
+    pub(super) text: String,
+    /// Points of 100.
+    pub(super) gold: Gold,
+}
+
 /// Measures the models of a finished quickstart, and adds the numbers to the results of its stages.
 pub(super) fn measure(
     out: &Path,
     config: &PpoConfig,
     mut stages: Map<String, Value>,
     terminal: &mut Terminal,
-) -> Result<Value> {
+) -> Result<Measured> {
     let seed = config.ppo.seed;
     let started = Instant::now();
     let data = |name: &str| vec![out.join("data").join(name)];
@@ -70,13 +86,16 @@ pub(super) fn measure(
     }
 
     let reference = CausalLm::load(&model("sft"), &evaluation_options(Dtype::Float32))?;
+    let mut said = HashMap::new();
     for stage in ["pretrain", "sft", "ppo", "ppo-without-ptx"] {
         let policy = CausalLm::load(&model(stage), &evaluation_options(Dtype::Float32))?;
         terminal.begin(&format!("asking {stage}"), prompts.tokens.len() as u64);
         let responses = respond(&policy, &prompts, &format, config, terminal)?;
         terminal.end();
         let entry = &mut stages[stage];
-        add_gold_scores(&prompts, &responses, &tokenizer, entry);
+        let scored = scored(&prompts, &responses, &tokenizer);
+        add_gold_scores(&prompts, &scored, entry);
+        said.insert(stage, scored);
         for (name, rows) in [("perplexity", &text), ("perplexity_with_end", &documents)] {
             entry[name] = json!(lm::evaluate(&policy, rows, MICROBATCH_TOKENS, &mut |_, _, _| {}).perplexity());
         }
@@ -86,13 +105,14 @@ pub(super) fn measure(
             entry["kl"] = json!(difference / rows.len() as f64);
         }
     }
-    Ok(json!({
+    let results = json!({
         "seed": seed,
         "heldout_prompts": prompts.tokens.len(),
         "heldout_documents": text.len(),
         "measure_seconds": started.elapsed().as_secs_f64(),
         "stages": stages,
-    }))
+    });
+    Ok(Measured { results, prompts: prompts.texts, responses: said })
 }
 
 fn read_prompts(files: &[PathBuf], format: &ChatFormat) -> Result<Prompts> {
@@ -132,23 +152,31 @@ fn respond(
     Ok(responses.into_iter().flatten().collect())
 }
 
-/// Adds the gold scores, with correctness and style separately, and the diversity of the responses.
-fn add_gold_scores(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer, entry: &mut Value) {
-    let texts: Vec<String> = responses.iter().map(|response| tokenizer.decode_text(&response.tokens)).collect();
+/// The responses as texts with their gold scores.
+fn scored(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer) -> Vec<Said> {
     let end = tokenizer.special().im_end;
-    let scores: Vec<_> = prompts
-        .texts
-        .iter()
-        .zip(texts.iter().zip(responses))
-        .map(|(prompt, (text, response))| gold(prompt, text, response.tokens.last() == Some(&end)))
-        .collect();
-    let mean = |part: &dyn Fn(&align_datasets::Gold) -> f64| scores.iter().map(part).sum::<f64>() / scores.len() as f64;
+    let pairs = prompts.texts.iter().zip(responses);
+    pairs
+        .map(|(prompt, response)| {
+            let text = tokenizer.decode_text(&response.tokens);
+            let gold = gold(prompt, &text, response.tokens.last() == Some(&end));
+            Said { text, gold }
+        })
+        .collect()
+}
+
+/// Adds the means of the gold scores, with correctness and style separately, and the diversity of the
+/// responses.
+fn add_gold_scores(prompts: &Prompts, responses: &[Said], entry: &mut Value) {
+    let count = responses.len() as f64;
+    let mean = |part: &dyn Fn(&Gold) -> f64| responses.iter().map(|said| part(&said.gold)).sum::<f64>() / count;
     entry["gold"] = json!(mean(&|gold| gold.total()));
     entry["gold_correct"] = json!(mean(&|gold| gold.correct));
     entry["gold_style"] = json!(mean(&|gold| gold.style()));
-    entry["distinct"] = json!(texts.iter().collect::<HashSet<_>>().len() as f64 / texts.len() as f64);
+    let texts = responses.iter().map(|said| said.text.as_str());
+    entry["distinct"] = json!(texts.clone().collect::<HashSet<_>>().len() as f64 / count);
     entry["samples"] =
-        json!(prompts.texts.iter().zip(&texts).take(4).map(|(prompt, text)| json!([prompt, text])).collect::<Vec<_>>());
+        json!(prompts.texts.iter().zip(texts).take(4).map(|(prompt, text)| json!([prompt, text])).collect::<Vec<_>>());
 }
 
 /// A document whose end token is no target: SFT trains another one, `<|im_end|>`, and in documents this

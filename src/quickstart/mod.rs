@@ -1,17 +1,25 @@
-//! `align quickstart`: runs the whole recipe on a tiny world with known answers, and prints a table of each
-//! stage's gain.
+//! `align quickstart`: runs the whole recipe on a tiny world with known answers, and prints what each stage
+//! gained.
 //!
 //! The stages are the same library calls as those of the commands, with configs/quickstart/*.toml. This
-//! module adds the data, the measurement on held-out prompts, and the table.
+//! module adds the data, the measurement on held-out prompts, and its table. Benchmarks and comparison are the
+//! commands `align eval tasks` and `align compare`, on files written here.
 
+mod command;
+mod comparison;
 mod measure;
 mod table;
+mod tasks;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::cli::{Command, QuickstartArgs};
+use crate::program;
+use crate::supervise::Supervisor;
+use crate::terminal::Terminal;
 use align_core::config;
 use align_core::error::Error;
 use align_core::progress::Progress;
@@ -22,24 +30,29 @@ use align_train::stage::{self, Job};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use crate::cli::QuickstartArgs;
-use crate::program;
-use crate::supervise::Supervisor;
-use crate::terminal::Terminal;
-
 const PRETRAIN: &str = include_str!("../../configs/quickstart/pretrain.toml");
 const SFT: &str = include_str!("../../configs/quickstart/sft.toml");
 const PMP: &str = include_str!("../../configs/quickstart/pmp.toml");
 const RM: &str = include_str!("../../configs/quickstart/rm.toml");
 const PPO: &str = include_str!("../../configs/quickstart/ppo.toml");
 
-/// Runs every unfinished stage, measures the models, prints the table and writes quickstart.json.
-pub(crate) fn run(args: QuickstartArgs) -> Result<ExitCode> {
+/// The stages whose models are compared, on tasks and by their responses.
+const COMPARED: [&str; 3] = ["pretrain", "sft", "ppo"];
+
+/// Runs every unfinished stage, measures the models, prints tables, and writes quickstart.json and the files
+/// that they are computed from.
+pub(crate) fn run(args: QuickstartArgs, run_command: RunCommand<'_>) -> Result<ExitCode> {
     let out = &args.out;
     claim(out, args.seed)?;
     let supervisor = Supervisor::start()?;
-    let mut quickstart =
-        Quickstart { out, seed: args.seed, supervisor: &supervisor, terminal: Terminal::new(), stages: Map::new() };
+    let mut quickstart = Quickstart {
+        out,
+        seed: args.seed,
+        steps: args.steps,
+        supervisor: &supervisor,
+        terminal: Terminal::new(),
+        stages: Map::new(),
+    };
     let (data, model) = (out.join("data"), out.join("data/model"));
     if !model.join("config.json").exists() {
         quickstart.terminal.note("writing the data and the tokenizer");
@@ -64,13 +77,20 @@ pub(crate) fn run(args: QuickstartArgs) -> Result<ExitCode> {
     let sets = quickstart.sets("ppo", Stage::Ppo { with_ptx: true });
     let config: PpoConfig = config::load_text("configs/quickstart/ppo.toml", PPO, &sets, None)?;
     let Quickstart { stages, mut terminal, .. } = quickstart;
-    let results = measure::measure(out, &config, stages, &mut terminal)?;
+    let measured = measure::measure(out, &config, stages, &mut terminal)?;
+    let results = &measured.results;
     let path = out.join("quickstart.json");
-    let text = serde_json::to_string_pretty(&results).expect("results are plain data");
+    let text = serde_json::to_string_pretty(results).expect("results are plain data");
     fs::write(&path, text + "\n").map_err(Error::io(&path))?;
-    table::print(&results, out);
+    table::print(results);
+    tasks::show(out, &measured.prompts, args.seed, run_command)?;
+    comparison::show(out, &measured, run_command)?;
+    table::print_what_next(out);
     Ok(ExitCode::SUCCESS)
 }
+
+/// Runs another command of this program.
+pub(crate) type RunCommand<'a> = &'a dyn Fn(Command) -> Result<ExitCode>;
 
 /// Prepares a folder that is new, or was started with the same seed.
 fn claim(out: &Path, seed: u64) -> Result<()> {
@@ -108,6 +128,8 @@ enum Stage {
 struct Quickstart<'a> {
     out: &'a Path,
     seed: u64,
+    /// Where stages are cut short.
+    steps: Option<u64>,
     supervisor: &'a Supervisor,
     terminal: Terminal,
     /// The results of each stage, by name.
@@ -175,6 +197,7 @@ impl Quickstart<'_> {
                     sets.push(set("data.eval", path(&format!("data/{eval}.jsonl"))));
                 }
                 sets.push(format!("train.seed={}", self.seed));
+                sets.extend(self.steps.map(|steps| format!("train.steps={steps}")));
             }
             Stage::Ppo { with_ptx } => {
                 sets.push(set("models.policy", path("sft/model")));
@@ -182,11 +205,15 @@ impl Quickstart<'_> {
                 sets.push(set("data.prompts", path("data/ppo.jsonl")));
                 sets.push(set("data.eval_prompts", path("data/validation-prompts.jsonl")));
                 sets.push(format!("ppo.seed={}", self.seed));
+                let (steps, warmup) = self.steps.map_or_else(ppo_steps, |_| (2, 1));
+                if self.steps.is_some() {
+                    sets.extend([format!("run.save_every={warmup}"), format!("ppo.value_warmup_steps={warmup}")]);
+                    sets.push(format!("ppo.steps={steps}"));
+                }
                 if with_ptx {
                     sets.push(set("data.pretrain", path("data/pretrain.jsonl")));
                 } else {
                     // The same policy steps, starting from the value model that the first run has warmed up.
-                    let (steps, warmup) = ppo_steps();
                     let warm = path("ppo/checkpoints").join(checkpoint::folder_name(warmup)).join("value");
                     sets.push(set("models.value", warm));
                     sets.push(format!("ppo.steps={}", steps - warmup));

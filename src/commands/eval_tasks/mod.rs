@@ -198,9 +198,6 @@ impl Model {
 
 impl EvalTasksArgs {
     fn check(&self, problems: &mut Problems) {
-        if self.model.len() > 2 {
-            problems.push("--model", format!("{} folders are given, expected one or two", self.model.len()));
-        }
         if self.shots.len() > 1 && self.shots.len() != self.task.len() {
             let (shots, tasks) = (self.shots.len(), self.task.len());
             problems.push("--shots", format!("has {shots} numbers for {tasks} tasks, expected one, or one for each"));

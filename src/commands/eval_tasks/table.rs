@@ -1,5 +1,7 @@
 //! Results for people, in the layout of the report's Tables 2, 5, 13 and 14.
 
+use std::path::{Component, PathBuf};
+
 use align_evaluation::results::{Paired, TaskResult, Value};
 use comfy_table::{Cell, Table};
 
@@ -38,6 +40,25 @@ fn value(value: &Value) -> String {
     format!("{} {}", percent(value.value), interval(value.ci95))
 }
 
+/// The models' folders, without the parts of their paths that are the same in all.
+fn names(report: &Report) -> Vec<String> {
+    let mut paths: Vec<Vec<Component<'_>>> = report.models.iter().map(|(dir, _)| dir.components().collect()).collect();
+    if paths.iter().any(|path| *path != paths[0]) {
+        while share(&paths, <[_]>::last) {
+            paths.iter_mut().for_each(|path| path.truncate(path.len() - 1));
+        }
+        while share(&paths, <[_]>::first) {
+            paths.iter_mut().for_each(|path| drop(path.drain(..1)));
+        }
+    }
+    paths.iter().map(|path| path.iter().collect::<PathBuf>().display().to_string()).collect()
+}
+
+/// Whether all paths have the same part, and others beside it.
+fn share<'a>(paths: &'a [Vec<Component<'a>>], part: fn(&'a [Component<'a>]) -> Option<&'a Component<'a>>) -> bool {
+    paths.iter().all(|path| path.len() > 1 && part(path) == part(&paths[0]))
+}
+
 /// A row for each model, a column for each task, as in Tables 2 and 5.
 fn main_table(report: &Report) -> String {
     let tasks = report.models.first().map(|(_, tasks)| tasks.as_slice()).unwrap_or_default();
@@ -45,8 +66,8 @@ fn main_table(report: &Report) -> String {
     let mut header = vec!["%"];
     header.extend(headings.iter().map(String::as_str));
     let mut table = table(&header);
-    for (dir, results) in &report.models {
-        let mut row = vec![Cell::new(dir.display())];
+    for (name, (_, results)) in names(report).into_iter().zip(&report.models) {
+        let mut row = vec![Cell::new(name)];
         row.extend(results.iter().map(|result| {
             let mut lines = vec![value(&result.value), format!("{}, {} rows", result.metric, result.rows)];
             lines.extend(lost(result));
@@ -72,9 +93,9 @@ fn category_table(report: &Report, task: usize, result: &TaskResult) -> String {
     let mut header = vec![result.task.as_str(), "average"];
     header.extend(result.categories.iter().map(|(name, _)| name.as_str()));
     let mut table: Table = table(&header);
-    for (dir, results) in &report.models {
+    for (name, (_, results)) in names(report).into_iter().zip(&report.models) {
         let result = &results[task];
-        let mut row = vec![Cell::new(dir.display()), Cell::new(value(&result.value))];
+        let mut row = vec![Cell::new(name), Cell::new(value(&result.value))];
         row.extend(result.categories.iter().map(|(_, of)| Cell::new(value(of))));
         table.add_row(row);
     }
