@@ -82,6 +82,8 @@ fn judgment(item: &Item, responses: &[&Said]) -> Judgment {
         strength: None,
         both_bad: false,
         preference: None,
+        rewards: None,
+        both_orders: Vec::new(),
         flags: Vec::new(),
         skipped: None,
         comment: None,

@@ -1,5 +1,6 @@
 //! Results for people, in the layout of the report's Tables 2, 5, 13 and 14.
 
+use std::ops::Range;
 use std::path::{Component, PathBuf};
 
 use align_evaluation::results::{Paired, TaskResult, Value};
@@ -10,7 +11,7 @@ use crate::output::{align_right, print_line, table};
 
 /// Prints all tables.
 pub(super) fn print(report: &Report) {
-    print_line(&main_table(report));
+    main_tables(report, Table::new().width().map(usize::from)).iter().for_each(|table| print_line(table));
     for (at, result) in report.models.first().map(|(_, tasks)| tasks).into_iter().flatten().enumerate() {
         if !result.categories.is_empty() {
             print_line(&category_table(report, at, result));
@@ -59,16 +60,33 @@ fn share<'a>(paths: &'a [Vec<Component<'a>>], part: fn(&'a [Component<'a>]) -> O
     paths.iter().all(|path| path.len() > 1 && part(path) == part(&paths[0]))
 }
 
+/// As many tasks in a table as fit the terminal, if there is one.
+fn main_tables(report: &Report, width: Option<usize>) -> Vec<String> {
+    let count = report.models.first().map_or(0, |(_, tasks)| tasks.len());
+    let fits = |table: &String| {
+        width.is_none_or(|width| table.lines().next().is_none_or(|line| line.chars().count() <= width))
+    };
+    let (mut tables, mut start) = (Vec::new(), 0);
+    while start < count {
+        let candidates = (start + 1..=count).rev().map(|end| (end, main_table(report, start..end)));
+        let (end, table) =
+            candidates.into_iter().find(|(end, table)| fits(table) || *end == start + 1).expect("one task");
+        tables.push(table);
+        start = end;
+    }
+    tables
+}
+
 /// A row for each model, a column for each task, as in Tables 2 and 5.
-fn main_table(report: &Report) -> String {
-    let tasks = report.models.first().map(|(_, tasks)| tasks.as_slice()).unwrap_or_default();
-    let headings: Vec<String> = tasks.iter().map(heading).collect();
+fn main_table(report: &Report, tasks: Range<usize>) -> String {
+    let first = report.models.first().map(|(_, results)| &results[tasks.clone()]).unwrap_or_default();
+    let headings: Vec<String> = first.iter().map(heading).collect();
     let mut header = vec!["%"];
     header.extend(headings.iter().map(String::as_str));
     let mut table = table(&header);
     for (name, (_, results)) in names(report).into_iter().zip(&report.models) {
         let mut row = vec![Cell::new(name)];
-        row.extend(results.iter().map(|result| {
+        row.extend(results[tasks.clone()].iter().map(|result| {
             let mut lines = vec![value(&result.value), format!("{}, {} rows", result.metric, result.rows)];
             lines.extend(lost(result));
             Cell::new(lines.join("\n"))
@@ -103,7 +121,8 @@ fn category_table(report: &Report, task: usize, result: &TaskResult) -> String {
 }
 
 fn paired_table(paired: &[Paired]) -> String {
-    let mut table = table(&["second − first", "difference", "95 % interval", "only first right", "only second", "p"]);
+    let mut table =
+        table(&["second − first", "difference", "95 % interval", "only first\nright", "only second\nright", "p"]);
     for task in paired {
         table.add_row([
             task.task.clone(),

@@ -204,8 +204,9 @@ fn check(labels: &Labels, options: &Options) -> Result<()> {
         problems.push("--baseline", what);
     }
     let given: Vec<&Judgment> = labels.read.judgments.iter().filter(|given| given.skipped.is_none()).collect();
-    let is_named = matches!(options.annotators, Annotators::Named(_));
-    if !(is_named && !problems.is_empty()) && !given.iter().any(|judgment| options.annotators.include(judgment)) {
+    // That a named annotator is missing is a problem already.
+    let is_reported = matches!(options.annotators, Annotators::Named(_)) && !problems.is_empty();
+    if !is_reported && !given.iter().any(|judgment| options.annotators.include(judgment)) {
         let (others, hint) = match &options.annotators {
             Annotators::People => ("programs", "; --judges compares by those"),
             Annotators::Programs => ("people", "; without --judges those count"),
