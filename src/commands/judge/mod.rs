@@ -37,7 +37,7 @@ const CHUNK: usize = 32;
 
 /// Who judges, checked.
 enum Judge {
-    Reward(RewardJudge),
+    Reward(Box<RewardJudge>),
     Chat(ChatJudge),
     Endpoint(EndpointJudge),
 }
@@ -84,7 +84,9 @@ fn check(args: &JudgeArgs) -> Result<(Vec<Item>, Judge, Judging)> {
     let annotator = annotator(&name).map_err(|what| problems.push("--name", what)).ok();
     let to_check = items.as_deref().unwrap_or_default();
     let judge = match (&args.rm, &args.judge, &args.endpoint) {
-        (Some(dir), ..) => RewardJudge::check(dir, args, to_check, &mut problems)?.map(Judge::Reward),
+        (Some(dir), ..) => {
+            RewardJudge::check(dir, args, to_check, &mut problems)?.map(|judge| Judge::Reward(Box::new(judge)))
+        }
         (_, Some(dir), _) => ChatJudge::check(dir, args, to_check, &mut problems)?.map(Judge::Chat),
         (.., Some(url)) => EndpointJudge::check(url, args, &mut problems)?.map(Judge::Endpoint),
         _ => None,
