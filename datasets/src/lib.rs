@@ -3,9 +3,9 @@
 //!
 //! [`world`] has the facts, and generates and parses questions; [`answers`] generates answers, good or with
 //! planted flaws; [`mod@gold`] scores a response from the prompt alone; [`sets`] generates the data of every
-//! stage, and [`tasks`] the rows of benchmarks about it; [`tokenizer`] trains the tiny model's tokenizer on it.
-//! [`planted`] is another corpus, for `align data`. Everything is a pure function of a seed. README.md of this
-//! crate describes the files.
+//! stage, and [`tasks`] the rows of benchmarks about it; [`tokenizer`] trains the tiny model's tokenizer on
+//! it. [`planted`] is another corpus, for `align data`. Everything is a pure function of a seed. README.md of
+//! this crate describes the files.
 //!
 //! ```
 //! let prompt = "I am Anna Reed. What is the capital of France?";

@@ -54,7 +54,8 @@ pub(crate) struct CompareArgs {
     /// Write a page to this file, one HTML file that needs no network
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Write the stacked bars of wins, ties and losses to this file (.svg or .png); may be given several times
+    /// Write the stacked bars of wins, ties and losses to this file (.svg or .png); may be given several
+    /// times
     #[arg(long, value_name = "FILE")]
     pub(crate) figure: Vec<PathBuf>,
 }

@@ -9,7 +9,7 @@ use super::ComputeDtype;
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalTasksArgs {
-    /// Language model folder; twice compares two models on the same questions, more often makes a larger table
+    /// Language model folder, a row of the table each; two are also compared on the same questions
     #[arg(long, value_name = "DIR", required = true)]
     pub(crate) model: Vec<PathBuf>,
     /// Benchmarks: mmlu, ceval, cmmlu, gsm8k, math, humaneval, mbpp, bbh, or a task of your own (TOML file)

@@ -2,8 +2,8 @@
 //! gained.
 //!
 //! The stages are the same library calls as those of the commands, with configs/quickstart/*.toml. This
-//! module adds the data, the measurement on held-out prompts, and its table. Benchmarks and comparison are the
-//! commands `align eval tasks` and `align compare`, on files written here.
+//! module adds the data, the measurement on held-out prompts, and its table. Benchmarks and comparison are
+//! the commands `align eval tasks` and `align compare`, on files written here.
 
 mod command;
 mod comparison;
@@ -16,10 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::cli::{Command, QuickstartArgs};
-use crate::program;
-use crate::supervise::Supervisor;
-use crate::terminal::Terminal;
 use align_core::config;
 use align_core::error::Error;
 use align_core::progress::Progress;
@@ -29,6 +25,11 @@ use align_run::run::Outcome;
 use align_train::stage::{self, Job};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
+
+use crate::cli::{Command, QuickstartArgs};
+use crate::program;
+use crate::supervise::Supervisor;
+use crate::terminal::Terminal;
 
 const PRETRAIN: &str = include_str!("../../configs/quickstart/pretrain.toml");
 const SFT: &str = include_str!("../../configs/quickstart/sft.toml");
@@ -89,7 +90,7 @@ pub(crate) fn run(args: QuickstartArgs, run_command: RunCommand<'_>) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs another command of this program.
+/// Runs another command of this program. It is passed in: `commands` imports this module.
 pub(crate) type RunCommand<'a> = &'a dyn Fn(Command) -> Result<ExitCode>;
 
 /// Prepares a folder that is new, or was started with the same seed.
