@@ -24,7 +24,6 @@ use super::super::eval::{MICROBATCH_TOKENS, not_a_number};
 use super::super::eval_tasks::trained_length;
 use super::{CHUNK, Said, entry};
 use crate::cli::judge::JudgeArgs;
-use crate::output::say;
 use crate::terminal::Terminal;
 
 /// Why an item is skipped.
@@ -35,6 +34,8 @@ pub(super) struct ChatJudge {
     dir: PathBuf,
     format: ChatFormat,
     context_length: usize,
+    /// The number of items that are too long.
+    too_long: usize,
 }
 
 /// The probabilities of the letters, as an answer to one question.
@@ -59,19 +60,12 @@ impl ChatJudge {
         let format = check_format(dir, source.as_ref(), &args.system("template"), problems)?;
         let Some((source, format)) = source.zip(format) else { return Ok(None) };
         let context_length = args.context.unwrap_or_else(|| trained_length(&source.header.config));
-        let judge = Self { dir: dir.to_owned(), format, context_length };
-        let mut too_long = 0;
+        let mut judge = Self { dir: dir.to_owned(), format, context_length, too_long: 0 };
         for item in items {
             match judge.encode(item) {
-                Ok(questions) => too_long += usize::from(!judge.fits(&questions)),
+                Ok(questions) => judge.too_long += usize::from(!judge.fits(&questions)),
                 Err(what) => problems.push_problem(Problem::of_row(format!("item {}", item.id), what)),
             }
-        }
-        if too_long > 0 {
-            let dir = dir.display();
-            say(&format!(
-                "warning: {dir}: {too_long} items are longer than the {context_length} tokens that the model reads; they are skipped"
-            ));
         }
         Ok(Some(judge))
     }
@@ -89,6 +83,13 @@ impl ChatJudge {
     }
 
     pub(super) fn judge(&self, folder: &mut JudgedFolder, dtype: Dtype, terminal: &mut Terminal) -> Result<Said> {
+        if self.too_long > 0 {
+            let Self { too_long, context_length, .. } = self;
+            let dir = self.dir.display();
+            terminal.note(&format!(
+                "warning: {dir}: {too_long} items are longer than the {context_length} tokens that the model reads; they are skipped"
+            ));
+        }
         let model = CausalLm::load(&self.dir, &evaluation_options(dtype))?;
         require_finite(&self.dir, model.parameters())?;
         let waiting = folder.waiting().to_vec();
