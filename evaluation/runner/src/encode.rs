@@ -109,8 +109,8 @@ impl Encoder<'_> {
         }
     }
 
-    /// A dialogue's tokens with every text between control tokens encoded as one. The last of these texts, with
-    /// the beginning of the answer after it, remains text.
+    /// A dialogue's tokens with every text between control tokens encoded as one. The last of these texts,
+    /// with the beginning of the answer after it, remains text.
     fn joined(&self, head: &[i64], prefix: &str) -> (Vec<i64>, String) {
         let is_control = |token: &i64| self.tokenizer.is_control(*token);
         let end = head.iter().rposition(is_control).map_or(0, |last| last + 1);
@@ -187,7 +187,7 @@ mod tests {
     fn joined_words_are_those_of_the_whole_text() {
         let tokenizer = tokenizer();
         let (start, end) = (tokenizer.special().im_start, tokenizer.special().im_end);
-        // Control tokens are ids; what stands between them is encoded at once, as transformers does.
+        // Control tokens are ids; a text between two of them is encoded at once, as transformers does.
         let expected = |message: &str, prefix: &str| {
             let turn = tokenizer.encode(&format!("user\n{message}"));
             let answer = tokenizer.encode(&format!("assistant\n{prefix}"));
