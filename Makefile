@@ -3,12 +3,13 @@
 # make test-data    tests of the crates without libtorch alone: two minutes from nothing
 # make test-reference   all tests under ALIGN_BACKEND=reference: the way of a device without kernels of its own
 # make docs         regenerates docs/config.md from the doc comments of the config keys
-# make interop      compare with Python's transformers and PyTorch, which it installs in .venv (5 GB)
+# make interop      compare with Python's transformers, PyTorch and lm-evaluation-harness, which it installs in .venv (5 GB)
 # make real         a real pretrained model through sft, rm and ppo, checked; 20 minutes. DATA=DIR takes data of your own: alpaca_en_demo.json,
 #                   hh-harmless.jsonl.gz and wiki_demo.txt
 # make bench        the speed of every stage on this machine, as fractions of its peak: an hour; HH=FILE takes a file of HH-RLHF,
 #                   BENCH_DATA=DIR data of your own, BENCH_MODELS="nano small" fewer models, BENCH_FLAGS=… flags of `align bench`
-# make compare      alternates TRL, transformers and align, some hours; installs them in target/bench/venv (5 GB). COMPARE_FLAGS=--quick
+# make compare      alternates TRL, transformers, lm-evaluation-harness and align, some hours; installs them in target/bench/venv (5 GB).
+#                   COMPARE_FLAGS=--quick
 # make GPU=1 …      with libtorch's full GPU build instead of the CPU one
 # LIBTORCH=DIR make …   with a libtorch 2.13.0 of your own
 
@@ -45,7 +46,7 @@ docs: build
 	@sed -i '/^## /,$$d' docs/config.md
 	@target/release/align config --markdown >>docs/config.md
 
-.venv/complete: interop/requirements.txt
+.venv/complete: interop/requirements-lm-eval.txt interop/requirements.txt
 	@rm -rf .venv
 	@python3 -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<

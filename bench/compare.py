@@ -29,19 +29,25 @@ HERE = pathlib.Path(__file__).resolve().parent
 BUSY = 0.15
 TUNABLES = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.hugetlb=1"
 PPO_NOTE = "the peer samples with top-p 1 (align: 0.9) and computes an entropy over the vocabulary in each epoch"
+TASKS_NOTE = "lm-evaluation-harness on MMLU; rates are of scoring alone, with texts already tokens and models loaded"
+RATIO = "{median:.2f}× ({min:.2f}–{max:.2f})"
+NOTES = {"ppo": f"ppo: {PPO_NOTE}", "tasks": f"tasks: {TASKS_NOTE}"}
 SIDES = ("align", "stock", "tuned")
+SHOTS = 5
+SUBJECTS = 4
 
 
 class Row:
     def __init__(self, job, model, dtype="float32", peer_dtype="float32", epochs=1, batch=8):
         self.job, self.model, self.dtype, self.peer_dtype, self.epochs, self.batch = \
             job, model, dtype, peer_dtype, epochs, batch
-        # Steps that bench and the peer do not count at the start; a step of PPO is long.
-        self.warm_up, self.steps = {"sft": (2, 3), "rm": (2, 5), "ppo": (1, 2), "generate": (1, 3)}[job]
-        self.unit = "episodes/s" if job == "ppo" else "tokens/s"
+        # Steps that bench and the peer do not count at the start; a step of PPO is long. Of tasks, the questions of a subject.
+        self.warm_up, self.steps = {"sft": (2, 3), "rm": (2, 5), "ppo": (1, 2), "generate": (1, 3), "tasks": (0, 30)}[job]
+        self.unit = {"ppo": "episodes/s", "tasks": "questions/s"}.get(job, "tokens/s")
         short = {"float32": "fp32", "bfloat16": "bf16"}
         precision = short[dtype] if dtype == peer_dtype else f"{short[dtype]} against {short[peer_dtype]}"
-        extra = {"ppo": f" {epochs} epoch{'s' if epochs > 1 else ''}", "generate": f" batch {batch}"}.get(job, "")
+        epochs_said = f" {epochs} epoch{'s' if epochs > 1 else ''}"
+        extra = {"ppo": epochs_said, "generate": f" batch {batch}", "tasks": f" {SHOTS} shots"}.get(job, "")
         self.name = f"{job} {model} {precision}{extra}"
 
 
@@ -56,6 +62,7 @@ ROWS = [
     Row("ppo", "nano", epochs=4),
     Row("generate", "small", batch=8),
     Row("generate", "small", batch=32),
+    Row("tasks", "nano"),
 ]
 
 
@@ -71,14 +78,35 @@ def rate(row, seconds, tokens):
 
 
 def data_of(args, row):
-    """sft and rm read the rows; prompts are those that `align bench` has chosen."""
+    """sft and rm read the rows, tasks the exam; prompts are those that `align bench` has chosen."""
+    if row.job == "tasks":
+        return args.data
     if row.job in ("sft", "rm"):
         return args.data / {"sft": "sft.jsonl", "rm": "preferences.jsonl"}[row.job]
     suffix = "ppo" if row.job == "ppo" else f"generate-{row.batch}"
     return args.work / f"{row.model}-{suffix}-prompts.jsonl"
 
 
+def subjects_of(args):
+    """The first subjects of the exam."""
+    names = sorted(file.stem.removesuffix("_test") for file in (args.data / "mmlu" / "test").glob("*_test.csv"))[:SUBJECTS]
+    if not names:
+        sys.exit(f"compare: {args.data}: has no mmlu/test/SUBJECT_test.csv, expected MMLU for the rows of tasks")
+    return names
+
+
+def run_align_tasks(args, row):
+    command = [args.align, "eval", "tasks", "--model", args.dir / "models" / row.model, "--data", args.data, "--preset", "lm-eval",
+               "--task", f"mmlu/{'+'.join(subjects_of(args))}", "--shots", SHOTS, "--limit", row.steps, "--json"]
+    printed, peak_gib = finished_with_peak(command, dict(os.environ))
+    said = json.loads(printed)
+    task = said["models"][0]["tasks"][0]
+    return {"rate": task["rows"] / said["answer_seconds"], "peak_gib": peak_gib, "accuracy": task["value"]}
+
+
 def run_align(args, row):
+    if row.job == "tasks":
+        return run_align_tasks(args, row)
     with tempfile.TemporaryDirectory(dir=args.work) as out:
         command = [args.align, "bench", "--models", args.dir / "models" / row.model, "--data", args.data, "--jobs", row.job,
                    "--dtype", row.dtype, "--steps", row.steps, "--ppo-epochs", row.epochs, "--batches", row.batch,
@@ -100,9 +128,11 @@ def run_peer(args, row, tuned):
             environment["LD_PRELOAD"] = str(args.intel_path)
     command = [args.python, HERE / "peer.py", row.job, "--model", args.dir / "models" / row.model, "--data", data_of(args, row),
                "--dtype", row.peer_dtype, "--epochs", row.epochs, "--warm-up", row.warm_up, "--steps", row.steps]
+    if row.job == "tasks":
+        command += ["--subjects", ",".join(subjects_of(args)), "--shots", SHOTS, "--batch", args.lm_eval_batch]
     said = json.loads(finished(command, environment).splitlines()[-1])
     return {"rate": rate(row, said["step_seconds"], said["step_tokens"]), "peak_gib": said["peak_gib"],
-            "first_loss": said.get("first_loss"), "versions": said["versions"]}
+            **{key: said[key] for key in ("first_loss", "accuracy", "versions") if key in said}}
 
 
 def finished(command, environment):
@@ -110,6 +140,18 @@ def finished(command, environment):
     if done.returncode:
         sys.exit(f"compare: {' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+def finished_with_peak(command, environment):
+    """As `finished`, and the process' peak memory in GiB."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([str(word) for word in command], env=environment, stdout=out, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        out.seek(0)
+        errors.seek(0)
+        if status:
+            sys.exit(f"compare: {' '.join(map(str, command))} ended with {status}:\n{errors.read()[-2000:]}")
+        return out.read(), usage.ru_maxrss / 2**20
 
 
 def is_amd():
@@ -155,7 +197,7 @@ def rounds(args, row):
             sys.exit(f"compare: {row.name}: others used {others:.2f} cores after {thrown} attempts, expected at most {BUSY}")
         print(f"{row.name}: {said} {row.unit}", file=sys.stderr)
         kept.append(results)
-    return {"row": row.name, "unit": row.unit, "rounds": kept, "thrown": thrown, **({"note": PPO_NOTE} if row.job == "ppo" else {})}
+    return {"row": row.name, "unit": row.unit, "rounds": kept, "thrown": thrown, **({"note": NOTES[row.job]} if row.job in NOTES else {})}
 
 
 def spread(numbers):
@@ -171,6 +213,12 @@ def summary(result):
         ratios = [round["align"]["rate"] / round[side]["rate"] for round in result["rounds"]]
         result[f"against_{side}"] = spread(ratios)
         result[f"memory_of_{side}"] = result["align"]["peak_gib"] / result[side]["peak_gib"]
+        if "accuracy" in result["rounds"][0][side]:
+            whole = [round[side]["seconds"] / round["align"]["seconds"] for round in result["rounds"]]
+            result[f"whole_against_{side}"] = spread(whole)
+            apart = max(abs(round[side]["accuracy"] - round["align"]["accuracy"]) for round in result["rounds"])
+            if apart > 0.01:
+                sys.exit(f"compare: {result['row']}: accuracies are {apart:.3f} apart, expected the same")
     return result
 
 
@@ -178,15 +226,18 @@ def table(results):
     header = ["", "unit", *SIDES, "against stock", "against tuned", "memory of stock", "of tuned"]
     lines = [header]
     for result in results:
-        ratio = lambda side: "{median:.2f}× ({min:.2f}–{max:.2f})".format(**result[f"against_{side}"])
+        ratio = lambda side: RATIO.format(**result[f"against_{side}"])
         lines.append([result["row"], result["unit"], *(shown(result[side]['median']) for side in SIDES), ratio("stock"),
                       ratio("tuned"), f"{result['memory_of_stock']:.2f}", f"{result['memory_of_tuned']:.2f}"])
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
         cells = [cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths))]
         print("  ".join(cells).rstrip())
+    for result in (result for result in results if "whole_against_stock" in result):
+        stock, tuned = (RATIO.format(**result[f"whole_against_{side}"]) for side in SIDES[1:])
+        print(f"{result['row']}: whole processes {stock} against stock, {tuned} against tuned")
     for note in sorted({result["note"] for result in results if "note" in result}):
-        print(f"ppo: {note}")
+        print(note)
 
 
 def main():
@@ -198,6 +249,7 @@ def main():
     parser.add_argument("--ppo-trl", type=pathlib.Path, default="target/bench/trl-ppo", help="folder with TRL 1.12")
     parser.add_argument("--rows", help="names, separated by commas; all unless given")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lm-eval-batch", default="2", help="batch_size of lm-evaluation-harness; 2 was its fastest here")
     parser.add_argument("--patience", type=int, default=5, help="rounds of a row that may be thrown away")
     parser.add_argument("--quick", action="store_true", help="one round of one measured step: shows that it runs, no figure to quote")
     parser.add_argument("--list", action="store_true", help="print the rows' names")

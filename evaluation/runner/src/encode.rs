@@ -12,8 +12,21 @@ pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
     /// How it reads dialogues; `None` refuses them.
     pub format: Option<&'a ChatFormat>,
+    /// How the words of a dialogue become tokens.
+    pub words: Words,
     /// The number of tokens that the model reads at most; longer prompts lose their beginning.
     pub context_length: usize,
+}
+
+/// How the texts between a dialogue's control tokens become tokens. It makes a difference where a message, or
+/// the beginning of an answer, begins with a line break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Words {
+    /// Role, line break and message apart, as in training.
+    Apart,
+    /// As one text, as in programs that tokenize what a chat template has written. Control tokens that a
+    /// message spells stay text nevertheless.
+    Joined,
 }
 
 /// An item as tokens.
@@ -87,9 +100,28 @@ impl Encoder<'_> {
             Prompt::Chat { messages, prefix } => {
                 let format = self.format.ok_or("is a dialogue, expected a chat format for it")?;
                 let dialogue = Dialogue { messages: messages.clone(), ..Dialogue::default() };
-                Ok((format.prompt(&dialogue)?, prefix.clone()))
+                let head = format.prompt(&dialogue)?;
+                Ok(match self.words {
+                    Words::Apart => (head, prefix.clone()),
+                    Words::Joined => self.joined(&head, prefix),
+                })
             }
         }
+    }
+
+    /// A dialogue's tokens with every text between control tokens encoded as one. The last of these texts,
+    /// with the beginning of the answer after it, remains text.
+    fn joined(&self, head: &[i64], prefix: &str) -> (Vec<i64>, String) {
+        let is_control = |token: &i64| self.tokenizer.is_control(*token);
+        let end = head.iter().rposition(is_control).map_or(0, |last| last + 1);
+        let mut tokens = Vec::with_capacity(head.len());
+        for run in head[..end].chunk_by(|one, other| !is_control(one) && !is_control(other)) {
+            match run {
+                [control] if is_control(control) => tokens.push(*control),
+                words => tokens.extend(self.tokenizer.encode(&self.tokenizer.decode(words))),
+            }
+        }
+        (tokens, self.tokenizer.decode(&head[end..]) + prefix)
     }
 
     fn whole(&self, head: &[i64], text: &str) -> Vec<i64> {
@@ -131,4 +163,48 @@ pub(crate) fn common_prefix<'a>(mut sequences: impl Iterator<Item = &'a [i64]>) 
     sequences.fold(first.len(), |length, other| {
         first[..length].iter().zip(other).take_while(|(one, other)| one == other).count()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use align_tasks::task::Judge;
+    use align_text::chatml::{Message, Role};
+
+    use super::*;
+    use crate::write::tests::tokenizer;
+
+    /// The tokens of a dialogue whose answer is begun, up to that beginning.
+    fn tokens(words: Words, tokenizer: &Tokenizer, message: &str, prefix: &str, ask: Ask) -> Encoded {
+        let dir = tempfile::tempdir().unwrap();
+        let format = ChatFormat::open(dir.path(), tokenizer, "").unwrap();
+        let encoder = Encoder { tokenizer, format: Some(&format), words, context_length: 1000 };
+        let prompt = Prompt::Chat { messages: vec![Message::new(Role::User, message)], prefix: prefix.to_owned() };
+        let judge = Judge::Text(vec![]);
+        encoder.encode(&Item { id: "1".to_owned(), prompt, ask, judge }).unwrap()
+    }
+
+    #[test]
+    fn joined_words_are_those_of_the_whole_text() {
+        let tokenizer = tokenizer();
+        let (start, end) = (tokenizer.special().im_start, tokenizer.special().im_end);
+        // Control tokens are ids; a text between two of them is encoded at once, as transformers does.
+        let expected = |message: &str, prefix: &str| {
+            let turn = tokenizer.encode(&format!("user\n{message}"));
+            let answer = tokenizer.encode(&format!("assistant\n{prefix}"));
+            [&[start][..], &turn, &[end], &tokenizer.encode("\n"), &[start], &answer].concat()
+        };
+        let write = Ask::Generate { stops: vec![], max_tokens: 8 };
+        for (message, prefix) in [("Hi.", ""), ("\n\nHi.\n", "\n```python\n"), (" <|im_end|>", "\n")] {
+            let found = tokens(Words::Joined, &tokenizer, message, prefix, write.clone()).prompt;
+            assert_eq!(found, expected(message, prefix), "{message:?} {prefix:?}");
+        }
+        // In training, two line breaks after each other are two tokens.
+        let apart = tokens(Words::Apart, &tokenizer, "Hi.", "\n\nSo", write.clone()).prompt;
+        assert_eq!(apart.len(), expected("Hi.", "\n\nSo").len() + 1);
+        // The line break before a choice goes to the choice either way.
+        let choose = Ask::Choose(vec![" A".to_owned(), " B".to_owned()]);
+        let [joined, apart] =
+            [Words::Joined, Words::Apart].map(|words| tokens(words, &tokenizer, "Hi.", "", choose.clone()));
+        assert_eq!(joined, apart);
+    }
 }

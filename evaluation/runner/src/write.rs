@@ -154,7 +154,7 @@ impl Answering {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use flate2::read::GzDecoder;
 
     use super::*;
@@ -168,7 +168,8 @@ mod tests {
         tokens.iter().find_map(|token| answering.push(*token, tokenizer, &end, &question))
     }
 
-    fn tokenizer() -> Tokenizer {
+    /// That of Qwen2.5.
+    pub(crate) fn tokenizer() -> Tokenizer {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizer/qwen2_5/tokenizer.json.gz");
         let dir = tempfile::tempdir().unwrap();
         let mut to = std::fs::File::create(dir.path().join("tokenizer.json")).unwrap();

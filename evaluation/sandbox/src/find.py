@@ -1,7 +1,7 @@
 """Describes this interpreter as JSON: the executable, its folders, the files it has opened, its packages."""
-import importlib.util
 import json
 import os
+import pkgutil
 import sys
 
 mapped = set()
@@ -20,5 +20,5 @@ print(json.dumps({
     "folders": folders,
     "files": sorted(path for path in mapped | modules if not any(path.startswith(folder + "/") for folder in folders)),
     "linkers": sorted(path for path in mapped if os.path.basename(path).startswith(("ld-", "ld.", "ld64."))),
-    "packages": [name for name in ("numpy", "matplotlib", "sympy") if importlib.util.find_spec(name)],
+    "packages": sorted({module.name for module in pkgutil.iter_modules()}),
 }))

@@ -58,7 +58,7 @@ impl Python {
         self.version.map(|part| part.to_string()).join(".")
     }
 
-    /// Whether one of numpy, matplotlib and sympy can be imported.
+    /// Whether it has a package or module of that name.
     pub fn has(&self, package: &str) -> bool {
         self.packages.iter().any(|other| other == package)
     }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use align_core::error::Problems;
 use align_evaluation::answer::{EncodedTask, Subject, answer};
-use align_evaluation::encode::Encoder;
+use align_evaluation::encode::{Encoder, Words};
 use align_evaluation::records::{Records, judge};
 use align_evaluation::results::{Paired, TaskResult, compare, summarize};
 use align_evaluation::write::Drawing;
@@ -37,6 +37,7 @@ struct Model {
     dir: PathBuf,
     source: Source,
     format: Option<ChatFormat>,
+    words: Words,
     context_length: usize,
     tasks: Vec<EncodedTask>,
 }
@@ -56,6 +57,8 @@ struct Report {
     /// How programs were executed, when there were any.
     execution: Option<String>,
     seconds: f64,
+    /// Of these, what the models took to answer.
+    answer_seconds: f64,
 }
 
 /// Benchmarks of one or two models.
@@ -66,6 +69,7 @@ pub(crate) fn tasks(args: EvalTasksArgs) -> Result<ExitCode> {
     let mut html = args.html.as_deref().map(Lines::create).transpose()?;
     let mut terminal = Terminal::new();
     let mut results = Vec::new();
+    let mut answering = std::time::Duration::ZERO;
     let mut records: Vec<Vec<Records>> = tasks.iter().map(|_| Vec::new()).collect();
     for (number, model) in models.iter().enumerate() {
         let loaded = CausalLm::load(&model.dir, &evaluation_options(args.dtype.into()))?;
@@ -79,7 +83,9 @@ pub(crate) fn tasks(args: EvalTasksArgs) -> Result<ExitCode> {
         let mut of_model = Vec::new();
         for (at, (task, encoded)) in tasks.iter().zip(&model.tasks).enumerate() {
             let mut journal = Folder::journal(folder.as_ref(), number, &task.name)?;
+            let asked = std::time::Instant::now();
             let answers = answer(&subject, task, encoded, &mut journal, &mut terminal)?;
+            answering += asked.elapsed();
             let mut run = |programs| Executor::execute(executor.as_mut(), &task.name, programs, &mut terminal);
             let judged = judge(task, &subject.encoder, encoded, &answers, &mut run)?;
             if let Some(folder) = &folder {
@@ -99,6 +105,7 @@ pub(crate) fn tasks(args: EvalTasksArgs) -> Result<ExitCode> {
         models: results,
         execution: executor.map(|executor| executor.describe()),
         seconds: started.elapsed().as_secs_f64(),
+        answer_seconds: answering.as_secs_f64(),
     };
     finish(&args, &report, folder.as_ref(), &mut html)?;
     html.map_or(Ok(()), Lines::finish)?;
@@ -116,6 +123,7 @@ fn finish(args: &EvalTasksArgs, report: &Report, folder: Option<&Folder>, html: 
     if args.json {
         let mut json = json;
         json["seconds"] = json!(report.seconds);
+        json["answer_seconds"] = json!(report.answer_seconds);
         print_line(&json.to_string());
     } else {
         table::print(report);
@@ -160,7 +168,8 @@ fn check_model(dir: &Path, args: &EvalTasksArgs, tasks: &[Task], problems: &mut 
     };
     let Some(source) = source else { return Ok(None) };
     let context_length = args.context.unwrap_or_else(|| trained_length(&source.header.config));
-    let mut model = Model { dir: dir.to_owned(), source, format, context_length, tasks: Vec::new() };
+    let words = if args.preset == PresetName::LmEval { Words::Joined } else { Words::Apart };
+    let mut model = Model { dir: dir.to_owned(), source, format, words, context_length, tasks: Vec::new() };
     for task in tasks {
         let answer = task.longest_answer();
         if answer >= context_length {
@@ -192,7 +201,13 @@ pub(super) fn trained_length(config: &ModelConfig) -> usize {
 
 impl Model {
     fn encoder(&self) -> Encoder<'_> {
-        Encoder { tokenizer: &self.source.tokenizer, format: self.format.as_ref(), context_length: self.context_length }
+        let Self { source, format, words, context_length, .. } = self;
+        Encoder {
+            tokenizer: &source.tokenizer,
+            format: format.as_ref(),
+            words: *words,
+            context_length: *context_length,
+        }
     }
 }
 

@@ -137,6 +137,17 @@ fn figures_become_files() {
     assert!(session.run(text).unwrap().ended.is_some());
 }
 
+#[test]
+fn every_package_is_found_as_python_finds_it() {
+    let sandbox = crate::sandbox();
+    let python = sandbox.python();
+    for name in ["json", "sqlite3", "numpy", "pandas", "matplotlib", "seaborn", "sympy", "no_such_package"] {
+        let ask = format!("import importlib.util, sys; sys.exit(importlib.util.find_spec({name:?}) is None)");
+        let status = std::process::Command::new(python.executable()).args(["-I", "-c", &ask]).status().unwrap();
+        assert_eq!(python.has(name), status.success(), "{name}");
+    }
+}
+
 /// Needs an interpreter with matplotlib.
 #[test]
 fn matplotlib_draws() {
