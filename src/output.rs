@@ -39,6 +39,14 @@ pub(crate) fn align_right(mut table: Table, from: usize) -> Table {
     table
 }
 
+/// Sets columns closer to each other, so that more of them fit a terminal.
+pub(crate) fn narrow(mut table: Table) -> Table {
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((u16::from(at > 0), 0));
+    }
+    table
+}
+
 /// Prints the last line of finished work, ignoring errors: the result is saved already.
 pub(crate) fn print_if_read(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");

@@ -129,7 +129,7 @@ fn assert_outcomes(folder: &Folder, shown: &str) {
         let share = |is: fn(f64) -> bool| differences.iter().filter(|points| is(**points)).count() as f64 / 1280.0;
         let shares = [share(|points| points > 0.0), share(|points| points == 0.0), share(|points| points < 0.0)];
         let cells = shares.map(|share| format!("{:.1} %", 100.0 * share));
-        let row = shown.lines().find(|line| line.starts_with(&format!(" {model} ")) && line.matches('%').count() == 3);
+        let row = shown.lines().find(|line| line.starts_with(&format!("{model} ")) && line.matches('%').count() == 3);
         let row = row.unwrap_or_else(|| panic!("{model}\n{shown}"));
         let found: Vec<String> =
             row.split('%').take(3).map(|cell| cell.trim().rsplit(' ').next().unwrap().to_owned() + " %").collect();

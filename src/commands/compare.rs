@@ -16,7 +16,7 @@ use serde_json::json;
 use super::html::environment;
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::compare::CompareArgs;
-use crate::output::{align_right, print_line, say, table};
+use crate::output::{align_right, narrow, print_line, say, table};
 
 /// The format of the figure's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ fn print_table(found: &Table) {
     found.rows.iter().for_each(|row| {
         shown.add_row(row);
     });
-    print_line(&format!("{}\n{}", found.title, align_right(shown, 1)));
+    print_line(&format!("{}\n{}", found.title, narrow(align_right(shown, 1))));
     found.notes.iter().for_each(|note| print_line(&format!("  {note}")));
     print_line("");
 }

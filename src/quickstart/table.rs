@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::output::{align_right, print_line, table};
+use crate::output::{align_right, narrow, print_line, table};
 
 /// Prints the gain of each stage.
 pub(super) fn print(results: &Value) {
@@ -25,11 +25,7 @@ pub(super) fn print(results: &Value) {
             shown("perplexity", &|perplexity| format!("{perplexity:.3}")),
         ]);
     }
-    // Narrow enough for a terminal of 80 columns.
-    for column in table.column_iter_mut() {
-        column.set_padding((1, 0));
-    }
-    print_line(&align_right(table, 1).to_string());
+    print_line(&narrow(align_right(table, 1)).to_string());
     let (prompts, documents) = (&results["heldout_prompts"], &results["heldout_documents"]);
     print_line(&format!(
         "pair accuracy: of the reward model on held-out comparisons\n\
