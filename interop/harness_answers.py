@@ -35,10 +35,13 @@ def run(bench):
 
 
 def without_unused_rows(folder):
-    """Ids without a token get the logit 0, which is never the largest. The harness may draw them, `align` does not."""
+    """Ids without a token get the logit 0, which is never the largest: of a random model the harness may draw ids above all tokens,
+    `align` does not."""
     weights = load_file(folder / "model.safetensors")
-    tokens = len(lab.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab())
-    weights["lm_head.weight"][tokens:] = 0
+    head = weights["lm_head.weight"]
+    has_token = torch.zeros(len(head), dtype=torch.bool)
+    has_token[list(lab.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab().values())] = True
+    head[~has_token] = 0
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -89,8 +92,9 @@ def answers_of_align(settings, data, found, style):
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{done.stderr[-3000:]}")
     results = {result["task"]: result for result in json.loads((out / "results.json").read_text())["models"][0]["tasks"]}
-    return {name: (results[task], harness_records.lines(out / "model-1" / f"{task.replace('/', '-')}.jsonl"))
-            for name, task in zip(settings.tasks, names, strict=True)}
+    # Long names of tasks are shortened.
+    file = lambda name: next(path for path in (out / "model-1").glob(f"{name}*.jsonl") if not path.name.endswith(".answers.jsonl"))
+    return {name: (results[task], harness_records.lines(file(name))) for name, task in zip(settings.tasks, names, strict=True)}
 
 
 def answers_of_harness(settings, manager, model, found, style):

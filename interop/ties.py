@@ -82,5 +82,6 @@ class Ties:
         largest = exact.topk(CANDIDATES).indices
         error = (exact - rounded)[largest].abs().max().item()
         # Models have more ids than their tokenizers; a random model may find one of those the most probable.
-        words = [self.tokenizer.decode([token]) if token < len(self.tokenizer) else f"id {token}, without a token" for token in (best, rival)]
+        words = [f"id {token}, without a token" if self.tokenizer.convert_ids_to_tokens(token) is None else self.tokenizer.decode([token])
+                 for token in (best, rival)]
         return Parting(len(answer), words, (exact[best] - exact[rival]).item(), error)

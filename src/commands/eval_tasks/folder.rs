@@ -23,6 +23,10 @@ use super::Model;
 use crate::cli::EvalTasksArgs;
 
 const ASKED: &str = "asked.json";
+/// In bytes; file systems have 255, endings included.
+const LONGEST_STEM: usize = 160;
+/// Of a longer one.
+const KEPT_OF_LONG: usize = 80;
 
 /// The folder.
 pub(super) struct Folder {
@@ -78,9 +82,7 @@ impl Folder {
     }
 
     fn path(&self, model: usize, task: &str, ending: &str) -> PathBuf {
-        // A task's name may be a path, or have parts (mmlu/STEM).
-        let name: String = task.chars().map(|c| if matches!(c, '/' | '\\') { '-' } else { c }).collect();
-        self.dir.join(model_name(model)).join(format!("{name}.{ending}"))
+        self.dir.join(model_name(model)).join(format!("{}.{ending}", file_stem(task)))
     }
 
     pub(super) fn write_records(&self, model: usize, task: &str, records: &Records) -> Result<()> {
@@ -95,6 +97,17 @@ impl Folder {
     pub(super) fn write_results(&self, results: &Value) -> Result<()> {
         atomic_files::write_atomic(&self.dir.join("results.json"), format!("{results:#}\n").as_bytes())
     }
+}
+
+/// The name of a task's files. A task may be a path, or have parts (mmlu/STEM), also as many as no file name
+/// has room for.
+fn file_stem(task: &str) -> String {
+    let name: String = task.chars().map(|c| if matches!(c, '/' | '\\') { '-' } else { c }).collect();
+    if name.len() <= LONGEST_STEM {
+        return name;
+    }
+    let kept = (0..=KEPT_OF_LONG).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
+    format!("{}-{}", &name[..kept], hex(&Sha256::digest(task)))
 }
 
 fn model_name(number: usize) -> String {
@@ -139,4 +152,19 @@ fn prompts_hash(model: &Model) -> String {
 fn changes(before: &Value, now: &Value) -> Vec<String> {
     let keys = now.as_object().into_iter().flatten();
     keys.filter(|(key, value)| before.get(key) != Some(value)).map(|(key, _)| key.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_has_files_of_its_own_with_names_that_fit() {
+        assert_eq!(file_stem("mmlu/anatomy+virology"), "mmlu-anatomy+virology");
+        let long = |last: &str| format!("mmlu/{}{last}", "high_school_macroeconomics+".repeat(20));
+        let [one, other] = ["virology", "anatomy"].map(|last| file_stem(&long(last)));
+        assert!(one.len() <= LONGEST_STEM && one.starts_with("mmlu-high_school_macroeconomics+"), "{one}");
+        assert_ne!(one, other);
+        assert!(file_stem(&"数".repeat(200)).starts_with('数'));
+    }
 }
