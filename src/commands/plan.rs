@@ -23,7 +23,7 @@ const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
 /// Memory of a training process beyond this one, whatever it trains: kernels that libtorch creates on first
 /// use, threads, event files.
-const PROGRAM: u64 = 48 << 20;
+const PROGRAM: u64 = 64 << 20;
 
 /// Estimates the stage that the config is for.
 pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {

@@ -301,9 +301,18 @@ fn judgments_have_the_form_of_the_folder_and_interruptions_cost_nothing() {
     let cut = text.lines().take(5).map(|line| format!("{line}\n")).collect::<String>() + "{\"item\": \"7\", \"ann";
     folder.write("labels/judgments.jsonl", cut);
     folder.succeed(&["judge", "--rm", "reward", "--out", "labels"]);
-    let content = |judgment: &Value| json!([judgment["item"], judgment["rewards"], judgment["scores"]]);
     let again = judgments(&folder, "labels");
-    assert_eq!(again.iter().map(content).collect::<Vec<_>>(), found.iter().map(content).collect::<Vec<_>>());
+    assert_eq!(again.len(), found.len());
+    for (at, (again, found)) in again.iter().zip(&found).enumerate() {
+        assert_eq!(again["item"], found["item"]);
+        // What was judged before is kept; the rest is judged in other batches, which may change rounding.
+        assert!(at >= 5 || again == found, "{again} {found}");
+        for key in ["rewards", "scores"] {
+            for (again, found) in numbers(again, key).iter().zip(numbers(found, key)) {
+                assert!((again - found).abs() < 1e-5, "{key}: {again} {found}");
+            }
+        }
+    }
 }
 
 #[test]
