@@ -60,7 +60,7 @@ def compare_all(settings):
     programs = harness.programs()
     from lm_eval.models.huggingface import HFLM
 
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     manager, data, found = harness.set_up(settings.work, settings.data)
     # PyTorch's log_softmax in float32 is off by 1e-4 where the vocabulary has 150,000 entries.
     model = HFLM(pretrained=str(settings.model), dtype=settings.dtype, softmax_dtype="float64", batch_size=settings.batch, device="cpu")
