@@ -22,6 +22,7 @@ import harness_data
 import harness_records
 import lab
 from lab import check
+from ties import Ties, tokenizer_of
 
 SHOTS = {"mmlu": 5, "cmmlu": 2, "ceval": 2, "gsm8k": 5, "math": 4, "humaneval": 0, "mbpp": 3, "bbh": 3}
 
@@ -60,10 +61,11 @@ def compare_all(settings):
     programs = harness.programs()
     from lm_eval.models.huggingface import HFLM
 
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     manager, data, found = harness.set_up(settings.work, settings.data)
     # PyTorch's log_softmax in float32 is off by 1e-4 where the vocabulary has 150,000 entries.
-    model = HFLM(pretrained=str(settings.model), dtype=settings.dtype, softmax_dtype="float64", batch_size=settings.batch, device="cpu")
+    model = HFLM(pretrained=str(settings.model), tokenizer=tokenizer_of(settings.model), dtype=settings.dtype, softmax_dtype="float64",
+                 batch_size=settings.batch, device="cpu")
     explain = []
     for style in settings.styles:
         started = time.monotonic()
@@ -123,8 +125,6 @@ def compare_task(title, ours, theirs, settings, explain):
           f"{done.rows} questions, log-probabilities within {done.worst:.1e}" if not done.different and isinstance(records[0]["response"], list)
           else "; ".join(done.different[:3]) or f"{done.rows} questions of {len(records)}, {len(done.texts)} other texts")
     if done.texts:
-        from ties import Ties
-
         explain += [] if explain else [Ties(settings.model)]
         said = []
         good = harness_records.explained(done.texts, explain[0], said.append)

@@ -33,11 +33,16 @@ class Parting:
         return f"token {self.position}, {self.tokens[0]!r} or {self.tokens[1]!r}: logits {self.gap:.1e} apart, error of float32 {self.error:.1e}"
 
 
+def tokenizer_of(folder):
+    """That of tokenizer.json. AutoTokenizer would split texts as the models of the family do, whatever that file says."""
+    return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 class Ties:
     """A model that explains."""
 
     def __init__(self, folder):
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = tokenizer_of(folder)
         load = transformers.AutoModelForCausalLM.from_pretrained
         self.exact = load(folder, dtype=torch.float64).eval()
         self.rounded = load(folder, dtype=torch.float32).eval()
