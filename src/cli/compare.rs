@@ -45,7 +45,7 @@ pub(crate) struct CompareArgs {
     /// Seed of the bootstrap and of permutations
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Print only the outcomes against the baseline, and the findings
+    /// Print only the wins, ties and losses against the baseline, and the findings
     #[arg(long)]
     pub(crate) short: bool,
     /// Print one JSON object instead of tables

@@ -5,22 +5,17 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 
 use super::ComputeDtype;
+use super::label::ItemsArgs;
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("judges").required(true).args(["rm", "judge", "endpoint"])))]
 pub(crate) struct JudgeArgs {
-    /// Labelling folder for the judgments; it may have some by people and other judges
+    /// Labelling folder for the judgments; it may have some by people and other judges. Without --items and
+    /// --prompts, its own items are judged
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Items (JSONL), as for `align label`; without them and --prompts, the folder's own are judged
-    #[arg(long, value_name = "FILE", conflicts_with = "prompts")]
-    pub(crate) items: Option<PathBuf>,
-    /// Prompts (JSONL), to which --responses respond
-    #[arg(long, value_name = "FILE", requires = "responses")]
-    pub(crate) prompts: Option<PathBuf>,
-    /// A model's name and its responses to --prompts, as `align generate` writes them; once per model
-    #[arg(long, value_name = "NAME=FILE", requires = "prompts")]
-    pub(crate) responses: Vec<String>,
+    #[command(flatten)]
+    pub(crate) given: ItemsArgs,
     /// Judge by a reward model: its folder
     #[arg(long, value_name = "DIR")]
     pub(crate) rm: Option<PathBuf>,

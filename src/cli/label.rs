@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use align_judgments::Ask;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use super::compare::LabelExportArgs;
 
@@ -22,10 +22,11 @@ pub(crate) enum LabelCommand {
     Export(LabelExportArgs),
 }
 
+/// Where the items of a labelling folder come from.
 #[derive(Debug, Args)]
-pub(crate) struct LabelServeArgs {
+pub(crate) struct ItemsArgs {
     /// Items (JSONL): `prompt` with 2 to 9 `responses`, and if known `models`, `category`, `gold`, `id`
-    #[arg(long, value_name = "FILE", conflicts_with = "prompts", required_unless_present = "prompts")]
+    #[arg(long, value_name = "FILE", conflicts_with = "prompts")]
     pub(crate) items: Option<PathBuf>,
     /// Prompts (JSONL), to which --responses respond
     #[arg(long, value_name = "FILE", requires = "responses")]
@@ -33,6 +34,13 @@ pub(crate) struct LabelServeArgs {
     /// A model's name and its responses to --prompts, as `align generate` writes them; once per model
     #[arg(long, value_name = "NAME=FILE", requires = "prompts")]
     pub(crate) responses: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("source").required(true).args(["items", "prompts"])))]
+pub(crate) struct LabelServeArgs {
+    #[command(flatten)]
+    pub(crate) given: ItemsArgs,
     /// Folder for items and judgments; the same command continues with one that has some
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

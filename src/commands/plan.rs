@@ -25,9 +25,6 @@ const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 /// use, threads, event files. Measured.
 const PROGRAM: u64 = 60 << 20;
 
-/// What libtorch's operations allocate within a layer, where no kernels of ours take their place. Measured.
-const REFERENCE: u64 = 24 << 20;
-
 /// Estimates the stage that the config is for.
 pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::new();
@@ -39,8 +36,7 @@ pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
     };
     // Program, tokenizer and data are in memory now, as they will be in training; what the measurement of the
     // machine allocates is not.
-    let reference = if align_kernels::ops(HOST).name() == "reference" { REFERENCE } else { 0 };
-    let beside = process_memory::current_rss() + PROGRAM + reference;
+    let beside = process_memory::current_rss() + PROGRAM;
     let machine = Machine::measure(outline.compute);
     let available = args.memory.map_or_else(total_memory, |gib| (gib * GIB) as u64);
     let mut phases = (outline.phases)(outline.microbatch_tokens);

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use self::api::Service;
 use self::origin::Hosts;
-use crate::cli::label::LabelServeArgs;
+use crate::cli::label::{ItemsArgs, LabelServeArgs};
 use crate::http::{Bound, Limits, Token, answer};
 use crate::output::say;
 
@@ -39,7 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) fn serve(args: LabelServeArgs) -> anyhow::Result<ExitCode> {
     let mut problems = Problems::new();
     args.check(&mut problems);
-    let items = problems.absorb(read(&args))?;
+    let items = problems.absorb(read(&args.given))?.map(|items| items.expect("clap requires them"));
     let guideline = problems.absorb(args.guideline.as_deref().map_or(Ok(GUIDELINE.to_owned()), text_of))?;
     let token = problems.absorb(args.token_file.as_deref().map(Token::read).transpose())?.flatten();
     let owner = problems.absorb(args.owner_token_file.as_deref().map(Token::read).transpose())?.flatten();
@@ -112,16 +112,17 @@ fn announce(desk: &Desk) {
     }
 }
 
-/// The items of the arguments.
-fn read(args: &LabelServeArgs) -> Result<Vec<Item>> {
-    if let Some(file) = &args.items {
-        return read_items(file);
+/// The items of the arguments; `None` if there are none.
+pub(crate) fn read(args: &ItemsArgs) -> Result<Option<Vec<Item>>> {
+    match (&args.items, &args.prompts) {
+        (Some(file), _) => read_items(file).map(Some),
+        (None, Some(prompts)) => items_of_models(prompts, &args.responses).map(Some),
+        (None, None) => Ok(None),
     }
-    items_of_models(args.prompts.as_deref().expect("clap requires it"), &args.responses)
 }
 
 /// The items of `--prompts` and `--responses`.
-pub(crate) fn items_of_models(prompts: &Path, responses: &[String]) -> Result<Vec<Item>> {
+fn items_of_models(prompts: &Path, responses: &[String]) -> Result<Vec<Item>> {
     let (mut models, mut problems) = (Vec::new(), Problems::new());
     for given in responses {
         match given.split_once('=') {

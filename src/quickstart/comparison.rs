@@ -11,7 +11,7 @@ use align_judgments::{Ask as Asked, Item, Judgment, Prompt};
 use serde::Serialize;
 
 use super::command::CommandLine;
-use super::measure::{Measured, Said};
+use super::measure::{Measured, ScoredResponse};
 use super::{COMPARED, RunCommand};
 use crate::output::print_line;
 
@@ -38,7 +38,7 @@ fn write(folder: &Path, measured: &Measured) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let (mut items, mut judgments) = (Vec::new(), Vec::new());
     for (index, prompt) in measured.prompts.iter().enumerate() {
-        let responses: Vec<&Said> = COMPARED.iter().map(|model| &measured.responses[model][index]).collect();
+        let responses: Vec<&ScoredResponse> = COMPARED.iter().map(|model| &measured.responses[model][index]).collect();
         let item = item(prompt, &responses);
         judgments.push(judgment(&item, &responses));
         items.push(item);
@@ -52,7 +52,7 @@ fn write(folder: &Path, measured: &Measured) -> Result<()> {
     Ok(())
 }
 
-fn item(prompt: &str, responses: &[&Said]) -> Item {
+fn item(prompt: &str, responses: &[&ScoredResponse]) -> Item {
     let category = Question::parse(prompt).map(|question| match question.ask {
         Ask::Capital(_) | Ask::Continent(_) | Ask::Colour(_) | Ask::Legs(_) => "facts",
         Ask::Sum(..) => "sums",
@@ -61,7 +61,7 @@ fn item(prompt: &str, responses: &[&Said]) -> Item {
     let mut item = Item {
         id: String::new(),
         prompt: Prompt::Text(prompt.to_owned()),
-        responses: responses.iter().map(|said| said.text.clone()).collect(),
+        responses: responses.iter().map(|response| response.text.clone()).collect(),
         models: Some(COMPARED.map(str::to_owned).into()),
         category: category.map(str::to_owned),
         tags: Vec::new(),
@@ -71,26 +71,10 @@ fn item(prompt: &str, responses: &[&Said]) -> Item {
     item
 }
 
-fn judgment(item: &Item, responses: &[&Said]) -> Judgment {
+fn judgment(item: &Item, responses: &[&ScoredResponse]) -> Judgment {
     Judgment {
-        item: item.id.clone(),
-        annotator: format!("{PROGRAM_PREFIX}gold"),
-        ask: Asked::Score,
-        order: Vec::new(),
-        ranks: None,
-        scores: Some(responses.iter().map(|said| said.gold.total()).collect()),
-        strength: None,
-        both_bad: false,
-        preference: None,
-        rewards: None,
-        both_orders: Vec::new(),
-        flags: Vec::new(),
-        skipped: None,
-        comment: None,
-        repeat: 0,
-        seconds: 0.0,
-        time: String::new(),
-        seed: 0,
+        scores: Some(responses.iter().map(|response| response.gold.total()).collect()),
+        ..Judgment::empty(&item.id, &format!("{PROGRAM_PREFIX}gold"), Asked::Score)
     }
 }
 

@@ -42,11 +42,11 @@ pub(super) struct Measured {
     /// The held-out prompts.
     pub(super) prompts: Vec<String>,
     /// The responses to them, by stage.
-    pub(super) responses: HashMap<&'static str, Vec<Said>>,
+    pub(super) responses: HashMap<&'static str, Vec<ScoredResponse>>,
 }
 
 /// A response as text.
-pub(super) struct Said {
+pub(super) struct ScoredResponse {
     pub(super) text: String,
     /// Points of 100.
     pub(super) gold: Gold,
@@ -86,7 +86,7 @@ pub(super) fn measure(
     }
 
     let reference = CausalLm::load(&model("sft"), &evaluation_options(Dtype::Float32))?;
-    let mut said = HashMap::new();
+    let mut of_stages = HashMap::new();
     for stage in ["pretrain", "sft", "ppo", "ppo-without-ptx"] {
         let policy = CausalLm::load(&model(stage), &evaluation_options(Dtype::Float32))?;
         terminal.begin(&format!("asking {stage}"), prompts.tokens.len() as u64);
@@ -95,7 +95,7 @@ pub(super) fn measure(
         let entry = &mut stages[stage];
         let scored = scored(&prompts, &responses, &tokenizer);
         add_gold_scores(&prompts, &scored, entry);
-        said.insert(stage, scored);
+        of_stages.insert(stage, scored);
         for (name, rows) in [("perplexity", &text), ("perplexity_with_end", &documents)] {
             entry[name] = json!(lm::evaluate(&policy, rows, MICROBATCH_TOKENS, &mut |_, _, _| {}).perplexity());
         }
@@ -112,7 +112,7 @@ pub(super) fn measure(
         "measure_seconds": started.elapsed().as_secs_f64(),
         "stages": stages,
     });
-    Ok(Measured { results, prompts: prompts.texts, responses: said })
+    Ok(Measured { results, prompts: prompts.texts, responses: of_stages })
 }
 
 fn read_prompts(files: &[PathBuf], format: &ChatFormat) -> Result<Prompts> {
@@ -153,27 +153,27 @@ fn respond(
 }
 
 /// The responses as texts with their gold scores.
-fn scored(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer) -> Vec<Said> {
+fn scored(prompts: &Prompts, responses: &[Response], tokenizer: &Tokenizer) -> Vec<ScoredResponse> {
     let end = tokenizer.special().im_end;
     let pairs = prompts.texts.iter().zip(responses);
     pairs
         .map(|(prompt, response)| {
             let text = tokenizer.decode_text(&response.tokens);
             let gold = gold(prompt, &text, response.tokens.last() == Some(&end));
-            Said { text, gold }
+            ScoredResponse { text, gold }
         })
         .collect()
 }
 
 /// Adds the means of the gold scores, with correctness and style separately, and the diversity of the
 /// responses.
-fn add_gold_scores(prompts: &Prompts, responses: &[Said], entry: &mut Value) {
+fn add_gold_scores(prompts: &Prompts, responses: &[ScoredResponse], entry: &mut Value) {
     let count = responses.len() as f64;
-    let mean = |part: &dyn Fn(&Gold) -> f64| responses.iter().map(|said| part(&said.gold)).sum::<f64>() / count;
+    let mean = |part: &dyn Fn(&Gold) -> f64| responses.iter().map(|response| part(&response.gold)).sum::<f64>() / count;
     entry["gold"] = json!(mean(&|gold| gold.total()));
     entry["gold_correct"] = json!(mean(&|gold| gold.correct));
     entry["gold_style"] = json!(mean(&|gold| gold.style()));
-    let texts = responses.iter().map(|said| said.text.as_str());
+    let texts = responses.iter().map(|response| response.text.as_str());
     entry["distinct"] = json!(texts.clone().collect::<HashSet<_>>().len() as f64 / count);
     entry["samples"] =
         json!(prompts.texts.iter().zip(texts).take(4).map(|(prompt, text)| json!([prompt, text])).collect::<Vec<_>>());

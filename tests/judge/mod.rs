@@ -57,6 +57,7 @@ fn numbers(judgment: &Value, key: &str) -> Vec<f64> {
 }
 
 const RM: [&str; 6] = ["judge", "--rm", "reward", "--out", "labels", "--items"];
+const CHAT: [&str; 6] = ["judge", "--judge", "policy", "--out", "labels", "--items"];
 
 #[test]
 fn a_reward_model_ranks_by_the_scores_of_align_score() {
@@ -169,20 +170,8 @@ fn a_reward_model_is_not_independent_of_a_policy_trained_against_it() {
 fn a_chat_model_gives_the_probabilities_of_the_letters() {
     let folder = Folder::new();
     pairs(&folder);
-    let args = [
-        "judge",
-        "--judge",
-        "policy",
-        "--out",
-        "labels",
-        "--items",
-        "pairs.jsonl",
-        "--system",
-        "Be brief.",
-        "--context",
-        "4096",
-    ];
-    let shown = folder.succeed(&args).stdout;
+    let args = ["pairs.jsonl", "--context", "4096", "--system", "Be brief."];
+    let shown = folder.succeed(&[&CHAT[..], &args].concat()).stdout;
     assert!(shown.contains("the same verdict in both orders"), "{shown}");
 
     // The same questions as dialogues whose answer is a letter: `eval lm` gives the letter's log-probability.
@@ -227,19 +216,7 @@ fn a_chat_model_gives_the_probabilities_of_the_letters() {
 fn several_responses_are_asked_about_in_pairs_and_a_limit_keeps_its_items() {
     let folder = Folder::new();
     items(&folder);
-    let args = [
-        "judge",
-        "--judge",
-        "policy",
-        "--out",
-        "labels",
-        "--items",
-        "items.jsonl",
-        "--context",
-        "4096",
-        "--json",
-        "--limit",
-    ];
+    let args = [&CHAT[..], &["items.jsonl", "--context", "4096", "--json", "--limit"]].concat();
     let first = folder.succeed(&[&args[..], &["4"]].concat()).json();
     assert_eq!((&first["judged"], &first["identical"]), (&json!(4), &json!(1)));
     assert!(first["letters"].as_f64().unwrap() < 1.0);
@@ -276,8 +253,7 @@ fn several_responses_are_asked_about_in_pairs_and_a_limit_keeps_its_items() {
 fn items_that_are_too_long_for_a_chat_model_are_skipped() {
     let folder = Folder::new();
     pairs(&folder);
-    let args = ["judge", "--judge", "policy", "--out", "labels", "--items", "pairs.jsonl", "--context", "50"];
-    let shown = folder.succeed(&args);
+    let shown = folder.succeed(&[&CHAT[..], &["pairs.jsonl", "--context", "50"]].concat());
     assert!(shown.stdout.contains("0 of 11 items judged, 11 skipped (too long)"), "{shown}");
     assert!(shown.stderr.contains("11 items are longer than the 50 tokens"), "{shown}");
     assert!(judgments(&folder, "labels").iter().all(|judgment| judgment["skipped"] == "too long"));

@@ -117,6 +117,12 @@ pub trait Ops: Sync {
         reference::attention_backward(heads, attended, grad)
     }
 
+    /// Whether element-wise operations write into their inputs, as [`Ops::swiglu_backward`] into gate and up:
+    /// the reference allocates results, and temporaries of their size.
+    fn writes_in_place(&self) -> bool {
+        false
+    }
+
     /// Whether [`Ops::attention`], without dropout, reads keys and values where they are: the reference
     /// copies those of several calls together.
     fn attention_reads_in_place(&self, _dtype: Kind) -> bool {

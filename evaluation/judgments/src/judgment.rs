@@ -110,8 +110,8 @@ impl Judgment {
         (&self.item, &self.annotator, self.repeat)
     }
 
-    /// One that says nothing yet.
-    pub(crate) fn empty(item: &str, annotator: &str, ask: Ask) -> Self {
+    /// One without an opinion yet.
+    pub fn empty(item: &str, annotator: &str, ask: Ask) -> Self {
         Self {
             item: item.to_owned(),
             annotator: annotator.to_owned(),

@@ -61,7 +61,7 @@ struct Report {
     answer_seconds: f64,
 }
 
-/// Benchmarks of one or two models.
+/// Benchmarks of one or more models; two are also compared with each other.
 pub(crate) fn tasks(args: EvalTasksArgs) -> Result<ExitCode> {
     let started = std::time::Instant::now();
     let Checked { tasks, models, mut executor } = check(&args)?;

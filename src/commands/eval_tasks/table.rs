@@ -1,20 +1,23 @@
 //! Results for people, in the layout of the report's Tables 2, 5, 13 and 14.
 
-use std::ops::Range;
 use std::path::{Component, PathBuf};
 
 use align_evaluation::results::{Paired, TaskResult, Value};
-use comfy_table::{Cell, Table};
+use comfy_table::Table;
 
 use super::Report;
 use crate::output::{align_right, print_line, table};
 
 /// Prints all tables.
 pub(super) fn print(report: &Report) {
-    main_tables(report, Table::new().width().map(usize::from)).iter().for_each(|table| print_line(table));
+    let (names, width) = (names(report), Table::new().width().map(usize::from));
+    let print = |title: &str, columns: &[Column]| {
+        tables(title, &names, columns, width).iter().for_each(|table| print_line(table));
+    };
+    print("%", &of_tasks(report));
     for (at, result) in report.models.first().map(|(_, tasks)| tasks).into_iter().flatten().enumerate() {
         if !result.categories.is_empty() {
-            print_line(&category_table(report, at, result));
+            print(&result.task, &of_categories(report, at, result));
         }
     }
     if !report.paired.is_empty() {
@@ -60,40 +63,59 @@ fn share<'a>(paths: &'a [Vec<Component<'a>>], part: fn(&'a [Component<'a>]) -> O
     paths.iter().all(|path| path.len() > 1 && part(path) == part(&paths[0]))
 }
 
-/// As many tasks in a table as fit the terminal, if there is one.
-fn main_tables(report: &Report, width: Option<usize>) -> Vec<String> {
-    let count = report.models.first().map_or(0, |(_, tasks)| tasks.len());
-    let fits = |table: &String| {
-        width.is_none_or(|width| table.lines().next().is_none_or(|line| line.chars().count() <= width))
-    };
-    let (mut tables, mut start) = (Vec::new(), 0);
-    while start < count {
-        let candidates = (start + 1..=count).rev().map(|end| (end, main_table(report, start..end)));
-        let (end, table) =
-            candidates.into_iter().find(|(end, table)| fits(table) || *end == start + 1).expect("one task");
+/// A column of a table: its heading, and a cell for each model.
+type Column = (String, Vec<String>);
+
+/// A row for each model. As many columns are in a table as fit the width, one at least; the others follow in
+/// further tables.
+fn tables(title: &str, names: &[String], columns: &[Column], width: Option<usize>) -> Vec<String> {
+    let (mut tables, mut rest) = (Vec::new(), columns);
+    while !rest.is_empty() {
+        let whole = one_table(title, names, rest);
+        let line = |table: &str| table.lines().next().map_or(0, |line| line.chars().count());
+        let fits = |table: &String| width.is_none_or(|width| line(table) <= width);
+        let shorter = (1..rest.len()).rev().map(|count| (count, one_table(title, names, &rest[..count])));
+        let (count, table) = std::iter::once((rest.len(), whole))
+            .chain(shorter)
+            .find(|(count, table)| *count == 1 || fits(table))
+            .expect("a table of one column");
         tables.push(table);
-        start = end;
+        rest = &rest[count..];
     }
     tables
 }
 
-/// A row for each model, a column for each task, as in Tables 2 and 5.
-fn main_table(report: &Report, tasks: Range<usize>) -> String {
-    let first = report.models.first().map(|(_, results)| &results[tasks.clone()]).unwrap_or_default();
-    let headings: Vec<String> = first.iter().map(heading).collect();
-    let mut header = vec!["%"];
-    header.extend(headings.iter().map(String::as_str));
+fn one_table(title: &str, names: &[String], columns: &[Column]) -> String {
+    let header: Vec<&str> = std::iter::once(title).chain(columns.iter().map(|(heading, _)| heading.as_str())).collect();
     let mut table = table(&header);
-    for (name, (_, results)) in names(report).into_iter().zip(&report.models) {
-        let mut row = vec![Cell::new(name)];
-        row.extend(results[tasks.clone()].iter().map(|result| {
-            let mut lines = vec![value(&result.value), format!("{}, {} rows", result.metric, result.rows)];
-            lines.extend(lost(result));
-            Cell::new(lines.join("\n"))
-        }));
-        table.add_row(row);
+    for (at, name) in names.iter().enumerate() {
+        table.add_row(std::iter::once(name).chain(columns.iter().map(|(_, cells)| &cells[at])));
     }
     align_right(table, 1).to_string()
+}
+
+/// A column for each task, as in Tables 2 and 5.
+fn of_tasks(report: &Report) -> Vec<Column> {
+    let tasks = report.models.first().map(|(_, tasks)| tasks.as_slice()).unwrap_or_default();
+    let cell = |result: &TaskResult| {
+        let mut lines = vec![value(&result.value), format!("{}, {} rows", result.metric, result.rows)];
+        lines.extend(lost(result));
+        lines.join("\n")
+    };
+    let column = |(at, task): (usize, &TaskResult)| {
+        (heading(task), report.models.iter().map(|(_, results)| cell(&results[at])).collect())
+    };
+    tasks.iter().enumerate().map(column).collect()
+}
+
+/// A column for each category of a task, as in Tables 13 and 14, after its average.
+fn of_categories(report: &Report, task: usize, result: &TaskResult) -> Vec<Column> {
+    let cells =
+        |of: &dyn Fn(&TaskResult) -> String| report.models.iter().map(|(_, results)| of(&results[task])).collect();
+    let average = ("average".to_owned(), cells(&|result| value(&result.value)));
+    let category =
+        |(at, (name, _)): (usize, &(String, Value))| (name.clone(), cells(&|result| value(&result.categories[at].1)));
+    std::iter::once(average).chain(result.categories.iter().enumerate().map(category)).collect()
 }
 
 /// What takes away from a result, in words.
@@ -104,20 +126,6 @@ pub(super) fn lost(result: &TaskResult) -> Vec<String> {
         (result.cut_prompts, "prompts cut"),
     ];
     of.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
-}
-
-/// The categories of one task, as in Tables 13 and 14.
-fn category_table(report: &Report, task: usize, result: &TaskResult) -> String {
-    let mut header = vec![result.task.as_str(), "average"];
-    header.extend(result.categories.iter().map(|(name, _)| name.as_str()));
-    let mut table: Table = table(&header);
-    for (name, (_, results)) in names(report).into_iter().zip(&report.models) {
-        let result = &results[task];
-        let mut row = vec![Cell::new(name), Cell::new(value(&result.value))];
-        row.extend(result.categories.iter().map(|(_, of)| Cell::new(value(of))));
-        table.add_row(row);
-    }
-    align_right(table, 1).to_string()
 }
 
 fn paired_table(paired: &[Paired]) -> String {
@@ -138,4 +146,25 @@ fn paired_table(paired: &[Paired]) -> String {
 
 pub(super) fn p_value(p: f64) -> String {
     if p < 0.001 { "< 0.001".to_owned() } else { format!("{p:.3}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_do_not_fit_follow_in_further_tables() {
+        let names = ["one".to_owned(), "two".to_owned()];
+        let columns: Vec<Column> =
+            ["mmlu", "gsm8k", "bbh"].map(|task| (task.to_owned(), vec!["70.0 [68.0, 72.0]".to_owned(); 2])).into();
+        let whole = tables("%", &names, &columns, None);
+        assert_eq!(whole.len(), 1);
+        let split = tables("%", &names, &columns, Some(50));
+        assert_eq!(split.len(), 2);
+        assert!(split.iter().flat_map(|table| table.lines()).all(|line| line.chars().count() <= 50), "{split:?}");
+        let has = |table: &str, task: &str| table.lines().nth(1).unwrap().contains(task);
+        assert!(has(&split[0], "mmlu") && has(&split[0], "gsm8k") && has(&split[1], "bbh"), "{split:?}");
+        // A single column that is too wide is shown all the same.
+        assert_eq!(tables("%", &names, &columns, Some(5)).len(), 3);
+    }
 }

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use super::super::eval::{MICROBATCH_TOKENS, not_a_number};
 use super::super::eval_tasks::trained_length;
-use super::{CHUNK, Said, entry};
+use super::{CHUNK, JudgeStats, entry};
 use crate::cli::judge::JudgeArgs;
 use crate::terminal::Terminal;
 
@@ -82,7 +82,7 @@ impl ChatJudge {
         ]
     }
 
-    pub(super) fn judge(&self, folder: &mut JudgedFolder, dtype: Dtype, terminal: &mut Terminal) -> Result<Said> {
+    pub(super) fn judge(&self, folder: &mut JudgedFolder, dtype: Dtype, terminal: &mut Terminal) -> Result<JudgeStats> {
         if self.too_long > 0 {
             let Self { too_long, context_length, .. } = self;
             let dir = self.dir.display();
@@ -119,7 +119,7 @@ impl ChatJudge {
             terminal.advance(chunk.len() as u64, "");
         }
         terminal.end();
-        Ok(Said { letters: (asked > 0).then(|| mass / asked as f64), ..Said::default() })
+        Ok(JudgeStats { letters: (asked > 0).then(|| mass / asked as f64), ..JudgeStats::default() })
     }
 
     /// For each pair of an item its question, in both orders.

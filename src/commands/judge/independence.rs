@@ -45,7 +45,7 @@ impl Policies {
             }
         }
         problems.into_result()?;
-        let named = args.responses.iter().filter_map(|given| given.split_once('='));
+        let named = args.given.responses.iter().filter_map(|given| given.split_once('='));
         Ok(Self { folders, files: named.map(|(name, file)| (name.to_owned(), file.into())).collect() })
     }
 }

@@ -15,9 +15,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use align_core::error::{Error, Problems};
+use align_judgments::Item;
 use align_judgments::judge::{JudgedFolder, Judging, annotator, items_of};
 use align_judgments::judges::JudgeRecord;
-use align_judgments::{Item, read_items};
 use align_run::run::{Input, fingerprints};
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ use self::independence::{Policies, relations};
 use self::reward::RewardJudge;
 use self::table::Report;
 use crate::cli::judge::JudgeArgs;
-use crate::label::items_of_models;
+use crate::label;
 use crate::output::say;
 use crate::terminal::Terminal;
 
@@ -42,9 +42,9 @@ enum Judge {
     Endpoint(EndpointJudge),
 }
 
-/// What a judge can say of itself after judging, besides its judgments.
+/// Statistics of a run of a judge, besides its judgments.
 #[derive(Default)]
-struct Said {
+struct JudgeStats {
     /// Of a chat model: the probability of A and B together, at the mean.
     letters: Option<f64>,
     /// Of a service: the number of requests, retries included.
@@ -65,7 +65,7 @@ pub(crate) fn run(args: JudgeArgs) -> Result<ExitCode> {
     say(&format!("{annotator}: {waiting} of {} items to be judged in {}", folder.items().len(), args.out.display()));
     let mut terminal = Terminal::new();
     let said = match (&judge, waiting) {
-        (_, 0) => Said::default(),
+        (_, 0) => JudgeStats::default(),
         (Judge::Reward(judge), _) => judge.judge(&mut folder, args.dtype.into(), &mut terminal)?,
         (Judge::Chat(judge), _) => judge.judge(&mut folder, args.dtype.into(), &mut terminal)?,
         (Judge::Endpoint(judge), _) => judge.judge(&mut folder, &mut terminal)?,
@@ -100,15 +100,14 @@ fn check(args: &JudgeArgs) -> Result<(Vec<Item>, Judge, Judging)> {
 
 /// The items of the arguments, or of the folder.
 fn read(args: &JudgeArgs) -> align_core::error::Result<Vec<Item>> {
-    match (&args.items, &args.prompts) {
-        (Some(file), _) => read_items(file),
-        (None, Some(prompts)) => items_of_models(prompts, &args.responses),
-        (None, None) if args.out.exists() => items_of(&args.out),
-        (None, None) => {
-            let what = "does not exist, expected a labelling folder, or --items or --prompts for a new one";
-            Err(Error::invalid(args.out.display(), what))
-        }
+    if let Some(items) = label::read(&args.given)? {
+        return Ok(items);
     }
+    if !args.out.exists() {
+        let what = "does not exist, expected a labelling folder, or --items or --prompts for a new one";
+        return Err(Error::invalid(args.out.display(), what));
+    }
+    items_of(&args.out)
 }
 
 /// What is kept of the judge.

@@ -18,7 +18,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::super::eval::{MICROBATCH_TOKENS, not_a_number, warn_of_long};
-use super::{CHUNK, Said, entry};
+use super::{CHUNK, JudgeStats, entry};
 use crate::cli::judge::JudgeArgs;
 use crate::terminal::{Terminal, report_assumed};
 
@@ -50,7 +50,7 @@ impl RewardJudge {
         vec![entry("tie_margin", self.tie_margin), entry("system", self.scorer.format.system())]
     }
 
-    pub(super) fn judge(&self, folder: &mut JudgedFolder, dtype: Dtype, terminal: &mut Terminal) -> Result<Said> {
+    pub(super) fn judge(&self, folder: &mut JudgedFolder, dtype: Dtype, terminal: &mut Terminal) -> Result<JudgeStats> {
         report_assumed(&self.dir, self.scorer.assumed.as_deref());
         let mut model = ScalarModel::load(&self.dir, &evaluation_options(dtype), 0)?;
         require_finite(&self.dir, model.parameters())?;
@@ -80,7 +80,7 @@ impl RewardJudge {
             terminal.advance(chunk.len() as u64, "");
         }
         terminal.end();
-        Ok(Said::default())
+        Ok(JudgeStats::default())
     }
 }
 

@@ -7,7 +7,7 @@ use align_judgments::judges::JudgeRecord;
 use align_judgments::{Item, Judgment};
 use serde::Serialize;
 
-use super::{Said, not_independent};
+use super::{JudgeStats, not_independent};
 use crate::cli::judge::JudgeArgs;
 use crate::output::{align_right, print_line, table};
 
@@ -53,7 +53,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(annotator: &str, record: &JudgeRecord, folder: &JudgedFolder, said: &Said) -> Self {
+    pub(super) fn new(annotator: &str, record: &JudgeRecord, folder: &JudgedFolder, said: &JudgeStats) -> Self {
         let mut report = Self {
             annotator: annotator.to_owned(),
             items: folder.items().len(),

@@ -87,6 +87,10 @@ impl Ops for Cpu {
         elementwise::swiglu_backward(gate, up, grad)
     }
 
+    fn writes_in_place(&self) -> bool {
+        true
+    }
+
     fn rotate(&self, mut heads: Tensor, rotation: &Rotation) -> Tensor {
         match elementwise::rotate(&mut heads, &rotation.cos, &rotation.sin, elementwise::Turn::Forward) {
             true => heads,

@@ -101,7 +101,9 @@ impl ModelMemory {
 
     /// The backward pass's maximum above [`ModelMemory::activations`], which is in the feed-forward layer:
     ///
-    /// - the gated activations, their gradient, and the gradient of the residual stream;
+    /// - the gated activations, their gradient, and the gradient of the residual stream; where gate and up do
+    ///   not become their gradients in place, both gradients and a temporary instead of the gated
+    ///   activations;
     /// - with 16-bit matmuls on the CPU, both inputs of a matmul, rounded;
     /// - with 16-bit matmuls elsewhere, the layer's largest weight, rounded, and its gradient before it is
     ///   accumulated.
@@ -114,7 +116,8 @@ impl ModelMemory {
         } else {
             2 * self.rounded_weight(weight)
         };
-        cost.tokens * (2 * widths.inner * self.activation_size() + widths.hidden * FP32) + rounded
+        let inner = if self.options.ops().writes_in_place() { 2 } else { 4 } * widths.inner;
+        cost.tokens * (inner * self.activation_size() + widths.hidden * FP32) + rounded
     }
 
     /// A forward and a backward pass: the activations, and the larger of the head's and the backward pass's

@@ -195,6 +195,7 @@ pub(crate) fn alpha(labels: &Labels, annotators: &Annotators) -> Option<f64> {
 fn check(labels: &Labels, options: &Options) -> Result<()> {
     let mut problems = Problems::new();
     options.annotators.check(labels, &mut problems);
+    let annotators_are_known = problems.is_empty();
     let names = model_names(labels);
     if names.is_empty() {
         problems.push("items.jsonl", "no item has `models`, expected the name of the model of each response");
@@ -204,9 +205,7 @@ fn check(labels: &Labels, options: &Options) -> Result<()> {
         problems.push("--baseline", what);
     }
     let given: Vec<&Judgment> = labels.read.judgments.iter().filter(|given| given.skipped.is_none()).collect();
-    // That a named annotator is missing is a problem already.
-    let is_reported = matches!(options.annotators, Annotators::Named(_)) && !problems.is_empty();
-    if !is_reported && !given.iter().any(|judgment| options.annotators.include(judgment)) {
+    if annotators_are_known && !given.iter().any(|judgment| options.annotators.include(judgment)) {
         let (others, hint) = match &options.annotators {
             Annotators::People => ("programs", "; --judges compares by those"),
             Annotators::Programs => ("people", "; without --judges those count"),

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::address::Address;
 use self::cache::Cache;
 use self::client::{Client, Key};
-use super::{Said, entry};
+use super::{JudgeStats, entry};
 use crate::cli::judge::JudgeArgs;
 use crate::terminal::Terminal;
 
@@ -79,7 +79,7 @@ impl EndpointJudge {
     }
 
     /// Judges with several requests at once. After a failure no further one begins; what was judged is kept.
-    pub(super) fn judge(&self, folder: &mut JudgedFolder, terminal: &mut Terminal) -> Result<Said> {
+    pub(super) fn judge(&self, folder: &mut JudgedFolder, terminal: &mut Terminal) -> Result<JudgeStats> {
         self.cache.create()?;
         let waiting = folder.waiting().to_vec();
         let items: Vec<Item> = waiting.iter().map(|&index| folder.items()[index].clone()).collect();
@@ -119,11 +119,11 @@ impl EndpointJudge {
         });
         terminal.end();
         failed.map_or(Ok(()), Err)?;
-        Ok(Said {
+        Ok(JudgeStats {
             requests: Some(self.client.requests()),
             cached: Some(counts.cached.into_inner()),
             unparsed: Some(counts.unparsed.into_inner()),
-            ..Said::default()
+            ..JudgeStats::default()
         })
     }
 
