@@ -18,6 +18,7 @@ import torch
 import checkpoints
 import harness
 import harness_answers
+import judging
 import lab
 import parity
 import ppo
@@ -40,7 +41,7 @@ def main():
     arguments.work.mkdir(parents=True)
     torch.set_num_threads(1)  # the models are tiny, and a fixed number of threads keeps sums in one order
     bench = lab.Lab(arguments.work.resolve(), arguments.align, arguments.sets, arguments.comparisons, arguments.dialogues)
-    parts = (checkpoints, templates, scoring, ten_steps, parity, ppo, harness, harness_answers)
+    parts = (checkpoints, templates, scoring, ten_steps, parity, ppo, harness, harness_answers, judging)
     parts = [part.run for part in parts if arguments.only in (None, part.__name__)]
     for part in parts:
         started = time.monotonic()

@@ -10,13 +10,12 @@ use align_judgments::{Comparison, Counting, Labels, Options, compare, figure};
 use align_statistics::bootstrap::Draws;
 use align_statistics::comparison_models::OrderEffect;
 use anyhow::Result;
-use comfy_table::ContentArrangement;
 use serde_json::json;
 
 use super::html::environment;
 use super::lines::{Lines, refuse_same_file};
 use crate::cli::compare::CompareArgs;
-use crate::output::{align_right, narrow, print_line, say, table};
+use crate::output::{Column, align_right, narrow, print_columns, print_line, print_paragraph, say};
 
 /// The format of the figure's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,19 +92,17 @@ pub(super) fn report_torn_line(folder: &Path, labels: &Labels) {
 }
 
 fn print_table(found: &Table) {
-    let header: Vec<&str> = found.header.iter().map(String::as_str).collect();
-    let mut shown = table(&header);
-    shown.set_content_arrangement(ContentArrangement::Dynamic);
-    found.rows.iter().for_each(|row| {
-        shown.add_row(row);
-    });
-    print_line(&format!("{}\n{}", found.title, narrow(align_right(shown, 1))));
-    found.notes.iter().for_each(|note| print_line(&format!("  {note}")));
+    print_line(&found.title);
+    let column =
+        |(at, heading): (usize, &String)| (heading.clone(), found.rows.iter().map(|row| row[at].clone()).collect());
+    let columns: Vec<Column> = found.header.iter().enumerate().map(column).collect();
+    print_columns(&columns, |table| narrow(align_right(table, 1)));
+    found.notes.iter().for_each(|note| print_paragraph(note, "  "));
     print_line("");
 }
 
 fn print_findings(comparison: &Comparison) {
-    comparison.findings.iter().for_each(|sentence| print_line(sentence));
+    comparison.findings.iter().for_each(|sentence| print_paragraph(sentence, ""));
     if comparison.findings.is_empty() {
         print_line("no warning signs");
     }

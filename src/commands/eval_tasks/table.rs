@@ -3,21 +3,21 @@
 use std::path::{Component, PathBuf};
 
 use align_evaluation::results::{Paired, TaskResult, Value};
-use comfy_table::Table;
 
 use super::Report;
-use crate::output::{align_right, print_line, table};
+use crate::output::{Column, align_right, print_columns, print_line, table};
 
 /// Prints all tables.
 pub(super) fn print(report: &Report) {
-    let (names, width) = (names(report), Table::new().width().map(usize::from));
-    let print = |title: &str, columns: &[Column]| {
-        tables(title, &names, columns, width).iter().for_each(|table| print_line(table));
+    let names = names(report);
+    let print = |title: &str, columns: Vec<Column>| {
+        let columns: Vec<Column> = std::iter::once((title.to_owned(), names.clone())).chain(columns).collect();
+        print_columns(&columns, |table| align_right(table, 1));
     };
-    print("%", &of_tasks(report));
+    print("%", of_tasks(report));
     for (at, result) in report.models.first().map(|(_, tasks)| tasks).into_iter().flatten().enumerate() {
         if !result.categories.is_empty() {
-            print(&result.task, &of_categories(report, at, result));
+            print(&result.task, of_categories(report, at, result));
         }
     }
     if !report.paired.is_empty() {
@@ -61,37 +61,6 @@ fn names(report: &Report) -> Vec<String> {
 /// Whether all paths have the same part, and others beside it.
 fn share<'a>(paths: &'a [Vec<Component<'a>>], part: fn(&'a [Component<'a>]) -> Option<&'a Component<'a>>) -> bool {
     paths.iter().all(|path| path.len() > 1 && part(path) == part(&paths[0]))
-}
-
-/// A column of a table: its heading, and a cell for each model.
-type Column = (String, Vec<String>);
-
-/// A row for each model. As many columns are in a table as fit the width, one at least; the others follow in
-/// further tables.
-fn tables(title: &str, names: &[String], columns: &[Column], width: Option<usize>) -> Vec<String> {
-    let (mut tables, mut rest) = (Vec::new(), columns);
-    while !rest.is_empty() {
-        let whole = one_table(title, names, rest);
-        let line = |table: &str| table.lines().next().map_or(0, |line| line.chars().count());
-        let fits = |table: &String| width.is_none_or(|width| line(table) <= width);
-        let shorter = (1..rest.len()).rev().map(|count| (count, one_table(title, names, &rest[..count])));
-        let (count, table) = std::iter::once((rest.len(), whole))
-            .chain(shorter)
-            .find(|(count, table)| *count == 1 || fits(table))
-            .expect("a table of one column");
-        tables.push(table);
-        rest = &rest[count..];
-    }
-    tables
-}
-
-fn one_table(title: &str, names: &[String], columns: &[Column]) -> String {
-    let header: Vec<&str> = std::iter::once(title).chain(columns.iter().map(|(heading, _)| heading.as_str())).collect();
-    let mut table = table(&header);
-    for (at, name) in names.iter().enumerate() {
-        table.add_row(std::iter::once(name).chain(columns.iter().map(|(_, cells)| &cells[at])));
-    }
-    align_right(table, 1).to_string()
 }
 
 /// A column for each task, as in Tables 2 and 5.
@@ -146,25 +115,4 @@ fn paired_table(paired: &[Paired]) -> String {
 
 pub(super) fn p_value(p: f64) -> String {
     if p < 0.001 { "< 0.001".to_owned() } else { format!("{p:.3}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_that_do_not_fit_follow_in_further_tables() {
-        let names = ["one".to_owned(), "two".to_owned()];
-        let columns: Vec<Column> =
-            ["mmlu", "gsm8k", "bbh"].map(|task| (task.to_owned(), vec!["70.0 [68.0, 72.0]".to_owned(); 2])).into();
-        let whole = tables("%", &names, &columns, None);
-        assert_eq!(whole.len(), 1);
-        let split = tables("%", &names, &columns, Some(50));
-        assert_eq!(split.len(), 2);
-        assert!(split.iter().flat_map(|table| table.lines()).all(|line| line.chars().count() <= 50), "{split:?}");
-        let has = |table: &str, task: &str| table.lines().nth(1).unwrap().contains(task);
-        assert!(has(&split[0], "mmlu") && has(&split[0], "gsm8k") && has(&split[1], "bbh"), "{split:?}");
-        // A single column that is too wide is shown all the same.
-        assert_eq!(tables("%", &names, &columns, Some(5)).len(), 3);
-    }
 }
