@@ -3,7 +3,7 @@
 use align_core::error::{Error, Result};
 use align_core::progress::Progress;
 use align_model::CausalLm;
-use align_tasks::task::{Answer, Ask, Item, Task};
+use align_tasks::task::{Answer, Ask, Item, Task, short_name};
 
 use crate::choose::{batches, choose};
 use crate::encode::{Encoded, Encoder};
@@ -59,7 +59,7 @@ pub fn answer(
     progress: &mut dyn Progress,
 ) -> Result<Vec<Vec<Vec<Given>>>> {
     let total: usize = task.subjects.iter().map(|part| part.items.len()).sum();
-    progress.begin(&task.name, (total * subject.drawing.samples) as u64);
+    progress.begin(&short_name(&task.name), (total * subject.drawing.samples) as u64);
     for (part, encoded) in task.subjects.iter().zip(&encoded.subjects) {
         answer_choices(subject, &part.items, encoded, journal, progress)?;
     }

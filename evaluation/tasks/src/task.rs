@@ -39,6 +39,19 @@ impl Task {
     }
 }
 
+/// A name longer than this is shortened where people read it.
+const LONGEST_NAME: usize = 40;
+
+/// A task's name as tables and progress bars show it: of one with many parts, their number.
+pub fn short_name(name: &str) -> String {
+    match name.split_once('/') {
+        Some((benchmark, parts)) if name.chars().count() > LONGEST_NAME && parts.contains('+') => {
+            format!("{benchmark} ({} parts)", parts.split('+').count())
+        }
+        _ => name.to_owned(),
+    }
+}
+
 /// A part of a task that has a mean of its own; tasks without parts have one subject.
 #[derive(Debug, Clone)]
 pub struct Subject {
@@ -105,4 +118,16 @@ pub enum Ask {
         /// Its maximum length in tokens.
         max_tokens: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_say_how_many_parts_they_have() {
+        let many = ["abstract_algebra"; 18].join("+");
+        assert_eq!(short_name(&format!("mmlu/{many}")), "mmlu (18 parts)");
+        assert_eq!(short_name("mmlu/virology+anatomy"), "mmlu/virology+anatomy");
+    }
 }

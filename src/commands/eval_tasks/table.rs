@@ -3,6 +3,7 @@
 use std::path::{Component, PathBuf};
 
 use align_evaluation::results::{Paired, TaskResult, Value};
+use align_tasks::task::short_name;
 
 use super::Report;
 use crate::output::{Column, align_right, print_columns, print_line, table};
@@ -17,7 +18,7 @@ pub(super) fn print(report: &Report) {
     print("%", of_tasks(report));
     for (at, result) in report.models.first().map(|(_, tasks)| tasks).into_iter().flatten().enumerate() {
         if !result.categories.is_empty() {
-            print(&result.task, of_categories(report, at, result));
+            print(&short_name(&result.task), of_categories(report, at, result));
         }
     }
     if !report.paired.is_empty() {
@@ -37,7 +38,7 @@ pub(super) fn interval([low, high]: [f64; 2]) -> String {
 }
 
 pub(super) fn heading(task: &TaskResult) -> String {
-    format!("{} {}-shot", task.task, task.shots)
+    format!("{} {}-shot", short_name(&task.task), task.shots)
 }
 
 fn value(value: &Value) -> String {
@@ -102,7 +103,7 @@ fn paired_table(paired: &[Paired]) -> String {
         table(&["second − first", "difference", "95 % interval", "only first\nright", "only second\nright", "p"]);
     for task in paired {
         table.add_row([
-            task.task.clone(),
+            short_name(&task.task),
             format!("{:+.1}", 100.0 * task.difference),
             interval(task.ci95),
             task.only_first.to_string(),
