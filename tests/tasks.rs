@@ -32,7 +32,7 @@ fn tasks() -> Folder {
 }
 
 fn evaluate(folder: &Folder, more: &[&str]) -> Value {
-    let args = ["eval", "tasks", "--model", "policy", "--data", ".", "--json"];
+    let args = ["eval", "tasks", "--model", "policy", "--json"];
     folder.succeed(&[&args[..], more].concat()).json()
 }
 
@@ -191,6 +191,12 @@ fn mistakes_are_reported_together_before_a_model_loads() {
         &["--model", "policy", "--task", "mmlu,wrong.toml", "--samples", "2", "--limit", "0", "--top-p", "0"],
         &[&["--limit", "is 0"], &["--samples", "--temperature 0"], &["--top-p"], &["mmlu"], &["wrong.toml"]],
     );
+    let text = folder.read("texts.toml");
+    folder.write("again.toml", format!("name = \"Texts\"\n{text}"));
+    let again = ["--model", "policy", "--task", "texts.toml,again.toml"];
+    refuse(&folder, &again, &[&["--task again.toml", "`Texts`, as an earlier task"]]);
+    let of_both = ["eval", "tasks", "--model", "policy", "--task", "texts.toml,gsm8k"];
+    folder.refuse(&of_both, &[&["--data", "is missing", "gsm8k"]]);
     refuse(&folder, &["--model", "reward", "--task", "texts.toml"], &[&["reward", "expected a language model"]]);
     refuse(
         &folder,

@@ -9,9 +9,12 @@ use super::compare::LabelExportArgs;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, arg_required_else_help = true)]
+#[command(group(ArgGroup::new("source").required(true).args(["items", "prompts"])))]
 pub(crate) struct LabelArgs {
     #[command(subcommand)]
     pub(crate) command: Option<LabelCommand>,
+    #[command(flatten)]
+    pub(crate) given: ItemsArgs,
     #[command(flatten)]
     pub(crate) serve: Option<LabelServeArgs>,
 }
@@ -37,10 +40,7 @@ pub(crate) struct ItemsArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("source").required(true).args(["items", "prompts"])))]
 pub(crate) struct LabelServeArgs {
-    #[command(flatten)]
-    pub(crate) given: ItemsArgs,
     /// Folder for items and judgments; the same command continues with one that has some
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

@@ -15,9 +15,10 @@ pub(crate) struct EvalTasksArgs {
     /// Benchmarks: mmlu, ceval, cmmlu, gsm8k, math, humaneval, mbpp, bbh, or a task of your own (TOML file)
     #[arg(long, value_name = "NAME", required = true, value_delimiter = ',')]
     pub(crate) task: Vec<String>,
-    /// Folder with the benchmarks' files as they are published; see docs/tasks.md
+    /// Folder with the benchmarks' files as they are published; see docs/tasks.md. A task of your own names
+    /// its files itself
     #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
+    pub(crate) data: Option<PathBuf>,
     /// Worked examples before each question: one number for all tasks or one for each; by default the
     /// preset's
     #[arg(long, value_name = "N", value_delimiter = ',')]

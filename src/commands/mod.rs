@@ -57,7 +57,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Judge(args) => judge::run(args),
         Command::Label(args) => match (args.command, args.serve) {
             (Some(LabelCommand::Export(args)), _) => label_export::run(args),
-            (None, Some(args)) => crate::label::serve(args),
+            (None, Some(serve)) => crate::label::serve(&args.given, serve),
             (None, None) => Err(Error::invalid("arguments", "are missing, expected --items and --out").into()),
         },
         Command::Data(Data::Dedup(args)) => data::dedup(args),

@@ -36,10 +36,10 @@ const MAX_CLIENTS: usize = 1024;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers requests until a signal asks it to stop.
-pub(crate) fn serve(args: LabelServeArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn serve(given: &ItemsArgs, args: LabelServeArgs) -> anyhow::Result<ExitCode> {
     let mut problems = Problems::new();
     args.check(&mut problems);
-    let items = problems.absorb(read(&args.given))?.map(|items| items.expect("clap requires them"));
+    let items = problems.absorb(read(given))?.map(|items| items.expect("clap requires them"));
     let guideline = problems.absorb(args.guideline.as_deref().map_or(Ok(GUIDELINE.to_owned()), text_of))?;
     let token = problems.absorb(args.token_file.as_deref().map(Token::read).transpose())?.flatten();
     let owner = problems.absorb(args.owner_token_file.as_deref().map(Token::read).transpose())?.flatten();

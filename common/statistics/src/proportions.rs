@@ -69,6 +69,9 @@ pub fn pooled_stderr(groups: &[Mean]) -> Option<f64> {
     (freedom > 0.0).then(|| (squares / freedom / total).sqrt())
 }
 
+/// Fewer values than this are too often all alike for their spread to say anything. Our choice.
+pub const FEWEST_FOR_SPREAD: usize = 5;
+
 /// A normal 95 % interval inside [`low`, `high`].
 pub fn normal_interval(mean: f64, stderr: f64, [low, high]: [f64; 2]) -> [f64; 2] {
     [(mean - Z_95 * stderr).max(low), (mean + Z_95 * stderr).min(high)]

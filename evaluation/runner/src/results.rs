@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use align_statistics::proportions::{
-    Mean, macro_mean, mcnemar_exact, normal_interval, pass_at_k, pooled_stderr, wilson,
+    FEWEST_FOR_SPREAD, Mean, macro_mean, mcnemar_exact, normal_interval, pass_at_k, pooled_stderr, wilson,
 };
 use align_tasks::task::{Average, Task};
 use serde::Serialize;
@@ -182,7 +182,7 @@ pub fn compare(task: &Task, first: &Records, second: &Records) -> Paired {
     let mean = if task.average == Average::Micro { Mean::of(&all) } else { macro_mean(&means) };
     let only = |wins: &dyn Fn(f64) -> bool| all.iter().filter(|difference| wins(**difference)).count() as u64;
     let (only_first, only_second) = (only(&|difference| difference < 0.0), only(&|difference| difference > 0.0));
-    let stderr = mean.stderr.unwrap_or(f64::INFINITY);
+    let stderr = mean.stderr.filter(|_| all.len() >= FEWEST_FOR_SPREAD).unwrap_or(f64::INFINITY);
     Paired {
         task: task.name.clone(),
         difference: mean.mean,

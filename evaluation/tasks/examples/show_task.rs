@@ -19,7 +19,7 @@ fn main() {
     };
     let request = Request {
         name,
-        data: Path::new(data),
+        data: Some(Path::new(data)),
         shots: shots.parse().ok(),
         style: if style == "chat" { Style::Chat } else { Style::Base },
         preset: if preset == "qwen" { Preset::Qwen } else { Preset::LmEval },

@@ -94,7 +94,9 @@ pub(crate) enum Columns {
 /// When the file cannot be read, when a column is missing, and for every bad row.
 pub(crate) fn csv(file: &Path, columns: Columns) -> Result<Vec<Row<Vec<String>>>> {
     let location = file.display();
-    let bytes = std::fs::read(file).map_err(|error| Error::invalid(&location, format!("cannot be read: {error}")))?;
+    let bytes = std::fs::read(file).map_err(|error| {
+        Error::invalid(&location, format!("cannot be read: {error}; expected a file of the benchmark"))
+    })?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let named = matches!(columns, Columns::Named(_));
     let mut reader = csv::ReaderBuilder::new().has_headers(named).flexible(true).from_reader(bytes);

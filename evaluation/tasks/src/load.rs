@@ -19,12 +19,6 @@ pub fn load(request: &Request<'_>) -> Result<Task> {
         Some((benchmark, parts)) => (benchmark, Some(parts)),
         None => (request.name, None),
     };
-    if !request.data.is_dir() {
-        return Err(Error::invalid(
-            format!("--data {}", request.data.display()),
-            "is not a folder, expected the folder with the benchmarks' files",
-        ));
-    }
     match (benchmark, parts) {
         ("mmlu" | "ceval" | "cmmlu", _) => sets::exams::load(benchmark, parts, request),
         ("bbh", _) => sets::bbh::load(parts, request),

@@ -10,8 +10,8 @@ pub struct Request<'a> {
     /// A benchmark, a benchmark and some of its parts (`mmlu/STEM`, `bbh/navigate+snarks`), or the TOML file
     /// of a user's own task.
     pub name: &'a str,
-    /// The folder with the benchmarks' files.
-    pub data: &'a Path,
+    /// The folder with the benchmarks' files; a user's own task needs none.
+    pub data: Option<&'a Path>,
     /// The number of worked examples; `None`: as the preset has it.
     pub shots: Option<usize>,
     /// How the model is addressed.
@@ -40,6 +40,21 @@ pub enum Preset {
 }
 
 impl Request<'_> {
+    /// The folder with the benchmarks' files.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn data(&self) -> Result<&Path> {
+        let expected = "expected the folder with the benchmarks' files";
+        let Some(data) = self.data else {
+            return Err(Error::invalid("--data", format!("is missing, {expected}: {} is among them", self.name)));
+        };
+        if !data.is_dir() {
+            return Err(Error::invalid(format!("--data {}", data.display()), format!("is not a folder, {expected}")));
+        }
+        Ok(data)
+    }
+
     /// The number of worked examples.
     pub(crate) fn num_shots(&self, default: usize) -> usize {
         self.shots.unwrap_or(default)

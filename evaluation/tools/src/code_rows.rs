@@ -3,7 +3,7 @@
 //! Source: QwenLM/Qwen-Agent, benchmark.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use align_core::error::Result;
 use align_text::chatml::{Message, Role};
@@ -148,9 +148,12 @@ fn files(value: Option<&Value>, folder: &Path) -> std::result::Result<Vec<PathBu
         let path = path.as_str().ok_or_else(|| format!("`input_file_path[{index}]` is not a text, expected a path"))?;
         let name = Path::new(path).file_name().ok_or_else(|| format!("`{path}` has no file name, expected one"))?;
         // Archives of the benchmark have the files in one folder, whatever the rows say.
-        let found = [folder.join(path), folder.join(name), folder.join("upload_file").join(name)];
-        let found = found.into_iter().find(|path| path.is_file());
-        let found = found.ok_or_else(|| format!("no file `{path}` in {}, expected it there", folder.display()))?;
+        let below = Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        let as_given = below.then(|| folder.join(path));
+        let by_name = [folder.join(name), folder.join("upload_file").join(name)];
+        let found = as_given.into_iter().chain(by_name).find(|path| path.is_file());
+        let shown = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let found = found.ok_or_else(|| format!("no file `{path}` in {}, expected it there", shown.display()))?;
         if files.iter().any(|other| other.file_name() == Some(name)) {
             return Err(format!("two files of the name `{}`, expected one", name.display()));
         }

@@ -134,6 +134,8 @@ fn bad_rows_are_named() {
         "{\"query\": \"a\", \"tags\": \"general\", \"lang\": \"fr\"}\n",
         "{\"query\": \"a\", \"tags\": \"general\", \"input_file_path\": [\"none.csv\"]}\n",
         "{\"question\": \"a\", \"answer\": \"none\"}\n",
+        "{\"query\": \"a\", \"tags\": \"general\", \"input_file_path\": [\"/etc/passwd\"]}\n",
+        "{\"query\": \"a\", \"tags\": \"general\", \"input_file_path\": [\"../../../etc/passwd\"]}\n",
     ));
     let what = what.unwrap_err();
     for part in [
@@ -144,6 +146,8 @@ fn bad_rows_are_named() {
         "rows.jsonl:6: `lang` is `fr`",
         "rows.jsonl:7: no file `none.csv`",
         "rows.jsonl:8: `answer` has no number",
+        "rows.jsonl:9: no file `/etc/passwd`",
+        "rows.jsonl:10: no file `../../../etc/passwd`",
     ] {
         assert!(what.contains(part), "{part}: {what}");
     }

@@ -110,6 +110,11 @@ fn file_stem(task: &str) -> String {
     format!("{}-{}", &name[..kept], hex(&Sha256::digest(task)))
 }
 
+/// Whether two tasks would have the same files, also where upper and lower case are one.
+pub(super) fn same_files(one: &str, other: &str) -> bool {
+    file_stem(one).to_lowercase() == file_stem(other).to_lowercase()
+}
+
 fn model_name(number: usize) -> String {
     format!("model-{}", number + 1)
 }

@@ -138,13 +138,17 @@ fn check(args: &EvalTasksArgs) -> Result<Checked> {
     for (at, name) in args.task.iter().enumerate() {
         let request = Request {
             name,
-            data: &args.data,
+            data: args.data.as_deref(),
             shots: if args.shots.len() == 1 { args.shots.first() } else { args.shots.get(at) }.copied(),
             style: args.style(),
             preset: args.preset.into(),
         };
         if let Some(mut task) = problems.absorb(align_tasks::load(&request))? {
             args.restrict(&mut task);
+            if tasks.iter().any(|other: &Task| folder::same_files(&other.name, &task.name)) {
+                let what = format!("is called `{}`, as an earlier task, expected another name", task.name);
+                problems.push(format!("--task {name}"), what);
+            }
             tasks.push(task);
         }
     }

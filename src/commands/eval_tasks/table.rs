@@ -6,7 +6,7 @@ use align_evaluation::results::{Paired, TaskResult, Value};
 use align_tasks::task::short_name;
 
 use super::Report;
-use crate::output::{Column, align_right, print_columns, print_line, table};
+use crate::output::{Column, align_right, print_columns, print_line};
 
 /// Prints all tables.
 pub(super) fn print(report: &Report) {
@@ -22,7 +22,7 @@ pub(super) fn print(report: &Report) {
         }
     }
     if !report.paired.is_empty() {
-        print_line(&paired_table(&report.paired));
+        print_paired(&report.paired);
     }
     if let Some(execution) = &report.execution {
         print_line(execution);
@@ -98,20 +98,18 @@ pub(super) fn lost(result: &TaskResult) -> Vec<String> {
     of.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }
 
-fn paired_table(paired: &[Paired]) -> String {
-    let mut table =
-        table(&["second − first", "difference", "95 % interval", "only first\nright", "only second\nright", "p"]);
-    for task in paired {
-        table.add_row([
-            short_name(&task.task),
-            format!("{:+.1}", 100.0 * task.difference),
-            interval(task.ci95),
-            task.only_first.to_string(),
-            task.only_second.to_string(),
-            p_value(task.p),
-        ]);
-    }
-    align_right(table, 1).to_string()
+fn print_paired(paired: &[Paired]) {
+    let column =
+        |heading: &str, cell: &dyn Fn(&Paired) -> String| (heading.to_owned(), paired.iter().map(cell).collect());
+    let columns = [
+        column("second − first", &|task| short_name(&task.task)),
+        column("difference", &|task| format!("{:+.1}", 100.0 * task.difference)),
+        column("95 % interval", &|task| interval(task.ci95)),
+        column("only first\nright", &|task| task.only_first.to_string()),
+        column("only second\nright", &|task| task.only_second.to_string()),
+        column("p", &|task| p_value(task.p)),
+    ];
+    print_columns(&columns, |table| align_right(table, 1));
 }
 
 pub(super) fn p_value(p: f64) -> String {

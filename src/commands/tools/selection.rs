@@ -6,7 +6,7 @@ use align_core::error::Problems;
 use align_core::progress::Progress;
 use align_evaluation::write::{Question, Written, write};
 use align_model::CausalLm;
-use align_statistics::proportions::{normal_interval, wilson};
+use align_statistics::proportions::{FEWEST_FOR_SPREAD, normal_interval, wilson};
 use align_text::chatml::{Dialogue, Message, Role};
 use align_tools::selection::{
     NegativeCounts, PositiveCounts, Row, RowKind, is_false_positive, read, score, token_texts,
@@ -101,13 +101,14 @@ fn results(positive: &PositiveCounts, negative: &NegativeCounts) -> Value {
     let rows = positive.rows.max(1) as f64;
     let rouge_l = positive.rouge_l().unwrap_or(0.0);
     let variance = (positive.rouge_l_square_sum / rows - rouge_l * rouge_l).max(0.0) / (rows - 1.0).max(1.0);
+    let stderr = if positive.rows < FEWEST_FOR_SPREAD as u64 { f64::INFINITY } else { variance.sqrt() };
     let share = |count: u64, rows: u64| {
         let share = count as f64 / rows.max(1) as f64;
         (rows > 0).then(|| json!({ "value": share, "ci95": wilson(share, rows) }))
     };
     json!({
         "tool_selection": share(positive.selected, positive.rows),
-        "tool_input": { "value": rouge_l, "ci95": normal_interval(rouge_l, variance.sqrt(), [0.0, 1.0]) },
+        "tool_input": { "value": rouge_l, "ci95": normal_interval(rouge_l, stderr, [0.0, 1.0]) },
         "false_positives": share(negative.false_positives, negative.rows),
         "positive": positive, "negative": negative,
     })

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use align_statistics::bootstrap::{self, Draws};
 use align_statistics::logistic::{LengthObservation, length_controlled_win_rate};
+use align_statistics::proportions::FEWEST_FOR_SPREAD;
 use align_statistics::sign_tests::{exact_sign_test, sign_permutation_test};
 use align_statistics::soft_preferences::soft_win_rate;
 use serde::Serialize;
@@ -13,9 +14,6 @@ use super::{Counting, Measure, Options, measure};
 
 /// With at most this many untied items, a p-value of majority verdicts is that of the exact sign test.
 const FEW_UNTIED: usize = 25;
-
-/// Draws of fewer items are too much alike for an interval: of a single item all are the same. Our choice.
-const FEWEST_ITEMS: usize = 5;
 
 /// The test that a p-value is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -178,7 +176,7 @@ pub(super) fn outcome(met: &[&Met<'_>], counting: Counting, draws: Draws) -> Opt
         tie: share(0.0),
         loss: share(-1.0),
         net_win: net.iter().sum::<f64>() / count as f64,
-        ci95: bootstrap::ratio_interval(&sums, draws).filter(|_| met.len() >= FEWEST_ITEMS),
+        ci95: bootstrap::ratio_interval(&sums, draws).filter(|_| met.len() >= FEWEST_FOR_SPREAD),
         p,
         test,
     })

@@ -83,9 +83,9 @@ pub(crate) fn load(parts: Option<&str>, request: &Request<'_>) -> Result<Task> {
     let names = selected(request.name, parts, &all, &[])?;
     let mut problems = Problems::new();
     let sets: Vec<String> = all.iter().map(|name| format!("{name}.json")).collect();
-    let folder = problems.absorb(files::folder(request.data, "bbh", &["bbh"], &sets))?;
+    let folder = problems.absorb(files::folder(request.data()?, "bbh", &["bbh"], &sets))?;
     let prompts: Vec<String> = all.iter().map(|name| format!("{name}.txt")).collect();
-    let prompts = problems.absorb(files::folder(request.data, "bbh", &["cot-prompts"], &prompts))?;
+    let prompts = problems.absorb(files::folder(request.data()?, "bbh", &["cot-prompts"], &prompts))?;
     let (folder, prompts) = problems.into_checked(folder.zip(prompts))?;
 
     let (mut subjects, mut problems) = (Vec::new(), Problems::new());

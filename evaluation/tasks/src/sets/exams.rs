@@ -99,7 +99,7 @@ pub(crate) fn load(benchmark: &str, parts: Option<&str>, request: &Request<'_>) 
         exam.subjects().categories.iter().map(|category| (category.name, category.subjects)).collect();
     let names = selected(request.name, parts, &all, &groups)?;
     let files: Vec<String> = all.iter().map(|name| exam.questions(name)).collect();
-    let folder = files::folder(request.data, benchmark, &["data"], &files)?;
+    let folder = files::folder(request.data()?, benchmark, &["data"], &files)?;
 
     let (mut subjects, mut problems) = (Vec::new(), Problems::new());
     for name in exam.subjects().names.iter().filter(|name| names.contains(&name.file)) {

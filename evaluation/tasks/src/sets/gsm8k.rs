@@ -56,7 +56,7 @@ pub(crate) fn load(request: &Request<'_>) -> Result<Task> {
         }
     };
     let mut problems = Problems::new();
-    let test = problems.absorb(files::file(request.data, "gsm8k", &TEST).and_then(|file| files::rows(&file)))?;
+    let test = problems.absorb(files::file(request.data()?, "gsm8k", &TEST).and_then(|file| files::rows(&file)))?;
     let train = match (request.preset, shots) {
         (Preset::LmEval, 1..) => problems.absorb(train(request, shots))?,
         _ => Some(Vec::new()),
@@ -77,7 +77,7 @@ pub(crate) fn load(request: &Request<'_>) -> Result<Task> {
 }
 
 fn train(request: &Request<'_>, shots: usize) -> Result<Vec<Exercise>> {
-    let file = files::file(request.data, "gsm8k", &TRAIN)?;
+    let file = files::file(request.data()?, "gsm8k", &TRAIN)?;
     let rows: Vec<Row<Exercise>> = files::rows(&file)?;
     if rows.len() < shots {
         let what = format!("has {} rows, expected at least {shots}, one for each worked example (--shots)", rows.len());

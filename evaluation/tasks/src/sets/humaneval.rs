@@ -33,7 +33,7 @@ struct Function {
 /// Loads HumanEval.
 pub(crate) fn load(request: &Request<'_>) -> Result<Task> {
     let shots = request.num_shots_of(0, 0)?;
-    let file = files::file(request.data, "humaneval", &FILES)?;
+    let file = files::file(request.data()?, "humaneval", &FILES)?;
     let (mut items, mut problems) = (Vec::new(), Problems::new());
     for row in files::rows::<Function>(&file)? {
         match item(&row.value, request) {

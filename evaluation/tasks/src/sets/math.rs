@@ -57,9 +57,9 @@ static EXAMPLES: LazyLock<Vec<Example>> = LazyLock::new(|| {
 /// Loads MATH: the archive's folders, or one file of rows.
 pub(crate) fn load(request: &Request<'_>) -> Result<Task> {
     let shots = request.num_shots_of(4, EXAMPLES.len())?;
-    let subjects = match archive(request.data) {
+    let subjects = match archive(request.data()?) {
         Some(folder) => from_archive(&folder)?,
-        None => from_rows(&files::file(request.data, "math", &FILES)?)?,
+        None => from_rows(&files::file(request.data()?, "math", &FILES)?)?,
     };
     let asked = |problem: &str| format!("Problem:\n{problem}\n\nSolution:");
     let examples: Vec<Shot> = EXAMPLES[..shots]

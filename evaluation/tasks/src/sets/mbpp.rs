@@ -30,7 +30,7 @@ struct Exercise {
 /// Loads MBPP: its 500 test rows, after the rows that its authors keep for worked examples.
 pub(crate) fn load(request: &Request<'_>) -> Result<Task> {
     let shots = request.num_shots_of(SHOTS.len(), SHOTS.len())?;
-    let file = files::file(request.data, "mbpp", &FILES)?;
+    let file = files::file(request.data()?, "mbpp", &FILES)?;
     let rows: Vec<Row<Exercise>> = files::rows(&file)?;
     let mut problems = Problems::new();
     let find = |id: u64| rows.iter().find(|row| row.value.task_id == id);

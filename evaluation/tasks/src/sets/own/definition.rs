@@ -82,6 +82,9 @@ pub(super) enum Choices {
     Column(String),
 }
 
+/// The longest name of a task, in characters.
+const LONGEST_NAME: usize = 100;
+
 /// How `answer` names the right choice.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -230,6 +233,14 @@ impl Definition {
         }
         if self.answer.is_empty() && self.program.is_none() {
             wrong("answer", "is missing, expected a template for the right answer, such as \"{{answer}}\"".to_owned());
+        }
+        let name = self.name(file);
+        if name.is_empty() || name.chars().any(char::is_control) || name.chars().count() > LONGEST_NAME {
+            wrong("name", format!("is {name:?}, expected 1 to {LONGEST_NAME} characters, on one line"));
+        }
+        if self.shots_file.as_ref() == Some(&self.data) {
+            let what = "is the file of the questions, expected another: a question would be among its own examples";
+            wrong("shots_file", what.to_owned());
         }
         if self.max_tokens == 0 {
             wrong("max_tokens", "is 0, expected at least 1".to_owned());

@@ -19,7 +19,7 @@ fn write(folder: &Path, name: &str, text: &str) {
 }
 
 fn request<'a>(name: &'a str, data: &'a TempDir, preset: Preset, style: Style, shots: usize) -> Request<'a> {
-    Request { name, data: data.path(), shots: Some(shots), style, preset }
+    Request { name, data: Some(data.path()), shots: Some(shots), style, preset }
 }
 
 fn error(request: &Request<'_>) -> String {

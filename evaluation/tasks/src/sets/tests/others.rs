@@ -196,7 +196,7 @@ fn a_task_of_ones_own() {
     let own = |text: &str| {
         std::fs::write(&file, text).unwrap();
         let name = file.to_str().unwrap();
-        load(&Request { name, data: data.path(), shots: None, style: Style::Base, preset: Preset::Qwen })
+        load(&Request { name, data: None, shots: None, style: Style::Base, preset: Preset::Qwen })
     };
     let task = own(&format!("{base}subject = \"{{{{ part }}}}\"\naverage = \"macro\"\nstops = [\"\\n\"]\nextractor = {{ pattern = '\\w+' }}\n\
         [categories]\nBoth = [\"west\", \"east\"]\n"))
@@ -221,6 +221,11 @@ fn a_task_of_ones_own() {
     {
         assert!(message.contains(part), "{message}");
     }
+    let message = own(&format!("name = \"\"\n{}", base.replace("shots.jsonl", "rows.jsonl"))).unwrap_err().to_string();
+    assert!(
+        message.contains("name: is \"\"") && message.contains("shots_file: is the file of the questions"),
+        "{message}"
+    );
     let message = own(&format!("{base}chioces = []\n")).unwrap_err().to_string();
     assert!(message.contains("places.toml:7: unknown field `chioces`"), "{message}");
     let message = own(&base.replace("{{ q }}", "{{ question }}")).unwrap_err().to_string();
