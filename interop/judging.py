@@ -57,7 +57,7 @@ def compare(align, model, file, work, title):
 
 def both_orders(item, tokenizer, network, letters):
     """For each pair (0, 1), (0, 2), …: how far its first response is better when it is shown first, and when it is shown second."""
-    # Of identical responses the first stands for all.
+    # Identical responses are shown once.
     shown = list(dict.fromkeys(item["responses"]))
     pairs = [(one, other) for at, one in enumerate(shown) for other in shown[at + 1:]]
     first = lambda a, b: share_of_a(question(item["prompt"], a, b), tokenizer, network, letters)

@@ -25,8 +25,8 @@ impl Terminal {
     }
 }
 
-/// The mean rate since the work began. indicatif's own is that of the last seconds, which is 0 within units that
-/// take longer.
+/// The mean rate since the work began. indicatif's own is that of the last seconds, which is 0 within units
+/// that take longer.
 #[derive(Clone, Default)]
 struct Pace {
     /// When the latest unit was done, in milliseconds after the work began.
