@@ -58,8 +58,10 @@ pub fn answer(
     journal: &mut Journal,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Vec<Vec<Given>>>> {
-    let total: usize = task.subjects.iter().map(|part| part.items.len()).sum();
-    progress.begin(&short_name(&task.name), (total * subject.drawing.samples) as u64);
+    let items = task.subjects.iter().flat_map(|part| &part.items);
+    let total: usize =
+        items.filter(|item| !is_answered(item, subject, journal)).map(|item| samples(item, subject)).sum();
+    progress.begin(&short_name(&task.name), total as u64);
     for (part, encoded) in task.subjects.iter().zip(&encoded.subjects) {
         answer_choices(subject, &part.items, encoded, journal, progress)?;
     }
@@ -73,6 +75,11 @@ pub fn answer(
 /// Probabilities do not vary: one sample of them is all.
 fn samples(item: &Item, subject: &Subject<'_>) -> usize {
     if matches!(item.ask, Ask::Choose(_)) { 1 } else { subject.drawing.samples }
+}
+
+/// Whether a run that is resumed has the item's answers.
+fn is_answered(item: &Item, subject: &Subject<'_>, journal: &Journal) -> bool {
+    (0..samples(item, subject)).all(|sample| journal.get(&item.id, sample).is_some())
 }
 
 fn answer_choices(
@@ -91,7 +98,8 @@ fn answer_choices(
     // Batches are those of the whole subject also when a run resumes, so that it gives the same numbers.
     for batch in batches(&encoded, subject.microbatch_tokens) {
         let items = &items[batch.clone()];
-        if items.iter().any(|item| journal.get(&item.id, 0).is_none()) {
+        let waiting = items.iter().filter(|item| !is_answered(item, subject, journal)).count();
+        if waiting > 0 {
             let chosen = choose(subject.model, &encoded[batch]);
             let mut answers = Vec::with_capacity(items.len());
             for (item, choice) in items.iter().zip(chosen) {
@@ -102,7 +110,7 @@ fn answer_choices(
             }
             journal.add(answers)?;
         }
-        progress.advance(items.len() as u64, "");
+        progress.advance(waiting as u64, "");
     }
     Ok(())
 }
@@ -118,13 +126,11 @@ fn answer_texts(
     journal: &mut Journal,
     progress: &mut dyn Progress,
 ) -> Result<()> {
-    let samples = subject.drawing.samples;
     let all = task.subjects.iter().flat_map(|part| &part.items).zip(encoded.subjects.iter().flatten());
     let (mut items, mut questions) = (Vec::new(), Vec::new());
     for (item, encoded) in all {
         let Some(question) = Question::new(item, &encoded.prompt) else { continue };
-        if (0..samples).all(|sample| journal.get(&item.id, sample).is_some()) {
-            progress.advance(samples as u64, "");
+        if is_answered(item, subject, journal) {
             continue;
         }
         items.push(item);
