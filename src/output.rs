@@ -64,9 +64,8 @@ fn tables(columns: &[Column], style: fn(Table) -> Table, width: Option<usize>) -
         width.is_none_or(|width| line <= width)
     };
     while !rest.is_empty() {
-        let shorter = (1..=rest.len()).rev().map(|count| (count, one_table(names, &rest[..count], style)));
-        let (count, table) =
-            shorter.into_iter().find(|(count, table)| *count == 1 || fits(table)).expect("a table of one column");
+        let mut shorter = (1..=rest.len()).rev().map(|count| (count, one_table(names, &rest[..count], style)));
+        let (count, table) = shorter.find(|(count, table)| *count == 1 || fits(table)).expect("a table of one column");
         tables.push(table);
         rest = &rest[count..];
     }

@@ -36,18 +36,23 @@ struct Pace {
 impl Pace {
     /// Writes rate and remaining time; nothing before the first unit is done.
     fn write(&self, state: &ProgressState, rate: fn(f64) -> String, out: &mut dyn fmt::Write) -> fmt::Result {
-        let (done, total) = (state.pos(), state.len().unwrap_or(0));
-        if done == 0 {
-            return Ok(());
-        }
-        let seconds = self.latest.load(Ordering::Relaxed).max(1) as f64 / 1e3 / done as f64;
+        let latest = Duration::from_millis(self.latest.load(Ordering::Relaxed));
+        let Some(seconds) = seconds_each(state.pos(), latest) else { return Ok(()) };
         write!(out, "· {} ", rate(seconds))?;
-        if total == 0 {
-            return Ok(());
+        match state.len() {
+            None | Some(0) => Ok(()),
+            Some(total) => write!(out, "· {:#} left ", HumanDuration(left(seconds, total, state.elapsed()))),
         }
-        let left = Duration::from_secs_f64((seconds * total as f64 - state.elapsed().as_secs_f64()).max(0.0));
-        write!(out, "· {:#} left ", HumanDuration(left))
     }
+}
+
+/// The mean time of a unit when the latest of `done` ended `latest` after the beginning.
+fn seconds_each(done: u64, latest: Duration) -> Option<f64> {
+    (done > 0).then(|| latest.as_secs_f64().max(1e-3) / done as f64)
+}
+
+fn left(seconds_each: f64, total: u64, elapsed: Duration) -> Duration {
+    Duration::from_secs_f64((seconds_each * total as f64 - elapsed.as_secs_f64()).max(0.0))
 }
 
 /// How a rate is written, from the seconds of a unit.
@@ -68,7 +73,7 @@ impl Terminal {
         let template = format!("{{prefix:>12}} {{bar:28}} {counts} {{pace}}{{msg}}");
         let pace = Pace::default();
         let shown = pace.clone();
-        let write = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let write = move |state: &ProgressState, out: &mut dyn fmt::Write| {
             let _ = shown.write(state, rate, out);
         };
         let style = ProgressStyle::with_template(&template)
@@ -119,5 +124,20 @@ impl Progress for Terminal {
 pub(crate) fn report_assumed(dir: &Path, assumed: Option<&str>) {
     if let Some(assumed) = assumed {
         Terminal::new().note(&format!("{}: {assumed}", dir.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_a_mean_and_time_left_shrinks_within_a_unit() {
+        let after = Duration::from_secs;
+        assert_eq!(seconds_each(0, after(9)), None);
+        let seconds = seconds_each(3, after(90)).unwrap();
+        assert_eq!((rate(seconds).as_str(), rate(0.25).as_str()), ("30.0 s each", "4.0/s"));
+        // Five units take 150 s: 110 s after the beginning, 40 s are left; none after 160 s.
+        assert_eq!((left(seconds, 5, after(110)), left(seconds, 5, after(160))), (after(40), after(0)));
     }
 }
