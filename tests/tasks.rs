@@ -144,6 +144,8 @@ fn a_limit_changes_no_answer_and_two_models_are_compared() {
             }
         }
     }
+    let few = evaluate(&folder, &["--model", "base", "--task", "texts.toml", "--limit", "2"]);
+    assert_eq!(few["paired"][0]["ci95"], json!([-1.0, 1.0]), "two questions have no spread");
     for (at, paired) in report["paired"].as_array().unwrap().iter().enumerate() {
         let value = |model: usize| report["models"][model]["tasks"][at]["value"].as_f64().unwrap();
         assert!((paired["difference"].as_f64().unwrap() - (value(1) - value(0))).abs() < 1e-12);
@@ -246,6 +248,7 @@ fn selection_of_tools_is_counted() {
     let report = folder.succeed(&[&args[..], &more].concat()).json();
     assert_eq!((&report["positive"]["rows"], &report["negative"]["rows"]), (&json!(1), &json!(1)));
     assert_eq!(report["tool_selection"]["value"], 0.0);
+    assert_eq!(report["tool_input"]["ci95"], json!([0.0, 1.0]), "one row has no spread");
     assert_eq!(folder.rows("rows.jsonl").len(), 2);
 }
 

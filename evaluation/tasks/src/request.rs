@@ -47,7 +47,7 @@ impl Request<'_> {
     pub(crate) fn data(&self) -> Result<&Path> {
         let expected = "expected the folder with the benchmarks' files";
         let Some(data) = self.data else {
-            return Err(Error::invalid("--data", format!("is missing, {expected}: {} is among them", self.name)));
+            return Err(Error::invalid("--data", format!("is missing, {expected} for --task {}", self.name)));
         };
         if !data.is_dir() {
             return Err(Error::invalid(format!("--data {}", data.display()), format!("is not a folder, {expected}")));

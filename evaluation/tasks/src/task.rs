@@ -42,11 +42,12 @@ impl Task {
 /// A name longer than this is shortened where people read it.
 const LONGEST_NAME: usize = 40;
 
-/// A task's name as tables and progress bars show it: of one with many parts, their number.
+/// A task's name as tables and progress bars show it: of one with many parts, the first and the number of
+/// others.
 pub fn short_name(name: &str) -> String {
-    match name.split_once('/') {
-        Some((benchmark, parts)) if name.chars().count() > LONGEST_NAME && parts.contains('+') => {
-            format!("{benchmark} ({} parts)", parts.split('+').count())
+    match name.split_once('+') {
+        Some((first, others)) if name.chars().count() > LONGEST_NAME => {
+            format!("{first} and {} more", others.split('+').count())
         }
         _ => name.to_owned(),
     }
@@ -125,9 +126,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_names_say_how_many_parts_they_have() {
+    fn of_many_parts_the_first_is_named() {
         let many = ["abstract_algebra"; 18].join("+");
-        assert_eq!(short_name(&format!("mmlu/{many}")), "mmlu (18 parts)");
+        assert_eq!(short_name(&format!("mmlu/{many}")), "mmlu/abstract_algebra and 17 more");
         assert_eq!(short_name("mmlu/virology+anatomy"), "mmlu/virology+anatomy");
     }
 }

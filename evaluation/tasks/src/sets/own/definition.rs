@@ -238,7 +238,8 @@ impl Definition {
         if name.is_empty() || name.chars().any(char::is_control) || name.chars().count() > LONGEST_NAME {
             wrong("name", format!("is {name:?}, expected 1 to {LONGEST_NAME} characters, on one line"));
         }
-        if self.shots_file.as_ref() == Some(&self.data) {
+        let at = |path: &Path| file.with_file_name("").join(path).canonicalize().ok();
+        if self.shots_file.as_deref().is_some_and(|shots| at(shots).is_some() && at(shots) == at(&self.data)) {
             let what = "is the file of the questions, expected another: a question would be among its own examples";
             wrong("shots_file", what.to_owned());
         }

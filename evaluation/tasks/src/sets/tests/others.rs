@@ -221,7 +221,8 @@ fn a_task_of_ones_own() {
     {
         assert!(message.contains(part), "{message}");
     }
-    let message = own(&format!("name = \"\"\n{}", base.replace("shots.jsonl", "rows.jsonl"))).unwrap_err().to_string();
+    let message =
+        own(&format!("name = \"\"\n{}", base.replace("shots.jsonl", "./rows.jsonl"))).unwrap_err().to_string();
     assert!(
         message.contains("name: is \"\"") && message.contains("shots_file: is the file of the questions"),
         "{message}"
