@@ -41,6 +41,8 @@ def compare(align, model, file, work, title):
     check(f"judge {title}: ends well", done.returncode == 0, done.stderr[-500:] if done.returncode else "")
     found = {line["item"]: line["both_orders"] for line in read_lines(labels / "judgments.jsonl")}
     items = read_lines(labels / "items.jsonl")
+    differ = {item["id"] for item in items if len(set(item["responses"])) > 1}
+    check(f"judge {title}: every item whose responses differ is judged", len(differ) > 0 and found.keys() == differ)
     tokenizer = tokenizer_of(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     letters = [tokenizer.encode(letter, add_special_tokens=False) for letter in "AB"]

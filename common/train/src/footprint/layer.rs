@@ -77,7 +77,7 @@ impl ModelMemory {
         let layers = if self.options.recompute_layers { 1 } else { self.config.num_hidden_layers as u64 };
         let from_heap =
             self.saved_tensors(cost, cost.tokens).into_iter().filter(|(one, _)| *one < process_memory::MMAP_THRESHOLD);
-        let share = if self.options.ops().writes_in_place() { 8 } else { 4 };
-        from_heap.map(|(_, bytes)| layers * bytes).sum::<u64>() / share
+        let parts = if self.options.ops().writes_in_place() { 8 } else { 4 };
+        from_heap.map(|(_, bytes)| layers * bytes).sum::<u64>() / parts
     }
 }
