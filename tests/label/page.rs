@@ -137,8 +137,14 @@ fn ties_marks_comments_skips_and_the_way_to_an_earlier_answer() {
     submit(&mut browser, 1);
     browser.press(&["s"]);
     browser.wait_for("document.querySelector('#skip-dialog').open");
+    let skipped = shown(&mut browser);
     browser.press(&["2"]);
     browser.wait_for("document.querySelector('#mine').textContent === '2 done by you'");
+    // The next item is shown after the count.
+    browser.wait_for(&format!(
+        "document.querySelector('.response') && !document.body.textContent.includes('{}')",
+        skipped[0]
+    ));
     let labels = judgments(&folder);
     assert_eq!(labels[0].ranks, Some(vec![1, 1, 1]));
     assert_eq!((labels[0].comment.as_deref(), labels[1].skipped.as_deref()), (Some("su1"), Some("needs expertise")));
